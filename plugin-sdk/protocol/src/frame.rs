@@ -9,7 +9,7 @@
 
 use serde::Serialize;
 
-use crate::value::{ValueError, ValueLimits, check_body_within};
+use crate::value::{ValueError, ValueLimits, check_body_within, noun};
 use crate::{BODY_BYTES_MAX, FRAME_BYTES_MAX};
 
 /// Length of the header.
@@ -94,7 +94,7 @@ kinds! {
     StreamCredit = 0x22,
     /// A stream is complete.
     StreamEnd = 0x23,
-    /// A stream ends early, and why. From its receiver: no more, please. The body is an `ErrorBody`.
+    /// A stream ends early, and why. From its receiver: no more, please.
     StreamAbort = 0x24,
     /// A plugin asks the supervisor for something. The payload is the parameters.
     HostCall = 0x30,
@@ -135,8 +135,11 @@ impl Kind {
         let up = matches!((from, to), (End::Plugin, End::Supervisor) | (End::Supervisor, End::Agent));
         match self {
             Continue | StreamOpen | StreamData | StreamCredit | StreamEnd | StreamAbort | Refuse => down || up,
-            Call | Cancel | Ping => down,
-            Progress | Ok | Err | Cancelled | Pong => up,
+            Call | Cancel => down,
+            Progress | Ok | Err | Cancelled => up,
+            // A plugin may ask the supervisor as well; nobody asks an agent.
+            Ping => down || matches!((from, to), (End::Plugin, End::Supervisor)),
+            Pong => up || matches!((from, to), (End::Supervisor, End::Plugin)),
             Hello => matches!((from, to), (End::Plugin | End::Agent, End::Supervisor)),
             Welcome => matches!((from, to), (End::Supervisor, End::Plugin | End::Agent)),
             Ready | Drained | Extend | Log | HostCall => matches!((from, to), (End::Plugin, End::Supervisor)),
@@ -327,9 +330,25 @@ impl<'a> Frame<'a> {
     pub fn message<M: serde::Deserialize<'a>>(&self, kind: Kind) -> Result<(M, &'a [u8]), FrameError> {
         let (body, payload) = self.parts(kind)?;
         let message = rmp_serde::from_slice(body)
-            .map_err(|error| FrameError::Message { kind: kind.name(), detail: error.to_string() })?;
+            .map_err(|_| FrameError::Message { kind: kind.name(), detail: explain::<M>(body) })?;
         Ok((message, payload))
     }
+}
+
+/// What is wrong with a body that is not an `M`, and in which field. It decodes once more, as keeping track of the path costs.
+#[cold]
+fn explain<'a, M: serde::Deserialize<'a>>(body: &'a [u8]) -> String {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
+    let Err(error) = serde_path_to_error::deserialize::<_, M>(&mut deserializer) else {
+        return "the body does not have the expected form".to_owned();
+    };
+    let path = error.path().to_string();
+    let detail = match error.into_inner() {
+        // The decoder's own words for this name a marker, which means nothing to an author.
+        rmp_serde::decode::Error::TypeMismatch(marker) => format!("{} does not belong here", noun(marker.to_u8())),
+        other => other.to_string(),
+    };
+    if path == "." { detail } else { format!("{path}: {detail}") }
 }
 
 /// Takes the first frame off `bytes`, if it is there whole.

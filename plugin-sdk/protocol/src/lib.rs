@@ -9,25 +9,30 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod credit;
 mod error;
 mod frame;
 mod limits;
 mod message;
 mod negotiate;
+mod payload;
 mod value;
 
+pub use credit::{CREDIT_OUTSTANDING_MAX, CreditError, ReceiveCredit, SendCredit};
 pub use error::{Class, ErrorBody, ErrorCode, Fault, McpForm};
 pub use frame::{Decoder, End, Flags, Frame, FrameError, HEADER_BYTES, Header, Kind, encode, encode_parts, split};
 pub use limits::{
-    BODY_BYTES_MAX, BODY_DEPTH_MAX, BODY_KEYS_MAX, BODY_VALUES_MAX, CREDIT_BYTES, FRAME_BYTES_MAX, FRAME_BYTES_MIN,
-    Limits, PAYLOAD_BYTES_MAX, PAYLOAD_DEPTH_MAX, PIECE_BYTES, SCHEMA_VALUES_MAX, STRING_BYTES_MAX, VALUES_MAX,
+    BODY_BYTES_MAX, BODY_DEPTH_MAX, BODY_KEYS_MAX, BODY_VALUES_MAX, CALLS_MAX, CREDIT_BYTES, FRAME_BYTES_MAX,
+    FRAME_BYTES_MIN, HOST_CALLS_MAX, Limits, PAYLOAD_BYTES_MAX, PAYLOAD_DEPTH_MAX, PIECE_BYTES, SCHEMA_VALUES_MAX,
+    STRING_BYTES_MAX, VALUES_MAX,
 };
 pub use message::{
     ActionInfo, Call, Cancel, CancelReason, Cancelled, Drain, Drained, Empty, Extend, Guarantee, GuaranteeState, Hello,
-    HostCall, Level, Log, Ok, Ping, PluginWelcome, Pong, Progress, Ready, Refuse, StreamCredit, StreamInfo, StreamKind,
-    StreamOpen, Welcome,
+    HostCall, Level, Log, Ok, Ping, PluginWelcome, Pong, Progress, Ready, Refuse, StreamAbort, StreamCredit,
+    StreamInfo, StreamKind, StreamOpen, StreamSide, Welcome,
 };
 pub use negotiate::{FEATURES, Feature, PROTOCOL, VersionRange, common_features, common_version};
+pub use payload::{EncodeError, NIL, PayloadError, check_payload, decode_value, encode_value};
 pub use value::{ValueError, ValueLimits, check_body, check_value};
 
 /// The reserved plugin id under which the supervisor itself answers administrative calls on the agent socket.

@@ -15,6 +15,12 @@ pub const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
 /// receiver grants more: 1 MiB, which keeps a pipe of that size busy.
 pub const CREDIT_BYTES: u32 = 1 << 20;
 
+/// Most calls under way at once on a connection unless `Welcome` says otherwise.
+pub const CALLS_MAX: u32 = 256;
+
+/// Most host calls of one plugin under way at once; one more is answered `overloaded`.
+pub const HOST_CALLS_MAX: usize = 64;
+
 /// Into what pieces our own senders cut a large payload: 128 KiB. Small enough that a control frame never waits long behind
 /// one and that sender, supervisor and receiver work at the same time; large enough that a piece costs one system call.
 pub const PIECE_BYTES: usize = 128 << 10;
@@ -63,7 +69,7 @@ impl Default for Limits {
             frame_bytes_max: FRAME_BYTES_MAX,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             credit_bytes: CREDIT_BYTES,
-            calls_max: 256,
+            calls_max: CALLS_MAX,
         }
     }
 }

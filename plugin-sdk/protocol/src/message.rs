@@ -12,7 +12,7 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// A body without fields: `Continue`, `StreamData`, `StreamEnd`, `HostOk`. The bodies of `Err`, `HostErr` and `StreamAbort` are an
+/// A body without fields: `Continue`, `StreamData`, `StreamEnd`, `HostOk`. The bodies of `Err` and `HostErr` are an
 /// [`ErrorBody`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Empty {}
@@ -324,6 +324,33 @@ pub struct Cancelled {
 pub struct StreamOpen {
     /// What it carries.
     pub kind: StreamKind,
+}
+
+/// A stream ends early.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StreamAbort {
+    /// Which side of the stream says so. A call may have one stream each way, so the frame's direction does not tell.
+    #[serde(default, skip_serializing_if = "StreamSide::is_sender")]
+    pub by: StreamSide,
+    /// Why.
+    pub error: ErrorBody,
+}
+
+/// A side of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamSide {
+    /// The one that sends it: what came so far is all there will be.
+    #[default]
+    Sender,
+    /// The one that receives it: send no more. It needs no answer on the stream.
+    Receiver,
+}
+
+impl StreamSide {
+    fn is_sender(&self) -> bool {
+        *self == Self::Sender
+    }
 }
 
 /// More may be sent.

@@ -151,6 +151,21 @@ pub(crate) fn check_body_within(bytes: &[u8], limits: ValueLimits) -> Result<usi
     Ok(walk.at)
 }
 
+/// What a value is that begins with this byte, for people.
+pub(crate) const fn noun(marker: u8) -> &'static str {
+    match marker {
+        0x00..=0x7f | 0xe0..=0xff | 0xcc..=0xd3 => "an integer",
+        0x80..=0x8f | 0xde | 0xdf => "a map",
+        0x90..=0x9f | 0xdc | 0xdd => "a list",
+        0xa0..=0xbf | 0xd9..=0xdb => "a text",
+        0xc0 => "nil",
+        0xc2 | 0xc3 => "a boolean",
+        0xc4..=0xc6 => "binary",
+        0xca | 0xcb => "a float",
+        0xc1 | 0xc7..=0xc9 | 0xd4..=0xd8 => "an extension",
+    }
+}
+
 struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,

@@ -1,0 +1,59 @@
+//! Writes the first inputs of every target into `corpus/TARGET/`, from the golden frames and the manifests of the shipped plugins, so
+//! that fuzzing begins at what is valid.
+
+#[path = "../plugin-sdk/protocol/tests/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use palisade_protocol::{HEADER_BYTES, check_body};
+
+fn main() -> std::io::Result<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for target in ["frames", "message", "body", "value", "error_body", "payload", "manifest"] {
+        fs::create_dir_all(corpus.join(target))?;
+    }
+    for plugin in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins"))? {
+        let plugin = plugin?;
+        if let Ok(manifest) = fs::read(plugin.path().join("plugin.json")) {
+            fs::write(corpus.join("manifest").join(plugin.file_name()), manifest)?;
+        }
+    }
+    fs::write(corpus.join("manifest").join("every-field"), EVERY_FIELD)?;
+    let golden = support::golden();
+    let mut all = Vec::new();
+    for golden in &golden {
+        let write = |target: &str, bytes: &[u8]| fs::write(corpus.join(target).join(&golden.name), bytes);
+        let content = &golden.bytes[HEADER_BYTES..];
+        let body = check_body(content).map_or(content, |length| &content[..length]);
+        // The first byte of this target's input says in what pieces the rest arrives.
+        write("frames", &[&[7][..], &golden.bytes].concat())?;
+        write("message", &golden.bytes)?;
+        write("body", content)?;
+        write("value", body)?;
+        if golden.name.contains("err") {
+            write("error_body", body)?;
+        }
+        if !golden.payload.is_empty() {
+            write("payload", &golden.payload)?;
+        }
+        all.extend(&golden.bytes);
+    }
+    fs::write(corpus.join("frames").join("all"), [&[13][..], &all].concat())?;
+    fs::write(corpus.join("message").join("all"), &all)
+}
+
+/// A manifest that uses the fields which the shipped plugins do without.
+const EVERY_FIELD: &str = r#"{
+    "id": "every-field", "name": "Every field", "version": "1.2.3-rc.1+build", "description": "d", "entry_point": "bin/x",
+    "actions": {"a": {"description": "d", "timeout_seconds": 5, "idempotent": true, "concurrency": 2, "endless": false}},
+    "limits": {"concurrency": 16, "queue": 64, "call_timeout_seconds": 30, "start_timeout_seconds": 10,
+        "drain_timeout_seconds": 30, "stop_grace_seconds": 5, "memory_mib": 512, "pids": 64},
+    "activation": {"mode": "lazy", "idle_stop_seconds": 60},
+    "restart": {"policy": "on-failure", "backoff_initial_ms": 200, "backoff_max_ms": 30000, "intensity": 5,
+        "window_seconds": 60, "jitter": 0.2},
+    "environment": {"A": "b"}, "on_pause": "wait", "on_overdue": {"missed_graces": 3, "window_seconds": 60},
+    "watchdog": {"interval_seconds": 15, "timeout_seconds": 15}, "cancel_grace_seconds": 2,
+    "dependencies": {"other": "^1.2, <2"}, "unknown": {"key": [1, null]}
+}"#;

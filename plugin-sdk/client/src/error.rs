@@ -1,0 +1,161 @@
+//! Why a call brought no result: one variant per thing the caller can do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use palisade_protocol::{ErrorBody, ErrorCode};
+
+/// Why a call, or a connection, failed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// Nobody answers at the socket: the daemon does not run, or listens elsewhere. Nothing was sent.
+    #[error("{}", NotReachable { path, kind: *kind, detail })]
+    NotReachable {
+        /// The socket that was tried.
+        path: PathBuf,
+        /// What the system said, in kind.
+        kind: io::ErrorKind,
+        /// What the system said, in words.
+        detail: String,
+    },
+    /// The supervisor would not go on with this connection.
+    #[error("the supervisor refused the connection: {}", .0.message)]
+    Refused(Box<ErrorBody>),
+    /// The call reached the supervisor and ended with this error.
+    #[error("{}", .0.message)]
+    Remote(Box<ErrorBody>),
+    /// No answer came within the call's time and the grace after it. The supervisor was asked to cancel, unless nothing had
+    /// been sent.
+    #[error("no answer within {}", Seconds(*after))]
+    TimedOut {
+        /// How long the call could take.
+        after: Duration,
+    },
+    /// The connection ended before the answer came.
+    #[error("the connection to the supervisor was lost: {reason}")]
+    Lost {
+        /// What ended it.
+        reason: String,
+        /// Whether the call had been sent, so that its work may have been done.
+        sent: bool,
+    },
+    /// The answer is not what the caller asked for, or no MessagePack at all.
+    #[error("the {what} cannot be read: {detail}")]
+    Decode {
+        /// What was to be decoded: `result`, `item`.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The request cannot be sent as it is: parameters that MessagePack cannot hold, or that are too large. Nothing was sent.
+    #[error("{detail}")]
+    Invalid {
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+impl CallError {
+    /// The code of the taxonomy that comes closest; for errors of the supervisor and of plugins, their own.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotReachable { kind: io::ErrorKind::PermissionDenied, .. } => ErrorCode::PermissionDenied,
+            Self::NotReachable { .. } | Self::Lost { .. } => ErrorCode::Unavailable,
+            Self::Refused(body) | Self::Remote(body) => body.code,
+            Self::TimedOut { .. } => ErrorCode::Timeout,
+            Self::Decode { .. } => ErrorCode::ProtocolViolation,
+            Self::Invalid { .. } => ErrorCode::InvalidParams,
+        }
+    }
+
+    /// What the person at the keyboard can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotReachable { path, kind, .. } => Some(reach_hint(path, *kind)),
+            Self::Refused(body) | Self::Remote(body) => body.hint.clone(),
+            Self::TimedOut { .. } => Some("give it more time, or look at what the plugin is doing in its logs".into()),
+            Self::Lost { sent: true, .. } => {
+                Some("the call may have been carried out; check before repeating it".into())
+            }
+            Self::Lost { sent: false, .. } => Some("nothing had been sent; it is safe to repeat".into()),
+            Self::Decode { .. } => Some("take the result as `Raw` to see what came".into()),
+            Self::Invalid { .. } => None,
+        }
+    }
+
+    /// The error as the supervisor or the plugin gave it, if one of them did.
+    #[must_use]
+    pub fn body(&self) -> Option<&ErrorBody> {
+        match self {
+            Self::Refused(body) | Self::Remote(body) => Some(body),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed later without change, as far as is known. A call that may have been carried out
+    /// counts as not retryable: only its caller knows whether twice is as good as once.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NotReachable { kind, .. } => *kind != io::ErrorKind::PermissionDenied,
+            Self::Refused(body) | Self::Remote(body) => body.retryable,
+            Self::Lost { sent, .. } => !sent,
+            Self::TimedOut { .. } => true,
+            Self::Decode { .. } | Self::Invalid { .. } => false,
+        }
+    }
+
+    pub(crate) fn not_reachable(path: &Path, error: &io::Error) -> Self {
+        Self::NotReachable { path: path.to_owned(), kind: error.kind(), detail: error.to_string() }
+    }
+
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
+        Self::Invalid { detail: detail.into() }
+    }
+}
+
+struct NotReachable<'a> {
+    path: &'a Path,
+    kind: io::ErrorKind,
+    detail: &'a str,
+}
+
+impl std::fmt::Display for NotReachable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path.display();
+        match self.kind {
+            io::ErrorKind::NotFound => write!(f, "no supervisor is running: there is no socket at {path}"),
+            io::ErrorKind::ConnectionRefused => {
+                write!(f, "no supervisor is running: nobody listens at {path}, which a dead one may have left behind")
+            }
+            io::ErrorKind::PermissionDenied => write!(f, "this user may not use the socket {path}"),
+            _ => write!(f, "cannot reach the supervisor at {path}: {}", self.detail),
+        }
+    }
+}
+
+fn reach_hint(path: &Path, kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::PermissionDenied => format!(
+            "run as the user who started the daemon, or as a member of the socket's group (`ls -l {}`)",
+            path.display()
+        ),
+        _ => "start it with `palisade run`, or `systemctl start palisaded`; \
+              if it listens elsewhere, name the socket with `--socket` or PALISADE_SOCKET"
+            .into(),
+    }
+}
+
+/// A duration as people say it: `5 s`, `250 ms`.
+struct Seconds(Duration);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = self.0.as_millis();
+        if ms < 1000 { write!(f, "{ms} ms") } else { write!(f, "{} s", self.0.as_millis() as f64 / 1000.0) }
+    }
+}

@@ -1,0 +1,366 @@
+//! A plugin as its author puts it together.
+
+use std::fmt;
+use std::future::Future;
+use std::process::{ExitCode, Termination};
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade_protocol::{Level, Limits};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::action::{Action, Params, Reply};
+use crate::descriptors::{NotAPlugin, Sink, Source, take};
+use crate::host::Host;
+use crate::lifecycle::{BoxFuture, Hook, Initialize, serve};
+use crate::wire::{ErrorHook, Failure};
+use crate::{Call, Error, Result};
+
+/// With this argument a plugin prints its identity and actions as JSON and ends.
+const DESCRIBE: &str = "--palisade-describe";
+/// How many calls at once unless said otherwise: as many as one connection carries by default.
+const CONCURRENCY: u32 = 256;
+/// How many threads for blocking handlers unless said otherwise.
+const BLOCKING_THREADS: usize = 16;
+/// An idle thread of a blocking handler ends after so long.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long hooks and handlers have at the end unless said otherwise.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(5);
+
+/// A plugin: its identity, its actions, its hooks. The crate's documentation opens with a complete one.
+///
+/// `S` is its state: what [`Plugin::with_state`] makes and every handler and hook can reach. It is shared, so what changes in it
+/// needs a lock or an atomic.
+#[must_use = "a plugin does nothing until it runs"]
+pub struct Plugin<S = ()> {
+    pub(crate) id: String,
+    pub(crate) version: String,
+    pub(crate) actions: Vec<Action<S>>,
+    pub(crate) concurrency: u32,
+    pub(crate) state_schema: Option<u32>,
+    pub(crate) log_level: Level,
+    pub(crate) shutdown_within: Duration,
+    pub(crate) initialize: Initialize<S>,
+    pub(crate) on_load: Option<Box<dyn FnOnce(Host) -> BoxFuture<Result<()>> + Send>>,
+    pub(crate) health: Option<Hook<S>>,
+    pub(crate) drain: Option<Hook<S>>,
+    pub(crate) shutdown: Option<Hook<S>>,
+    pub(crate) on_unload: Option<Box<dyn FnOnce() + Send>>,
+    pub(crate) on_error: Option<Box<ErrorHook>>,
+    blocking_threads: usize,
+}
+
+impl<S> fmt::Debug for Plugin<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("id", &self.id)
+            .field("version", &self.version)
+            .field("actions", &self.actions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plugin {
+    /// A plugin without state. The id and the version must be those of its `plugin.json`; `env!("CARGO_PKG_VERSION")` keeps the
+    /// version in one place.
+    pub fn new(id: impl Into<String>, version: impl Into<String>) -> Self {
+        // The operator's configuration is of no interest to a plugin that does not ask for it.
+        Self::build(id.into(), version.into(), Box::new(|_, _| Box::pin(async { Ok(()) })))
+    }
+}
+
+impl<S: Send + Sync + 'static> Plugin<S> {
+    /// A plugin with state. `initialize` runs once, before any call, with the operator's configuration, and makes the state. A
+    /// configuration that is not a `C` is refused with the path of what does not fit, and an absent one counts as empty. An error
+    /// ends the plugin, and the operator reads its message and hint.
+    ///
+    /// The supervisor allows it only some time; [`Host::extend`] asks for more.
+    ///
+    /// ```
+    /// use palisade_sdk::{Call, Host, Plugin, Result};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Config { #[serde(default)] greeting: Option<String> }
+    ///
+    /// struct State { greeting: String }
+    ///
+    /// async fn initialize(_host: Host, config: Config) -> Result<State> {
+    ///     Ok(State { greeting: config.greeting.unwrap_or_else(|| "Hello".to_owned()) })
+    /// }
+    ///
+    /// async fn greet(call: Call<State>, name: String) -> Result<String> {
+    ///     Ok(format!("{}, {name}!", call.state().greeting))
+    /// }
+    ///
+    /// let plugin = Plugin::with_state("greeter", "1.0.0", initialize).action("greet", "Greets.", greet);
+    /// # let _ = plugin;
+    /// ```
+    pub fn with_state<C, I, F>(id: impl Into<String>, version: impl Into<String>, initialize: I) -> Self
+    where
+        C: DeserializeOwned,
+        I: FnOnce(Host, C) -> F + Send + 'static,
+        F: Future<Output = Result<S>> + Send + 'static,
+    {
+        let initialize: Initialize<S> = Box::new(move |host, configuration| {
+            match crate::lifecycle::read_configuration::<C>(&configuration) {
+                Ok(configuration) => Box::pin(initialize(host, configuration)),
+                Err(error) => Box::pin(async { Err(error) }),
+            }
+        });
+        Self::build(id.into(), version.into(), initialize)
+    }
+
+    fn build(id: String, version: String, initialize: Initialize<S>) -> Self {
+        Self {
+            id,
+            version,
+            actions: Vec::new(),
+            concurrency: CONCURRENCY,
+            state_schema: None,
+            log_level: Level::Info,
+            shutdown_within: SHUTDOWN_WITHIN,
+            initialize,
+            on_load: None,
+            health: None,
+            drain: None,
+            shutdown: None,
+            on_unload: None,
+            on_error: None,
+            blocking_threads: BLOCKING_THREADS,
+        }
+    }
+
+    /// Adds an action with an asynchronous handler. Both schemas come from the handler's types.
+    ///
+    /// See [`ActionOptions::handler`](crate::ActionOptions::handler) for what such a handler should and should not do.
+    pub fn action<H, F, P, R>(self, name: impl Into<String>, description: impl Into<String>, handler: H) -> Self
+    where
+        H: Fn(Call<S>, P) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R>> + Send + 'static,
+        P: Params,
+        R: Reply,
+    {
+        self.with(Action::new(name, description).handler(handler))
+    }
+
+    /// Adds an action with a handler that blocks or computes; it runs on a thread of its own.
+    ///
+    /// See [`ActionOptions::blocking`](crate::ActionOptions::blocking).
+    pub fn blocking_action<H, P, R>(self, name: impl Into<String>, description: impl Into<String>, handler: H) -> Self
+    where
+        H: Fn(Call<S>, P) -> Result<R> + Send + Sync + 'static,
+        P: Params,
+        R: Reply,
+    {
+        self.with(Action::new(name, description).blocking(handler))
+    }
+
+    /// Adds an action that was built with [`Action::new`].
+    pub fn with(mut self, action: Action<S>) -> Self {
+        self.actions.push(action);
+        self
+    }
+
+    /// How many calls may be under way at once: 256 unless said otherwise. The supervisor keeps to it, and further calls end with
+    /// `overloaded`.
+    pub fn concurrency(mut self, calls_max: u32) -> Self {
+        self.concurrency = calls_max.max(1);
+        self
+    }
+
+    /// How many threads blocking handlers may use at once: 16 unless said otherwise. Further ones wait for a thread.
+    pub fn blocking_threads(mut self, threads_max: usize) -> Self {
+        self.blocking_threads = threads_max.max(1);
+        self
+    }
+
+    /// The schema version of the state that the plugin keeps.
+    pub fn state_schema(mut self, version: u32) -> Self {
+        self.state_schema = Some(version);
+        self
+    }
+
+    /// The least level of log lines that are kept: `Info` unless said otherwise.
+    pub fn log_level(mut self, level: Level) -> Self {
+        self.log_level = level;
+        self
+    }
+
+    /// How long handlers and hooks have at the end, together: 5 seconds unless said otherwise. The supervisor has a limit of its own.
+    pub fn shutdown_within(mut self, within: Duration) -> Self {
+        self.shutdown_within = within;
+        self
+    }
+
+    /// Runs first, before the plugin is initialized: the process exists and is confined. An error ends it.
+    pub fn on_load<H, F>(mut self, hook: H) -> Self
+    where
+        H: FnOnce(Host) -> F + Send + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.on_load = Some(Box::new(move |host| Box::pin(hook(host))));
+        self
+    }
+
+    /// Runs when the supervisor asks whether the plugin is well: after its start, and every now and then. An error means that it is not,
+    /// and its message is the reason. It has 5 seconds.
+    pub fn health<H, F>(mut self, hook: H) -> Self
+    where
+        H: Fn(Arc<S>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.health = Some(boxed(hook));
+        self
+    }
+
+    /// Runs when the plugin is drained and its last call has ended: the place to write down what has to last. It has as long as the
+    /// supervisor said; [`Host::extend`] asks for more.
+    pub fn drain<H, F>(mut self, hook: H) -> Self
+    where
+        H: Fn(Arc<S>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.drain = Some(boxed(hook));
+        self
+    }
+
+    /// Runs when the plugin ends in an orderly way, whether it was drained or not, after its calls were cancelled. It does not run
+    /// when initialization failed, as there is no state.
+    pub fn shutdown<H, F>(mut self, hook: H) -> Self
+    where
+        H: Fn(Arc<S>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.shutdown = Some(boxed(hook));
+        self
+    }
+
+    /// Runs last, just before the process ends, also when initialization failed. It should be quick.
+    pub fn on_unload(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
+        self.on_unload = Some(Box::new(hook));
+        self
+    }
+
+    /// Runs whenever a handler or a hook fails or panics; not for parameters that do not fit, nor for cancelled calls. It should be
+    /// quick, and may run on any thread.
+    pub fn on_error(mut self, hook: impl Fn(&Failure<'_>) + Send + Sync + 'static) -> Self {
+        self.on_error = Some(Box::new(hook));
+        self
+    }
+
+    /// Runs the plugin until its supervisor ends it, and returns what `main` should return.
+    ///
+    /// It takes over the descriptors 3 and 4, on which a supervisor talks with its plugins, and makes a runtime on this thread; call it once,
+    /// from `main`. Started from a shell it says so on standard error and exits with status 64. With the argument
+    /// `--palisade-describe` it prints the plugin's identity and actions as JSON and exits with status 0. Other statuses: 69 refused
+    /// by the supervisor, 70 a mistake in the plugin's description, 74 input or output failed, 76 the supervisor broke the protocol,
+    /// 78 the plugin did not initialize.
+    pub fn run(self) -> Exit {
+        if let Err(error) = self.check() {
+            eprintln!("{}: {}", self.id, error.message());
+            return Exit(70);
+        }
+        if std::env::args_os().nth(1).is_some_and(|argument| argument == DESCRIBE) {
+            println!("{}", self.describe());
+            return Exit(0);
+        }
+        let Ok(descriptors) = take() else {
+            let NotAPlugin = NotAPlugin;
+            eprintln!("this is a Palisade plugin; run it with `palisade run`, and call it with `palisade call {}`", self.id);
+            return Exit(64);
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(self.blocking_threads)
+            .thread_keep_alive(THREAD_KEEP_ALIVE)
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("{}: no event loop: {error}", self.id);
+                return Exit(74);
+            }
+        };
+        let exit = runtime.block_on(async move {
+            let (from, to) = descriptors;
+            match Source::new(from).and_then(|source| Ok((source, Sink::new(to)?))) {
+                Ok((source, sink)) => serve(self, source, sink, terminated()).await,
+                Err(error) => {
+                    eprintln!("{}: the descriptors 3 and 4 cannot be used: {error}", self.id);
+                    Exit(74)
+                }
+            }
+        });
+        // A blocking handler that does not end is not waited for.
+        runtime.shutdown_background();
+        exit
+    }
+
+    /// What `--palisade-describe` prints: identity and actions, as the supervisor is told.
+    #[must_use]
+    pub fn describe(&self) -> serde_json::Value {
+        json!({
+            "id": self.id,
+            "version": self.version,
+            "concurrency": self.concurrency,
+            "state_schema": self.state_schema,
+            "actions": self.actions.iter().map(Action::info).collect::<Vec<_>>(),
+            "sdk": env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    /// Finds the mistakes in a plugin's description that its types allow.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (index, action) in self.actions.iter().enumerate() {
+            action.options.check()?;
+            if self.actions[..index].iter().any(|before| before.options.name() == action.options.name()) {
+                let name = action.options.name();
+                return Err(Error::configuration_invalid(format!("two actions have the name `{name}`")));
+            }
+        }
+        if self.concurrency > Limits::default().calls_max.max(65_536) {
+            return Err(Error::configuration_invalid("a concurrency above 65536 is surely a mistake"));
+        }
+        Ok(())
+    }
+}
+
+fn boxed<S, H, F>(hook: H) -> Hook<S>
+where
+    H: Fn(Arc<S>) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    Box::new(move |state| Box::pin(hook(state)))
+}
+
+/// Waits for SIGTERM.
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        // Then the default action stays: the process ends at once.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What `main` returns: the exit status of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit(pub(crate) u8);
+
+impl Exit {
+    /// The status, as [`Plugin::run`] lists them.
+    #[must_use]
+    pub const fn status(self) -> u8 {
+        self.0
+    }
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        ExitCode::from(self.0)
+    }
+}

@@ -1,0 +1,929 @@
+//! An in-memory supervisor, so that a plugin can be tested without a daemon and without a process.
+//!
+//! ```
+//! use palisade_sdk::{Call, Plugin, testing::TestHost};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let plugin = Plugin::new("greeter", "1.0.0")
+//!     .action("greet", "Greets.", |_: Call, name: String| async move { Ok(format!("Hello, {name}!")) });
+//! let host = TestHost::start(plugin).await.unwrap();
+//! let greeting: String = host.call("greet", &"Ada").await.unwrap();
+//! assert_eq!(greeting, "Hello, Ada!");
+//! assert_eq!(host.stop().await.status(), 0);
+//! # }
+//! ```
+//!
+//! The frames are the real ones, through the SDK's real connection; only the pipes are in memory. Tokio's paused time works: a
+//! deadline of an hour passes at once. Whatever is waited for is waited for 60 seconds at most (see [`TestHostBuilder::patience`]),
+//! so that a plugin that hangs fails its test; with paused time that, too, takes no time.
+//!
+//! Dropping a [`TestHost`] ends its plugin without asking. A test that wants to see an orderly end calls [`TestHost::stop`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_protocol::{
+    Call as CallHead, Cancel, Cancelled, Decoder, Drain, Empty, Extend, Flags, Frame, Guarantee, Hello, HostCall, Kind,
+    Limits, Log, PIECE_BYTES, PROTOCOL, Ping, PluginWelcome, Pong, Progress, Ready, ReceiveCredit, Refuse, SendCredit,
+    StreamAbort, StreamCredit, StreamKind, StreamOpen, StreamSide, Welcome, decode_value, encode, encode_value,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::lifecycle::serve;
+use crate::plugin::{Exit, Plugin};
+use crate::{CancelReason, Error, ErrorBody, ErrorCode, Raw, Result};
+
+/// As much as a pipe holds.
+const PIPE_BYTES: usize = 64 << 10;
+/// How long anything is waited for, unless said otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Most log lines that are kept; later ones are dropped.
+const LOGS_MAX: usize = 10_000;
+
+/// Starts a plugin on pipes in memory, for tests that speak frames themselves: what is written to the first stream reaches the plugin, what
+/// it writes comes from the second. Dropping the first is the end of input. The last one stands for SIGTERM.
+pub fn spawn<S: Send + Sync + 'static>(
+    plugin: Plugin<S>,
+) -> (DuplexStream, DuplexStream, JoinHandle<Exit>, oneshot::Sender<()>) {
+    let (to_plugin, from_host) = tokio::io::duplex(PIPE_BYTES);
+    let (to_host, from_plugin) = tokio::io::duplex(PIPE_BYTES);
+    let (terminate, terminated) = oneshot::channel();
+    let terminated = async move {
+        // A sender that is dropped has not sent the signal.
+        if terminated.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let life = tokio::spawn(serve(plugin, from_host, to_host, terminated));
+    (to_plugin, from_plugin, life, terminate)
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Well, with this result.
+    Ok(Raw),
+    /// With this error.
+    Err(ErrorBody),
+    /// Because it was cancelled.
+    Cancelled,
+}
+
+/// What a supervisor says to a plugin and what it allows; begins with [`TestHost::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it starts a plugin"]
+pub struct TestHostBuilder {
+    configuration: Value,
+    permissions: Vec<String>,
+    guarantees: Vec<Guarantee>,
+    limits: Limits,
+    features: Vec<String>,
+    state_schema: Option<u32>,
+    patience: Duration,
+}
+
+impl TestHostBuilder {
+    /// The operator's configuration: anything that can be written as JSON.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn configuration(mut self, configuration: impl Serialize) -> Self {
+        self.configuration = serde_json::to_value(configuration).expect("a test's configuration can be written as JSON");
+        self
+    }
+
+    /// The permissions that were granted.
+    pub fn permissions<T: Into<String>>(mut self, permissions: impl IntoIterator<Item = T>) -> Self {
+        self.permissions = permissions.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What confines the plugin.
+    pub fn guarantees(mut self, guarantees: Vec<Guarantee>) -> Self {
+        self.guarantees = guarantees;
+        self
+    }
+
+    /// The limits that `Welcome` sets.
+    pub fn limits(mut self, frame_bytes_max: u32, payload_bytes_max: u64, credit_bytes: u32) -> Self {
+        self.limits = Limits { frame_bytes_max, payload_bytes_max, credit_bytes, ..self.limits };
+        self
+    }
+
+    /// A supervisor that knows only these features of the protocol: `streams`, `continue`.
+    pub fn features<T: Into<String>>(mut self, features: impl IntoIterator<Item = T>) -> Self {
+        self.features = features.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The schema version of the stored state.
+    pub fn state_schema(mut self, version: u32) -> Self {
+        self.state_schema = Some(version);
+        self
+    }
+
+    /// How long anything is waited for.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Starts the plugin and waits until it is ready and has answered its first ping.
+    ///
+    /// # Errors
+    /// What the plugin refused with, when it did not initialize or its description is wrong; `timeout` beyond the patience.
+    pub async fn start<S: Send + Sync + 'static>(self, plugin: Plugin<S>) -> Result<TestHost> {
+        plugin.check()?;
+        let identity = (plugin.id.clone(), plugin.version.clone());
+        let (to_plugin, from_plugin, life, terminate) = spawn(plugin);
+        let book = Arc::new(Shared {
+            book: Mutex::new(Book { next_id: 2, limits: self.limits, ..Book::default() }),
+            changed: Notify::new(),
+            outgoing: Notify::new(),
+            patience: self.patience,
+            continues: self.features.iter().any(|feature| feature == "continue"),
+            life: Mutex::new(Some(life)),
+        });
+        let tasks = vec![
+            tokio::spawn(write_all(Arc::clone(&book), to_plugin)).abort_handle(),
+            tokio::spawn(read_all(Arc::clone(&book), from_plugin, self, identity)).abort_handle(),
+        ];
+        let mut host = TestHost { shared: book, tasks, terminate: Some(terminate), ready: None };
+        let ready = host.shared.wait("Ready", |book| book.ready.take().map(Ok).or_else(|| book.refused().map(Err))).await??;
+        host.ready = Some(ready);
+        host.ping(true).await?;
+        Ok(host)
+    }
+}
+
+/// A supervisor in memory, with one plugin.
+pub struct TestHost {
+    shared: Arc<Shared>,
+    tasks: Vec<AbortHandle>,
+    terminate: Option<oneshot::Sender<()>>,
+    ready: Option<Ready>,
+}
+
+struct Shared {
+    book: Mutex<Book>,
+    /// Told whenever the plugin has said something.
+    changed: Notify,
+    /// Told whenever there is something to write.
+    outgoing: Notify,
+    patience: Duration,
+    continues: bool,
+    life: Mutex<Option<JoinHandle<Exit>>>,
+}
+
+#[derive(Default)]
+struct Book {
+    outgoing: Vec<u8>,
+    /// Nothing more is written: the end of input for the plugin.
+    closing: bool,
+    /// The plugin has closed its end.
+    closed: bool,
+    next_id: u64,
+    limits: Limits,
+    ready: Option<Ready>,
+    refusal: Option<ErrorBody>,
+    calls: HashMap<u64, Entry>,
+    pongs: HashMap<u64, Pong>,
+    drained: bool,
+    logs: Vec<Log>,
+    extends: Vec<Extend>,
+    violations: Vec<String>,
+}
+
+struct Entry {
+    progress: Option<Progress>,
+    send: SendCredit,
+    receive: ReceiveCredit,
+    opened: Option<StreamKind>,
+    items: std::collections::VecDeque<(Bytes, u64)>,
+    partial: Vec<u8>,
+    output_end: Option<Result<(), ErrorBody>>,
+    /// The host asked the plugin to stop; what still comes is dropped.
+    output_stopped: bool,
+    input_opened: bool,
+    input_stopped: Option<ErrorBody>,
+    joined: Option<Vec<u8>>,
+    outcome: Option<Outcome>,
+}
+
+impl Entry {
+    fn new(credit_bytes: u32) -> Self {
+        Self {
+            progress: None,
+            send: SendCredit::new(credit_bytes),
+            receive: ReceiveCredit::new(credit_bytes),
+            opened: None,
+            items: std::collections::VecDeque::new(),
+            partial: Vec::new(),
+            output_end: None,
+            output_stopped: false,
+            input_opened: false,
+            input_stopped: None,
+            joined: None,
+            outcome: None,
+        }
+    }
+}
+
+impl Book {
+    fn refused(&self) -> Option<Error> {
+        self.refusal.clone().map(Error::from)
+    }
+
+    fn send<M: Serialize>(&mut self, kind: Kind, flags: Flags, id: u64, message: &M, payload: &[u8]) {
+        if !self.closing {
+            encode(&mut self.outgoing, kind, flags, id, message, payload);
+        }
+    }
+}
+
+impl Shared {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn send<M: Serialize>(&self, kind: Kind, id: u64, message: &M, payload: &[u8]) {
+        self.book().send(kind, Flags::NONE, id, message, payload);
+        self.outgoing.notify_one();
+    }
+
+    /// Waits until `look` finds something.
+    async fn wait<T>(&self, what: &str, mut look: impl FnMut(&mut Book) -> Option<T>) -> Result<T> {
+        let found = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                // Enabled before the look, so that a change between the two is not missed.
+                changed.as_mut().enable();
+                {
+                    let mut book = self.book();
+                    if let Some(found) = look(&mut book) {
+                        return Ok(found);
+                    }
+                    if book.closed {
+                        let refused = book.refused();
+                        return Err(refused
+                            .unwrap_or_else(|| Error::unavailable(format!("the plugin ended before {what} came"))));
+                    }
+                }
+                changed.await;
+            }
+        };
+        match tokio::time::timeout(self.patience, found).await {
+            Ok(found) => found,
+            Err(_) => Err(Error::timeout(format!("{what} did not come within {:?}", self.patience))),
+        }
+    }
+}
+
+impl fmt::Debug for TestHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestHost").finish_non_exhaustive()
+    }
+}
+
+impl TestHost {
+    /// Starts the plugin with an empty configuration and the usual limits.
+    ///
+    /// # Errors
+    /// As [`TestHostBuilder::start`].
+    pub async fn start<S: Send + Sync + 'static>(plugin: Plugin<S>) -> Result<Self> {
+        Self::builder().start(plugin).await
+    }
+
+    /// Begins with the usual: no configuration, no permissions, the default limits, all features.
+    pub fn builder() -> TestHostBuilder {
+        TestHostBuilder {
+            configuration: Value::Null,
+            permissions: Vec::new(),
+            guarantees: Vec::new(),
+            limits: Limits::default(),
+            features: palisade_protocol::FEATURES.iter().map(|feature| feature.name().to_owned()).collect(),
+            state_schema: None,
+            patience: PATIENCE,
+        }
+    }
+
+    /// What the plugin said about itself: its identity and its actions, with their schemas.
+    ///
+    /// # Panics
+    /// Never: a host that was started has it.
+    #[must_use]
+    pub fn ready(&self) -> &Ready {
+        self.ready.as_ref().expect("a host that was started has seen Ready")
+    }
+
+    /// Calls an action and waits for its result.
+    ///
+    /// # Errors
+    /// What the plugin answered; `cancelled` when the call was cancelled; `execution_failed` when the result is not an `R`.
+    pub async fn call<R: DeserializeOwned>(&self, action: &str, params: &(impl Serialize + ?Sized)) -> Result<R, ErrorBody> {
+        self.begin(action, params).result().await
+    }
+
+    /// Begins a call without a deadline.
+    pub fn begin(&self, action: &str, params: &(impl Serialize + ?Sized)) -> TestCall {
+        self.begin_with(action, params, None, Some("uid:1000"))
+    }
+
+    /// Begins a call that is cancelled, as the supervisor does it, when its deadline passes.
+    pub fn begin_within(&self, action: &str, params: &(impl Serialize + ?Sized), within: Duration) -> TestCall {
+        self.begin_with(action, params, Some(within), Some("uid:1000"))
+    }
+
+    /// Begins a call for a caller of one's own choice.
+    ///
+    /// # Panics
+    /// When the parameters cannot be encoded.
+    pub fn begin_with(
+        &self,
+        action: &str,
+        params: &(impl Serialize + ?Sized),
+        within: Option<Duration>,
+        caller: Option<&str>,
+    ) -> TestCall {
+        let mut payload = Vec::new();
+        encode_value(&mut payload, params).expect("a test's parameters can be encoded");
+        self.begin_raw(action, payload.into(), within, caller)
+    }
+
+    /// Begins a call with parameters that are encoded already.
+    pub fn begin_raw(&self, action: &str, payload: Bytes, within: Option<Duration>, caller: Option<&str>) -> TestCall {
+        let deadline_ms = within.map(|within| u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+        let head = CallHead { action, deadline_ms, caller, ..CallHead::default() };
+        let mut book = self.shared.book();
+        let id = book.next_id;
+        book.next_id += 2;
+        let credit = book.limits.credit_bytes;
+        book.calls.insert(id, Entry::new(credit));
+        let is_long = self.shared.continues && payload.len() > PIECE_BYTES;
+        let (first, rest) = if is_long { payload.split_at(PIECE_BYTES) } else { (&payload[..], &[][..]) };
+        book.send(Kind::Call, if is_long { Flags::MORE } else { Flags::NONE }, id, &head, first);
+        drop(book);
+        self.shared.outgoing.notify_one();
+        let mut tasks = Vec::new();
+        if is_long {
+            let (shared, rest) = (Arc::clone(&self.shared), payload.slice_ref(rest));
+            tasks.push(tokio::spawn(async move { send_pieces(&shared, id, Kind::Continue, rest, true).await }).abort_handle());
+        }
+        if let Some(within) = within {
+            let shared = Arc::clone(&self.shared);
+            let at_deadline = async move {
+                tokio::time::sleep(within).await;
+                if shared.book().calls.get(&id).is_some_and(|call| call.outcome.is_none()) {
+                    shared.send(Kind::Cancel, id, &Cancel { reason: CancelReason::Deadline }, &[]);
+                }
+            };
+            tasks.push(tokio::spawn(at_deadline).abort_handle());
+        }
+        TestCall { shared: Arc::clone(&self.shared), id, tasks }
+    }
+
+    /// Pings the plugin, with its health check or without.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn ping(&self, health: bool) -> Result<Pong> {
+        let id = {
+            let mut book = self.shared.book();
+            let id = book.next_id;
+            book.next_id += 2;
+            id
+        };
+        self.shared.send(Kind::Ping, id, &Ping { health }, &[]);
+        self.shared.wait("Pong", |book| book.pongs.remove(&id)).await
+    }
+
+    /// The log lines that have come so far.
+    #[must_use]
+    pub fn logs(&self) -> Vec<Log> {
+        self.shared.book().logs.clone()
+    }
+
+    /// Waits for a log line with that message, and returns it.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub async fn log(&self, message: &str) -> Result<Log> {
+        self.shared
+            .wait(&format!("the log line `{message}`"), |book| {
+                book.logs.iter().find(|log| log.message == message).cloned()
+            })
+            .await
+    }
+
+    /// How often, for how long and why the plugin asked for more time.
+    #[must_use]
+    pub fn extends(&self) -> Vec<Extend> {
+        self.shared.book().extends.clone()
+    }
+
+    /// What the plugin did against the protocol's rules: nothing, with this SDK.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.shared.book().violations.clone()
+    }
+
+    /// Drains the plugin and waits until it says that all is done.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn drain(&self, within: Duration) -> Result<()> {
+        self.begin_drain(within);
+        self.drained().await
+    }
+
+    /// Asks the plugin to drain, without waiting for it.
+    pub fn begin_drain(&self, within: Duration) {
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        self.shared.send(Kind::Drain, 0, &Drain { within_ms, reason: "test".to_owned() }, &[]);
+    }
+
+    /// Waits until the plugin says that it is drained.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn drained(&self) -> Result<()> {
+        self.shared.wait("Drained", |book| book.drained.then_some(())).await
+    }
+
+    /// Closes the connection, as the supervisor does it to end a plugin, and waits for its end.
+    ///
+    /// # Panics
+    /// When the plugin does not end within the patience.
+    pub async fn stop(self) -> Exit {
+        self.shared.book().closing = true;
+        self.shared.outgoing.notify_one();
+        self.ended().await
+    }
+
+    /// Does what SIGTERM does, and waits for the plugin's end.
+    ///
+    /// # Panics
+    /// When the plugin does not end within the patience.
+    pub async fn terminate(mut self) -> Exit {
+        if let Some(terminate) = self.terminate.take() {
+            // A plugin that has ended already need not be told.
+            let _ = terminate.send(());
+        }
+        self.ended().await
+    }
+
+    async fn ended(self) -> Exit {
+        let life = self.shared.life.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let life = life.expect("a host is ended once, by the call that consumes it");
+        let ended = tokio::time::timeout(self.shared.patience, life).await;
+        ended.expect("the plugin ends within the patience").expect("the plugin's life does not panic")
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        let life = self.shared.life.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(life) = life {
+            life.abort();
+        }
+    }
+}
+
+/// A call as its caller has it.
+pub struct TestCall {
+    shared: Arc<Shared>,
+    id: u64,
+    tasks: Vec<AbortHandle>,
+}
+
+impl fmt::Debug for TestCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestCall").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl TestCall {
+    /// Its id, as in logs.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Cancels it, on behalf of the caller.
+    pub fn cancel(&self) {
+        self.cancel_for(CancelReason::Caller);
+    }
+
+    /// Cancels it for another reason.
+    pub fn cancel_for(&self, reason: CancelReason) {
+        self.shared.send(Kind::Cancel, self.id, &Cancel { reason }, &[]);
+    }
+
+    /// Waits for progress that was not seen yet; `None` when the call ends without.
+    ///
+    /// # Errors
+    /// When neither comes.
+    pub async fn progress(&self) -> Result<Option<Progress>> {
+        self.shared
+            .wait("progress", |book| {
+                let call = book.calls.get_mut(&self.id)?;
+                match call.progress.take() {
+                    Some(progress) => Some(Some(progress)),
+                    None => call.outcome.is_some().then_some(None),
+                }
+            })
+            .await
+    }
+
+    /// Sends one item of the input stream, which is opened by the first. Waits for credit.
+    ///
+    /// # Errors
+    /// The error with which the plugin asked to stop; `cancelled` when the call has ended.
+    ///
+    /// # Panics
+    /// When the item cannot be encoded.
+    pub async fn send(&self, item: &(impl Serialize + ?Sized)) -> Result<()> {
+        let mut payload = Vec::new();
+        encode_value(&mut payload, item).expect("a test's item can be encoded");
+        self.open_input(StreamKind::Items);
+        send_pieces(&self.shared, self.id, Kind::StreamData, payload.into(), true).await
+    }
+
+    /// Sends some bytes of the input stream, which is opened by the first. Waits for credit.
+    ///
+    /// # Errors
+    /// As [`TestCall::send`].
+    pub async fn send_bytes(&self, bytes: impl Into<Bytes>) -> Result<()> {
+        self.open_input(StreamKind::Bytes);
+        send_pieces(&self.shared, self.id, Kind::StreamData, bytes.into(), false).await
+    }
+
+    /// Opens the input stream, if it is not open yet.
+    pub fn open_input(&self, kind: StreamKind) {
+        let is_first = match self.shared.book().calls.get_mut(&self.id) {
+            Some(call) => !std::mem::replace(&mut call.input_opened, true),
+            None => false,
+        };
+        if is_first {
+            self.shared.send(Kind::StreamOpen, self.id, &StreamOpen { kind }, &[]);
+        }
+    }
+
+    /// Ends the input stream.
+    pub fn end_input(&self) {
+        self.shared.send(Kind::StreamEnd, self.id, &Empty {}, &[]);
+    }
+
+    /// Ends the input stream with an error.
+    pub fn abort_input(&self, error: impl Into<ErrorBody>) {
+        let abort = StreamAbort { by: StreamSide::Sender, error: error.into() };
+        self.shared.send(Kind::StreamAbort, self.id, &abort, &[]);
+    }
+
+    /// Asks the plugin to stop its output stream.
+    pub fn stop_output(&self, error: impl Into<ErrorBody>) {
+        let abort = StreamAbort { by: StreamSide::Receiver, error: error.into() };
+        if let Some(call) = self.shared.book().calls.get_mut(&self.id) {
+            call.output_stopped = true;
+        }
+        self.shared.send(Kind::StreamAbort, self.id, &abort, &[]);
+    }
+
+    /// Waits for the next item of the output stream; `None` at its end. Credit is granted as items are taken.
+    ///
+    /// # Errors
+    /// The error with which the stream or the call ended; `execution_failed` when the item is not a `T`.
+    pub async fn next<T: DeserializeOwned>(&self) -> Result<Option<T>, ErrorBody> {
+        match self.next_bytes().await? {
+            None => Ok(None),
+            Some(bytes) => decode(&bytes).map(Some),
+        }
+    }
+
+    /// Waits for the next bytes of the output stream, as [`TestCall::next`].
+    ///
+    /// # Errors
+    /// The error with which the stream or the call ended.
+    pub async fn next_bytes(&self) -> Result<Option<Bytes>, ErrorBody> {
+        let next = self
+            .shared
+            .wait("the output stream", |book| {
+                let call = book.calls.get_mut(&self.id)?;
+                if let Some((bytes, charged)) = call.items.pop_front() {
+                    let grant = call.receive.consumed(charged);
+                    if let Some(bytes) = grant
+                        && call.outcome.is_none()
+                    {
+                        book.send(Kind::StreamCredit, Flags::NONE, self.id, &StreamCredit { bytes }, &[]);
+                        self.shared.outgoing.notify_one();
+                    }
+                    return Some(Ok(Some(bytes)));
+                }
+                match (&call.output_end, &call.outcome) {
+                    (Some(Ok(())), _) => Some(Ok(None)),
+                    (Some(Err(error)), _) | (None, Some(Outcome::Err(error))) => Some(Err(error.clone())),
+                    (None, Some(Outcome::Cancelled)) => Some(Err(Error::cancelled().into_body())),
+                    (None, Some(Outcome::Ok(_))) => Some(Ok(None)),
+                    (None, None) => None,
+                }
+            })
+            .await;
+        next.map_err(ErrorBody::from)?
+    }
+
+    /// Waits for the end of the call.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub async fn outcome(&self) -> Result<Outcome> {
+        self.shared.wait("the call's end", |book| book.calls.get(&self.id)?.outcome.clone()).await
+    }
+
+    /// How the call ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<Outcome> {
+        self.shared.book().calls.get(&self.id)?.outcome.clone()
+    }
+
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// As [`TestHost::call`].
+    pub async fn result<R: DeserializeOwned>(&self) -> Result<R, ErrorBody> {
+        match self.outcome().await.map_err(ErrorBody::from)? {
+            Outcome::Ok(result) => decode(result.bytes()),
+            Outcome::Err(error) => Err(error),
+            Outcome::Cancelled => Err(Error::cancelled().into_body()),
+        }
+    }
+}
+
+impl Drop for TestCall {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ErrorBody> {
+    decode_value(bytes).map_err(|error| ErrorBody::new(ErrorCode::ExecutionFailed, format!("not the expected type: {error}")))
+}
+
+/// Sends a payload in pieces as credit allows.
+async fn send_pieces(shared: &Shared, id: u64, kind: Kind, mut rest: Bytes, marked: bool) -> Result<()> {
+    loop {
+        let sent = shared
+            .wait("credit", |book| {
+                let call = book.calls.get_mut(&id)?;
+                if call.outcome.is_some() {
+                    return Some(Err(Error::cancelled()));
+                }
+                if let Some(error) = call.input_stopped.clone() {
+                    return Some(Err(error.into()));
+                }
+                let len = call.send.next_len(rest.len().min(PIECE_BYTES) as u64 + 1);
+                let piece = usize::try_from(len).ok()?.checked_sub(1)?;
+                if piece == 0 && !rest.is_empty() {
+                    return None;
+                }
+                call.send.spend(len);
+                let piece = rest.split_to(piece);
+                let flags = if marked && !rest.is_empty() { Flags::MORE } else { Flags::NONE };
+                book.send(kind, flags, id, &Empty {}, &piece);
+                Some(Ok(()))
+            })
+            .await?;
+        shared.outgoing.notify_one();
+        sent?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+async fn write_all(shared: Arc<Shared>, mut to_plugin: DuplexStream) {
+    loop {
+        let outgoing = shared.outgoing.notified();
+        let (bytes, closing) = {
+            let mut book = shared.book();
+            (std::mem::take(&mut book.outgoing), book.closing)
+        };
+        if !bytes.is_empty() && to_plugin.write_all(&bytes).await.is_err() {
+            // The plugin is gone, which the reader notices.
+            return;
+        }
+        if closing {
+            return;
+        }
+        if bytes.is_empty() {
+            outgoing.await;
+        }
+    }
+}
+
+async fn read_all(
+    shared: Arc<Shared>,
+    mut from_plugin: DuplexStream,
+    builder: TestHostBuilder,
+    identity: (String, String),
+) {
+    let mut welcome = Some((builder, identity));
+    let mut decoder = Decoder::default();
+    let mut bytes = vec![0; PIPE_BYTES];
+    loop {
+        match from_plugin.read(&mut bytes).await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => decoder.push(&bytes[..read]),
+        }
+        let mut book = shared.book();
+        loop {
+            match decoder.next_frame() {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    if let Err(violation) = book.frame(&frame, &mut welcome) {
+                        book.violations.push(violation);
+                    }
+                }
+                Err(error) => {
+                    book.violations.push(error.to_string());
+                    break;
+                }
+            }
+        }
+        drop(book);
+        shared.outgoing.notify_one();
+        shared.changed.notify_waiters();
+    }
+    let mut book = shared.book();
+    book.closed = true;
+    if decoder.is_mid_frame() {
+        book.violations.push("the plugin ended within a frame".to_owned());
+    }
+    drop(book);
+    shared.changed.notify_waiters();
+}
+
+impl Book {
+    fn frame(
+        &mut self,
+        frame: &Frame<'_>,
+        welcome: &mut Option<(TestHostBuilder, (String, String))>,
+    ) -> Result<(), String> {
+        let id = frame.header.id;
+        let more = frame.header.flags.has(Flags::MORE);
+        let Some(kind) = frame.kind().map_err(|error| error.to_string())? else { return Ok(()) };
+        let (body, payload) = frame.parts(kind).map_err(|error| error.to_string())?;
+        match kind {
+            Kind::Hello => {
+                let _: Hello = read(body)?;
+                let Some((builder, (id, version))) = welcome.take() else { return Err("a second Hello".to_owned()) };
+                let welcome = Welcome {
+                    protocol: PROTOCOL.max,
+                    features: builder.features,
+                    software: "palisade-sdk testing".to_owned(),
+                    limits: builder.limits,
+                    plugin: Some(PluginWelcome {
+                        id,
+                        version,
+                        generation: 1,
+                        ready_within_ms: 60_000,
+                        configuration: builder.configuration,
+                        permissions: builder.permissions,
+                        guarantees: builder.guarantees,
+                        state_schema: builder.state_schema,
+                    }),
+                };
+                self.send(Kind::Welcome, Flags::NONE, 0, &welcome, &[]);
+            }
+            Kind::Ready => self.ready = Some(read(body)?),
+            Kind::Refuse => self.refusal = Some(read::<Refuse>(body)?.error),
+            Kind::Pong => {
+                self.pongs.insert(id, read(body)?);
+            }
+            Kind::Drained => self.drained = true,
+            Kind::Extend => self.extends.push(read(body)?),
+            Kind::Log => {
+                if self.logs.len() < LOGS_MAX {
+                    self.logs.push(read(body)?);
+                }
+            }
+            Kind::HostCall => {
+                let call: HostCall<'_> = read(body)?;
+                if call.op == "self" {
+                    let mut answer = Vec::new();
+                    let about = serde_json::json!({ "id": "test", "version": "0.0.0", "generation": 1, "uptime_ms": 0 });
+                    encode_value(&mut answer, &about).map_err(|error| error.to_string())?;
+                    self.send(Kind::HostOk, Flags::NONE, id, &Empty {}, &answer);
+                } else {
+                    let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("there is no operation `{}`", call.op));
+                    self.send(Kind::HostErr, Flags::NONE, id, &error, &[]);
+                }
+            }
+            _ => return self.of_call(kind, id, frame.header.len, more, body, payload),
+        }
+        Ok(())
+    }
+
+    fn of_call(&mut self, kind: Kind, id: u64, len: u32, more: bool, body: &[u8], payload: &[u8]) -> Result<(), String> {
+        let said = |what: &dyn fmt::Display| format!("{} {id}: {what}", kind.name());
+        let payload_bytes_max = self.limits.payload_bytes_max;
+        let Some(call) = self.calls.get_mut(&id) else { return Err(said(&"no such call")) };
+        if call.outcome.is_some() {
+            return Err(said(&"after the call's end"));
+        }
+        let mut grant = None;
+        match kind {
+            Kind::Progress => call.progress = Some(read(body)?),
+            Kind::Ok => {
+                if call.opened.is_some() && call.output_end.is_none() && !call.output_stopped {
+                    return Err(said(&"before the end of its stream"));
+                }
+                if more {
+                    call.joined = Some(payload.to_vec());
+                } else {
+                    call.outcome = Some(Outcome::Ok(raw(payload.to_vec())?));
+                }
+            }
+            Kind::Continue => {
+                call.receive.charge(len).map_err(|error| said(&error))?;
+                grant = call.receive.consumed(u64::from(len));
+                let Some(joined) = &mut call.joined else { return Err(said(&"nothing to continue")) };
+                joined.extend_from_slice(payload);
+                if joined.len() as u64 > payload_bytes_max {
+                    return Err(said(&"too long"));
+                }
+                if !more {
+                    let whole = call.joined.take().unwrap_or_default();
+                    call.outcome = Some(Outcome::Ok(raw(whole)?));
+                    grant = None;
+                }
+            }
+            Kind::Err => call.outcome = Some(Outcome::Err(read(body)?)),
+            Kind::Cancelled => {
+                let _: Cancelled = read(body)?;
+                call.outcome = Some(Outcome::Cancelled);
+            }
+            Kind::StreamOpen => {
+                let open: StreamOpen = read(body)?;
+                if call.opened.replace(open.kind).is_some() {
+                    return Err(said(&"opened twice"));
+                }
+            }
+            Kind::StreamData => {
+                if call.opened.is_none() || call.output_end.is_some() {
+                    return Err(said(&"the stream is not open"));
+                }
+                call.receive.charge(len).map_err(|error| said(&error))?;
+                if call.output_stopped {
+                    return Ok(());
+                }
+                call.partial.extend_from_slice(payload);
+                if more {
+                    grant = call.receive.consumed(u64::from(len));
+                } else {
+                    let whole = std::mem::take(&mut call.partial);
+                    call.items.push_back((whole.into(), u64::from(len)));
+                }
+            }
+            Kind::StreamCredit => {
+                let credit: StreamCredit = read(body)?;
+                call.send.grant(credit.bytes).map_err(|error| said(&error))?;
+            }
+            Kind::StreamEnd => call.output_end = Some(Ok(())),
+            Kind::StreamAbort => {
+                let abort: StreamAbort = read(body)?;
+                match abort.by {
+                    StreamSide::Sender => call.output_end = Some(Err(abort.error)),
+                    StreamSide::Receiver => call.input_stopped = Some(abort.error),
+                }
+            }
+            _ => return Err(said(&"makes no sense from a plugin")),
+        }
+        if let Some(bytes) = grant {
+            self.send(Kind::StreamCredit, Flags::NONE, id, &StreamCredit { bytes }, &[]);
+        }
+        Ok(())
+    }
+}
+
+fn read<'a, M: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<M, String> {
+    rmp_serde::from_slice(body).map_err(|error| error.to_string())
+}
+
+fn raw(bytes: Vec<u8>) -> Result<Raw, String> {
+    Raw::from_bytes(bytes).map_err(|error| error.to_string())
+}

@@ -1,0 +1,128 @@
+//! The socket between the launcher and pid 1: what became of the plugin goes out of the namespace, two orders go in.
+//!
+//! A record is eight bytes, so that pid 1 and the process on its way to exec can send one without touching the heap.
+
+use palisade_launcher::Step;
+use rustix::{
+    io::{Errno, IoSlice, IoSliceMut},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
+    },
+};
+use std::{
+    mem::MaybeUninit,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+const RECORD_BYTES: usize = 8;
+
+const STARTED: u8 = 1;
+const FAILED: u8 = 2;
+const ENDED: u8 = 3;
+
+const STOP: u8 = 1;
+const CONTINUE: u8 = 2;
+
+/// What pid 1, or the plugin before its exec, has to say.
+pub(crate) enum Record {
+    /// The plugin exists. If its exec failed, a `Failed` came before.
+    Started,
+    /// A step did not hold; `detail` counts within it.
+    Failed { step: Step, detail: u8, errno: Errno },
+    /// The plugin's main process ended with this wait status.
+    Ended { status: i32 },
+}
+
+/// What the launcher asks of pid 1.
+#[derive(Clone, Copy)]
+pub(crate) enum Order {
+    Stop,
+    Continue,
+}
+
+/// What there was to read.
+pub(crate) enum Read<T> {
+    Message(T),
+    Nothing,
+    Closed,
+}
+
+/// Both ends: the launcher's, then pid 1's.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Sends a record. A failure means that the launcher is gone, and pid 1 with it in a moment.
+pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<BorrowedFd<'_>>) {
+    let mut bytes = [0_u8; RECORD_BYTES];
+    let value = match record {
+        Record::Started => {
+            bytes[0] = STARTED;
+            0
+        }
+        Record::Failed { step, detail, errno } => {
+            bytes[..3].copy_from_slice(&[FAILED, *step as u8, *detail]);
+            errno.raw_os_error()
+        }
+        Record::Ended { status } => {
+            bytes[0] = ENDED;
+            *status
+        }
+    };
+    bytes[4..].copy_from_slice(&value.to_le_bytes());
+
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = descriptor.map(|descriptor| [descriptor]);
+    if let Some(descriptors) = &descriptors {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    while sendmsg(channel, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL) == Err(Errno::INTR) {}
+}
+
+/// Reads a record, and the descriptor that came along, without waiting.
+pub(crate) fn hear(channel: BorrowedFd<'_>) -> Read<(Record, Option<OwnedFd>)> {
+    let mut bytes = [0_u8; RECORD_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    match recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
+        Ok(received) if received.bytes == RECORD_BYTES => {}
+        Err(Errno::AGAIN | Errno::INTR) => return Read::Nothing,
+        Ok(_) | Err(_) => return Read::Closed,
+    }
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+        _ => None,
+    });
+    let [kind, step, detail, _, value @ ..] = bytes;
+    let value = i32::from_le_bytes(value);
+    let record = match (kind, Step::from_number(step)) {
+        (STARTED, _) => Record::Started,
+        (FAILED, Some(step)) => Record::Failed { step, detail, errno: Errno::from_raw_os_error(value) },
+        (ENDED, _) => Record::Ended { status: value },
+        _ => return Read::Closed,
+    };
+    Read::Message((record, descriptor))
+}
+
+/// Gives pid 1 an order. It is not waited for: a pid 1 that does not listen can still be killed.
+pub(crate) fn order(channel: BorrowedFd<'_>, order: Order) {
+    let byte = match order {
+        Order::Stop => STOP,
+        Order::Continue => CONTINUE,
+    };
+    let _ = send(channel, &[byte], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+}
+
+/// Reads an order without waiting.
+pub(crate) fn next_order(channel: BorrowedFd<'_>) -> Read<Order> {
+    let mut byte = [0_u8; 1];
+    match recv(channel, &mut byte[..], RecvFlags::DONTWAIT) {
+        Ok((_, 1)) if byte[0] == STOP => Read::Message(Order::Stop),
+        Ok((_, 1)) if byte[0] == CONTINUE => Read::Message(Order::Continue),
+        Err(Errno::AGAIN | Errno::INTR) => Read::Nothing,
+        Ok(_) | Err(_) => Read::Closed,
+    }
+}

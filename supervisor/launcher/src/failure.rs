@@ -1,0 +1,144 @@
+//! Sentences for the steps that can fail: what happened, and what the operator can do about it.
+
+use palisade_launcher::{Failure, Spec, Step};
+use rustix::io::Errno;
+use std::io;
+
+/// A step that did not hold, before it is put into words.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    step: Step,
+    errno: Option<Errno>,
+    /// Which part of the step, where it has several.
+    detail: u8,
+    /// A sentence of its own, where the error number says nothing.
+    reason: Option<String>,
+}
+
+impl Failed {
+    /// A system call of this step failed.
+    pub(crate) fn at(step: Step, errno: Errno) -> Self {
+        Self::in_detail(step, 0, errno)
+    }
+
+    /// A system call of a certain part of this step failed.
+    pub(crate) fn in_detail(step: Step, detail: u8, errno: Errno) -> Self {
+        Self { step, errno: Some(errno), detail, reason: None }
+    }
+
+    /// The step was refused for a reason that no system call gave.
+    pub(crate) fn because(step: Step, reason: String) -> Self {
+        Self { step, errno: None, detail: 0, reason: Some(reason) }
+    }
+
+    /// Puts it into words; the specification, if there is one, gives the names.
+    pub(crate) fn describe(&self, spec: Option<&Spec>) -> Failure {
+        let message = match (&self.reason, self.errno) {
+            (Some(reason), _) => reason.clone(),
+            (None, Some(errno)) => self.sentence(errno, spec),
+            (None, None) => "it failed without a reason".to_owned(),
+        };
+        Failure { step: self.step, errno: self.errno.map_or(0, Errno::raw_os_error), message }
+    }
+
+    fn sentence(&self, errno: Errno, spec: Option<&Spec>) -> String {
+        let error = io::Error::from(errno);
+        match (self.step, errno) {
+            (Step::Specification, _) => format!("the daemon's specification could not be received: {error}"),
+            (Step::Descriptors, _) => format!("the plugin's descriptors could not be put in place: {error}"),
+            (Step::UserNamespace, Errno::NOSPC | Errno::USERS) => {
+                "this host allows no more user namespaces; raise the sysctl user.max_user_namespaces".to_owned()
+            }
+            (Step::UserNamespace, Errno::PERM | Errno::ACCESS) => format!(
+                "this host does not let this user make a user namespace ({error}); see the sysctls \
+                 kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or the container \
+                 that this runs in"
+            ),
+            (Step::UserNamespace, Errno::INVAL | Errno::NOSYS) => {
+                format!("this kernel has no user namespaces ({error}); it must be built with CONFIG_USER_NS")
+            }
+            (Step::UserNamespace, _) => format!("a user namespace could not be set up: {error}"),
+            (Step::PidNamespace, Errno::NOSPC | Errno::USERS) => {
+                "this host allows no more pid namespaces; raise the sysctl user.max_pid_namespaces".to_owned()
+            }
+            (Step::PidNamespace, Errno::PERM) if spec.is_none_or(|spec| spec.user_namespace.is_none()) => {
+                format!("a pid namespace needs root, or a user namespace, which this start did not ask for ({error})")
+            }
+            (Step::PidNamespace, Errno::PERM) => format!(
+                "this host lets this user make a user namespace but no pid namespace in it ({error}); see the sysctl \
+                 kernel.apparmor_restrict_unprivileged_userns, or the container that this runs in"
+            ),
+            (Step::PidNamespace, Errno::INVAL) => {
+                format!("this kernel has no pid namespaces ({error}); it must be built with CONFIG_PID_NS")
+            }
+            (Step::PidNamespace, Errno::NOSYS) => {
+                format!(
+                    "this host does not offer the system call clone3 ({error}); Linux 5.7 or later is needed, and \
+                     a container must not filter it out"
+                )
+            }
+            (Step::PidNamespace | Step::Process, Errno::AGAIN | Errno::NOMEM) => format!(
+                "no further process can be made ({error}); see the limits on processes (ulimit -u, the sysctl \
+                 kernel.pid_max, pids.max of the daemon's cgroup) and on memory"
+            ),
+            (Step::PidNamespace, _) if spec.is_some_and(|spec| spec.leaf) => {
+                format!("pid 1 of the plugin could not be born in its leaf cgroup: {error}")
+            }
+            (Step::PidNamespace, _) => format!("a pid namespace could not be made: {error}"),
+            (Step::Init, _) => format!("pid 1 of the plugin could not prepare itself: {error}"),
+            (Step::Process, Errno::MFILE) => {
+                "the launcher is out of descriptors and could not take over the plugin's".to_owned()
+            }
+            (Step::Process, _) => format!("the plugin's process could not be made: {error}"),
+            (Step::Session, _) => format!("the plugin could not be given a session of its own: {error}"),
+            (Step::Limits, _) => {
+                let limit = spec.and_then(|spec| spec.limits.get(usize::from(self.detail)));
+                match limit {
+                    Some(limit) => format!(
+                        "the limit {:?} could not be set to {}: {error}; an ordinary user cannot raise a limit above \
+                         the daemon's own",
+                        limit.resource,
+                        limit.hard.map_or("unlimited".to_owned(), |value| value.to_string())
+                    ),
+                    None => format!("a resource limit could not be set: {error}"),
+                }
+            }
+            (Step::OomScore, _) => format!("/proc/self/oom_score_adj could not be written: {error}"),
+            (Step::Directory, _) => match spec {
+                Some(spec) => {
+                    format!("the working directory {} cannot be entered: {error}", spec.directory.to_string_lossy())
+                }
+                None => format!("the working directory cannot be entered: {error}"),
+            },
+            (Step::Exec, _) => {
+                let name = spec.and_then(|spec| spec.arguments.first()).map(|name| name.to_string_lossy());
+                let name = name.as_deref().unwrap_or("the program");
+                exec_sentence(name, errno, &error)
+            }
+        }
+    }
+}
+
+fn exec_sentence(name: &str, errno: Errno, error: &io::Error) -> String {
+    match errno {
+        Errno::NOENT => format!(
+            "{name} cannot be executed: what should load it does not exist ({error}); for a binary that is its dynamic \
+             loader, for a script the interpreter behind #!"
+        ),
+        Errno::ACCESS => format!(
+            "{name} may not be executed ({error}); it must be a regular file with the execute permission (chmod +x), \
+             on a file system that is not mounted noexec"
+        ),
+        Errno::NOEXEC => format!(
+            "{name} is no program for this machine ({error}); build it for {}, or begin a script with #!",
+            std::env::consts::ARCH
+        ),
+        Errno::TXTBSY => {
+            format!("{name} is still being written by another process after a second ({error}); close it first")
+        }
+        Errno::TOOBIG => format!("the arguments and the environment of {name} are too long ({error})"),
+        Errno::LIBBAD => format!("the interpreter or loader of {name} is damaged ({error})"),
+        Errno::NOMEM | Errno::AGAIN => format!("there is not enough memory left to execute {name} ({error})"),
+        _ => format!("{name} cannot be executed: {error}"),
+    }
+}

@@ -1,0 +1,147 @@
+//! What the launcher says: that it is the right one, that the child runs, why it does not, how it ended.
+//!
+//! `Hello` comes first and alone has to be understood by every build. `Failed` and `Exited` are final, and are sent
+//! after pid 1 has been waited for: at that moment no process of the tree is left.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One message of the launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// The first message, sent before anything is read.
+    Hello {
+        /// `BUILD_ID` of the sender.
+        build_id: String,
+    },
+    /// The child has executed its program. With it travel the pidfd of pid 1 and the pidfd of the child, in this order.
+    Started,
+    /// The child could not be started; nothing of it is left.
+    Failed(Failure),
+    /// The child ran and is gone, with everything it started.
+    Exited {
+        /// How its main process ended.
+        end: End,
+        /// What the whole tree used.
+        usage: Usage,
+    },
+}
+
+/// Why a child could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The step that did not hold.
+    pub step: Step,
+    /// The error number of the system call behind it, 0 where there was none.
+    pub errno: i32,
+    /// A sentence that says what happened and what can be done about it.
+    pub message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.message)
+    }
+}
+
+/// The steps on the way to a running child, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Step {
+    /// Reading what is to be done, and recognising who asks.
+    Specification,
+    /// Descriptors 0 to 4 in place, and no other.
+    Descriptors,
+    /// A user namespace with its map.
+    UserNamespace,
+    /// pid 1 of a new pid namespace, in the leaf cgroup where there is one.
+    PidNamespace,
+    /// pid 1's own preparations.
+    Init,
+    /// The process that becomes the plugin.
+    Process,
+    /// A session and a process group of its own.
+    Session,
+    /// Resource limits.
+    Limits,
+    /// The preference of the kernel when memory runs out.
+    OomScore,
+    /// The working directory.
+    Directory,
+    /// Execution of the verified file.
+    Exec,
+}
+
+impl Step {
+    /// Every step, at the index that is its number.
+    pub const ALL: [Self; 11] = [
+        Self::Specification,
+        Self::Descriptors,
+        Self::UserNamespace,
+        Self::PidNamespace,
+        Self::Init,
+        Self::Process,
+        Self::Session,
+        Self::Limits,
+        Self::OomScore,
+        Self::Directory,
+        Self::Exec,
+    ];
+
+    /// The step with this number, as it travels between the launcher's own processes.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The name used in logs, status and documentation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Specification => "specification",
+            Self::Descriptors => "descriptors",
+            Self::UserNamespace => "user namespace",
+            Self::PidNamespace => "pid namespace",
+            Self::Init => "init",
+            Self::Process => "process",
+            Self::Session => "session",
+            Self::Limits => "limits",
+            Self::OomScore => "oom score",
+            Self::Directory => "working directory",
+            Self::Exec => "exec",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How the main process of a tree ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// It exited with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// The signal's number.
+        number: i32,
+        /// Whether a core was dumped.
+        core_dumped: bool,
+    },
+    /// pid 1 was gone before it could say how the main process ended, and took the tree with it.
+    InitLost {
+        /// The signal that ended pid 1, 0 if it was none.
+        signal: i32,
+    },
+}
+
+/// What a tree used, as the kernel accounted it to the waiting parent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time in user mode, in microseconds.
+    pub user_us: u64,
+    /// Processor time in the kernel, in microseconds.
+    pub system_us: u64,
+    /// The largest resident set that any one process of the tree had.
+    pub rss_bytes_max: u64,
+}

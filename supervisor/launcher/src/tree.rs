@@ -1,0 +1,185 @@
+//! The tree of one plugin, seen from outside: made, watched, killed, and waited for until it is gone.
+
+use crate::{
+    Reserved,
+    channel::{self, Order, Read, Record},
+    control::{Control, Descriptors, Wish},
+    failure::Failed,
+    init,
+    plugin::Plan,
+    sys::{self, Cloned, Kind},
+    user_namespace,
+};
+use palisade_launcher::{Command, End, Report, Spec, Step, Usage};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{Mode, OFlags},
+    io::Errno,
+    process::{DumpableBehavior, Signal, pidfd_send_signal},
+};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// pid 1 and everything beneath it.
+pub(crate) struct Tree {
+    init: i32,
+    init_pidfd: OwnedFd,
+    channel: OwnedFd,
+    /// `cgroup.kill` of the leaf, opened before it is needed; absent without a leaf, or before Linux 5.14.
+    kill_file: Option<OwnedFd>,
+}
+
+/// What pid 1 has said so far.
+#[derive(Default)]
+struct Heard {
+    failure: Option<Failed>,
+    /// The wait status of the plugin's main process.
+    status: Option<i32>,
+    /// pid 1 will say no more.
+    closed: bool,
+}
+
+impl Tree {
+    /// Performs the specification's steps, in their order, up to a running pid 1.
+    pub(crate) fn start(spec: &Spec, mut descriptors: Descriptors, reserved: Reserved) -> Result<Self, Failed> {
+        let leaf = descriptors.leaf.take();
+        let kill_file = leaf.as_ref().and_then(|leaf| {
+            rustix::fs::openat(leaf, c"cgroup.kill", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+        });
+        if let Some(map) = spec.user_namespace {
+            user_namespace::enter(map)?;
+        }
+        let plan = Plan::of(spec);
+        // Only now: the files of an undumpable process belong to root, the maps among them.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(|errno| Failed::at(Step::UserNamespace, errno))?;
+
+        let failed = |errno| Failed::at(Step::PidNamespace, errno);
+        let (outer, inner) = channel::pair().map_err(failed)?;
+        let kind = Kind::Init { leaf: leaf.as_ref().map(AsFd::as_fd) };
+        match sys::clone(kind).map_err(failed)? {
+            Cloned::Child => init::run(&plan, &descriptors, &reserved, outer, &inner),
+            // The descriptors are dropped here: an end of a pipe that stayed open would hide that the plugin closed it.
+            Cloned::Parent { pid, pidfd } => Ok(Self { init: pid, init_pidfd: pidfd, channel: outer, kill_file }),
+        }
+    }
+
+    /// Watches until the tree is gone, passing news to the daemon and its commands to the tree.
+    pub(crate) fn watch(self, control: &Control, spec: Spec) {
+        let mut spec = Some(spec);
+        let mut heard = Heard::default();
+        loop {
+            let channel_events = if heard.closed { PollFlags::empty() } else { PollFlags::IN };
+            let mut ready = [
+                PollFd::new(control, PollFlags::IN),
+                PollFd::new(&self.init_pidfd, PollFlags::IN),
+                PollFd::new(&self.channel, channel_events),
+            ];
+            // A closed channel is always ready; it is left out then, or this would spin until pid 1 is gone.
+            let watched = if heard.closed { &mut ready[..2] } else { &mut ready[..] };
+            match poll(watched, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => self.kill(),
+            }
+            let init_ended = !ready[1].revents().is_empty();
+
+            if self.obey(control).is_err() {
+                // The lifeline is cut: nobody is left to report to.
+                self.kill();
+                let _ = sys::wait_for(self.init);
+                return;
+            }
+            self.listen(control, &mut spec, &mut heard);
+            if init_ended {
+                // Once more, for what pid 1 said last may have arrived after the look above.
+                self.listen(control, &mut spec, &mut heard);
+                let report = self.conclude(heard, spec.as_ref());
+                let _ = control.report(&report, &[]);
+                return;
+            }
+        }
+    }
+
+    /// Does what the daemon wants. An error means that the daemon is gone.
+    fn obey(&self, control: &Control) -> Result<(), ()> {
+        loop {
+            match control.next_wish() {
+                Wish::Command(Command::Freeze) => channel::order(self.channel.as_fd(), Order::Stop),
+                Wish::Command(Command::Thaw) => channel::order(self.channel.as_fd(), Order::Continue),
+                Wish::Command(Command::Kill) => self.kill(),
+                Wish::Nothing => return Ok(()),
+                Wish::Gone => return Err(()),
+            }
+        }
+    }
+
+    /// Takes in what pid 1 has to say.
+    fn listen(&self, control: &Control, spec: &mut Option<Spec>, heard: &mut Heard) {
+        while !heard.closed {
+            match channel::hear(self.channel.as_fd()) {
+                Read::Message((Record::Started, Some(pidfd))) => {
+                    if heard.failure.is_none() {
+                        // Its memory is not needed for the rest of the plugin's life.
+                        *spec = None;
+                        // A daemon that is gone shows as the end of the socket, in the next round.
+                        let _ = control.report(&Report::Started, &[self.init_pidfd.as_fd(), pidfd.as_fd()]);
+                    }
+                }
+                Read::Message((Record::Started, None)) => {
+                    heard.failure.get_or_insert(Failed::at(Step::Process, Errno::MFILE));
+                    self.kill();
+                }
+                Read::Message((Record::Failed { step, detail, errno }, _)) => {
+                    heard.failure.get_or_insert(Failed::in_detail(step, detail, errno));
+                    self.kill();
+                }
+                Read::Message((Record::Ended { status }, _)) => heard.status = Some(status),
+                Read::Nothing => return,
+                Read::Closed => heard.closed = true,
+            }
+        }
+    }
+
+    /// Kills everything, frozen or not: the leaf as a whole where there is one, and pid 1, with which its namespace ends.
+    fn kill(&self) {
+        if let Some(file) = &self.kill_file {
+            let _ = rustix::io::write(file, b"1");
+        }
+        // It fails only if pid 1 is gone already.
+        let _ = pidfd_send_signal(&self.init_pidfd, Signal::KILL);
+    }
+
+    /// Waits for pid 1, which has ended, and says what became of the plugin. The kernel lets pid 1 be waited for only
+    /// after every other process of its namespace is gone.
+    fn conclude(&self, heard: Heard, spec: Option<&Spec>) -> Report {
+        let (init_status, usage) = match sys::wait_for(self.init) {
+            Ok((status, usage)) => (status, usage_of(&usage)),
+            Err(_) => (0, Usage::default()),
+        };
+        match heard {
+            Heard { failure: Some(failed), .. } => Report::Failed(failed.describe(spec)),
+            Heard { status: Some(status), .. } => Report::Exited { end: end_of(status), usage },
+            Heard { .. } => {
+                let signal = if libc::WIFSIGNALED(init_status) { libc::WTERMSIG(init_status) } else { 0 };
+                Report::Exited { end: End::InitLost { signal }, usage }
+            }
+        }
+    }
+}
+
+fn end_of(status: i32) -> End {
+    if libc::WIFSIGNALED(status) {
+        End::Signal { number: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) }
+    } else {
+        End::Code(libc::WEXITSTATUS(status))
+    }
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let micros =
+        |time: libc::timeval| (time.tv_sec as u64).saturating_mul(1_000_000).saturating_add(time.tv_usec as u64);
+    Usage {
+        user_us: micros(usage.ru_utime),
+        system_us: micros(usage.ru_stime),
+        rss_bytes_max: (usage.ru_maxrss as u64).saturating_mul(1024),
+    }
+}

@@ -1,0 +1,427 @@
+//! The operations of the daemon: calls to plugins, and what an operator can ask for.
+//!
+//! Administrative operations are calls to the reserved plugin id `palisade`. Each is a row of [`ACTIONS`], which is also what
+//! `describe` answers for that id, so that the command line types their parameters as it does those of any plugin.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, Level, SUPERVISOR_ID, StreamInfo, StreamKind};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, broadcast};
+
+use crate::config::Config;
+use crate::doctor;
+use crate::events::{Bus, unix_ms};
+use crate::model::ids::PluginId;
+use crate::plugin::call::{Call, NewCall};
+use crate::plugin::handle::{Handle, Operation};
+use crate::plugin::logs::{Hub, Line};
+use crate::registry::Registry;
+use crate::router::{self, Target};
+use crate::sandbox::probe;
+
+/// Most lines that `logs` returns at once.
+const LINES_MAX: usize = 10_000;
+
+/// How many it returns if not told.
+const LINES_DEFAULT: usize = 100;
+
+/// Everything that the operations work on.
+#[derive(Debug)]
+pub struct Service {
+    /// The plugins; set once they have been found.
+    pub registry: OnceLock<Registry>,
+    /// What plugins say.
+    pub hub: Hub,
+    /// What happens.
+    pub bus: Bus,
+    /// What was configured.
+    pub config: Config,
+    /// What this host can do.
+    pub host: probe::Host,
+    /// When the daemon started.
+    pub started: (Instant, SystemTime),
+    /// Rung when somebody asks the daemon to stop.
+    pub stop: Notify,
+}
+
+/// Where an operation that goes on puts its items.
+pub trait Items: Send {
+    /// Sends one item; waits while the reader is slow. An error means that nobody reads any more.
+    fn send(&mut self, item: Value) -> impl Future<Output = Result<(), ErrorBody>> + Send;
+}
+
+/// An operation's name, description, parameters (name, JSON type, whether required) and whether it streams items.
+type Row = (&'static str, &'static str, &'static [(&'static str, &'static str, bool)], bool);
+
+const PLUGIN: (&str, &str, bool) = ("plugin", "string", true);
+const PLUGIN_OPTIONAL: (&str, &str, bool) = ("plugin", "string", false);
+const VERSION: (&str, &str, bool) = ("version", "string", false);
+
+/// Every administrative operation.
+pub const ACTIONS: &[Row] = &[
+    ("list", "All plugins, and packages that cannot be used.", &[], false),
+    ("status", "The daemon's status, or that of one plugin.", &[PLUGIN_OPTIONAL, VERSION], false),
+    ("info", "What a plugin is, what it can do, and what confines it.", &[PLUGIN, VERSION], false),
+    ("describe", "A plugin's actions; starts it if they are not known yet.", &[PLUGIN, VERSION, ("action", "string", false)], false),
+    ("start", "Starts a plugin and keeps it running.", &[PLUGIN, VERSION], false),
+    ("stop", "Stops a plugin until it is started again.", &[PLUGIN, VERSION, ("force", "boolean", false)], false),
+    ("restart", "Replaces the process of a plugin.", &[PLUGIN, VERSION], false),
+    ("pause", "Freezes a plugin.", &[PLUGIN, VERSION], false),
+    ("resume", "Lets a frozen plugin go on.", &[PLUGIN, VERSION], false),
+    ("reset", "Forgives a plugin its failures and ends its quarantine.", &[PLUGIN, VERSION], false),
+    (
+        "logs",
+        "What plugins said.",
+        &[PLUGIN_OPTIONAL, ("lines", "integer", false), ("follow", "boolean", false), ("level", "string", false)],
+        true,
+    ),
+    ("events", "What happens, from now on.", &[PLUGIN_OPTIONAL], true),
+    ("doctor", "What this host can do, and what is wrong.", &[], false),
+    ("version", "The daemon's version.", &[], false),
+    ("shutdown", "Stops the daemon and all plugins.", &[], false),
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    plugin: String,
+    version: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct StatusParams {
+    plugin: Option<String>,
+    version: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DescribeParams {
+    plugin: String,
+    version: Option<String>,
+    action: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StopParams {
+    plugin: String,
+    version: Option<String>,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogsParams {
+    plugin: Option<String>,
+    lines: Option<usize>,
+    #[serde(default)]
+    follow: bool,
+    level: Option<Level>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsParams {
+    plugin: Option<String>,
+    /// Accepted for symmetry with `logs`; events that have passed are not kept.
+    #[serde(default)]
+    #[expect(dead_code, reason = "part of the operation's parameters")]
+    follow: bool,
+}
+
+impl Service {
+    fn registry(&self) -> Result<&Registry, ErrorBody> {
+        self.registry.get().ok_or_else(|| {
+            ErrorBody::new(ErrorCode::Unavailable, "the daemon is still looking for its plugins").with_retry_after_ms(200)
+        })
+    }
+
+    /// Sends a call to a plugin.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing was sent then.
+    pub fn call(&self, target: Target<'_>, call: NewCall, known: impl FnOnce(&Arc<Call>)) -> Result<(), ErrorBody> {
+        router::route(self.registry()?, target, call, known)
+    }
+
+    /// The actions of the reserved id, as `describe` shows them.
+    #[must_use]
+    pub fn own_actions() -> Vec<ActionInfo> {
+        let info = |(name, description, parameters, streams): &Row| {
+            let properties: serde_json::Map<_, _> =
+                parameters.iter().map(|(name, kind, _)| ((*name).to_owned(), json!({ "type": kind }))).collect();
+            let required: Vec<_> =
+                parameters.iter().filter(|(_, _, required)| *required).map(|(name, _, _)| *name).collect();
+            let schema = json!({
+                "type": "object", "properties": properties, "required": required, "additionalProperties": false,
+            });
+            ActionInfo {
+                name: (*name).to_owned(),
+                description: (*description).to_owned(),
+                parameters: Some(schema),
+                output: streams.then_some(StreamInfo { kind: StreamKind::Items, item: None }),
+                ..ActionInfo::default()
+            }
+        };
+        ACTIONS.iter().map(info).collect()
+    }
+
+    /// Performs an administrative operation. `items` takes what an operation with an output stream sends before its result.
+    ///
+    /// Cancel safe: what was begun in a plugin goes on.
+    ///
+    /// # Errors
+    /// What went wrong, in the taxonomy's terms.
+    pub async fn operate(&self, action: &str, params: &[u8], items: &mut impl Items) -> Result<Value, ErrorBody> {
+        match action {
+            "list" => {
+                parameters::<NoParams>(params)?;
+                self.list()
+            }
+            "status" => {
+                let StatusParams { plugin, version } = parameters(params)?;
+                match plugin {
+                    Some(plugin) => {
+                        let status = self.find(&plugin, version.as_deref())?.status().await;
+                        value(&status)
+                    }
+                    None => self.status(),
+                }
+            }
+            "info" => {
+                let Which { plugin, version } = parameters(params)?;
+                self.info(self.find(&plugin, version.as_deref())?).await
+            }
+            "describe" => {
+                let DescribeParams { plugin, version, action } = parameters(params)?;
+                self.describe(&plugin, version.as_deref(), action.as_deref()).await
+            }
+            "stop" => {
+                let StopParams { plugin, version, force } = parameters(params)?;
+                self.act(&plugin, version.as_deref(), Operation::Stop { force }).await
+            }
+            "start" | "restart" | "pause" | "resume" | "reset" => {
+                let Which { plugin, version } = parameters(params)?;
+                let operation = match action {
+                    "start" => Operation::Start,
+                    "restart" => Operation::Restart,
+                    "pause" => Operation::Pause,
+                    "resume" => Operation::Resume,
+                    _ => Operation::Reset,
+                };
+                self.act(&plugin, version.as_deref(), operation).await
+            }
+            "logs" => self.logs(parameters(params)?, items).await,
+            "events" => self.events(parameters(params)?, items).await,
+            "doctor" => {
+                parameters::<NoParams>(params)?;
+                let rejected = self.registry()?.rejected();
+                value(&doctor::report(&self.host, &self.config, rejected))
+            }
+            "version" => {
+                parameters::<NoParams>(params)?;
+                Ok(json!({
+                    "name": "palisaded",
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "protocol": palisade_protocol::PROTOCOL,
+                    "build": palisade_launcher::BUILD_ID,
+                }))
+            }
+            "shutdown" => {
+                parameters::<NoParams>(params)?;
+                self.stop.notify_one();
+                Ok(json!({}))
+            }
+            other => {
+                let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("{SUPERVISOR_ID} has no operation {other:?}"));
+                let names = ACTIONS.iter().map(|row| row.0);
+                Err(match crate::plugin::actions::nearest(other, names) {
+                    Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+                    None => error,
+                })
+            }
+        }
+    }
+
+    fn find(&self, plugin: &str, version: Option<&str>) -> Result<&Handle, ErrorBody> {
+        self.registry()?.find(plugin, version)
+    }
+
+    fn list(&self) -> Result<Value, ErrorBody> {
+        let registry = self.registry()?;
+        let plugins: Vec<_> = registry.all().map(Handle::summary).collect();
+        Ok(json!({ "plugins": value(&plugins)?, "rejected": value(&registry.rejected())? }))
+    }
+
+    fn status(&self) -> Result<Value, ErrorBody> {
+        let registry = self.registry()?;
+        let mut states = serde_json::Map::new();
+        for handle in registry.all() {
+            let count = states.entry(handle.state().to_string()).or_insert(json!(0));
+            *count = json!(count.as_u64().unwrap_or(0) + 1);
+        }
+        let uptime = self.started.0.elapsed().as_millis();
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "started_unix_ms": unix_ms(self.started.1),
+            "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
+            "socket": self.config.socket,
+            "state_directory": self.config.state_directory,
+            "plugins": states,
+            "rejected": registry.rejected().len(),
+        }))
+    }
+
+    async fn info(&self, handle: &Handle) -> Result<Value, ErrorBody> {
+        let mut info = value(&handle.info().await)?;
+        let blueprint = handle.blueprint();
+        if let Some(map) = info.as_object_mut() {
+            if let Some(actions) = handle.actions() {
+                map.insert("actions".to_owned(), value(&actions.infos())?);
+            }
+            if let Ok(snapshot) = &blueprint.snapshot {
+                map.insert("snapshot".to_owned(), json!({ "digest": snapshot.digest, "path": snapshot.path }));
+            }
+            map.insert("guarantees".to_owned(), value(&blueprint.host.guarantees())?);
+            let limits = &blueprint.manifest.limits;
+            map.insert(
+                "limits".to_owned(),
+                json!({
+                    "concurrency": limits.concurrency,
+                    "queue": limits.queue,
+                    "call_timeout_seconds": limits.call_timeout.as_secs_f64(),
+                    "start_timeout_seconds": limits.start_timeout.as_secs_f64(),
+                    "drain_timeout_seconds": limits.drain_timeout.as_secs_f64(),
+                    "stop_grace_seconds": limits.stop_grace.as_secs_f64(),
+                }),
+            );
+        }
+        Ok(info)
+    }
+
+    async fn describe(&self, plugin: &str, version: Option<&str>, action: Option<&str>) -> Result<Value, ErrorBody> {
+        if plugin == SUPERVISOR_ID {
+            let mut actions = Self::own_actions();
+            actions.retain(|info| action.is_none_or(|action| info.name == action));
+            return Ok(json!({ "actions": value(&actions)? }));
+        }
+        let handle = self.find(plugin, version)?;
+        let actions = handle.describe().await?;
+        let infos = match action {
+            Some(name) => vec![actions.get(plugin, name)?.info.clone()],
+            None => actions.infos(),
+        };
+        Ok(json!({ "actions": value(&infos)? }))
+    }
+
+    async fn act(&self, plugin: &str, version: Option<&str>, operation: Operation) -> Result<Value, ErrorBody> {
+        let handle = self.find(plugin, version)?;
+        handle.operate(operation).await?;
+        value(&handle.status().await)
+    }
+
+    async fn logs(&self, params: LogsParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
+        let plugin = self.known(params.plugin.as_deref())?;
+        let wanted = |line: &Line| {
+            plugin.as_ref().is_none_or(|plugin| *plugin == line.plugin)
+                && params.level.is_none_or(|level| level <= line.level)
+        };
+        // Followed before the past is read, so that nothing falls between.
+        let mut live = self.hub.follow();
+        let most = params.lines.unwrap_or(LINES_DEFAULT).min(LINES_MAX);
+        let past = self.hub.last(plugin.as_ref(), LINES_MAX);
+        let past: Vec<_> = past.into_iter().filter(|line| wanted(line)).collect();
+        for line in &past[past.len().saturating_sub(most)..] {
+            items.send(value(&**line)?).await?;
+        }
+        if !params.follow {
+            return Ok(json!({}));
+        }
+        loop {
+            match live.recv().await {
+                Ok(line) if wanted(&line) && !past.iter().any(|seen| Arc::ptr_eq(seen, &line)) => {
+                    items.send(value(&*line)?).await?;
+                }
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    items.send(json!({ "missed": missed })).await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return Ok(json!({})),
+            }
+        }
+    }
+
+    async fn events(&self, params: EventsParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
+        let plugin = self.known(params.plugin.as_deref())?;
+        let mut live = self.bus.subscribe();
+        loop {
+            match live.recv().await {
+                Ok(event) if plugin.as_ref().is_none_or(|plugin| event.plugin.as_ref() == Some(plugin)) => {
+                    items.send(value(&event)?).await?;
+                }
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    items.send(json!({ "missed": missed })).await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return Ok(json!({})),
+            }
+        }
+    }
+
+    /// The id of a plugin that there is, if one was named.
+    fn known(&self, plugin: Option<&str>) -> Result<Option<PluginId>, ErrorBody> {
+        plugin.map(|plugin| self.find(plugin, None).map(|handle| handle.id().clone())).transpose()
+    }
+
+    /// Stops all plugins, those that depend on others first. Ends when no process is left.
+    pub async fn stop_plugins(&self, tasks: Vec<tokio::task::JoinHandle<()>>) {
+        if let Some(registry) = self.registry.get() {
+            for group in registry.stop_order() {
+                let stopping: Vec<_> = group
+                    .iter()
+                    .map(|handle| {
+                        let handle = handle.clone();
+                        tokio::spawn(async move {
+                            // Its own ladder bounds this.
+                            let _ = handle.operate(Operation::Stop { force: false }).await;
+                            handle.tell(crate::plugin::handle::Command::Shutdown).await;
+                        })
+                    })
+                    .collect();
+                for stopped in stopping {
+                    if let Err(error) = stopped.await {
+                        tracing::error!(%error, "stopping a plugin panicked");
+                    }
+                }
+            }
+        }
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the actor of a plugin panicked");
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParams {}
+
+fn parameters<T: DeserializeOwned>(params: &[u8]) -> Result<T, ErrorBody> {
+    palisade_protocol::decode_value(params).map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, error.to_string()))
+}
+
+fn value<T: serde::Serialize + ?Sized>(of: &T) -> Result<Value, ErrorBody> {
+    serde_json::to_value(of).map_err(|error| ErrorBody::new(ErrorCode::Internal, format!("cannot be shown: {error}")))
+}
+
+/// How long operators' sockets are served after the plugins have stopped, so that the last answers leave.
+pub const LAST_ANSWERS: Duration = Duration::from_millis(500);

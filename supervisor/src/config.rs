@@ -1,0 +1,250 @@
+//! The daemon's configuration: where things are, and what the operator wants of plugins.
+//!
+//! Everything has a default, so that an ordinary user needs none. An unknown key is an error that names its line. What is given on
+//! the command line goes before the file; a relative path in the file is relative to the file.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Largest configuration file.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// Whether the daemon serves the system or one user. The paths follow from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Root, `/etc`, `/var/lib`, `/run`.
+    System,
+    /// An ordinary user, XDG folders.
+    User,
+}
+
+/// Where everything is and what is wanted, decided.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// System or user.
+    pub mode: Mode,
+    /// Where packages are looked for, in order of precedence.
+    pub plugin_directories: Vec<PathBuf>,
+    /// Snapshots, data of plugins.
+    pub state_directory: PathBuf,
+    /// What lives as long as the daemon runs.
+    pub runtime_directory: PathBuf,
+    /// The agent socket.
+    pub socket: PathBuf,
+    /// Users who may call besides root and the daemon's own.
+    pub allowed_uids: Vec<u32>,
+    /// What is said of single plugins.
+    pub plugins: BTreeMap<String, PluginConfig>,
+}
+
+/// The file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    plugin_directories: Option<Vec<PathBuf>>,
+    state_directory: Option<PathBuf>,
+    runtime_directory: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    #[serde(default)]
+    allowed_uids: Vec<u32>,
+    #[serde(default)]
+    plugins: BTreeMap<String, PluginConfig>,
+}
+
+/// What the configuration says of one plugin.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginConfig {
+    /// Handed to the plugin in its welcome.
+    #[serde(default)]
+    pub configuration: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--user`
+    pub user: bool,
+    /// `--plugins`, in order
+    pub plugins: Vec<PathBuf>,
+    /// `--state-dir`
+    pub state_directory: Option<PathBuf>,
+    /// `--runtime-dir`
+    pub runtime_directory: Option<PathBuf>,
+    /// `--socket`
+    pub socket: Option<PathBuf>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or cannot be read.
+    #[error("the configuration {path} cannot be read: {source}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("the configuration {path} is wrong: {detail}", path = .path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        detail: String,
+    },
+    /// A path that follows from the environment does not.
+    #[error("no {what} can be derived from the environment: set {variable}, or give {flag}")]
+    NoHome {
+        /// Which folder.
+        what: &'static str,
+        /// The variable that would tell.
+        variable: &'static str,
+        /// The flag that goes before it.
+        flag: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads the configuration, if there is one, and decides everything that it leaves open.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; a file that was named must exist, the default one need not.
+    pub fn load(overrides: Overrides, uid: u32) -> Result<Self, ConfigError> {
+        let mode = if uid == 0 && !overrides.user { Mode::System } else { Mode::User };
+        let (named, path) = match &overrides.config {
+            Some(path) => (true, Some(path.clone())),
+            None => (false, default_config(mode)),
+        };
+        let file = match path {
+            Some(path) if named || path.exists() => read(&path)?,
+            _ => ConfigFile::default(),
+        };
+        let plugin_directories = match (overrides.plugins, file.plugin_directories) {
+            (given, _) if !given.is_empty() => given,
+            (_, Some(configured)) => configured,
+            _ => default_plugins(mode),
+        };
+        let runtime_directory = match overrides.runtime_directory.or(file.runtime_directory) {
+            Some(path) => path,
+            None => default_runtime(mode, uid),
+        };
+        Ok(Self {
+            mode,
+            plugin_directories,
+            state_directory: match overrides.state_directory.or(file.state_directory) {
+                Some(path) => path,
+                None => default_state(mode)?,
+            },
+            socket: overrides.socket.or(file.socket).unwrap_or_else(|| runtime_directory.join("palisade.sock")),
+            runtime_directory,
+            allowed_uids: file.allowed_uids,
+            plugins: file.plugins,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
+    let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(CONFIG_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
+    let mut file: ConfigFile = toml::from_str(&text)
+        .map_err(|error| ConfigError::Wrong { path: path.to_owned(), detail: error.to_string().trim_end().to_owned() })?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    let paths = file.plugin_directories.iter_mut().flatten();
+    let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];
+    for path in paths.chain(others.into_iter().flatten()) {
+        *path = base.join(&*path);
+    }
+    Ok(file)
+}
+
+/// A variable that holds an absolute path; others are ignored, as the XDG specification says.
+fn folder(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn home(below: &str) -> Option<PathBuf> {
+    folder("HOME").map(|home| home.join(below))
+}
+
+fn default_config(mode: Mode) -> Option<PathBuf> {
+    let folder = match mode {
+        Mode::System => folder("CONFIGURATION_DIRECTORY").or_else(|| Some("/etc/palisade".into())),
+        Mode::User => folder("XDG_CONFIG_HOME").or_else(|| home(".config")).map(|config| config.join("palisade")),
+    };
+    folder.map(|folder| folder.join("palisade.toml"))
+}
+
+/// Those of the default plugin directories that exist.
+fn default_plugins(mode: Mode) -> Vec<PathBuf> {
+    let own = match mode {
+        Mode::System => Some(PathBuf::from("/var/lib/palisade/plugins")),
+        Mode::User => {
+            folder("XDG_DATA_HOME").or_else(|| home(".local/share")).map(|data| data.join("palisade/plugins"))
+        }
+    };
+    own.into_iter().chain([PathBuf::from("/usr/lib/palisade/plugins")]).filter(|path| path.is_dir()).collect()
+}
+
+fn default_state(mode: Mode) -> Result<PathBuf, ConfigError> {
+    match mode {
+        Mode::System => Ok(folder("STATE_DIRECTORY").unwrap_or_else(|| "/var/lib/palisade".into())),
+        Mode::User => folder("XDG_STATE_HOME")
+            .or_else(|| home(".local/state"))
+            .map(|state| state.join("palisade"))
+            .ok_or(ConfigError::NoHome { what: "state directory", variable: "HOME", flag: "--state-dir" }),
+    }
+}
+
+fn default_runtime(mode: Mode, uid: u32) -> PathBuf {
+    match mode {
+        Mode::System => folder("RUNTIME_DIRECTORY").unwrap_or_else(|| "/run/palisade".into()),
+        Mode::User => match folder("XDG_RUNTIME_DIR") {
+            Some(runtime) => runtime.join("palisade"),
+            None => PathBuf::from(format!("/tmp/palisade-{uid}")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("palisade.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Overrides { config: Some(path), ..Overrides::default() }, 0)
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_line() {
+        let error = load("allowed_uids = [1]\nplugin_directory = \"/x\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("plugin_directory"), "{error}");
+        let error = load("[plugins.echo]\nconfig = 1\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("config"), "{error}");
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file_and_the_rest_has_defaults() {
+        let config = load("plugin_directories = [\"p\", \"/q\"]\n").unwrap();
+        assert!(config.plugin_directories[0].is_absolute() && config.plugin_directories[0].ends_with("p"));
+        assert_eq!(config.plugin_directories[1], Path::new("/q"));
+        assert_eq!(config.socket, config.runtime_directory.join("palisade.sock"));
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_exist() {
+        let overrides = Overrides { config: Some("/nonexistent/palisade.toml".into()), ..Overrides::default() };
+        assert!(matches!(Config::load(overrides, 0), Err(ConfigError::Read { .. })));
+    }
+}

@@ -1,0 +1,267 @@
+//! Builds every part of the daemon, connects them, and takes them down in order.
+//!
+//! Up: locks, socket, what the host can do, store, plugins, agents. Down: no new agents, plugins in the order of their
+//! dependencies, last answers, socket. Whatever ends the daemon, nothing of a plugin outlives it: its launcher hangs on a
+//! socket that the kernel closes with us.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime};
+
+use rustix::fs::FlockOperation;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::api::service::{LAST_ANSWERS, Service};
+use crate::api::unix::{self, ListenError};
+use crate::config::Config;
+use crate::events::{Bus, Event, EventKind};
+use crate::plugin::actor::{self, Surroundings};
+use crate::plugin::blueprint::{Blueprint, Host};
+use crate::plugin::handle::Command;
+use crate::plugin::logs::Hub;
+use crate::process::{ImageError, LauncherImage};
+use crate::registry::{self, DirectoryError, Discovery, Registry};
+use crate::sandbox::cgroup::Tree;
+use crate::sandbox::probe;
+use crate::store::{Store, StoreError};
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A folder of its own cannot be used.
+    #[error("the {what} {path} cannot be used: {problem}", path = .path.display())]
+    Folder {
+        /// Which.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Another daemon has the state.
+    #[error("another palisaded uses the state directory {path}; stop it first, or give this one another --state-dir", path = .path.display())]
+    StateInUse {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The socket cannot be served.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A plugin directory cannot be searched.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The store cannot be opened.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// There is no launcher.
+    #[error(transparent)]
+    Launcher(#[from] ImageError),
+    /// This host cannot run plugins.
+    #[error("this host cannot run plugins: {0}")]
+    Host(String),
+    /// Signals cannot be received.
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs until SIGTERM, SIGINT or a `shutdown` operation, and then stops everything in order.
+///
+/// # Errors
+/// [`DaemonError`]; whatever was built until then is taken down again.
+pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
+    let started = (Instant::now(), SystemTime::now());
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+    raise_descriptor_limit();
+
+    own_folder("state directory", &config.state_directory)?;
+    own_folder("runtime directory", &config.runtime_directory)?;
+    let _state = lock(&config.state_directory)?;
+    let listener = unix::listen(&config.socket, &config.allowed_uids)?;
+    let image = LauncherImage::load(launcher)?;
+    let tree = Tree::open_or_create(&config.state_directory).map(|opened| {
+        if opened.stale_leaves > 0 {
+            tracing::warn!(leaves = opened.stale_leaves, "ended what a daemon that died had left in its cgroups");
+        }
+        opened.tree
+    });
+    let host = probe::probe(&image, tree.as_ref()).await;
+    if !host.pid_namespaces.is_yes() {
+        return Err(DaemonError::Host(host.pid_namespaces.to_string()));
+    }
+    let cgroups = match tree {
+        Ok(tree) => Some(tree),
+        Err(reason) => {
+            tracing::info!(%reason, "plugins run without a cgroup of their own");
+            None
+        }
+    };
+    tracing::info!(cgroup = cgroups.is_some(), controllers = host.controllers.join(" "), "this host");
+
+    let data = config.state_directory.join("data");
+    own_folder("data directory", &data)?;
+    let store = Store::open(config.state_directory.join("store"))?;
+    let plugin_host = Arc::new(Host { image, cgroups, user_map: crate::sandbox::user_map(), data });
+    let service = Arc::new(Service {
+        registry: OnceLock::new(),
+        hub: Hub::default(),
+        bus: Bus::default(),
+        config,
+        host,
+        started,
+        stop: Notify::new(),
+    });
+
+    let agents = {
+        let service = service.clone();
+        async move {
+            unix::serve(&listener, service).await;
+            listener
+        }
+    };
+    let agents = tokio::spawn(agents);
+    let built = build(&service, store, plugin_host, started.0).await;
+    let tasks = match built {
+        Ok(tasks) => tasks,
+        Err(error) => {
+            agents.abort();
+            let _ = agents.await;
+            return Err(error);
+        }
+    };
+    tracing::info!(socket = %service.config.socket.display(), "ready");
+    service.bus.publish(Event::new(EventKind::DaemonStarted));
+    // Outside systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        () = service.stop.notified() => tracing::info!("stopping, as was asked"),
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    service.bus.publish(Event::new(EventKind::DaemonStopping));
+    service.stop_plugins(tasks).await;
+    // The agents' tasks have the last answers in hand; give them the moment that writing takes.
+    agents_leave(agents).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lets the connections write what waits, then ends them.
+async fn agents_leave(agents: tokio::task::JoinHandle<unix::Listener>) {
+    let abort = agents.abort_handle();
+    let quiet = async {
+        // Everything that was queued is written in the polls that are due now.
+        for _ in 0..16 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let _ = tokio::time::timeout(LAST_ANSWERS, quiet).await;
+    abort.abort();
+    let _ = agents.await;
+}
+
+/// Finds the plugins, copies them into the store, and brings them to life.
+async fn build(
+    service: &Arc<Service>,
+    store: Store,
+    host: Arc<Host>,
+    started: Instant,
+) -> Result<Vec<tokio::task::JoinHandle<()>>, DaemonError> {
+    let directories = service.config.plugin_directories.clone();
+    let found = tokio::task::spawn_blocking(move || -> Result<_, DirectoryError> {
+        let Discovery { found, rejected } = registry::discover(&directories)?;
+        let staged: Vec<_> = found
+            .into_iter()
+            .map(|found| {
+                let snapshot = store.stage(&found.path).map_err(|error| error.to_string());
+                (found, snapshot)
+            })
+            .collect();
+        Ok((staged, rejected))
+    });
+    let (staged, rejected) = match found.await {
+        Ok(found) => found?,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
+    for rejected in &rejected {
+        tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
+    }
+    let mut handles = Vec::new();
+    let mut tasks = Vec::new();
+    for (found, snapshot) in staged {
+        let id = found.manifest.id.clone();
+        for warning in &found.warnings {
+            tracing::warn!(plugin = %id, %warning, "plugin.json");
+        }
+        if let Err(reason) = &snapshot {
+            tracing::warn!(plugin = %id, %reason, "the package cannot be copied");
+        }
+        let configured = service.config.plugins.get(id.as_str()).map(|plugin| plugin.configuration.clone());
+        let blueprint = Blueprint {
+            manifest: found.manifest,
+            source: found.path,
+            warnings: found.warnings,
+            snapshot,
+            host: host.clone(),
+            configuration: serde_json::Value::Object(configured.unwrap_or_default()),
+        };
+        let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
+        let (handle, task) = actor::start(blueprint, surroundings);
+        handles.push(handle);
+        tasks.push(task);
+    }
+    let registry = service.registry.get_or_init(|| Registry::new(handles, rejected));
+    for group in registry.start_order() {
+        for handle in group {
+            handle.tell(Command::Begin).await;
+        }
+    }
+    Ok(tasks)
+}
+
+/// Makes a folder that belongs to this user alone, or sees that it does.
+fn own_folder(what: &'static str, path: &Path) -> Result<(), DaemonError> {
+    let problem = |problem: String| DaemonError::Folder { what, path: path.to_owned(), problem };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| problem(error.to_string()))?;
+    let metadata = fs::metadata(path).map_err(|error| problem(error.to_string()))?;
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() != own {
+        return Err(problem(format!("it belongs to user {}, and this is user {own}", metadata.uid())));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(problem("others may write to it; run `chmod go-w` on it".to_owned()));
+    }
+    Ok(())
+}
+
+fn lock(state: &Path) -> Result<File, DaemonError> {
+    let problem =
+        |problem: String| DaemonError::Folder { what: "state directory", path: state.to_owned(), problem };
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(state.join("lock"))
+        .map_err(|error| problem(error.to_string()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::StateInUse { path: state.to_owned() }),
+        Err(errno) => Err(problem(errno.to_string())),
+    }
+}
+
+/// Each plugin costs several descriptors, and the usual soft limit is 1,024.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = rlimit::Resource::NOFILE.get()
+        && soft < hard
+        && let Err(error) = rlimit::Resource::NOFILE.set(hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "the descriptor limit cannot be raised");
+    }
+}

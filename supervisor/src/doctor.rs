@@ -1,0 +1,121 @@
+//! `palisade doctor`: what this host can do for plugins, what is wrong, and what to do about it.
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::registry::Rejected;
+use crate::sandbox::probe::{Ability, Host};
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// It works, with less than there could be.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// One check.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it came out.
+    pub state: Outcome,
+    /// What was found, a sentence.
+    pub summary: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// All checks.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// In the order in which they matter.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// Whether plugins can run at all.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.checks.iter().any(|check| check.state == Outcome::Fail)
+    }
+}
+
+/// What is known about this host and configuration.
+#[must_use]
+pub fn report(host: &Host, config: &Config, rejected: &[Rejected]) -> Report {
+    let ability = |name, ability: &Ability, missing: Outcome, what: &str| match ability {
+        Ability::Yes => Check { name, state: Outcome::Ok, summary: what.to_owned(), hint: None },
+        Ability::No(reason) => Check { name, state: missing, summary: reason.clone(), hint: None },
+    };
+    let root = rustix::process::geteuid().is_root();
+    let mut checks = vec![
+        ability("pid_namespace", &host.pid_namespaces, Outcome::Fail, "plugins get a pid namespace of their own"),
+        ability(
+            "user_namespace",
+            &host.user_namespaces,
+            // Root needs none to make the others.
+            if root { Outcome::Warn } else { Outcome::Fail },
+            "a user namespace can be made",
+        ),
+        ability("cgroup", &host.cgroup, Outcome::Warn, "plugins are born in a cgroup of their own"),
+    ];
+    let missing: Vec<_> =
+        ["memory", "pids", "cpu"].into_iter().filter(|name| !host.controllers.iter().any(|there| there == name)).collect();
+    if host.cgroup.is_yes() {
+        checks.push(match missing.as_slice() {
+            [] => Check {
+                name: "controllers",
+                state: Outcome::Ok,
+                summary: "memory, pids and cpu can be limited".to_owned(),
+                hint: None,
+            },
+            missing => Check {
+                name: "controllers",
+                state: Outcome::Warn,
+                summary: format!("this cgroup offers no controller for {}", missing.join(", ")),
+                hint: Some("a host with pure cgroup v2 offers them to a service with Delegate=yes".to_owned()),
+            },
+        });
+    }
+    checks.push(match host.descriptors.plugins_max() {
+        Some(most) => Check {
+            name: "descriptors",
+            state: if most < 16 { Outcome::Warn } else { Outcome::Ok },
+            summary: format!("{most} plugins fit under the descriptor limit"),
+            hint: (most < 16).then(|| "raise it with LimitNOFILE= or `ulimit -Hn`".to_owned()),
+        },
+        None => Check {
+            name: "descriptors",
+            state: Outcome::Ok,
+            summary: "the number of descriptors is not limited".to_owned(),
+            hint: None,
+        },
+    });
+    let directories: Vec<_> = config.plugin_directories.iter().map(|path| path.display().to_string()).collect();
+    checks.push(if directories.is_empty() {
+        Check {
+            name: "plugin_directories",
+            state: Outcome::Warn,
+            summary: "no plugin directory is configured".to_owned(),
+            hint: Some("name one with --plugins, or `plugin_directories` in palisade.toml".to_owned()),
+        }
+    } else {
+        Check { name: "plugin_directories", state: Outcome::Ok, summary: directories.join(", "), hint: None }
+    });
+    for rejected in rejected {
+        checks.push(Check {
+            name: "package",
+            state: Outcome::Warn,
+            summary: format!("{}: {}", rejected.path.display(), rejected.reason),
+            hint: None,
+        });
+    }
+    Report { checks }
+}

@@ -1,0 +1,108 @@
+//! What happened, for whoever wants to know: each change of a plugin's state, each failure, each decision worth an audit.
+//!
+//! A bus of bounded length: a subscriber that is too slow is told how many events it missed, and nobody waits for it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use crate::model::ids::{Generation, PluginId};
+use crate::model::status::PluginState;
+
+/// How many events a subscriber may be behind before it misses some.
+const BEHIND_MAX: usize = 1024;
+
+/// One event.
+#[derive(Debug, Clone, Serialize)]
+pub struct Event {
+    /// When, in milliseconds since the epoch.
+    pub time_unix_ms: u64,
+    /// What kind of event.
+    pub kind: EventKind,
+    /// Which plugin, where it concerns one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<PluginId>,
+    /// Which version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Which process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// The state before, for `state_changed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PluginState>,
+    /// The state after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<PluginState>,
+    /// A sentence, where the rest does not say it all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The kinds of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A plugin is in another state.
+    StateChanged,
+    /// A generation ended although nobody asked it to.
+    GenerationFailed,
+    /// A plugin was restarted too often, and stays down until it is reset.
+    Quarantined,
+    /// A call was still unanswered when its grace ended.
+    GraceMissed,
+    /// A plugin said more than its budget of log lines.
+    LogsDropped,
+    /// The daemon takes calls.
+    DaemonStarted,
+    /// The daemon begins to shut down.
+    DaemonStopping,
+}
+
+impl Event {
+    /// An event of now.
+    #[must_use]
+    pub fn new(kind: EventKind) -> Self {
+        Self {
+            time_unix_ms: unix_ms(SystemTime::now()),
+            kind,
+            plugin: None,
+            version: None,
+            generation: None,
+            from: None,
+            to: None,
+            reason: None,
+        }
+    }
+}
+
+/// Milliseconds since the epoch; 0 for a clock that stands before it.
+#[must_use]
+pub fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Where events are published and subscribed to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Bus(broadcast::Sender<Event>);
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(BEHIND_MAX))
+    }
+}
+
+impl Bus {
+    /// Tells everybody who listens.
+    pub fn publish(&self, event: Event) {
+        // An error means that nobody listens.
+        let _ = self.0.send(event);
+    }
+
+    /// All events from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.0.subscribe()
+    }
+}

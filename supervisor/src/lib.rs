@@ -1,0 +1,27 @@
+//! The Palisade daemon: runs each plugin as a confined, supervised child process, and lets agents call them.
+//!
+//! The map, from what decides to what performs (a test holds the arrows between them):
+//!
+//! * `model` decides and performs nothing: states, manifests, versions, limits.
+//! * `wire`, `config`, `events`, `store`, `sandbox`: frames over descriptors, what is configured, what happens, immutable packages,
+//!   what this host can do.
+//! * `process`: one child process. `plugin`: one plugin, its actor, its generations, their frames.
+//! * `registry`, `router`: which plugins there are, and which one a call is for.
+//! * `api`: the operations, and the socket over which they are asked for.
+//! * `daemon`: builds every part, connects them, and takes them down in order.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod config;
+pub mod daemon;
+pub mod doctor;
+pub mod events;
+pub mod model;
+pub mod plugin;
+pub mod process;
+pub mod registry;
+pub mod router;
+pub mod sandbox;
+pub mod store;
+pub mod telemetry;
+pub mod wire;

@@ -1,0 +1,23 @@
+//! What the daemon decides, without doing any of it.
+//!
+//! Everything here is a function of its arguments: time arrives as an `Instant`, randomness as a number, news as an event;
+//! what has to be done leaves as an action. That is why the rules of the daemon can be tested by tables and by random
+//! sequences of events, in microseconds and without a process.
+//!
+//! Invariants: no clock is read, no file, task or system call is touched; nothing grows without a named bound.
+//! Elsewhere: `plugin` (the actor) performs what `plugin` and `generation` here ask for; `config` reads the daemon's own
+//! configuration; `store` finds the bytes that `manifest` reads.
+
+pub mod call;
+pub mod dependency;
+pub mod exit;
+pub mod generation;
+pub mod ids;
+pub mod manifest;
+pub mod overdue;
+pub mod plugin;
+pub mod restart;
+pub mod specifier;
+pub mod status;
+pub mod version;
+pub mod watchdog;

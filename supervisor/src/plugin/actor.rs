@@ -1,0 +1,552 @@
+//! The owner of one version of a plugin: performs what `model::plugin` decides.
+//!
+//! It starts and ends generations, sets the route, keeps the calls for which there is none, and answers operators when what they
+//! asked for has come about. Calls in the steady state do not come here.
+//!
+//! Invariants: it waits for nothing but its own inbox and timer, so it can always be told something; a call that it keeps is given to
+//! a generation, ends by its deadline, or is refused with the reason why.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use palisade_protocol::{ErrorBody, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::actions::SharedActions;
+use super::blueprint::Blueprint;
+use super::call::{Call, Counters};
+use super::generation::{self, Message, Order, Running, Told};
+use super::handle::{Board, Command, Handle, Operation, Shared};
+use super::logs::{Hub, Voice};
+use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
+use crate::model::generation::{Reason, StopWhy};
+use crate::model::ids::Generation;
+use crate::model::manifest::Activation;
+use crate::model::plugin::{Action, Decline, Event, Machine, Refusal, Settings};
+use crate::model::status::{GenerationStatus, PluginState, Role};
+
+/// Operators who wait for one plugin at once.
+const WAITERS_MAX: usize = 64;
+
+/// Where a plugin reports to.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Everything that happens.
+    pub bus: Bus,
+    /// Everything that plugins say.
+    pub hub: Hub,
+    /// When the daemon started, as the origin of its clocks.
+    pub started: Instant,
+}
+
+/// Brings a plugin version to life. The task ends after `Command::Shutdown`.
+#[must_use]
+pub fn start(blueprint: Blueprint, surroundings: Surroundings) -> (Handle, JoinHandle<()>) {
+    let blueprint = Arc::new(blueprint);
+    let limits = &blueprint.manifest.limits;
+    // Every admitted call may be here, and some operators.
+    let room = (limits.concurrency + limits.queue) as usize + WAITERS_MAX;
+    let (commands, inbox) = mpsc::channel(room);
+    let (told_sender, told) = mpsc::channel(64);
+    let machine = Machine::new(Settings::from(&blueprint.manifest), Generation(1));
+    let board = Board {
+        state: machine.projection(),
+        since: SystemTime::now(),
+        reason: None,
+        generation: None,
+        restarts: 0,
+        restart_at: None,
+        quarantined: false,
+        last_failure: None,
+        actions: None,
+        route: None,
+    };
+    let shared = Arc::new(Shared { blueprint, counters: Arc::new(Counters::default()), board: board.into() });
+    let actor = Actor {
+        shared: shared.clone(),
+        surroundings,
+        machine,
+        running: HashMap::new(),
+        waiting: VecDeque::new(),
+        next_due: None,
+        waiters: Vec::new(),
+        describers: Vec::new(),
+        inbox,
+        told,
+        told_sender,
+        shutting_down: false,
+    };
+    (Handle::new(shared, commands), tokio::spawn(actor.run()))
+}
+
+/// Somebody who wants to hear when a state is reached.
+struct Waiter {
+    operation: Operation,
+    /// For a start or restart: the first generation that counts.
+    from: Generation,
+    reply: oneshot::Sender<Result<(), ErrorBody>>,
+}
+
+struct Actor {
+    shared: Arc<Shared>,
+    surroundings: Surroundings,
+    machine: Machine,
+    running: HashMap<Generation, Running>,
+    /// Calls without a route, in the order of their arrival.
+    waiting: VecDeque<Arc<Call>>,
+    /// No waiting call is due before this.
+    next_due: Option<Instant>,
+    waiters: Vec<Waiter>,
+    describers: Vec<oneshot::Sender<Result<SharedActions, ErrorBody>>>,
+    inbox: mpsc::Receiver<Command>,
+    told: mpsc::Receiver<(Generation, Told)>,
+    told_sender: mpsc::Sender<(Generation, Told)>,
+    shutting_down: bool,
+}
+
+/// Calls that go to the same place.
+enum Wake {
+    Command(Command),
+    Told(Generation, Told),
+    Timer,
+    /// Nobody can tell it anything any more.
+    Orphaned,
+}
+
+impl Actor {
+    async fn run(mut self) {
+        while !(self.shutting_down && self.running.is_empty()) {
+            let due = self.due();
+            let wake = tokio::select! {
+                told = self.told.recv() => match told {
+                    Some((generation, told)) => Wake::Told(generation, told),
+                    None => Wake::Orphaned,
+                },
+                command = self.inbox.recv(), if !self.inbox.is_closed() || !self.inbox.is_empty() => match command {
+                    Some(command) => Wake::Command(command),
+                    None => Wake::Orphaned,
+                },
+                () = sleep_until(due) => Wake::Timer,
+            };
+            match wake {
+                Wake::Command(command) => self.obey(command),
+                Wake::Told(generation, told) => self.hear(generation, told).await,
+                Wake::Timer => self.tick(),
+                Wake::Orphaned => self.obey(Command::Shutdown),
+            }
+        }
+        let gone = Refusal::Unloaded;
+        self.refuse_waiting(&gone);
+    }
+
+    /// When something is due: a restart, a call that waits, the end of being idle.
+    fn due(&self) -> Option<Instant> {
+        [self.machine.deadline(), self.next_due, self.idle_ends()].into_iter().flatten().min()
+    }
+
+    fn idle_ends(&self) -> Option<Instant> {
+        let Activation::Lazy { idle_stop: Some(idle_stop) } = self.machine.settings().activation else { return None };
+        if self.machine.projection() != PluginState::Active || self.shared.counters.present() > 0 {
+            return None;
+        }
+        let gauge = &self.running.get(&self.machine.route()?)?.gauge;
+        let since = gauge.idle_since_ms.load(std::sync::atomic::Ordering::Relaxed);
+        let last_call = self.surroundings.started + Duration::from_millis(since);
+        let active = gauge.seen().since.elapsed().unwrap_or_default();
+        let became_active = Instant::now().checked_sub(active)?;
+        Some(last_call.max(became_active) + idle_stop)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Call(call) => self.take_call(call),
+            Command::Operate(operation, reply) => self.operate(operation, reply),
+            Command::Begin => self.step(Event::Begin),
+            Command::Describe(reply) => self.describe(reply),
+            Command::Inspect(reply) => {
+                // Nobody waits for it any more, perhaps.
+                let _ = reply.send(self.inspect());
+            }
+            Command::Shutdown => {
+                self.shutting_down = true;
+                self.inbox.close();
+                self.step(Event::StopAsked { why: StopWhy::Shutdown });
+                self.refuse_waiting(&Refusal::Unloaded);
+            }
+        }
+    }
+
+    fn take_call(&mut self, call: Arc<Call>) {
+        if let Some(call) = self.forward(call) {
+            self.next_due = Some(self.next_due.map_or(call.deadline(), |due| due.min(call.deadline())));
+            // Ended calls leave room for those that wait.
+            if self.waiting.len() > 2 * self.shared.counters.present() as usize + WAITERS_MAX {
+                self.waiting.retain(|call| !call.is_done());
+            }
+            self.waiting.push_back(call);
+            self.step(Event::CallWaiting);
+        }
+    }
+
+    /// Gives a call to the generation that has the route; returns it if there is none.
+    fn forward(&self, call: Arc<Call>) -> Option<Arc<Call>> {
+        let Some(route) = self.machine.route().and_then(|serving| self.running.get(&serving)) else { return Some(call) };
+        match route.inbox.try_send(Message::Call(call)) {
+            Ok(()) => None,
+            Err(mpsc::error::TrySendError::Closed(message) | mpsc::error::TrySendError::Full(message)) => match message {
+                Message::Call(call) => Some(call),
+                Message::Poke(_) | Message::Order(_) => None,
+            },
+        }
+    }
+
+    fn operate(&mut self, operation: Operation, reply: oneshot::Sender<Result<(), ErrorBody>>) {
+        if self.waiters.len() == WAITERS_MAX {
+            let message = format!("{WAITERS_MAX} operations wait for {} already", self.shared.blueprint.manifest.id);
+            let _ = reply.send(Err(ErrorBody::new(ErrorCode::Overloaded, message)));
+            return;
+        }
+        let next = self.machine.next_generation();
+        let from = match (operation, self.machine.generation()) {
+            // A start is fulfilled by what serves or is on its way; a restart only by what comes after.
+            (Operation::Start, Some(current)) => current,
+            _ => next,
+        };
+        self.waiters.push(Waiter { operation, from, reply });
+        let event = match operation {
+            Operation::Start => Event::StartAsked,
+            Operation::Stop { .. } => Event::StopAsked { why: StopWhy::Operator },
+            Operation::Restart => Event::RestartAsked,
+            Operation::Pause => Event::PauseAsked,
+            Operation::Resume => Event::ResumeAsked,
+            Operation::Reset => Event::ResetAsked,
+        };
+        self.step(event);
+        if operation == (Operation::Stop { force: true }) {
+            for running in self.running.values() {
+                order(running, Order::Stop { why: StopWhy::Operator });
+            }
+        }
+    }
+
+    fn describe(&mut self, reply: oneshot::Sender<Result<SharedActions, ErrorBody>>) {
+        let known = self.shared.board().actions.clone();
+        if let Some(actions) = known {
+            let _ = reply.send(Ok(actions));
+        } else if self.describers.len() < WAITERS_MAX {
+            self.describers.push(reply);
+            // The same as a call that waits: a lazy plugin starts, a stopped one says so.
+            self.step(Event::CallWaiting);
+        } else {
+            let message = format!("{WAITERS_MAX} questions wait for {} already", self.shared.blueprint.manifest.id);
+            let _ = reply.send(Err(ErrorBody::new(ErrorCode::Overloaded, message)));
+        }
+    }
+
+    fn inspect(&self) -> Vec<GenerationStatus> {
+        let mut statuses: Vec<_> = self
+            .running
+            .iter()
+            .map(|(generation, running)| {
+                let seen = running.gauge.seen();
+                let role = if self.machine.route() == Some(*generation) {
+                    Role::Serving
+                } else if self.machine.candidate().is_some_and(|candidate| candidate.generation == *generation) {
+                    Role::Candidate
+                } else {
+                    Role::Retired
+                };
+                let load = std::sync::atomic::Ordering::Relaxed;
+                let in_flight = running.gauge.in_flight.load(load);
+                GenerationStatus {
+                    generation: *generation,
+                    role,
+                    phase: seen.phase.to_string(),
+                    since_unix_ms: unix_ms(seen.since),
+                    process_id: seen.processes.map(|(plugin, _)| plugin),
+                    calls_in_flight: in_flight,
+                    oldest_call_ms: (in_flight > 0).then(|| running.gauge.oldest_call_ms.load(load)),
+                }
+            })
+            .collect();
+        statuses.sort_by_key(|status| status.generation);
+        statuses
+    }
+
+    async fn hear(&mut self, generation: Generation, told: Told) {
+        match told {
+            Told::Loaded => self.step(Event::GenerationLoaded(generation)),
+            Told::Initialized => self.step(Event::GenerationInitialized(generation)),
+            Told::Active(actions) => {
+                self.shared.board().actions = Some(actions.clone());
+                for reply in self.describers.drain(..) {
+                    let _ = reply.send(Ok(actions.clone()));
+                }
+                self.step(Event::GenerationActive(generation));
+            }
+            Told::Paused => self.step(Event::GenerationPaused(generation)),
+            Told::PauseFailed => self.step(Event::GenerationPauseFailed(generation)),
+            Told::Resumed => self.step(Event::GenerationResumed(generation)),
+            Told::Stopping => self.step(Event::GenerationStopping(generation)),
+            Told::AskReplacement { missed } => self.step(Event::ReplaceAsked { generation, missed }),
+            Told::Returned(calls) => {
+                for call in calls {
+                    self.take_call(call);
+                }
+            }
+            Told::Ended(ended) => {
+                if let Some(running) = self.running.remove(&generation) {
+                    // It has told its last, so this is immediate.
+                    if let Err(error) = running.task.await {
+                        tracing::error!(%generation, %error, "the task of a generation panicked");
+                    }
+                }
+                if let Some(dossier) = ended.dossier {
+                    let mut event = self.event(EventKind::GenerationFailed);
+                    event.generation = Some(generation);
+                    event.reason = Some(dossier.reason.clone());
+                    self.surroundings.bus.publish(event);
+                    let id = &self.shared.blueprint.manifest.id;
+                    tracing::warn!(plugin = %id, %generation, reason = %dossier.reason, calls = dossier.calls_in_flight, "a generation failed");
+                    self.shared.board().last_failure = Some(dossier);
+                }
+                let jitter = fastrand::f64();
+                let (reason, stable_for) = (ended.reason, ended.stable_for);
+                self.step(Event::GenerationGone { generation, reason, stable_for, jitter });
+                // Those that came first go first.
+                let later = std::mem::take(&mut self.waiting);
+                for call in ended.returned.into_iter().chain(later) {
+                    self.take_call(call);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if self.next_due.is_some_and(|due| due <= now) {
+            let mut next: Option<Instant> = None;
+            let what = format!("{} took no calls", self.shared.blueprint.manifest.id);
+            self.waiting.retain(|call| {
+                if call.is_done() {
+                    return false;
+                }
+                let deadline = call.deadline();
+                if deadline <= now {
+                    call.fail(&call.timeout_error(&what));
+                    return false;
+                }
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+                true
+            });
+            self.next_due = next;
+        }
+        if self.idle_ends().is_some_and(|ends| ends <= now) {
+            self.step(Event::Idle);
+        }
+        if self.machine.deadline().is_some_and(|deadline| deadline <= now) {
+            self.step(Event::Tick);
+        }
+    }
+
+    /// Tells the machine what happened, and does what it asks for.
+    fn step(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.machine.step(event, Instant::now()) {
+                let unrouted = action == Action::SetRoute(None);
+                self.perform(action);
+                if unrouted && !self.waiting.is_empty() {
+                    events.push_back(Event::CallWaiting);
+                }
+            }
+        }
+        let mut board = self.shared.board();
+        board.generation = self.machine.generation();
+        board.restarts = self.machine.restarts();
+        board.restart_at = self.machine.deadline();
+        board.quarantined = self.machine.is_quarantined();
+        board.reason = self.machine.reason();
+        drop(board);
+        self.answer_waiters();
+    }
+
+    fn perform(&mut self, action: Action) {
+        let id = self.shared.blueprint.manifest.id.clone();
+        match action {
+            Action::StartGeneration(generation) => {
+                let voice = Voice { hub: self.surroundings.hub.clone(), plugin: id, generation };
+                let blueprint = self.shared.blueprint.clone();
+                let told = self.told_sender.clone();
+                let running = generation::start(blueprint, generation, voice, told, self.surroundings.started);
+                self.running.insert(generation, running);
+            }
+            Action::PauseGeneration(generation) => self.order(generation, Order::Pause),
+            Action::ResumeGeneration(generation) => self.order(generation, Order::Resume),
+            Action::StopGeneration { generation, why } => {
+                let within = self.shared.blueprint.manifest.limits.drain_timeout;
+                self.order(generation, Order::Drain { within, why });
+            }
+            Action::SetRoute(route) => {
+                let inbox = route.and_then(|generation| self.running.get(&generation)).map(|running| running.inbox.clone());
+                self.shared.board().route = inbox;
+                if route.is_some() {
+                    let waiting = std::mem::take(&mut self.waiting);
+                    self.next_due = None;
+                    for call in waiting {
+                        if let Some(call) = self.forward(call) {
+                            self.next_due = Some(self.next_due.map_or(call.deadline(), |due| due.min(call.deadline())));
+                            self.waiting.push_back(call);
+                        }
+                    }
+                }
+            }
+            Action::RefuseWaiting(refusal) => self.refuse_waiting(&refusal),
+            // These speak to a reload, which asks for its candidates itself.
+            Action::CandidateReady(generation) => tracing::debug!(plugin = %id, %generation, "a candidate is ready"),
+            Action::CandidateFailed { generation, reason } => {
+                tracing::warn!(plugin = %id, %generation, %reason, "a candidate failed; what serves goes on serving");
+            }
+            Action::Decline(decline) => {
+                if let Some(waiter) = self.waiters.pop() {
+                    let _ = waiter.reply.send(Err(declined(&decline)));
+                }
+            }
+            Action::Publish { from, to, generation, reason } => {
+                let mut board = self.shared.board();
+                board.state = to;
+                board.since = SystemTime::now();
+                drop(board);
+                tracing::info!(plugin = %id, %from, %to, reason = reason.as_deref(), "state");
+                let mut event = self.event(EventKind::StateChanged);
+                event.generation = generation;
+                event.from = Some(from);
+                event.to = Some(to);
+                event.reason = reason;
+                self.surroundings.bus.publish(event);
+                if to == PluginState::Failed && self.machine.is_quarantined() {
+                    self.surroundings.bus.publish(self.event(EventKind::Quarantined));
+                }
+            }
+        }
+    }
+
+    fn order(&self, generation: Generation, given: Order) {
+        if let Some(running) = self.running.get(&generation) {
+            order(running, given);
+        }
+    }
+
+    fn event(&self, kind: EventKind) -> BusEvent {
+        let manifest = &self.shared.blueprint.manifest;
+        let mut event = BusEvent::new(kind);
+        event.plugin = Some(manifest.id.clone());
+        event.version = Some(manifest.version.to_string());
+        event
+    }
+
+    fn refuse_waiting(&mut self, refusal: &Refusal) {
+        let error = self.refused(refusal);
+        for call in self.waiting.drain(..) {
+            call.fail(&error);
+        }
+        self.next_due = None;
+        for reply in self.describers.drain(..) {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) -> ErrorBody {
+        let id = &self.shared.blueprint.manifest.id;
+        let code = match refusal {
+            Refusal::Stopped | Refusal::Unloaded | Refusal::Paused => ErrorCode::Unavailable,
+            Refusal::Failed { reason } | Refusal::Quarantined { reason } => failure_code(reason),
+        };
+        ErrorBody::new(code, refusal.message(id)).with_hint(refusal.hint(id))
+    }
+
+    /// Answers those operators whose wish has been fulfilled, or cannot be.
+    fn answer_waiters(&mut self) {
+        let state = self.machine.projection();
+        let serving = self.machine.route();
+        let id = &self.shared.blueprint.manifest.id;
+        let mut kept = Vec::new();
+        for waiter in self.waiters.drain(..) {
+            let verdict = match waiter.operation {
+                Operation::Start | Operation::Restart => match state {
+                    PluginState::Active | PluginState::Paused if serving.is_some_and(|serving| waiter.from <= serving) => {
+                        Some(Ok(()))
+                    }
+                    PluginState::Failed if waiter.from < self.machine.next_generation() => {
+                        let reason = self.machine.reason().unwrap_or_else(|| "it failed".to_owned());
+                        let code = match self.machine.state() {
+                            crate::model::plugin::State::Failed { reason, .. } => failure_code(reason),
+                            _ => ErrorCode::Unavailable,
+                        };
+                        let error = ErrorBody::new(code, format!("{id}: {reason}"));
+                        Some(Err(error.with_hint(format!("`palisade logs {id}` and `palisade status {id}` say more"))))
+                    }
+                    PluginState::Unloaded => Some(Err(declined(&Decline::Unloaded))),
+                    _ => None,
+                },
+                Operation::Stop { .. } => match state {
+                    PluginState::Stopped | PluginState::Discovered | PluginState::Unloaded => Some(Ok(())),
+                    PluginState::Failed if self.running.is_empty() => Some(Ok(())),
+                    _ => None,
+                },
+                Operation::Pause => match state {
+                    PluginState::Paused => Some(Ok(())),
+                    PluginState::Active => None,
+                    other => Some(Err(declined(&Decline::NotActive(other)))),
+                },
+                Operation::Resume => match state {
+                    PluginState::Active => Some(Ok(())),
+                    PluginState::Paused => None,
+                    other => Some(Err(declined(&Decline::NotActive(other)))),
+                },
+                Operation::Reset => Some(Ok(())),
+            };
+            match verdict {
+                Some(verdict) => {
+                    let _ = waiter.reply.send(verdict);
+                }
+                None => kept.push(waiter),
+            }
+        }
+        self.waiters = kept;
+    }
+}
+
+fn order(running: &Running, order: Order) {
+    if running.inbox.try_send(Message::Order(order)).is_err() {
+        // Its inbox has room for every order it can be given; closed means that it has ended already.
+        tracing::debug!("an order came too late");
+    }
+}
+
+fn declined(decline: &Decline) -> ErrorBody {
+    ErrorBody::new(ErrorCode::Unavailable, decline.to_string())
+}
+
+/// How a failure of a plugin is told to somebody whose call it never had.
+fn failure_code(reason: &Reason) -> ErrorCode {
+    match reason {
+        Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
+        Reason::Stopped { .. }
+        | Reason::Overdue { .. }
+        | Reason::Crashed { .. }
+        | Reason::ProtocolViolation { .. }
+        | Reason::Hung { .. }
+        | Reason::Killed
+        | Reason::Unconfirmed => ErrorCode::Unavailable,
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

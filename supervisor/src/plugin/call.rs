@@ -1,0 +1,540 @@
+//! One call under way, shared by the connection it came from and the generation that works on it.
+//!
+//! Whoever moves the call to `Done` delivers its one terminal frame; everybody else finds that it has ended. What the caller sends
+//! after the call (cancel, stream data, credit) waits here until the generation takes it, so it reaches the plugin in order even
+//! if the call waited for a process first, or moved to another one.
+//!
+//! Bounded: at most the credit's worth of stream data waits, and credit given by the caller is kept as a number.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use palisade_protocol::{CREDIT_BYTES, Cancelled, CancelReason, ErrorBody, ErrorCode, Flags, Kind};
+use tokio::sync::mpsc;
+
+use super::generation::Message;
+use crate::model::call::LimitedBy;
+use crate::model::status::CallCounters;
+use crate::wire::OwnedFrame;
+
+/// The most credit that may be outstanding in one direction of one call.
+pub const CREDIT_OUTSTANDING_MAX: u64 = 1 << 31;
+
+/// Where a call came from and its answers go.
+pub trait Caller: Send + Sync + fmt::Debug {
+    /// A frame for the caller, under the caller's own id of the call. After a terminal kind without `MORE` (or the last
+    /// `Continue` of one with it) nothing more comes for that id.
+    fn frame(&self, id: u64, kind: Kind, flags: Flags, content: &[u8], ends: Ends);
+
+    /// The same for a large frame, whose header names kind and flags already.
+    fn large(&self, id: u64, frame: OwnedFrame, ends: Ends);
+}
+
+/// Whether a frame is the last of its call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// More frames follow.
+    No,
+    /// The call is over.
+    Yes,
+}
+
+/// Something the caller sent after the call itself.
+#[derive(Debug)]
+pub enum Follow {
+    /// A small frame: its kind, flags, and content.
+    Small(Kind, Flags, Box<[u8]>),
+    /// A large one.
+    Large(OwnedFrame),
+}
+
+impl Follow {
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Small(kind, ..) => Some(*kind),
+            Self::Large(frame) => Kind::from_number(frame.header().kind),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Small(_, _, content) => content.len() as u64,
+            Self::Large(frame) => frame.content().len() as u64,
+        }
+    }
+}
+
+/// The parameters, as they arrived.
+#[derive(Debug, Clone)]
+pub enum Params {
+    /// One MessagePack value, or the beginning of one that goes on in `Continue` frames.
+    Small(Arc<[u8]>),
+    /// The same, with the frame it came in: header and body of the caller's before it.
+    Large(Arc<OwnedFrame>, usize),
+}
+
+impl Params {
+    /// The payload's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Small(bytes) => bytes,
+            Self::Large(frame, start) => &frame.content()[*start..],
+        }
+    }
+}
+
+/// What a call is made of.
+#[derive(Debug)]
+pub struct NewCall {
+    /// The action's name.
+    pub action: Box<str>,
+    /// The parameters, or their first piece.
+    pub params: Params,
+    /// Whether more pieces follow.
+    pub more: bool,
+    /// How long the caller waits at most, if it said so.
+    pub caller_limit: Option<Duration>,
+    /// Who calls: `uid:1000`.
+    pub caller: Arc<str>,
+    /// Where the answers go, and the caller's own id of the call.
+    pub reply_to: (Arc<dyn Caller>, u64),
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub struct Call {
+    /// The action's name.
+    pub action: Box<str>,
+    /// The parameters, or their first piece.
+    pub params: Params,
+    /// Whether more pieces follow the first.
+    pub more: bool,
+    /// When it arrived.
+    pub begun: Instant,
+    /// How long the caller waits at most, if it said so.
+    pub caller_limit: Option<Duration>,
+    /// Who calls.
+    pub caller: Arc<str>,
+    reply_to: (Arc<dyn Caller>, u64),
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Until when it may take; the plugin's own limit counts once the action is known.
+    deadline: Instant,
+    limited_by: LimitedBy,
+    limit: Duration,
+    follow: VecDeque<Follow>,
+    /// Whether anything followed that can not be sent a second time.
+    streamed: bool,
+    /// Whether the caller has seen a part of the answer.
+    answered: bool,
+    /// Credit that the caller granted and the plugin was not told of yet.
+    grant: u64,
+    /// How much the caller may still send.
+    allowance: u64,
+    cancel: Option<CancelReason>,
+    poked: bool,
+    /// How many generations it was written to.
+    attempts: u32,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// No generation has it.
+    Waiting,
+    /// A generation works on it, under that id.
+    Running { inbox: mpsc::Sender<Message>, id: u64 },
+    /// Its terminal frame was delivered.
+    Done,
+}
+
+/// What the caller did wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FollowError {
+    /// More data than credit.
+    #[error("stream data of {bytes} bytes, and credit for {allowance}")]
+    BeyondCredit {
+        /// What it sent.
+        bytes: u64,
+        /// What it had left.
+        allowance: u64,
+    },
+    /// More credit than can be meant.
+    #[error("credit for more than 2 GiB outstanding, or for nothing")]
+    Credit,
+}
+
+/// What waits for a generation to act upon.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// Frames in order.
+    pub frames: VecDeque<Follow>,
+    /// Credit for the plugin's direction.
+    pub grant: u64,
+    /// The caller wants no answer; said again each time.
+    pub cancel: Option<CancelReason>,
+}
+
+impl Call {
+    /// A call that waits. It is counted as waiting from here on, until it ends.
+    #[must_use]
+    pub fn new(new: NewCall, plugin_limit: Duration, counters: Arc<Counters>) -> Arc<Self> {
+        let begun = Instant::now();
+        let deadline = crate::model::call::deadline(begun, new.caller_limit, None, plugin_limit);
+        Arc::new(Self {
+            action: new.action,
+            params: new.params,
+            more: new.more,
+            begun,
+            caller_limit: new.caller_limit,
+            caller: new.caller,
+            reply_to: new.reply_to,
+            counters,
+            state: Mutex::new(State {
+                phase: Phase::Waiting,
+                deadline: deadline.at,
+                limited_by: deadline.by,
+                limit: deadline.limit,
+                follow: VecDeque::new(),
+                streamed: false,
+                answered: false,
+                grant: 0,
+                allowance: u64::from(CREDIT_BYTES),
+                cancel: None,
+                poked: false,
+                attempts: 0,
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds a call")
+    }
+
+    /// Until when it may take.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.state().deadline
+    }
+
+    /// Sets the limit that follows from the action, now that it is known.
+    pub fn limit(&self, action: Option<Duration>, plugin: Duration) {
+        let deadline = crate::model::call::deadline(self.begun, self.caller_limit, action, plugin);
+        let mut state = self.state();
+        state.deadline = deadline.at;
+        state.limited_by = deadline.by;
+        state.limit = deadline.limit;
+    }
+
+    /// The error for a deadline that passed.
+    #[must_use]
+    pub fn timeout_error(&self, what: &str) -> ErrorBody {
+        let state = self.state();
+        let (whose, hint) = match state.limited_by {
+            LimitedBy::Caller => ("the caller's deadline", "allow more time, for example with --timeout"),
+            LimitedBy::Action => ("the action's limit", "the action's `timeout_seconds` in plugin.json sets it"),
+            LimitedBy::Plugin => ("the plugin's limit", "`limits.call_timeout_seconds` in plugin.json sets it"),
+        };
+        let limit = state.limit.as_millis();
+        ErrorBody::new(ErrorCode::Timeout, format!("{what} within {limit} ms, {whose}")).with_hint(hint)
+    }
+
+    /// Whether its terminal frame was delivered.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self.state().phase, Phase::Done)
+    }
+
+    // What the caller does.
+
+    /// A frame that the caller sent after the call.
+    ///
+    /// # Errors
+    /// [`FollowError::BeyondCredit`]: the caller broke the protocol.
+    pub fn follow(&self, follow: Follow) -> Result<(), FollowError> {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Done) {
+            return Ok(());
+        }
+        if follow.kind().is_some_and(Kind::needs_credit) {
+            let bytes = follow.len();
+            let allowance = state.allowance;
+            state.allowance = allowance.checked_sub(bytes).ok_or(FollowError::BeyondCredit { bytes, allowance })?;
+        }
+        state.streamed = true;
+        state.follow.push_back(follow);
+        state.poke();
+        Ok(())
+    }
+
+    /// Credit that the caller grants for the plugin's direction.
+    ///
+    /// # Errors
+    /// [`FollowError::Credit`] for none, or for more than can be meant.
+    pub fn grant(&self, bytes: u32) -> Result<(), FollowError> {
+        let mut state = self.state();
+        state.grant += u64::from(bytes);
+        if bytes == 0 || state.grant > CREDIT_OUTSTANDING_MAX {
+            return Err(FollowError::Credit);
+        }
+        state.poke();
+        Ok(())
+    }
+
+    /// The caller wants no answer any more. A call that waits ends here; one that runs when the plugin says so.
+    pub fn cancel(&self, reason: CancelReason) {
+        let mut state = self.state();
+        match &state.phase {
+            Phase::Done => {}
+            Phase::Waiting => {
+                drop(state);
+                self.end_cancelled("cancelled before it reached the plugin");
+            }
+            Phase::Running { .. } => {
+                state.cancel.get_or_insert(reason);
+                state.poke();
+            }
+        }
+    }
+
+    // What the generation does.
+
+    /// A generation takes the call under `id`; `None` if it has ended meanwhile.
+    #[must_use]
+    pub fn begin(&self, inbox: &mpsc::Sender<Message>, id: u64) -> Option<Begun> {
+        let mut state = self.state();
+        if !matches!(state.phase, Phase::Waiting) {
+            return None;
+        }
+        state.phase = Phase::Running { inbox: inbox.clone(), id };
+        state.attempts += 1;
+        let followed = state.has_followed();
+        self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Begun { deadline: state.deadline, followed })
+    }
+
+    /// Takes what the caller sent since.
+    #[must_use]
+    pub fn take_followed(&self) -> Followed {
+        let mut state = self.state();
+        state.poked = false;
+        Followed {
+            frames: std::mem::take(&mut state.follow),
+            grant: std::mem::take(&mut state.grant),
+            cancel: state.cancel,
+        }
+    }
+
+    /// The plugin granted credit: the caller may send that much more.
+    ///
+    /// # Errors
+    /// [`FollowError::Credit`] for none, or for more than can be meant.
+    pub fn allow(&self, bytes: u32) -> Result<(), FollowError> {
+        let mut state = self.state();
+        state.allowance += u64::from(bytes);
+        if bytes == 0 || state.allowance > CREDIT_OUTSTANDING_MAX {
+            return Err(FollowError::Credit);
+        }
+        Ok(())
+    }
+
+    /// How far it came, for deciding whether another generation may have it. `written`: whether its frame left.
+    #[must_use]
+    pub fn progressed(&self, written: bool) -> (crate::model::call::Progressed, u32) {
+        use crate::model::call::Progressed;
+        let state = self.state();
+        let progressed = match (written, state.answered || state.streamed) {
+            (false, false) => Progressed::Unwritten,
+            (true, false) => Progressed::Written,
+            // What followed is gone with the generation that took it.
+            (_, true) => Progressed::Answered,
+        };
+        (progressed, state.attempts)
+    }
+
+    /// Back to waiting, for another generation. Says whether it may wait: a call that was cancelled ends instead.
+    pub fn requeue(&self, written: bool) -> bool {
+        let mut state = self.state();
+        if !matches!(state.phase, Phase::Running { .. }) {
+            return false;
+        }
+        state.phase = Phase::Waiting;
+        if !written {
+            state.attempts -= 1;
+        }
+        let cancelled = state.cancel.is_some();
+        drop(state);
+        self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        if cancelled {
+            self.end_cancelled("cancelled while the plugin was replaced");
+        }
+        !cancelled
+    }
+
+    /// A frame of the plugin's that does not end the call.
+    pub fn pass(&self, kind: Kind, flags: Flags, content: &[u8]) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Done) {
+            return;
+        }
+        // Progress alone can be repeated without harm.
+        state.answered |= kind != Kind::Progress;
+        drop(state);
+        self.reply_to.0.frame(self.reply_to.1, kind, flags, content, Ends::No);
+    }
+
+    /// A large frame of the plugin's; `ends` when it completes the answer.
+    pub fn pass_large(&self, frame: OwnedFrame, ends: Ends) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Done) {
+            return;
+        }
+        state.answered = true;
+        if ends == Ends::Yes {
+            self.leave(&mut state, &self.counters.ok);
+        }
+        drop(state);
+        self.reply_to.0.large(self.reply_to.1, frame, ends);
+    }
+
+    /// The frame with which the plugin ends the call. Nothing happens if it has ended.
+    pub fn end(&self, kind: Kind, flags: Flags, content: &[u8]) {
+        let counter = match kind {
+            Kind::Err => &self.counters.errors,
+            Kind::Cancelled => &self.counters.cancelled,
+            _ => &self.counters.ok,
+        };
+        self.finish(counter, kind, flags, content);
+    }
+
+    /// Ends the call with an error of the host's.
+    pub fn fail(&self, error: &ErrorBody) {
+        let counter = match error.code {
+            ErrorCode::Timeout => &self.counters.timed_out,
+            ErrorCode::Crashed => &self.counters.crashed,
+            ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::InvalidParams | ErrorCode::ActionNotFound => {
+                &self.counters.refused
+            }
+            _ => &self.counters.errors,
+        };
+        let body = body(error);
+        self.finish(counter, Kind::Err, Flags::NONE, &body);
+    }
+
+    fn end_cancelled(&self, message: &str) {
+        let body = body(&Cancelled { message: Some(message.to_owned()) });
+        self.finish(&self.counters.cancelled, Kind::Cancelled, Flags::NONE, &body);
+    }
+
+    fn finish(&self, counter: &AtomicU64, kind: Kind, flags: Flags, content: &[u8]) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Done) {
+            return;
+        }
+        self.leave(&mut state, counter);
+        drop(state);
+        self.reply_to.0.frame(self.reply_to.1, kind, flags, content, Ends::Yes);
+    }
+
+    /// The one way to `Done`.
+    fn leave(&self, state: &mut State, counter: &AtomicU64) {
+        let gauge = match state.phase {
+            Phase::Waiting => &self.counters.waiting,
+            Phase::Running { .. } | Phase::Done => &self.counters.in_flight,
+        };
+        gauge.fetch_sub(1, Ordering::Relaxed);
+        counter.fetch_add(1, Ordering::Relaxed);
+        state.phase = Phase::Done;
+        state.follow = VecDeque::new();
+    }
+}
+
+impl State {
+    fn has_followed(&self) -> bool {
+        !self.follow.is_empty() || self.grant > 0 || self.cancel.is_some()
+    }
+
+    /// Tells the generation that there is something to take; once until it did.
+    fn poke(&mut self) {
+        if let Phase::Running { inbox, id } = &self.phase
+            && !self.poked
+        {
+            // The inbox has room for a poke per call; if it is closed, the generation is gone and so is the call's stream.
+            self.poked = inbox.try_send(Message::Poke(*id)).is_ok();
+        }
+    }
+}
+
+/// What a generation needs to know of a call that it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun {
+    /// Until when it may take.
+    pub deadline: Instant,
+    /// Whether the caller has sent more already.
+    pub followed: bool,
+}
+
+/// The calls of one plugin version, counted; `waiting` and `in_flight` together are what admission looks at.
+#[derive(Debug, Default)]
+pub struct Counters {
+    waiting: AtomicU32,
+    in_flight: AtomicU32,
+    ok: AtomicU64,
+    errors: AtomicU64,
+    cancelled: AtomicU64,
+    timed_out: AtomicU64,
+    crashed: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a call that comes in, unless `max` are there already.
+    pub fn admit(&self, max: u32) -> bool {
+        let there = self.waiting.load(Ordering::Relaxed) + self.in_flight.load(Ordering::Relaxed);
+        let admitted = there < max;
+        if admitted {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// How many calls there are, waiting or in flight.
+    #[must_use]
+    pub fn present(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed) + self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The numbers for `status`.
+    #[must_use]
+    pub fn snapshot(&self) -> CallCounters {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CallCounters {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            ok: count(&self.ok),
+            errors: count(&self.errors),
+            cancelled: count(&self.cancelled),
+            timed_out: count(&self.timed_out),
+            crashed: count(&self.crashed),
+            refused: count(&self.refused),
+        }
+    }
+}
+
+/// A message as the body of a frame.
+pub fn body<M: serde::Serialize>(message: &M) -> Vec<u8> {
+    // Our messages are structs of plain fields, which MessagePack can always hold.
+    rmp_serde::to_vec_named(message).expect("a message is a struct of plain fields")
+}

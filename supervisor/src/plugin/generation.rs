@@ -1,0 +1,909 @@
+//! One process of a plugin: the task that owns the child, from its launch to its proven end.
+//!
+//! It polls everything that can bring news of the child, turns each into an event of `model::generation`, and performs what the
+//! machine asks for. Whatever happens, the task ends with one `Ended`, which carries back the calls that another generation may have.
+//!
+//! Invariants: the child lives no longer than the task; a frame is looked at in the same poll in which it was read; a plugin
+//! that does not read is not written to without bound, because calls are admitted and data needs credit.
+
+use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use palisade_protocol::{
+    Drain, ErrorBody, ErrorCode, Guarantee, Hello, Level, Limits, PROTOCOL, PluginWelcome, Pong, Ready, Refuse, Welcome,
+    common_features, common_version,
+};
+use rustix::pipe::fcntl_setpipe_size;
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
+
+use super::actions::{Actions, SharedActions};
+use super::blueprint::Blueprint;
+use super::call::Call;
+use super::link::{LOG_FIELDS_BYTES_MAX, Link, LinkSettings, News};
+use super::logs::{self, Source, Voice};
+use crate::events::unix_ms;
+use crate::model::exit::Exit;
+use crate::model::generation::{Action, Event, LaunchFailure, Machine, Phase, Reason, StopWhy};
+use crate::model::ids::Generation;
+use crate::model::manifest::OnPause;
+use crate::model::plugin::Refusal;
+use crate::model::status::{Dossier, StderrTail};
+use crate::process::{Child, Control, Report};
+use crate::wire::{Filled, Incoming, Reader};
+
+/// While more than that waits in the small lane, no more calls are taken in: the plugin does not read.
+const CONGESTED_BYTES: usize = 256 << 10;
+
+/// A protocol pipe while large payloads pass, and otherwise.
+const PIPE_BYTES_BULK: usize = 1 << 20;
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Most messages taken from the inbox at once.
+const BATCH: usize = 256;
+
+/// What a generation is told.
+#[derive(Debug)]
+pub enum Message {
+    /// A call for it.
+    Call(Arc<Call>),
+    /// The caller of the call with that id has sent something more.
+    Poke(u64),
+    /// What the actor wants of it.
+    Order(Order),
+}
+
+/// What the actor can want of a generation.
+#[derive(Debug)]
+pub enum Order {
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Finish the calls within that time, then stop.
+    Drain {
+        /// How long it has.
+        within: Duration,
+        /// Why.
+        why: StopWhy,
+    },
+    /// Stop now; calls end.
+    Stop {
+        /// Why.
+        why: StopWhy,
+    },
+    /// Die.
+    Kill,
+}
+
+/// What a generation tells the actor.
+#[derive(Debug)]
+pub enum Told {
+    /// It said hello.
+    Loaded,
+    /// It is ready.
+    Initialized,
+    /// It takes calls, and these are its actions.
+    Active(SharedActions),
+    /// It stands still.
+    Paused,
+    /// It could not be frozen.
+    PauseFailed,
+    /// It goes on.
+    Resumed,
+    /// It takes no calls any more.
+    Stopping,
+    /// It does not end cancelled calls.
+    AskReplacement {
+        /// How many.
+        missed: u32,
+    },
+    /// Calls it did not begin and will not.
+    Returned(Vec<Arc<Call>>),
+    /// It is gone. The last thing it says.
+    Ended(Box<Ended>),
+}
+
+/// The end of a generation.
+#[derive(Debug)]
+pub struct Ended {
+    /// Why.
+    pub reason: Reason,
+    /// For how long it had been active.
+    pub stable_for: Duration,
+    /// What is known about the end, if nobody asked for it.
+    pub dossier: Option<Dossier>,
+    /// Calls that another generation may have.
+    pub returned: Vec<Arc<Call>>,
+}
+
+/// What others may read of a running generation at any time.
+#[derive(Debug)]
+pub struct Gauge {
+    /// How many calls the plugin has.
+    pub in_flight: AtomicU32,
+    /// When the last call ended, in milliseconds since the daemon's start; for the idle clock.
+    pub idle_since_ms: AtomicU64,
+    /// The age of the oldest call, as its last pong said.
+    pub oldest_call_ms: AtomicU64,
+    /// Phase and processes.
+    pub seen: Mutex<Seen>,
+}
+
+/// What changes seldom.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The state of its machine.
+    pub phase: Phase,
+    /// Since when.
+    pub since: SystemTime,
+    /// The main process, and pid 1 of its tree, as the host counts.
+    pub processes: Option<(u32, u32)>,
+    /// What it was built with, as its Hello said.
+    pub software: Option<String>,
+}
+
+impl Gauge {
+    fn new() -> Self {
+        let seen = Seen { phase: Phase::Starting, since: SystemTime::now(), processes: None, software: None };
+        Self {
+            in_flight: AtomicU32::new(0),
+            idle_since_ms: AtomicU64::new(0),
+            oldest_call_ms: AtomicU64::new(0),
+            seen: Mutex::new(seen),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.lock().expect("nothing panics while it holds a gauge"));
+    }
+
+    /// Phase and processes.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().expect("nothing panics while it holds a gauge").clone()
+    }
+}
+
+/// A generation that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where calls and orders go.
+    pub inbox: mpsc::Sender<Message>,
+    /// What it does at the moment.
+    pub gauge: Arc<Gauge>,
+    /// The task.
+    pub task: JoinHandle<()>,
+}
+
+/// Starts a generation. Everything it has to tell goes to `told`, the last of it being `Told::Ended`.
+pub fn start(
+    blueprint: Arc<Blueprint>,
+    number: Generation,
+    voice: Voice,
+    told: mpsc::Sender<(Generation, Told)>,
+    started: Instant,
+) -> Running {
+    let limits = &blueprint.manifest.limits;
+    // Room for each admitted call, a poke for each, and orders.
+    let room = 2 * (limits.concurrency + limits.queue) as usize + 64;
+    let (sender, receiver) = mpsc::channel(room);
+    let gauge = Arc::new(Gauge::new());
+    let link = Link::new(
+        sender.clone(),
+        LinkSettings {
+            plugin: blueprint.manifest.id.as_str().into(),
+            call_limit: limits.call_timeout,
+            cancel_grace: blueprint.manifest.cancel_grace,
+        },
+    );
+    let machine = Machine::new(blueprint.manifest.timing(), Instant::now());
+    let task = Task {
+        blueprint,
+        number,
+        voice,
+        told,
+        started,
+        gauge: gauge.clone(),
+        machine,
+        link,
+        inbox: receiver,
+        batch: Vec::new(),
+        reader: Reader::default(),
+        child: None,
+        logs: None,
+        timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        armed: None,
+        heard: None,
+        bulk: false,
+        paused_at: None,
+        actions: None,
+        lost: None,
+    };
+    Running { inbox: sender, gauge, task: tokio::spawn(task.run()) }
+}
+
+/// The ends of the child that this task holds; each is dropped when it is closed.
+struct Held {
+    input: Option<pipe::Sender>,
+    output: Option<pipe::Receiver>,
+    control: Control,
+}
+
+struct Task {
+    blueprint: Arc<Blueprint>,
+    number: Generation,
+    voice: Voice,
+    told: mpsc::Sender<(Generation, Told)>,
+    started: Instant,
+    gauge: Arc<Gauge>,
+    machine: Machine,
+    link: Link,
+    inbox: mpsc::Receiver<Message>,
+    batch: Vec<Message>,
+    reader: Reader,
+    child: Option<Held>,
+    logs: Option<JoinHandle<StderrTail>>,
+    timer: Pin<Box<Sleep>>,
+    /// When the timer fires.
+    armed: Option<Instant>,
+    /// When the last frame was read, if the machine was not told of it yet.
+    heard: Option<Instant>,
+    /// Whether the pipes are enlarged.
+    bulk: bool,
+    paused_at: Option<Instant>,
+    actions: Option<SharedActions>,
+    /// Why it lost its calls, once it has.
+    lost: Option<Reason>,
+}
+
+/// What one poll brought.
+#[derive(Default)]
+struct Wake {
+    filled: Option<std::io::Result<Filled>>,
+    flush_failed: bool,
+    report: Option<Report>,
+    messages: bool,
+    timer: bool,
+}
+
+impl Task {
+    async fn run(mut self) {
+        match self.blueprint.launch(self.number) {
+            Ok(Child { input, output, stdout, stderr, control }) => {
+                self.logs = Some(tokio::spawn(logs::capture(self.voice.clone(), stdout, stderr)));
+                self.child = Some(Held { input: Some(input), output: Some(output), control });
+            }
+            Err(failure) => self.apply(Event::LaunchFailed(failure)).await,
+        }
+        while self.machine.phase() != Phase::Gone {
+            self.arm();
+            let wake = poll_fn(|cx| self.poll(cx)).await;
+            self.act_on(wake).await;
+        }
+        self.end().await;
+    }
+
+    /// Sets the timer to whatever is due first.
+    fn arm(&mut self) {
+        let next = match (self.machine.deadline(), self.link.next_due()) {
+            (Some(machine), Some(calls)) => Some(machine.min(calls)),
+            (machine, calls) => machine.or(calls),
+        };
+        if next != self.armed {
+            // A timer that fires early only looks and finds nothing, so it is moved when something becomes due before it
+            // and not for every call that ends.
+            match (self.armed, next) {
+                (Some(armed), Some(next)) if armed <= next && armed > Instant::now() => {}
+                (_, Some(next)) => {
+                    self.timer.as_mut().reset(next.into());
+                    self.armed = Some(next);
+                }
+                (_, None) => self.armed = None,
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        let mut wake = Wake::default();
+        let mut ready = false;
+        if let Some(child) = &mut self.child {
+            if let Some(input) = &mut child.input
+                && !self.link.outbox.is_empty()
+            {
+                match self.link.outbox.poll_flush(cx, input) {
+                    Poll::Ready(Ok(())) => self.link.flushed(),
+                    Poll::Ready(Err(_)) => {
+                        wake.flush_failed = true;
+                        ready = true;
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            if let Some(output) = &mut child.output
+                && let Poll::Ready(filled) = self.reader.poll_fill(cx, output)
+            {
+                wake.filled = Some(filled);
+                ready = true;
+            }
+            if let Poll::Ready(report) = pin!(child.control.next_report()).poll(cx) {
+                wake.report = Some(report);
+                ready = true;
+            }
+        }
+        if self.link.outbox.small_bytes() < CONGESTED_BYTES
+            && let Poll::Ready(1..) = self.inbox.poll_recv_many(cx, &mut self.batch, BATCH)
+        {
+            wake.messages = true;
+            ready = true;
+        }
+        if self.armed.is_some() && self.timer.as_mut().poll(cx).is_ready() {
+            wake.timer = true;
+            ready = true;
+        }
+        if ready { Poll::Ready(wake) } else { Poll::Pending }
+    }
+
+    async fn act_on(&mut self, wake: Wake) {
+        // First what was read: it lies in a buffer that others use as soon as this task waits.
+        let now = Instant::now();
+        let mut news = Vec::new();
+        let mut fault = None;
+        match wake.filled {
+            Some(Ok(Filled::End)) => {
+                self.close_output();
+                let event = if self.reader.is_mid_frame() {
+                    Event::Violation { detail: "its output ended in the middle of a frame".to_owned() }
+                } else {
+                    Event::OutputClosed
+                };
+                fault = Some(event);
+            }
+            Some(Ok(filled)) => {
+                self.heard = Some(now);
+                let Self { reader, link, .. } = self;
+                let mut large = false;
+                let read = reader.frames(filled, |incoming| {
+                    large |= matches!(incoming, Incoming::Large(_));
+                    match link.heard(incoming, now) {
+                        Ok(None) => ControlFlow::Continue(()),
+                        Ok(Some(new)) => {
+                            news.push(new);
+                            ControlFlow::Continue(())
+                        }
+                        Err(violation) => ControlFlow::Break(violation),
+                    }
+                });
+                match read {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(detail)) => fault = Some(Event::Violation { detail }),
+                    Err(error) => fault = Some(Event::Violation { detail: error.to_string() }),
+                }
+                if large {
+                    self.widen();
+                }
+            }
+            Some(Err(_)) => {
+                self.close_output();
+                fault = Some(Event::OutputClosed);
+            }
+            None => {}
+        }
+        for new in news {
+            self.take_news(new, now).await;
+        }
+        if let Some(event) = fault {
+            if let Event::Violation { detail } = &event {
+                let error = ErrorBody::new(ErrorCode::ProtocolViolation, detail.clone());
+                self.link.send(palisade_protocol::Kind::Refuse, &Refuse { error });
+                self.flush_once().await;
+            }
+            self.apply(event).await;
+        }
+        if wake.messages {
+            let mut batch = std::mem::take(&mut self.batch);
+            for message in batch.drain(..) {
+                match message {
+                    Message::Call(call) => self.take_call(call, now).await,
+                    Message::Poke(id) => self.link.poke(id, now),
+                    Message::Order(order) => self.obey(order, now).await,
+                }
+            }
+            if batch.capacity() <= BATCH {
+                self.batch = batch;
+            }
+            if self.link.outbox.has_bulk() {
+                self.widen();
+            }
+        }
+        if wake.flush_failed {
+            if let Some(child) = &mut self.child {
+                child.input = None;
+            }
+            self.apply(Event::InputClosed).await;
+        }
+        if let Some(report) = wake.report {
+            self.take_report(report).await;
+        }
+        if wake.timer {
+            self.armed = None;
+            let lapsed = self.link.lapse(now, self.paused_at.is_some());
+            for _ in 0..lapsed.graces_missed {
+                self.apply(Event::GraceMissed).await;
+            }
+            if let Some(at) = self.heard.take() {
+                self.apply(Event::Heard { at }).await;
+            }
+            self.apply(Event::Tick).await;
+        }
+        self.note_calls();
+    }
+
+    /// Keeps the gauge, and gives memory back when nothing is under way.
+    fn note_calls(&mut self) {
+        let in_flight = u32::try_from(self.link.in_flight()).unwrap_or(u32::MAX);
+        let before = self.gauge.in_flight.swap(in_flight, Ordering::Relaxed);
+        if before > 0 && in_flight == 0 {
+            let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.gauge.idle_since_ms.store(since, Ordering::Relaxed);
+            if self.bulk && self.link.outbox.is_empty() {
+                self.narrow();
+            }
+        }
+    }
+
+    async fn take_call(&mut self, call: Arc<Call>, now: Instant) {
+        match self.machine.phase() {
+            Phase::Active => self.link.take(call, now),
+            Phase::Paused if self.blueprint.manifest.on_pause == OnPause::Refuse => {
+                let id = &self.voice.plugin;
+                let error = ErrorBody::new(ErrorCode::Unavailable, Refusal::Paused.message(id));
+                call.fail(&error.with_hint(Refusal::Paused.hint(id)));
+            }
+            // It waits unwritten until the plugin goes on.
+            Phase::Paused => self.link.take(call, now),
+            // The route was withdrawn while the call was on its way here.
+            _ => self.tell(Told::Returned(vec![call])).await,
+        }
+    }
+
+    async fn obey(&mut self, order: Order, now: Instant) {
+        let event = match order {
+            Order::Pause => Event::PauseAsked,
+            Order::Resume => Event::ResumeAsked,
+            Order::Drain { within, why } => Event::DrainAsked { until: now + within, why },
+            Order::Stop { why } => Event::StopAsked { why },
+            Order::Kill => Event::KillAsked,
+        };
+        self.apply(event).await;
+    }
+
+    async fn take_report(&mut self, report: Report) {
+        let event = match report {
+            Report::Started(started) => {
+                self.gauge.change(|seen| seen.processes = Some((started.plugin_pid, started.init_pid)));
+                Event::Launched
+            }
+            Report::Failed(failure) => {
+                let message = failure.message.clone();
+                Event::LaunchFailed(LaunchFailure { message, lasting: is_lasting(&failure) })
+            }
+            Report::Exited(exited) => {
+                self.read_the_rest().await;
+                Event::Exited(exited.exit.into())
+            }
+        };
+        if !matches!(event, Event::Launched) {
+            // Nothing further comes from it.
+            self.child = None;
+        }
+        self.apply(event).await;
+    }
+
+    /// What a process wrote before it died lies in the pipe, and may be the answer that somebody waits for.
+    async fn read_the_rest(&mut self) {
+        let now = Instant::now();
+        loop {
+            let Some(Held { output: Some(output), .. }) = &mut self.child else { return };
+            let reader = &mut self.reader;
+            // The other end is closed, so this never waits long; a descendant that was killed a moment ago is the exception.
+            let filled = tokio::time::timeout(logs::LAST_WORDS, poll_fn(|cx| reader.poll_fill(cx, output))).await;
+            let Ok(Ok(filled)) = filled else { return };
+            if filled == Filled::End {
+                return;
+            }
+            let link = &mut self.link;
+            let mut refused = None;
+            let read = reader.frames(filled, |incoming| match link.heard(incoming, now) {
+                Ok(Some(News::Refused(error))) => {
+                    refused = Some(error);
+                    ControlFlow::Continue(())
+                }
+                Ok(_) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            });
+            if let Some(error) = refused {
+                self.apply(Event::Refused { error: error.to_string() }).await;
+            }
+            if !matches!(read, Ok(ControlFlow::Continue(()))) {
+                return;
+            }
+        }
+    }
+
+    async fn take_news(&mut self, news: News, now: Instant) {
+        match news {
+            News::Hello(hello) => self.take_hello(hello).await,
+            News::Ready(ready) => self.take_ready(*ready).await,
+            News::Refused(error) => self.apply(Event::Refused { error: with_hint(&error) }).await,
+            News::Pong(pong) => self.take_pong(pong).await,
+            News::Drained => self.apply(Event::Drained).await,
+            News::Extend(extend) => {
+                let by = Duration::from_millis(extend.by_ms);
+                if !extend.reason.is_empty() {
+                    let message = format!("needs {by:?} more: {}", extend.reason);
+                    self.voice.say(Source::Supervisor, Level::Info, &message, None, None);
+                }
+                self.apply(Event::Extended { by }).await;
+            }
+            News::Log(log) => {
+                let fields = log.fields.filter(|fields| fields.to_string().len() <= LOG_FIELDS_BYTES_MAX);
+                self.voice.say(Source::Log, log.level, &log.message, fields, log.call);
+            }
+            News::HostCall { id, op } => {
+                let answer = self.host_call(&op, now);
+                self.link.answer(id, answer);
+            }
+        }
+    }
+
+    async fn take_hello(&mut self, hello: Hello) {
+        let Some(version) = common_version(PROTOCOL, hello.protocol) else {
+            let error = format!(
+                "the plugin speaks protocol versions {} to {}, and this supervisor {} to {}; rebuild it with another palisade-sdk",
+                hello.protocol.min, hello.protocol.max, PROTOCOL.min, PROTOCOL.max
+            );
+            let refuse = Refuse { error: ErrorBody::new(ErrorCode::InitializationFailed, error.clone()) };
+            self.link.send(palisade_protocol::Kind::Refuse, &refuse);
+            self.flush_once().await;
+            return self.apply(Event::Refused { error }).await;
+        };
+        let features = common_features(&hello.features);
+        self.link.agree(&features);
+        self.gauge.change(|seen| seen.software = Some(hello.software));
+        let manifest = &self.blueprint.manifest;
+        let ready_within = self.machine.deadline().map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
+        let welcome = Welcome {
+            protocol: version,
+            features,
+            software: concat!("palisaded/", env!("CARGO_PKG_VERSION")).to_owned(),
+            limits: Limits { calls_max: manifest.limits.concurrency, ..Limits::default() },
+            plugin: Some(PluginWelcome {
+                id: manifest.id.to_string(),
+                version: manifest.version.to_string(),
+                generation: self.number.0,
+                ready_within_ms: u64::try_from(ready_within.as_millis()).unwrap_or(u64::MAX),
+                configuration: self.blueprint.configuration.clone(),
+                permissions: Vec::new(),
+                guarantees: self.guarantees(),
+                state_schema: None,
+            }),
+        };
+        self.apply_with(Event::Hello, Some(welcome)).await;
+    }
+
+    fn guarantees(&self) -> Vec<Guarantee> {
+        self.blueprint.host.guarantees()
+    }
+
+    async fn take_ready(&mut self, ready: Ready) {
+        let manifest = &self.blueprint.manifest;
+        let (id, version) = (manifest.id.as_str(), manifest.version.to_string());
+        if ready.id != id || ready.version != version {
+            let error = format!(
+                "the program calls itself {} {}, and its plugin.json {id} {version}; make them agree",
+                ready.id, ready.version
+            );
+            return self.apply(Event::Refused { error }).await;
+        }
+        let actions = match Actions::new(ready.actions, manifest) {
+            Ok(actions) => Arc::new(actions),
+            Err(error) => return self.apply(Event::Refused { error }).await,
+        };
+        let concurrency = ready.concurrency.min(manifest.limits.concurrency).max(1);
+        self.link.open(actions.clone(), concurrency as usize);
+        self.actions = Some(actions);
+        self.apply(Event::Ready).await;
+    }
+
+    async fn take_pong(&mut self, pong: Pong) {
+        self.gauge.oldest_call_ms.store(pong.oldest_call_ms, Ordering::Relaxed);
+        let oldest = (pong.calls > 0).then(|| Duration::from_millis(pong.oldest_call_ms));
+        let healthy = pong.unhealthy.is_none();
+        self.apply(Event::Pong { healthy, detail: pong.unhealthy, oldest_call: oldest }).await;
+    }
+
+    /// What a plugin may ask of the supervisor.
+    fn host_call(&self, op: &str, now: Instant) -> Result<Vec<u8>, ErrorBody> {
+        match op {
+            "self" => {
+                let manifest = &self.blueprint.manifest;
+                let uptime = self.machine.active_for(now).as_millis();
+                Ok(super::call::body(&serde_json::json!({
+                    "id": manifest.id.as_str(),
+                    "version": manifest.version.to_string(),
+                    "generation": self.number.0,
+                    "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
+                })))
+            }
+            other => Err(ErrorBody::new(ErrorCode::ActionNotFound, format!("this supervisor has no host call {other:?}"))),
+        }
+    }
+
+    async fn apply(&mut self, event: Event) {
+        self.apply_with(event, None).await;
+    }
+
+    /// Tells the machine what happened, and does what it asks for.
+    async fn apply_with(&mut self, event: Event, mut welcome: Option<Welcome>) {
+        let now = Instant::now();
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for action in self.machine.step(event, now) {
+                if let Some(further) = self.perform(action, now, &mut welcome).await {
+                    events.push(further);
+                }
+            }
+        }
+    }
+
+    /// Does one thing that the machine asked for. What follows at once is returned.
+    async fn perform(&mut self, action: Action, now: Instant, welcome: &mut Option<Welcome>) -> Option<Event> {
+        use palisade_protocol::Kind;
+        match action {
+            Action::SendWelcome => {
+                if let Some(welcome) = welcome.take() {
+                    self.link.send(Kind::Welcome, &welcome);
+                }
+            }
+            Action::SendHealthCheck => self.link.ping(true),
+            Action::SendPing => self.link.ping(false),
+            Action::SendDrain { until } => {
+                let within = until.saturating_duration_since(now);
+                let reason = "the supervisor stops this generation".to_owned();
+                let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                self.link.cancel_endless(now);
+                self.link.send(Kind::Drain, &Drain { within_ms, reason });
+            }
+            Action::OfferRoute => {
+                if let Some(actions) = self.actions.clone() {
+                    self.tell(Told::Active(actions)).await;
+                }
+            }
+            Action::WithdrawRoute => {
+                self.link.close();
+                self.tell(Told::Stopping).await;
+                let waiting = self.link.take_waiting();
+                if !waiting.is_empty() {
+                    self.tell(Told::Returned(waiting)).await;
+                }
+            }
+            Action::AskReplacement { missed } => self.tell(Told::AskReplacement { missed }).await,
+            Action::CloseInput => {
+                self.flush_once().await;
+                if let Some(child) = &mut self.child {
+                    child.input = None;
+                }
+            }
+            Action::Terminate => {
+                if let Some(child) = &self.child
+                    && let Err(error) = child.control.terminate()
+                {
+                    tracing::debug!(plugin = %self.voice.plugin, generation = %self.number, %error, "no SIGTERM");
+                }
+            }
+            Action::KillTree => {
+                if let Some(child) = &mut self.child {
+                    child.control.kill();
+                }
+            }
+            Action::KillLauncher => {
+                if let Some(child) = &mut self.child {
+                    child.control.kill_launcher();
+                }
+            }
+            Action::Freeze => {
+                let frozen = self.child.as_ref().map(|child| child.control.freeze());
+                match frozen {
+                    Some(Ok(())) => {
+                        self.paused_at = Some(now);
+                        self.link.hold();
+                        self.tell(Told::Paused).await;
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(plugin = %self.voice.plugin, generation = %self.number, %error, "cannot be paused");
+                        self.tell(Told::PauseFailed).await;
+                        return Some(Event::FreezeFailed);
+                    }
+                    None => return Some(Event::FreezeFailed),
+                }
+            }
+            Action::Thaw => {
+                if let Some(child) = &self.child
+                    && let Err(error) = child.control.thaw()
+                {
+                    tracing::warn!(plugin = %self.voice.plugin, generation = %self.number, %error, "cannot be resumed");
+                }
+                if let Some(paused_at) = self.paused_at.take() {
+                    self.link.go_on(now, now.saturating_duration_since(paused_at));
+                    self.tell(Told::Resumed).await;
+                }
+            }
+            // Ended below, when it is known how the process ended and what it said last.
+            Action::FailCalls { reason } => {
+                self.link.close();
+                self.lost.get_or_insert(reason);
+            }
+            Action::ReportHealth { healthy, detail, .. } => {
+                if !healthy {
+                    let detail = detail.unwrap_or_else(|| "it did not say why".to_owned());
+                    self.voice.say(Source::Supervisor, Level::Warn, &format!("is not healthy: {detail}"), None, None);
+                }
+            }
+            Action::Publish { from, to } => {
+                tracing::debug!(plugin = %self.voice.plugin, generation = %self.number, %from, %to, "generation");
+                self.gauge.change(|seen| {
+                    seen.phase = to;
+                    seen.since = SystemTime::now();
+                });
+                match to {
+                    Phase::Loaded => self.tell(Told::Loaded).await,
+                    Phase::Initialized => self.tell(Told::Initialized).await,
+                    Phase::Stopping => self.tell(Told::Stopping).await,
+                    Phase::Starting | Phase::Active | Phase::Paused | Phase::Draining | Phase::Gone => {}
+                }
+            }
+        }
+        None
+    }
+
+    async fn tell(&self, told: Told) {
+        // The actor outlives its generations; if it is gone, so is everybody who could want to know.
+        let _ = self.told.send((self.number, told)).await;
+    }
+
+    /// Writes what waits, as far as the pipe takes it now.
+    async fn flush_once(&mut self) {
+        if let Some(Held { input: Some(input), .. }) = &mut self.child {
+            let outbox = &mut self.link.outbox;
+            poll_fn(|cx| {
+                let _ = outbox.poll_flush(cx, input);
+                Poll::Ready(())
+            })
+            .await;
+        }
+    }
+
+    fn close_output(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.output = None;
+        }
+    }
+
+    /// Large payloads pass: enlarge the pipes. Where the user's share is used up they stay as they are.
+    fn widen(&mut self) {
+        if !self.bulk {
+            self.bulk = true;
+            self.resize(PIPE_BYTES_BULK);
+        }
+    }
+
+    fn narrow(&mut self) {
+        self.bulk = false;
+        self.resize(PIPE_BYTES);
+    }
+
+    fn resize(&self, bytes: usize) {
+        let Some(child) = &self.child else { return };
+        let ends = [child.input.as_ref().map(AsFd::as_fd), child.output.as_ref().map(AsFd::as_fd)];
+        for end in ends.into_iter().flatten() {
+            let _ = fcntl_setpipe_size(end, bytes);
+        }
+    }
+
+    /// The process is gone: its last words, its dossier, its calls.
+    async fn end(mut self) {
+        let now = Instant::now();
+        self.child = None;
+        let tail = match self.logs.take() {
+            Some(mut logs) => match tokio::time::timeout(logs::LAST_WORDS, &mut logs).await {
+                Ok(tail) => tail.unwrap_or_default(),
+                Err(_) => {
+                    logs.abort();
+                    StderrTail::default()
+                }
+            },
+            None => StderrTail::default(),
+        };
+        let reason = self.machine.reason().cloned().unwrap_or(Reason::Unconfirmed);
+        let exit = self.machine.exit();
+        let in_flight = u32::try_from(self.link.in_flight()).unwrap_or(u32::MAX);
+        let dossier = reason.is_failure().then(|| Dossier {
+            generation: self.number,
+            at_unix_ms: unix_ms(SystemTime::now()),
+            reason: reason.to_string(),
+            exit,
+            last_stderr: tail.lines(),
+            calls_in_flight: in_flight,
+        });
+        self.inbox.close();
+        while let Ok(message) = self.inbox.try_recv() {
+            if let Message::Call(call) = message {
+                self.link.take(call, now);
+            }
+        }
+        let cause = self.lost.take().unwrap_or_else(|| reason.clone());
+        let plugin = self.voice.plugin.clone();
+        let details = dossier.as_ref().and_then(|dossier| serde_json::to_value(dossier).ok());
+        let returned = self.link.dissolve(now, |written| call_error(plugin.as_str(), &cause, exit, written, details.clone()));
+        if let Some(dossier) = &dossier {
+            self.voice.say(Source::Supervisor, Level::Error, &dossier.reason, None, None);
+        }
+        self.gauge.in_flight.store(0, Ordering::Relaxed);
+        let stable_for = self.machine.active_for(now);
+        self.tell(Told::Ended(Box::new(Ended { reason, stable_for, dossier, returned }))).await;
+    }
+}
+
+/// What a caller is told whose call went down with its process.
+fn call_error(
+    plugin: &str,
+    reason: &Reason,
+    exit: Option<Exit>,
+    written: bool,
+    details: Option<serde_json::Value>,
+) -> ErrorBody {
+    let code = match reason {
+        Reason::Stopped { .. } | Reason::Killed => ErrorCode::Unavailable,
+        Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
+        Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
+        Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => ErrorCode::Crashed,
+    };
+    let what = match (reason, exit) {
+        (Reason::Crashed { exit }, _) => exit.to_string(),
+        (reason, _) => reason.to_string(),
+    };
+    let during = if written { "during the call; the work may have been done" } else { "before it read the call" };
+    let mut error = ErrorBody::new(code, format!("{plugin}: {what}, {during}"));
+    if let Some(details) = details {
+        error = error.with_details(details);
+    }
+    match code {
+        ErrorCode::Unavailable => error.with_hint(format!("`palisade start {plugin}` starts it again")),
+        _ => error.with_hint(format!("`palisade logs {plugin}` and `palisade status {plugin}` say more")),
+    }
+}
+
+fn with_hint(error: &ErrorBody) -> String {
+    match &error.hint {
+        Some(hint) => format!("{} ({hint})", error.message),
+        None => error.message.clone(),
+    }
+}
+
+/// Whether another attempt at the same step would fail the same way.
+fn is_lasting(failure: &crate::process::Failure) -> bool {
+    use crate::process::Step;
+    match failure.step {
+        Step::Exec => true,
+        _ => false,
+    }
+}

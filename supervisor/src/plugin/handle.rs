@@ -1,0 +1,277 @@
+//! What the rest of the daemon holds of one version of a plugin.
+//!
+//! A call goes straight to the generation that the route points to; only where there is no route does it pass the actor. Cheap to
+//! clone.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use palisade_protocol::{ErrorBody, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::actions::SharedActions;
+use super::blueprint::Blueprint;
+use super::call::{Call, Counters, NewCall};
+use super::generation::Message;
+use crate::events::unix_ms;
+use crate::model::ids::{Generation, PluginId};
+use crate::model::status::{Dossier, PluginInfo, PluginState, PluginStatus};
+
+/// When a caller that was turned away because of a full queue may come back.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// What the actor is told.
+#[derive(Debug)]
+pub enum Command {
+    /// A call, and no route for it.
+    Call(Arc<Call>),
+    /// What an operator wants.
+    Operate(Operation, oneshot::Sender<Result<(), ErrorBody>>),
+    /// The daemon has found all plugins: those that run always start now.
+    Begin,
+    /// The actions are to become known, if need be by starting the plugin.
+    Describe(oneshot::Sender<Result<SharedActions, ErrorBody>>),
+    /// The processes behind `status`.
+    Inspect(oneshot::Sender<Vec<crate::model::status::GenerationStatus>>),
+    /// End everything, then yourself.
+    Shutdown,
+}
+
+/// What an operator can want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A process, and always one.
+    Start,
+    /// No process; `force` does not wait for calls.
+    Stop {
+        /// Do not wait for calls under way.
+        force: bool,
+    },
+    /// Another process.
+    Restart,
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Forgive its failures.
+    Reset,
+}
+
+/// What the actor keeps up to date for everybody.
+#[derive(Debug)]
+pub struct Board {
+    /// What users see.
+    pub state: PluginState,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why, where that is not plain.
+    pub reason: Option<String>,
+    /// The one that serves or is to.
+    pub generation: Option<Generation>,
+    /// Automatic restarts so far.
+    pub restarts: u64,
+    /// When the next one is due.
+    pub restart_at: Option<std::time::Instant>,
+    /// Failed too often.
+    pub quarantined: bool,
+    /// How it failed last.
+    pub last_failure: Option<Dossier>,
+    /// Its actions, as far as they are known.
+    pub actions: Option<SharedActions>,
+    /// Where calls go.
+    pub route: Option<mpsc::Sender<Message>>,
+}
+
+/// What handle and actor share.
+#[derive(Debug)]
+pub struct Shared {
+    /// What its generations are made from.
+    pub blueprint: Arc<Blueprint>,
+    /// Its calls.
+    pub counters: Arc<Counters>,
+    /// What it is doing.
+    pub board: Mutex<Board>,
+}
+
+impl Shared {
+    /// The board, to read or to change.
+    pub fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().expect("nothing panics while it holds the board")
+    }
+}
+
+/// One version of a plugin, for those who call or operate it.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Sender<Command>) -> Self {
+        Self { shared, commands }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &PluginId {
+        &self.shared.blueprint.manifest.id
+    }
+
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> &semver::Version {
+        &self.shared.blueprint.manifest.version
+    }
+
+    /// What its generations are made from.
+    #[must_use]
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.shared.blueprint
+    }
+
+    /// Admits a call and sends it on its way. `known` gets it before anything can be answered.
+    ///
+    /// # Errors
+    /// `overloaded` when the plugin has all the calls it may have; `action_not_found`.
+    pub fn call(&self, new: NewCall, known: impl FnOnce(&Arc<Call>)) -> Result<(), ErrorBody> {
+        let limits = &self.shared.blueprint.manifest.limits;
+        let most = limits.concurrency + limits.queue;
+        let board = self.shared.board();
+        if let Some(actions) = &board.actions {
+            // What is wrong in any case need not wait for a process.
+            actions.get(self.id().as_str(), &new.action)?;
+        }
+        if !self.shared.counters.admit(most) {
+            return Err(self.overloaded(most));
+        }
+        let call = Call::new(new, limits.call_timeout, self.shared.counters.clone());
+        known(&call);
+        let unrouted = match &board.route {
+            Some(inbox) => match inbox.try_send(Message::Call(call)) {
+                Ok(()) => None,
+                Err(mpsc::error::TrySendError::Closed(message) | mpsc::error::TrySendError::Full(message)) => {
+                    Some(message)
+                }
+            },
+            None => Some(Message::Call(call)),
+        };
+        drop(board);
+        if let Some(Message::Call(call)) = unrouted
+            && let Err(error) = self.commands.try_send(Command::Call(call))
+        {
+            let (mpsc::error::TrySendError::Closed(command) | mpsc::error::TrySendError::Full(command)) = error;
+            if let Command::Call(call) = command {
+                call.fail(&self.overloaded(most));
+            }
+        }
+        Ok(())
+    }
+
+    fn overloaded(&self, most: u32) -> ErrorBody {
+        let retry_after_ms = u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX);
+        ErrorBody::new(ErrorCode::Overloaded, format!("{} has {most} calls under way or waiting, as many as it may", self.id()))
+            .with_retry_after_ms(retry_after_ms)
+            .with_hint("`limits.concurrency` and `limits.queue` in plugin.json set how many it takes")
+    }
+
+    /// Performs what an operator wants, and waits until it has come about.
+    ///
+    /// Cancel safe: the plugin goes on to where it was told to go.
+    ///
+    /// # Errors
+    /// Why it did not come about.
+    pub async fn operate(&self, operation: Operation) -> Result<(), ErrorBody> {
+        self.ask(|reply| Command::Operate(operation, reply)).await?
+    }
+
+    /// Its actions. A plugin that has not run yet is started for this.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub async fn describe(&self) -> Result<SharedActions, ErrorBody> {
+        if let Some(actions) = self.actions() {
+            return Ok(actions);
+        }
+        self.ask(Command::Describe).await?
+    }
+
+    /// Its actions, if it has run.
+    #[must_use]
+    pub fn actions(&self) -> Option<SharedActions> {
+        self.shared.board().actions.clone()
+    }
+
+    /// Tells the actor something that is not answered.
+    pub(crate) async fn tell(&self, command: Command) {
+        // An actor that has ended has nothing left to do.
+        let _ = self.commands.send(command).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ErrorBody> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || ErrorBody::new(ErrorCode::Unavailable, format!("{} was unloaded", self.id()));
+        self.commands.send(command(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn state(&self) -> PluginState {
+        self.shared.board().state
+    }
+
+    /// What `status` shows.
+    pub async fn status(&self) -> PluginStatus {
+        let generations = self.ask(Command::Inspect).await.unwrap_or_default();
+        let manifest = &self.shared.blueprint.manifest;
+        let board = self.shared.board();
+        let restart_in = board.restart_at.map(|at| at.saturating_duration_since(std::time::Instant::now()));
+        PluginStatus {
+            id: manifest.id.clone(),
+            version: manifest.version.clone(),
+            name: manifest.name.clone(),
+            state: board.state,
+            reason: board.reason.clone(),
+            since_unix_ms: unix_ms(board.since),
+            generation: board.generation,
+            generations,
+            restarts: board.restarts,
+            restart_in_ms: restart_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            quarantined: board.quarantined,
+            last_failure: board.last_failure.clone(),
+            calls: self.shared.counters.snapshot(),
+        }
+    }
+
+    /// One line of `list`.
+    #[must_use]
+    pub fn summary(&self) -> crate::model::status::PluginSummary {
+        let manifest = &self.shared.blueprint.manifest;
+        let board = self.shared.board();
+        crate::model::status::PluginSummary {
+            id: manifest.id.clone(),
+            version: manifest.version.clone(),
+            name: manifest.name.clone(),
+            state: board.state,
+            since_unix_ms: unix_ms(board.since),
+            generation: board.generation,
+            restarts: board.restarts,
+            calls_in_flight: self.shared.counters.snapshot().in_flight,
+            description: manifest.description.clone(),
+        }
+    }
+
+    /// What `info` shows, apart from the actions.
+    pub async fn info(&self) -> PluginInfo {
+        let blueprint = &self.shared.blueprint;
+        PluginInfo {
+            status: self.status().await,
+            description: blueprint.manifest.description.clone(),
+            source: blueprint.source.display().to_string(),
+            entry_point: blueprint.manifest.entry_point.as_str().to_owned(),
+            actions: Vec::new(),
+            warnings: blueprint.warnings.clone(),
+        }
+    }
+}

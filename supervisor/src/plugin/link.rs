@@ -1,0 +1,722 @@
+//! The frames between the supervisor and one process of a plugin.
+//!
+//! The link numbers calls, writes them, checks what comes back against what was asked, keeps credit and order, and turns everything
+//! else the plugin says into news for its owner. It performs no wait of its own: `generation` polls it, and asks it at its deadline.
+//!
+//! Invariants: an id is known from its call until its terminal frame, whatever happened to the caller meanwhile, so an
+//! answer under an unknown id is always the plugin's fault; every call handed in comes out again, ended or returned.
+//! Elsewhere: what follows from a fault is decided in `model::generation`; who gets a returned call, in `actor`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use palisade_protocol::{
+    Call as CallBody, Cancel, CancelReason, CREDIT_BYTES, Empty, ErrorBody, ErrorCode, Extend, Flags, Frame, FrameError, Hello,
+    HostCall, Kind, Log, PAYLOAD_BYTES_MAX, Ping, Pong, Ready, Refuse, StreamAbort, StreamCredit, StreamOpen, StreamSide,
+};
+use tokio::sync::mpsc;
+
+use super::actions::SharedActions;
+use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, Follow};
+use super::generation::Message;
+use crate::model::call::{AfterEnd, after_end};
+use crate::wire::{Incoming, LARGE_FRAME_BYTES, Lane, Outbox, Ticket};
+
+/// Answers to the plugin's own questions that it has not read yet; with more it does not read at all.
+const ANSWERS_UNREAD_MAX: usize = 1024;
+
+/// What the link has heard that concerns more than one call.
+#[derive(Debug)]
+pub enum News {
+    /// First frame.
+    Hello(Hello),
+    /// Second frame.
+    Ready(Box<Ready>),
+    /// The plugin will not go on.
+    Refused(ErrorBody),
+    /// The answer to a ping of ours.
+    Pong(Pong),
+    /// It has finished.
+    Drained,
+    /// It needs more time.
+    Extend(Extend),
+    /// It says something.
+    Log(Log),
+    /// It asks for something.
+    HostCall {
+        /// Under which id.
+        id: u64,
+        /// What.
+        op: String,
+    },
+}
+
+/// Why the plugin's generation has to end: a sentence.
+pub type Violation = String;
+
+/// How far a stream in one direction of one call has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Unopened,
+    Open,
+    Ended,
+}
+
+/// A call that the plugin was given.
+#[derive(Debug)]
+struct InFlight {
+    call: Arc<Call>,
+    ticket: Ticket,
+    idempotent: bool,
+    endless: bool,
+    /// When something has to happen to it: its deadline, or the end of its grace.
+    due: Instant,
+    stage: Stage,
+    output: Stream,
+    /// The result has begun and goes on in `Continue` frames.
+    result_continues: bool,
+    result_bytes: u64,
+    /// What the plugin may still send.
+    credit: u64,
+    /// Whether anything of this call waits in the bulk lane, so that what must not overtake it goes there as well.
+    in_bulk: bool,
+    /// Whether the plugin may be sent nothing more of a stream: it has aborted it.
+    input_refused: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Working,
+    /// It was asked to cancel.
+    Cancelling(CancelReason),
+    /// It was, and did not. The caller has its answer; the plugin still owes one.
+    Overdue,
+}
+
+/// What one look at the clock brought.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Lapsed {
+    /// Calls whose grace ended.
+    pub graces_missed: usize,
+}
+
+/// The frames between the supervisor and one process.
+#[derive(Debug)]
+pub struct Link {
+    /// What waits to be written.
+    pub outbox: Outbox,
+    inbox: mpsc::Sender<Message>,
+    calls: HashMap<u64, InFlight>,
+    /// Calls beyond the concurrency, in the order of their arrival.
+    waiting: VecDeque<Arc<Call>>,
+    concurrency: usize,
+    /// The plugin stands still: nothing more is written to it.
+    held: bool,
+    actions: Option<SharedActions>,
+    plugin: Arc<str>,
+    plugin_limit: Duration,
+    cancel_grace: Duration,
+    streams: bool,
+    continues: bool,
+    last_id: u64,
+    last_foreign_id: u64,
+    pings: VecDeque<u64>,
+    answers_unread: usize,
+    /// Nothing of any call is due before this.
+    next_due: Option<Instant>,
+}
+
+/// How a call is written and limited.
+#[derive(Debug)]
+pub struct LinkSettings {
+    /// For messages.
+    pub plugin: Arc<str>,
+    /// The plugin's limit for a call.
+    pub call_limit: Duration,
+    /// How long a cancelled call may take to end.
+    pub cancel_grace: Duration,
+}
+
+impl Link {
+    /// A link over which nothing has passed yet.
+    #[must_use]
+    pub fn new(inbox: mpsc::Sender<Message>, settings: LinkSettings) -> Self {
+        Self {
+            outbox: Outbox::default(),
+            inbox,
+            calls: HashMap::new(),
+            waiting: VecDeque::new(),
+            concurrency: 0,
+            held: false,
+            actions: None,
+            plugin: settings.plugin,
+            plugin_limit: settings.call_limit,
+            cancel_grace: settings.cancel_grace,
+            streams: false,
+            continues: false,
+            last_id: 0,
+            last_foreign_id: 0,
+            pings: VecDeque::new(),
+            answers_unread: 0,
+            next_due: None,
+        }
+    }
+
+    /// What was agreed in the handshake.
+    pub fn agree(&mut self, features: &[String]) {
+        self.streams = features.iter().any(|feature| feature == "streams");
+        self.continues = features.iter().any(|feature| feature == "continue");
+    }
+
+    /// From now on calls may be written.
+    pub fn open(&mut self, actions: SharedActions, concurrency: usize) {
+        self.actions = Some(actions);
+        self.concurrency = concurrency;
+    }
+
+    /// No further call is written.
+    pub fn close(&mut self) {
+        self.concurrency = 0;
+    }
+
+    /// How many calls the plugin has.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Until when nothing of any call is due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.next_due
+    }
+
+    // Towards the plugin.
+
+    /// Takes a call: writes it, or keeps it until another one ends.
+    pub fn take(&mut self, call: Arc<Call>, now: Instant) {
+        if self.has_room() && self.waiting.is_empty() {
+            self.write(call, now);
+        } else {
+            self.due(call.deadline());
+            self.waiting.push_back(call);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.calls.len() < self.concurrency && !self.held
+    }
+
+    /// Writes calls that waited, as far as the concurrency allows.
+    fn refill(&mut self, now: Instant) {
+        while self.has_room()
+            && let Some(call) = self.waiting.pop_front()
+        {
+            self.write(call, now);
+        }
+    }
+
+    fn write(&mut self, call: Arc<Call>, now: Instant) {
+        let Some(actions) = &self.actions else { return call.fail(&unavailable(&self.plugin)) };
+        let action = match actions.get(&self.plugin, &call.action) {
+            Ok(action) => action,
+            Err(error) => return call.fail(&error),
+        };
+        let params = call.params.bytes();
+        if call.more && !self.continues || !self.continues && params.len() >= palisade_protocol::FRAME_BYTES_MAX as usize {
+            let message = format!("{} takes no parameters larger than one frame", self.plugin);
+            return call.fail(&ErrorBody::new(ErrorCode::InvalidParams, message));
+        }
+        if !call.more
+            && let Err(error) = action.check(params)
+        {
+            return call.fail(&error);
+        }
+        call.limit(action.timeout(), self.plugin_limit);
+        let (idempotent, endless) = (action.info.idempotent, action.info.endless);
+        self.last_id += 2;
+        let id = self.last_id;
+        let Some(begun) = call.begin(&self.inbox, id) else { return };
+        let left = begun.deadline.saturating_duration_since(now);
+        let message = CallBody {
+            action: &call.action,
+            plugin: None,
+            version: None,
+            deadline_ms: Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            caller: Some(&call.caller),
+        };
+        let flags = if call.more { Flags::MORE } else { Flags::NONE };
+        let large = params.len() >= LARGE_FRAME_BYTES;
+        let ticket = if large {
+            self.outbox.bulk_message(Kind::Call, flags, id, &message, params)
+        } else {
+            self.outbox.message(Kind::Call, flags, id, &message, params)
+        };
+        self.due(begun.deadline);
+        self.calls.insert(
+            id,
+            InFlight {
+                call,
+                ticket,
+                idempotent,
+                endless,
+                due: begun.deadline,
+                stage: Stage::Working,
+                output: Stream::Unopened,
+                result_continues: false,
+                result_bytes: 0,
+                credit: u64::from(CREDIT_BYTES),
+                in_bulk: large,
+                input_refused: false,
+            },
+        );
+        if begun.followed {
+            self.poke(id, now);
+        }
+    }
+
+    /// The caller of that call sent something.
+    pub fn poke(&mut self, id: u64, now: Instant) {
+        let Some(flight) = self.calls.get_mut(&id) else { return };
+        let followed = flight.call.take_followed();
+        if followed.grant > 0 {
+            flight.credit += followed.grant;
+            if flight.credit > CREDIT_OUTSTANDING_MAX {
+                flight.credit = CREDIT_OUTSTANDING_MAX;
+            }
+            let credit = StreamCredit { bytes: u32::try_from(followed.grant).unwrap_or(u32::MAX) };
+            self.outbox.message(Kind::StreamCredit, Flags::NONE, id, &credit, &[]);
+        }
+        for follow in followed.frames {
+            let in_order = !matches!(&follow, Follow::Small(Kind::StreamOpen, ..)) || flight.in_bulk;
+            if flight.input_refused && !matches!(&follow, Follow::Small(Kind::StreamAbort, ..)) {
+                continue;
+            }
+            match follow {
+                Follow::Small(kind, _, _) if !self.streams && kind != Kind::Continue => {
+                    let message = format!("{} reads no streams", self.plugin);
+                    flight.call.fail(&ErrorBody::new(ErrorCode::StreamingNotSupported, message));
+                    cancel(&mut self.outbox, flight, id, CancelReason::Caller, now + self.cancel_grace);
+                    self.next_due = earlier(self.next_due, flight.due);
+                    return;
+                }
+                Follow::Small(kind, flags, content) => {
+                    let lane = if in_order { Lane::Bulk } else { Lane::Small };
+                    self.outbox.content(lane, kind, flags, id, &content);
+                    flight.in_bulk |= lane == Lane::Bulk;
+                }
+                Follow::Large(frame) => {
+                    let header = frame.header();
+                    let kind = Kind::from_number(header.kind).unwrap_or(Kind::Continue);
+                    self.outbox.frame(frame.readdressed(kind, header.flags, id));
+                    flight.in_bulk = true;
+                }
+            }
+        }
+        if let Some(reason) = followed.cancel
+            && flight.stage == Stage::Working
+        {
+            cancel(&mut self.outbox, flight, id, reason, now + self.cancel_grace);
+            self.next_due = earlier(self.next_due, flight.due);
+        }
+    }
+
+    /// Sends a ping.
+    pub fn ping(&mut self, health: bool) {
+        self.last_id += 2;
+        self.pings.push_back(self.last_id);
+        self.outbox.message(Kind::Ping, Flags::NONE, self.last_id, &Ping { health }, &[]);
+    }
+
+    /// Sends a message of the connection itself.
+    pub fn send<M: serde::Serialize>(&mut self, kind: Kind, message: &M) {
+        self.outbox.message(kind, Flags::NONE, 0, message, &[]);
+    }
+
+    /// Answers a host call.
+    pub fn answer(&mut self, id: u64, answer: Result<Vec<u8>, ErrorBody>) {
+        match answer {
+            Ok(payload) => self.outbox.message(Kind::HostOk, Flags::NONE, id, &Empty {}, &payload),
+            Err(error) => self.outbox.message(Kind::HostErr, Flags::NONE, id, &error, &[]),
+        };
+    }
+
+    /// Everything was written: what was asked has been answered as far as we are concerned.
+    pub fn flushed(&mut self) {
+        self.answers_unread = 0;
+    }
+
+    // The clock.
+
+    fn due(&mut self, at: Instant) {
+        self.next_due = earlier(self.next_due, at);
+    }
+
+    /// Deals with everything that is due at `now`. While the plugin is paused its graces stand still, but its callers' deadlines do
+    /// not.
+    pub fn lapse(&mut self, now: Instant, paused: bool) -> Lapsed {
+        let mut lapsed = Lapsed::default();
+        let mut next: Option<Instant> = None;
+        for (id, flight) in &mut self.calls {
+            if flight.due <= now {
+                match flight.stage {
+                    Stage::Working => {
+                        let grace_ends = now + self.cancel_grace;
+                        cancel(&mut self.outbox, flight, *id, CancelReason::Deadline, grace_ends);
+                        if paused {
+                            let error = flight.call.timeout_error("no answer from the paused plugin");
+                            flight.call.fail(&error.with_hint(format!("`palisade resume {}`", self.plugin)));
+                        }
+                    }
+                    Stage::Cancelling(_) if paused => flight.due = now + self.cancel_grace,
+                    Stage::Cancelling(reason) => {
+                        lapsed.graces_missed += 1;
+                        flight.stage = Stage::Overdue;
+                        overdue_answer(flight, reason);
+                    }
+                    Stage::Overdue => {}
+                }
+            }
+            if flight.stage != Stage::Overdue {
+                next = earlier(next, flight.due);
+            }
+        }
+        let plugin = &self.plugin;
+        self.waiting.retain(|call| {
+            if call.is_done() {
+                return false;
+            }
+            let deadline = call.deadline();
+            if deadline <= now {
+                call.fail(&call.timeout_error(&format!("{plugin} was busy with other calls: not begun")));
+                return false;
+            }
+            next = earlier(next, deadline);
+            true
+        });
+        self.next_due = next;
+        lapsed
+    }
+
+    /// The plugin stands still: what comes waits.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// The plugin runs again after standing still for that long; the graces of its calls begin where they stopped.
+    pub fn go_on(&mut self, now: Instant, after: Duration) {
+        self.held = false;
+        for flight in self.calls.values_mut() {
+            if let Stage::Cancelling(_) = flight.stage {
+                flight.due += after;
+            }
+        }
+        self.refill(now);
+    }
+
+    /// The plugin drains: calls that have no end of their own are cancelled at once.
+    pub fn cancel_endless(&mut self, now: Instant) {
+        for (id, flight) in &mut self.calls {
+            if flight.endless && flight.stage == Stage::Working {
+                cancel(&mut self.outbox, flight, *id, CancelReason::Draining, now + self.cancel_grace);
+                self.next_due = earlier(self.next_due, flight.due);
+            }
+        }
+    }
+
+    // From the plugin.
+
+    /// One frame of the plugin's. `Some` is news for the owner.
+    ///
+    /// # Errors
+    /// A [`Violation`] when the frame is malformed or makes no sense; the generation has to end.
+    pub fn heard(&mut self, incoming: Incoming<'_>, now: Instant) -> Result<Option<News>, Violation> {
+        match incoming {
+            Incoming::Small(frame) => self.heard_small(&frame, now),
+            Incoming::Large(owned) => {
+                let frame = Frame { header: owned.header(), content: owned.content() };
+                let kind = frame.kind().map_err(sentence)?;
+                match kind {
+                    Some(kind @ (Kind::Ok | Kind::StreamData | Kind::Continue)) => {
+                        frame.parts(kind).map_err(sentence)?;
+                        let id = frame.header.id;
+                        let flags = frame.header.flags;
+                        let length = frame.content.len();
+                        let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
+                        let Verdict { kind, ends } = flight.judge(kind, flags, length)?;
+                        flight.call.pass_large(owned.readdressed(kind, flags, id), ends);
+                        if ends == Ends::Yes {
+                            self.ended(id, now);
+                        }
+                        Ok(None)
+                    }
+                    _ => self.heard_small(&frame, now),
+                }
+            }
+        }
+    }
+
+    fn heard_small(&mut self, frame: &Frame<'_>, now: Instant) -> Result<Option<News>, Violation> {
+        let Some(kind) = frame.kind().map_err(sentence)? else { return Ok(None) };
+        let id = frame.header.id;
+        match kind {
+            Kind::Ok | Kind::StreamData | Kind::Continue | Kind::StreamOpen | Kind::StreamEnd => {
+                frame.parts(kind).map_err(sentence)?;
+                let flags = frame.header.flags;
+                let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
+                if kind == Kind::StreamOpen {
+                    frame.message::<StreamOpen>(kind).map_err(sentence)?;
+                }
+                let Verdict { kind, ends } = flight.judge(kind, flags, frame.content.len())?;
+                match ends {
+                    Ends::No => flight.call.pass(kind, flags, frame.content),
+                    Ends::Yes => {
+                        flight.call.end(kind, flags, frame.content);
+                        self.ended(id, now);
+                    }
+                }
+                Ok(None)
+            }
+            Kind::Err => {
+                let (error, _) = frame.message::<ErrorBody>(kind).map_err(sentence)?;
+                let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
+                // The defaults that the plugin left out are filled in here, once for every kind of caller.
+                flight.call.end(Kind::Err, Flags::NONE, &super::call::body(&error));
+                self.ended(id, now);
+                Ok(None)
+            }
+            Kind::Cancelled => {
+                frame.parts(kind).map_err(sentence)?;
+                let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
+                match flight.stage {
+                    Stage::Cancelling(CancelReason::Deadline) => {
+                        flight.call.fail(&flight.call.timeout_error("no answer"));
+                    }
+                    _ => flight.call.end(Kind::Cancelled, Flags::NONE, frame.content),
+                }
+                self.ended(id, now);
+                Ok(None)
+            }
+            Kind::Progress => {
+                frame.message::<palisade_protocol::Progress>(kind).map_err(sentence)?;
+                let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
+                flight.call.pass(kind, Flags::NONE, frame.content);
+                Ok(None)
+            }
+            Kind::StreamCredit => {
+                let (credit, _) = frame.message::<StreamCredit>(kind).map_err(sentence)?;
+                let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
+                flight.call.allow(credit.bytes).map_err(|error| format!("call {id}: {error}"))?;
+                flight.call.pass(kind, Flags::NONE, frame.content);
+                Ok(None)
+            }
+            Kind::StreamAbort => {
+                let (abort, _) = frame.message::<StreamAbort>(kind).map_err(sentence)?;
+                let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
+                match abort.by {
+                    StreamSide::Sender => flight.output = Stream::Ended,
+                    StreamSide::Receiver => flight.input_refused = true,
+                }
+                flight.call.pass(kind, Flags::NONE, frame.content);
+                Ok(None)
+            }
+            Kind::Hello => Ok(Some(News::Hello(frame.message(kind).map_err(sentence)?.0))),
+            Kind::Ready => Ok(Some(News::Ready(Box::new(frame.message(kind).map_err(sentence)?.0)))),
+            Kind::Refuse => Ok(Some(News::Refused(frame.message::<Refuse>(kind).map_err(sentence)?.0.error))),
+            Kind::Drained => {
+                frame.parts(kind).map_err(sentence)?;
+                Ok(Some(News::Drained))
+            }
+            Kind::Extend => Ok(Some(News::Extend(frame.message(kind).map_err(sentence)?.0))),
+            Kind::Log => Ok(Some(News::Log(frame.message(kind).map_err(sentence)?.0))),
+            Kind::Pong => {
+                let (pong, _) = frame.message(kind).map_err(sentence)?;
+                match self.pings.iter().position(|ping| *ping == id) {
+                    Some(place) => {
+                        self.pings.drain(..=place);
+                        Ok(Some(News::Pong(pong)))
+                    }
+                    None => Err(format!("a Pong under id {id}, which no ping has")),
+                }
+            }
+            Kind::Ping => {
+                frame.message::<Ping>(kind).map_err(sentence)?;
+                self.asked(id)?;
+                self.outbox.message(Kind::Pong, Flags::NONE, id, &Pong::default(), &[]);
+                Ok(None)
+            }
+            Kind::HostCall => {
+                let (call, _) = frame.message::<HostCall<'_>>(kind).map_err(sentence)?;
+                self.asked(id)?;
+                if frame.header.flags.has(Flags::MORE) {
+                    return Err("a HostCall with MORE; no host call of this version takes that much".to_owned());
+                }
+                Ok(Some(News::HostCall { id, op: call.op.to_owned() }))
+            }
+            Kind::Welcome | Kind::Drain | Kind::Call | Kind::Cancel | Kind::HostOk | Kind::HostErr => {
+                Err(format!("a {} frame, which only the supervisor sends", kind.name()))
+            }
+        }
+    }
+
+    /// The plugin begins an exchange of its own.
+    fn asked(&mut self, id: u64) -> Result<(), Violation> {
+        if id % 2 == 0 || id <= self.last_foreign_id {
+            let last = self.last_foreign_id;
+            return Err(format!("an exchange of its own under id {id}; it has to be odd and above the last one, {last}"));
+        }
+        self.last_foreign_id = id;
+        self.answers_unread += 1;
+        if self.answers_unread > ANSWERS_UNREAD_MAX {
+            return Err(format!("asks, and does not read the answers: {ANSWERS_UNREAD_MAX} wait"));
+        }
+        Ok(())
+    }
+
+    /// The call that a frame belongs to.
+    fn answering(&mut self, kind: Kind, id: u64) -> Result<Option<&mut InFlight>, Violation> {
+        match self.calls.get_mut(&id) {
+            Some(flight) => Ok(Some(flight)),
+            None if id % 2 == 0 && id > 0 && id <= self.last_id => {
+                Err(format!("a {} frame for call {id}, which has ended", kind.name()))
+            }
+            None => Err(format!("a {} frame for call {id}, which was never made", kind.name())),
+        }
+    }
+
+    /// The plugin owes nothing more for that call.
+    fn ended(&mut self, id: u64, now: Instant) {
+        self.calls.remove(&id);
+        if !self.waiting.is_empty() {
+            self.refill(now);
+        }
+    }
+
+    // The end.
+
+    /// Takes back the calls that were not written yet, for another generation.
+    pub fn take_waiting(&mut self) -> Vec<Arc<Call>> {
+        self.waiting.drain(..).collect()
+    }
+
+    /// The process is gone: ends its calls with what `error` says, and returns those that another generation may have.
+    #[must_use]
+    pub fn dissolve(&mut self, now: Instant, error: impl Fn(bool) -> ErrorBody) -> Vec<Arc<Call>> {
+        let mut returned = Vec::new();
+        let mut calls: Vec<_> = self.calls.drain().collect();
+        calls.sort_by_key(|(id, _)| *id);
+        for (_, flight) in calls {
+            let written = self.outbox.has_begun(flight.ticket);
+            let (progressed, attempts) = flight.call.progressed(written);
+            let repeatable = flight.stage == Stage::Working && !flight.call.more;
+            let after = after_end(progressed, flight.idempotent, attempts, flight.call.deadline(), now);
+            if repeatable && after == AfterEnd::Repeat {
+                if flight.call.requeue(written) {
+                    returned.push(flight.call);
+                }
+            } else {
+                match flight.stage {
+                    Stage::Cancelling(reason) => overdue_answer(&flight, reason),
+                    Stage::Working | Stage::Overdue => flight.call.fail(&error(written)),
+                }
+            }
+        }
+        returned.extend(self.waiting.drain(..));
+        returned
+    }
+}
+
+/// What a frame means for its call.
+struct Verdict {
+    kind: Kind,
+    ends: Ends,
+}
+
+impl InFlight {
+    /// Checks a frame of the answer against what came before, and keeps the account.
+    fn judge(&mut self, kind: Kind, flags: Flags, length: usize) -> Result<Verdict, Violation> {
+        let more = flags.has(Flags::MORE);
+        if kind.needs_credit() {
+            self.credit = self
+                .credit
+                .checked_sub(length as u64)
+                .ok_or_else(|| format!("a {} of {length} bytes with credit for {}", kind.name(), self.credit))?;
+        }
+        if self.result_continues && !matches!(kind, Kind::Continue) {
+            return Err(format!("a {} frame in the middle of a result that continues", kind.name()));
+        }
+        let ends = match kind {
+            Kind::Ok if self.output == Stream::Open => {
+                return Err("an Ok frame while its output stream is open".to_owned());
+            }
+            Kind::Ok | Kind::Continue => {
+                if kind == Kind::Continue && !self.result_continues {
+                    return Err("a Continue frame, and nothing to continue".to_owned());
+                }
+                self.result_bytes += length as u64;
+                // Each piece has a byte of body as well; a frame of slack covers them all.
+                if self.result_bytes > PAYLOAD_BYTES_MAX + u64::from(palisade_protocol::FRAME_BYTES_MAX) {
+                    return Err(format!("a result of more than {PAYLOAD_BYTES_MAX} bytes"));
+                }
+                self.result_continues = more;
+                if more { Ends::No } else { Ends::Yes }
+            }
+            Kind::StreamOpen if self.output != Stream::Unopened => {
+                return Err("a second output stream".to_owned());
+            }
+            Kind::StreamOpen => {
+                self.output = Stream::Open;
+                Ends::No
+            }
+            Kind::StreamData | Kind::StreamEnd if self.output != Stream::Open => {
+                let state = if self.output == Stream::Ended { "has ended" } else { "was not opened" };
+                return Err(format!("a {} frame on a stream that {state}", kind.name()));
+            }
+            Kind::StreamEnd => {
+                self.output = Stream::Ended;
+                Ends::No
+            }
+            _ => Ends::No,
+        };
+        Ok(Verdict { kind, ends })
+    }
+}
+
+/// Asks the plugin to cancel.
+fn cancel(outbox: &mut Outbox, flight: &mut InFlight, id: u64, reason: CancelReason, grace_ends: Instant) {
+    // A call must not be overtaken by its own cancellation.
+    if flight.in_bulk && !outbox.has_begun(flight.ticket) {
+        outbox.bulk_message(Kind::Cancel, Flags::NONE, id, &Cancel { reason }, &[]);
+    } else {
+        outbox.message(Kind::Cancel, Flags::NONE, id, &Cancel { reason }, &[]);
+    }
+    flight.stage = Stage::Cancelling(reason);
+    flight.due = grace_ends;
+}
+
+/// What the caller is told when a cancelled call does not end, or its process does.
+fn overdue_answer(flight: &InFlight, reason: CancelReason) {
+    match reason {
+        CancelReason::Deadline => flight.call.fail(&flight.call.timeout_error("no answer")),
+        CancelReason::Caller | CancelReason::Draining | CancelReason::Other => {
+            let body = super::call::body(&palisade_protocol::Cancelled { message: None });
+            flight.call.end(Kind::Cancelled, Flags::NONE, &body);
+        }
+    }
+}
+
+fn earlier(so_far: Option<Instant>, at: Instant) -> Option<Instant> {
+    Some(so_far.map_or(at, |so_far| so_far.min(at)))
+}
+
+fn sentence(error: FrameError) -> Violation {
+    error.to_string()
+}
+
+fn unavailable(plugin: &str) -> ErrorBody {
+    ErrorBody::new(ErrorCode::Unavailable, format!("{plugin} takes no calls at the moment"))
+}
+
+/// A `Log` frame may hold that much.
+pub const LOG_FIELDS_BYTES_MAX: usize = 8 << 10;

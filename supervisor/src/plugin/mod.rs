@@ -1,0 +1,16 @@
+//! One plugin at run time.
+//!
+//! `Handle` is what others hold: it puts a call where the route points. The `actor` owns the route and performs what
+//! `model::plugin` decides; a task per process in `generation` owns the child and performs what `model::generation` decides;
+//! `link` is its frames. A call in the steady state passes handle → generation → link and never the actor.
+//!
+//! Elsewhere: which plugin and version a call is for is decided in `registry` and `router`.
+
+pub mod actions;
+pub mod actor;
+pub mod blueprint;
+pub mod call;
+pub mod generation;
+pub mod handle;
+pub mod link;
+pub mod logs;

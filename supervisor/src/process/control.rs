@@ -1,0 +1,384 @@
+//! What becomes of a child: the launcher's reports, and the ways to end, stop and continue it.
+//!
+//! The control socket is the lifeline: when the daemon's end closes, by `drop` or because the daemon died, the launcher
+//! kills the tree and leaves. Killing never depends on the launcher alone: the leaf cgroup and pid 1's pidfd are here
+//! as well, so that a tree ends even while its launcher is stopped.
+
+use std::{
+    io::{self, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    time::Duration,
+};
+
+use palisade_launcher::{BUILD_ID, Command, DESCRIPTORS_MAX, Failure, Step};
+use rustix::{
+    io::Errno,
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::UnixDatagram,
+};
+
+use super::{Exit, Exited};
+use crate::sandbox::cgroup::Leaf;
+
+/// No report is larger: its longest part is a sentence with two paths.
+const REPORT_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a lost launcher's leaf cgroup is watched for becoming empty, where nothing else proves it, and how often.
+const LEAF_EMPTY_WITHIN: Duration = Duration::from_secs(5);
+const LEAF_LOOKED_AT_EVERY: Duration = Duration::from_millis(5);
+
+/// What the launcher tells about a child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The child has executed its program.
+    Started(Started),
+    /// It could not be started, and nothing of it is left. Final.
+    Failed(Failure),
+    /// It ran and is gone with everything it started, or its launcher is (`Exit::LauncherLost`). Final.
+    Exited(Exited),
+}
+
+impl Report {
+    /// Nothing follows this report.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Started(_) => false,
+            Self::Failed(_) | Self::Exited(_) => true,
+        }
+    }
+}
+
+/// The processes of a started child by number, for people to read; a signal never goes by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// pid 1 of the tree, as the host counts.
+    pub init_pid: u32,
+    /// The plugin's main process, as the host counts.
+    pub plugin_pid: u32,
+}
+
+/// A child's fate, in the hands of its owner.
+#[derive(Debug)]
+pub struct Control {
+    /// Of the kind `SOCK_SEQPACKET`: datagrams that know of an end. tokio's name for what keeps messages apart.
+    socket: UnixDatagram,
+    launcher: tokio::process::Child,
+    leaf: Option<Leaf>,
+    pidfds: Option<Pidfds>,
+    started: Option<Started>,
+    phase: Phase,
+    /// The daemon has asked for the end, so a missing report of pid 1 is no surprise.
+    killed: bool,
+}
+
+#[derive(Debug)]
+struct Pidfds {
+    init: OwnedFd,
+    plugin: OwnedFd,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The launcher has not said yet who it is.
+    Greeting,
+    /// It is the right one.
+    Known,
+    /// It has said its last, and is being waited for.
+    Closing(Report),
+    /// It ended without a last word; the tree is being waited for.
+    Lost,
+    /// All is said.
+    Ended(Report),
+}
+
+enum Received {
+    Message(palisade_launcher::Report, Vec<OwnedFd>),
+    /// Something that no launcher of this build sends.
+    Garbled,
+    Closed,
+}
+
+impl Control {
+    pub(super) fn new(socket: OwnedFd, launcher: tokio::process::Child, leaf: Option<Leaf>) -> io::Result<Self> {
+        Ok(Self {
+            socket: UnixDatagram::from_std(socket.into())?,
+            launcher,
+            leaf,
+            pidfds: None,
+            started: None,
+            phase: Phase::Greeting,
+            killed: false,
+        })
+    }
+
+    /// Waits for the next report. After a final one it gives that one again.
+    ///
+    /// Cancel safe: a report is taken from the socket and remembered without an await in between.
+    pub async fn next_report(&mut self) -> Report {
+        loop {
+            match &self.phase {
+                Phase::Ended(report) => return report.clone(),
+                Phase::Closing(report) => {
+                    let report = report.clone();
+                    // It has nothing left to do; this only keeps a launcher that was stopped from being waited for.
+                    let _ = self.launcher.start_kill();
+                    let _ = self.launcher.wait().await;
+                    self.end(report);
+                }
+                Phase::Lost => {
+                    let exit = self.lose_launcher().await;
+                    self.end(Report::Exited(Exited { exit, usage: palisade_launcher::Usage::default() }));
+                }
+                Phase::Greeting | Phase::Known => {
+                    let received = self.receive().await;
+                    if let Some(report) = self.take_in(received) {
+                        return report;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What was reported when the child started, if it has.
+    pub fn started(&self) -> Option<Started> {
+        self.started
+    }
+
+    /// The child's cgroup, if it was given one and has not ended.
+    pub fn leaf(&self) -> Option<&Leaf> {
+        self.leaf.as_ref()
+    }
+
+    /// The launcher's process number, for people to read; none once it has been waited for.
+    pub fn launcher_pid(&self) -> Option<u32> {
+        self.launcher.id()
+    }
+
+    /// Asks the plugin's main process to end, with SIGTERM. One that has ended already is no error; one that was not
+    /// started yet is.
+    pub fn terminate(&self) -> io::Result<()> {
+        let Some(pidfds) = &self.pidfds else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the plugin has not started"));
+        };
+        match pidfd_send_signal(&pidfds.plugin, Signal::TERM) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Kills the whole tree, frozen or not, by every way there is. The end is reported as usual.
+    pub fn kill(&mut self) {
+        self.killed = true;
+        // Each of these suffices; that one of them is missing or late is no failure.
+        let _ = self.command(Command::Kill);
+        if let Some(leaf) = &self.leaf {
+            let _ = leaf.kill();
+        }
+        if let Some(pidfds) = &self.pidfds {
+            let _ = pidfd_send_signal(&pidfds.init, Signal::KILL);
+        }
+        self.wake_launcher();
+    }
+
+    /// Kills the launcher, whose end takes the tree along: for a tree that `kill` did not end.
+    pub fn kill_launcher(&mut self) {
+        self.killed = true;
+        // One that has ended already is as good.
+        let _ = self.launcher.start_kill();
+    }
+
+    /// Stops every process of the tree where it is: by the cgroup freezer, or, without a cgroup, by SIGSTOP from pid 1.
+    /// It has been asked for when this returns, and holds a moment later.
+    pub fn freeze(&self) -> io::Result<()> {
+        match &self.leaf {
+            Some(leaf) => leaf.freeze(),
+            None => self.command(Command::Freeze),
+        }
+    }
+
+    /// Lets a frozen tree run on.
+    pub fn thaw(&self) -> io::Result<()> {
+        match &self.leaf {
+            Some(leaf) => leaf.thaw(),
+            None => self.command(Command::Thaw),
+        }
+    }
+
+    /// Lets a launcher run on that somebody has stopped, so that it can report the end.
+    fn wake_launcher(&self) {
+        // The number is that of a child which has not been waited for, so nobody else can have it.
+        let pid = self.launcher.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+            let _ = pidfd_send_signal(&pidfd, Signal::CONT);
+        }
+    }
+
+    fn command(&self, command: Command) -> io::Result<()> {
+        let bytes = palisade_launcher::encode(&command).map_err(io::Error::other)?;
+        rustix::net::send(&self.socket, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        Ok(())
+    }
+
+    /// Takes one message from the socket. Cancel safe: it is one system call.
+    async fn receive(&self) -> Received {
+        match self.socket.async_io(Interest::READABLE, || receive_from(&self.socket)).await {
+            Ok(received) => received,
+            // A reset is how the end of a launcher shows that left something of ours unread.
+            Err(_) => Received::Closed,
+        }
+    }
+
+    /// What follows from a message: a report to give out at once, or another phase.
+    fn take_in(&mut self, received: Received) -> Option<Report> {
+        use palisade_launcher::Report as Said;
+        match (received, &self.phase) {
+            (Received::Message(Said::Hello { build_id }, _), Phase::Greeting) if build_id == BUILD_ID => {
+                self.phase = Phase::Known;
+            }
+            (Received::Message(Said::Hello { build_id }, _), Phase::Greeting) => {
+                self.refuse(format!(
+                    "the launcher is of build {build_id} and this daemon of build {BUILD_ID}; install both from the \
+                     same build, then restart palisaded"
+                ));
+            }
+            (Received::Message(..) | Received::Garbled, Phase::Greeting) => {
+                self.refuse(format!(
+                    "the launcher did not say which build it is; this daemon needs the one of build {BUILD_ID}"
+                ));
+            }
+            (Received::Message(Said::Started, descriptors), Phase::Known) => match pidfds(descriptors) {
+                Ok((pidfds, started)) => {
+                    self.pidfds = Some(pidfds);
+                    self.started = Some(started);
+                    if self.killed {
+                        // What was asked for before there was anything to kill holds for what there is now.
+                        self.kill();
+                    }
+                    return Some(Report::Started(started));
+                }
+                Err(error) => self.refuse(format!("the plugin's pidfds did not arrive: {error}")),
+            },
+            (Received::Message(Said::Failed(failure), _), Phase::Known) => {
+                self.phase = Phase::Closing(Report::Failed(failure));
+            }
+            (Received::Message(Said::Exited { end, usage }, _), Phase::Known) => {
+                let exit = Exit::of(end, self.killed);
+                self.phase = Phase::Closing(Report::Exited(Exited { exit, usage }));
+            }
+            // A launcher of this build says hello once and sends whole messages; one that does not is not trusted to
+            // watch over anything.
+            (Received::Message(Said::Hello { .. }, _) | Received::Garbled, _) => {
+                self.kill();
+                let _ = self.launcher.start_kill();
+                self.phase = Phase::Lost;
+            }
+            (Received::Closed, Phase::Greeting) => self.refuse(format!(
+                "the launcher ended before it said which build it is; this daemon needs the one of build {BUILD_ID}"
+            )),
+            (Received::Closed, _) => self.phase = Phase::Lost,
+            (Received::Message(..), Phase::Closing(_) | Phase::Lost | Phase::Ended(_)) => {}
+        }
+        None
+    }
+
+    /// Ends a launcher with which there is nothing to be had.
+    fn refuse(&mut self, message: String) {
+        self.kill();
+        let failure = Failure { step: Step::Specification, errno: 0, message };
+        self.phase = Phase::Closing(Report::Failed(failure));
+    }
+
+    /// Waits for a launcher that ended without a last word, and for the tree that dies with it.
+    async fn lose_launcher(&mut self) -> Exit {
+        // pid 1 dies with its launcher by itself; this is in case it could not arrange for that yet.
+        self.kill();
+        let signal = self.launcher.wait().await.ok().and_then(|status| status.signal());
+        let tree_gone = match (&self.pidfds, &self.leaf) {
+            (Some(pidfds), _) => ended(&pidfds.init).await.is_ok(),
+            (None, Some(leaf)) => empty(leaf).await,
+            (None, None) => false,
+        };
+        Exit::LauncherLost { signal, tree_gone }
+    }
+
+    /// Everything is over: the leaf goes, and the report stays.
+    fn end(&mut self, report: Report) {
+        self.leaf = None;
+        self.pidfds = None;
+        self.phase = Phase::Ended(report);
+    }
+}
+
+fn receive_from(socket: &UnixDatagram) -> io::Result<Received> {
+    let mut bytes = [0_u8; REPORT_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    )?;
+    let mut descriptors = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(Received::Closed);
+    }
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Ok(Received::Garbled);
+    }
+    Ok(match palisade_launcher::decode(&bytes[..received.bytes]) {
+        Ok(report) => Received::Message(report, descriptors),
+        Err(_) => Received::Garbled,
+    })
+}
+
+/// The two pidfds that come with `Started`, and the numbers behind them.
+fn pidfds(descriptors: Vec<OwnedFd>) -> io::Result<(Pidfds, Started)> {
+    let Ok([init, plugin]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "two descriptors were expected"));
+    };
+    let started = Started { init_pid: pid_of(&init)?, plugin_pid: pid_of(&plugin)? };
+    Ok((Pidfds { init, plugin }, started))
+}
+
+/// The number of the process behind a pidfd, as this process counts; 0 if it has been waited for already.
+fn pid_of(pidfd: &OwnedFd) -> io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+    match number.and_then(|number| number.parse::<i64>().ok()) {
+        // -1 means that the process is gone.
+        Some(number) => Ok(u32::try_from(number).unwrap_or(0)),
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "not a pidfd")),
+    }
+}
+
+/// Waits until the process behind a pidfd has ended; for pid 1 of a namespace, until the namespace is empty.
+async fn ended(pidfd: &OwnedFd) -> io::Result<()> {
+    #[expect(deprecated, reason = "its successor is unsafe, for types that are not I/O-safe; a BorrowedFd is")]
+    let watched = AsyncFd::with_interest(pidfd.as_fd(), Interest::READABLE)?;
+    watched.readable().await?.retain_ready();
+    Ok(())
+}
+
+/// Waits, within a bound, until no process is left in a cgroup.
+async fn empty(leaf: &Leaf) -> bool {
+    let looking = async {
+        while leaf.populated().unwrap_or(true) {
+            tokio::time::sleep(LEAF_LOOKED_AT_EVERY).await;
+        }
+    };
+    tokio::time::timeout(LEAF_EMPTY_WITHIN, looking).await.is_ok()
+}

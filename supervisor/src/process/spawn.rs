@@ -1,0 +1,152 @@
+//! Starts a child: pipes, a socket, the launcher, and the specification on its way.
+//!
+//! The launcher is started through the standard library's plain spawn, which does not copy the daemon's memory as a
+//! fork would. Nothing here waits for the child: its first report comes through `Control`.
+
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::{Command, Stdio},
+};
+
+use palisade_launcher::{DESCRIPTORS_MAX, MessageError, Spec};
+use rustix::{
+    net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType},
+    pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
+};
+use tokio::net::unix::pipe;
+
+use super::{Control, LauncherImage};
+use crate::sandbox::cgroup::Leaf;
+
+/// The descriptors that the daemon holds for a running child: four pipes, the control socket, three pidfds (pid 1, the
+/// plugin, the launcher) and the folder of its leaf cgroup. `doctor` computes from it how many plugins fit.
+pub const DESCRIPTORS_PER_CHILD: u64 = 9;
+
+/// A log pipe holds one page: what a plugin prints is read at once, and an ordinary user's pipes are few and small.
+const LOG_PIPE_BYTES: usize = 4096;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// What the child is to be. `leaf` and `interpreter` in it are set here, by what is given below.
+    pub spec: Spec,
+    /// The verified entry point, opened for reading. It is the program that is executed, unless an interpreter is.
+    pub entry: BorrowedFd<'a>,
+    /// The interpreter of a script, which is executed in place of the entry point; the arguments of `spec` must name the
+    /// script then, as the kernel would.
+    pub interpreter: Option<BorrowedFd<'a>>,
+    /// The cgroup in which the child is born. It is removed with the child's `Control`.
+    pub leaf: Option<Leaf>,
+}
+
+/// A child on its way, and the daemon's ends of what connects it.
+#[derive(Debug)]
+pub struct Child {
+    /// Goes to the plugin's descriptor 3.
+    pub input: pipe::Sender,
+    /// Comes from the plugin's descriptor 4.
+    pub output: pipe::Receiver,
+    /// Comes from the plugin's descriptor 1.
+    pub stdout: pipe::Receiver,
+    /// Comes from the plugin's descriptor 2.
+    pub stderr: pipe::Receiver,
+    /// What becomes of it. Dropping this kills the child.
+    pub control: Control,
+}
+
+/// Why a child could not even be attempted. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The daemon is out of descriptors, memory or processes.
+    #[error("{what} could not be made: {source}; the daemon is short of descriptors, memory or processes")]
+    Resources {
+        /// What was to be made.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The specification does not fit into a message.
+    #[error("the plugin's arguments and environment cannot be handed to the launcher: {0}")]
+    Specification(#[from] MessageError),
+    /// The launcher itself could not be executed.
+    #[error("the launcher could not be executed: {0}")]
+    Launcher(io::Error),
+}
+
+impl SpawnError {
+    fn resources(what: &'static str) -> impl Fn(rustix::io::Errno) -> Self {
+        move |errno| Self::Resources { what, source: errno.into() }
+    }
+}
+
+/// Starts a child. It runs, or does not, when `Control::next_report` says so.
+///
+/// Must be called within a tokio runtime whose I/O is enabled. It blocks for as long as the kernel takes to execute a
+/// small static program, a tenth of a millisecond or so.
+pub fn spawn(image: &LauncherImage, launch: Launch<'_>) -> Result<Child, SpawnError> {
+    let Launch { mut spec, entry, interpreter, leaf } = launch;
+    spec.leaf = leaf.is_some();
+    spec.interpreter = interpreter.is_some();
+    let message = palisade_launcher::encode(&spec)?;
+
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(SpawnError::resources("a pipe"));
+    let (plugin_input, input) = pipe()?;
+    let (output, plugin_output) = pipe()?;
+    let (stdout, plugin_stdout) = pipe()?;
+    let (stderr, plugin_stderr) = pipe()?;
+    for log in [&stdout, &stderr] {
+        // A pipe that stays large works as well; it only counts more against the user's share.
+        let _ = fcntl_setpipe_size(log, LOG_PIPE_BYTES);
+    }
+    let (ours, launchers) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(SpawnError::resources("a socket"))?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(SpawnError::resources("a socket"))?;
+
+    // The message waits in the socket until the launcher runs, so that it finds its work when it comes.
+    let mut descriptors =
+        vec![entry, plugin_input.as_fd(), plugin_output.as_fd(), plugin_stdout.as_fd(), plugin_stderr.as_fd()];
+    descriptors.extend(leaf.as_ref().map(AsFd::as_fd));
+    descriptors.extend(interpreter);
+    hand_over(&ours, &message, &descriptors)?;
+    drop((plugin_input, plugin_output, plugin_stdout, plugin_stderr));
+
+    let tokio_end = |what| move |source| SpawnError::Resources { what, source };
+    let input = pipe::Sender::from_owned_fd(input).map_err(tokio_end("the plugin's input"))?;
+    let output = pipe::Receiver::from_owned_fd(output).map_err(tokio_end("the plugin's output"))?;
+    let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(tokio_end("the plugin's stdout"))?;
+    let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(tokio_end("the plugin's stderr"))?;
+    let launcher = start_launcher(image, launchers)?;
+    let control = Control::new(ours, launcher, leaf).map_err(tokio_end("the launcher's control"))?;
+    Ok(Child { input, output, stdout, stderr, control })
+}
+
+fn hand_over(socket: &OwnedFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), SpawnError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(MessageError::Malformed("more descriptors than a message carries".to_owned()).into());
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL)
+        .map_err(SpawnError::resources("the message to the launcher"))?;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place where the daemon starts a process")]
+fn start_launcher(image: &LauncherImage, socket: OwnedFd) -> Result<tokio::process::Child, SpawnError> {
+    let mut command = Command::new(image.path());
+    command
+        .arg0("palisade-launcher")
+        .env_clear()
+        // A signal from the daemon's terminal is the daemon's to act upon; its plugins are drained, not interrupted.
+        .process_group(0)
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit());
+    tokio::process::Command::from(command).spawn().map_err(SpawnError::Launcher)
+}

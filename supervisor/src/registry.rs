@@ -1,0 +1,241 @@
+//! Which plugins there are: finds packages in the plugin directories, and knows every version of every id.
+//!
+//! Directories are searched in the order in which they are given; the first to have an id at a version wins, and a later one is
+//! shadowed with a warning. A package that cannot be used is remembered with the reason, so that whoever asks for it is told.
+//!
+//! Elsewhere: copying packages is `store`, running them `plugin`, choosing for a call `router`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use palisade_protocol::{ErrorBody, ErrorCode};
+use semver::Version;
+use serde::Serialize;
+
+use crate::model::dependency::{self, Graph};
+use crate::model::ids::PluginId;
+use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::model::specifier::Specifier;
+use crate::plugin::handle::Handle;
+
+/// Most packages in all directories together.
+pub const PACKAGES_MAX: usize = 10_000;
+
+/// A package that was found.
+#[derive(Debug)]
+pub struct Found {
+    /// What its manifest says.
+    pub manifest: Manifest,
+    /// Its folder.
+    pub path: PathBuf,
+    /// What was odd.
+    pub warnings: Vec<String>,
+}
+
+/// A folder that looks like a package and cannot be used as one.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rejected {
+    /// The folder.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a look into the plugin directories brought.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    /// Packages, first the ones that win.
+    pub found: Vec<Found>,
+    /// Folders that cannot be used.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Why a plugin directory cannot be searched.
+#[derive(Debug, thiserror::Error)]
+#[error("the plugin directory {path} {problem}; {hint}", path = .path.display())]
+pub struct DirectoryError {
+    /// Which.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do.
+    pub hint: &'static str,
+}
+
+/// Looks for packages: folders with a `plugin.json`, directly below each directory. A directory that is itself a package counts
+/// as one.
+///
+/// # Errors
+/// [`DirectoryError`] for a directory that is missing or cannot be read.
+pub fn discover(directories: &[PathBuf]) -> Result<Discovery, DirectoryError> {
+    let mut discovery = Discovery::default();
+    for directory in directories {
+        let problem = |problem: String, hint| DirectoryError { path: directory.clone(), problem, hint };
+        let metadata = fs::metadata(directory).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                problem("does not exist".to_owned(), "create it, or take it out of --plugins or plugin_directories")
+            }
+            _ => problem(format!("cannot be read: {error}"), "see its permissions and those of the folders above it"),
+        })?;
+        if !metadata.is_dir() {
+            return Err(problem("is not a folder".to_owned(), "name the folder that holds plugin folders"));
+        }
+        if directory.join("plugin.json").is_file() {
+            discovery.look_at(directory);
+            continue;
+        }
+        let unreadable = |error: std::io::Error| {
+            problem(format!("cannot be read: {error}"), "see its permissions and those of the folders above it")
+        };
+        let mut folders = Vec::new();
+        for entry in fs::read_dir(directory).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if folders.len() == PACKAGES_MAX {
+                return Err(problem(format!("has more than {PACKAGES_MAX} entries"), "name a folder that holds plugins alone"));
+            }
+            if path.join("plugin.json").exists() {
+                folders.push(path);
+            }
+        }
+        folders.sort();
+        for folder in folders {
+            discovery.look_at(&folder);
+        }
+    }
+    Ok(discovery)
+}
+
+impl Discovery {
+    fn look_at(&mut self, folder: &Path) {
+        match read(folder) {
+            Ok(found) => {
+                let (id, version) = (&found.manifest.id, &found.manifest.version);
+                let earlier = self.found.iter().find(|other| (&other.manifest.id, &other.manifest.version) == (id, version));
+                if let Some(earlier) = earlier {
+                    let reason = format!("{id} {version} is shadowed by {}, which comes first", earlier.path.display());
+                    self.reject(folder, reason);
+                } else {
+                    self.found.push(found);
+                }
+            }
+            Err(reason) => self.reject(folder, reason),
+        }
+    }
+
+    fn reject(&mut self, folder: &Path, reason: String) {
+        self.rejected.push(Rejected { path: folder.to_owned(), reason });
+    }
+}
+
+fn read(folder: &Path) -> Result<Found, String> {
+    let path = folder.join("plugin.json");
+    let file = fs::File::open(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that the parser sees that it is too long.
+    let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let (manifest, warnings) = Manifest::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    let warnings = warnings.into_iter().map(|warning| warning.to_string()).collect();
+    Ok(Found { manifest, path: folder.to_owned(), warnings })
+}
+
+/// Every version of every plugin.
+#[derive(Debug, Default)]
+pub struct Registry {
+    plugins: BTreeMap<PluginId, BTreeMap<Version, Handle>>,
+    rejected: Vec<Rejected>,
+}
+
+impl Registry {
+    /// A registry of these.
+    #[must_use]
+    pub fn new(handles: Vec<Handle>, rejected: Vec<Rejected>) -> Self {
+        let mut plugins: BTreeMap<PluginId, BTreeMap<Version, Handle>> = BTreeMap::new();
+        for handle in handles {
+            plugins.entry(handle.id().clone()).or_default().insert(handle.version().clone(), handle);
+        }
+        Self { plugins, rejected }
+    }
+
+    /// The plugin that `id` and `specifier` name: the highest version that fits.
+    ///
+    /// # Errors
+    /// `plugin_not_found`, `version_not_found`, `invalid_params` for a specifier that is none.
+    pub fn find(&self, id: &str, specifier: Option<&str>) -> Result<&Handle, ErrorBody> {
+        let versions = self.plugins.get(id).ok_or_else(|| self.unknown(id))?;
+        let specifier = match specifier {
+            // The usual case needs no parsing.
+            None if versions.len() == 1 => return versions.values().next().ok_or_else(|| self.unknown(id)),
+            None => Specifier::any(),
+            Some(text) => Specifier::parse(text)
+                .map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, format!("the version {text:?}: {error}")))?,
+        };
+        specifier.highest(versions.keys()).and_then(|version| versions.get(version)).ok_or_else(|| {
+            let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
+            let wanted = specifier_text(&specifier);
+            ErrorBody::new(ErrorCode::VersionNotFound, format!("no version of {id} fits {wanted}"))
+                .with_hint(format!("there is {}", there.join(", ")))
+        })
+    }
+
+    fn unknown(&self, id: &str) -> ErrorBody {
+        let rejected = self.rejected.iter().find(|rejected| rejected.path.file_name().is_some_and(|name| name == id));
+        if let Some(rejected) = rejected {
+            let message = format!("the package {} cannot be used: {}", rejected.path.display(), rejected.reason);
+            return ErrorBody::new(ErrorCode::ConfigurationInvalid, message)
+                .with_hint("correct it, then restart the daemon");
+        }
+        let error = ErrorBody::new(ErrorCode::PluginNotFound, format!("there is no plugin {id:?}"));
+        match crate::plugin::actions::nearest(id, self.plugins.keys().map(PluginId::as_str)) {
+            Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+            None => error.with_hint("`palisade list` lists those there are"),
+        }
+    }
+
+    /// All of them, by id and version.
+    pub fn all(&self) -> impl Iterator<Item = &Handle> {
+        self.plugins.values().flat_map(BTreeMap::values)
+    }
+
+    /// Folders that look like packages and cannot be used.
+    #[must_use]
+    pub fn rejected(&self) -> &[Rejected] {
+        &self.rejected
+    }
+
+    /// Who needs whom, by id, as far as both are here.
+    fn graph(&self) -> Graph {
+        let mut graph = Graph::new();
+        for handle in self.all() {
+            let needed = handle.blueprint().manifest.dependencies.keys().filter(|id| self.plugins.contains_key(*id));
+            graph.entry(handle.id().clone()).or_default().extend(needed.cloned());
+        }
+        graph
+    }
+
+    /// Groups of plugins in the order in which they stop: each before those that it depends on.
+    #[must_use]
+    pub fn stop_order(&self) -> Vec<Vec<Handle>> {
+        let all_at_once = || vec![self.plugins.keys().cloned().collect()];
+        // A cycle has no order, and must not keep the daemon from stopping.
+        let order: Vec<Vec<PluginId>> = dependency::stop_order(&self.graph()).unwrap_or_else(|_| all_at_once());
+        let handles = |group: Vec<PluginId>| {
+            group.iter().filter_map(|id| self.plugins.get(id)).flat_map(BTreeMap::values).cloned().collect()
+        };
+        order.into_iter().map(handles).collect()
+    }
+
+    /// Groups of plugins in the order in which they start, the reverse.
+    #[must_use]
+    pub fn start_order(&self) -> Vec<Vec<Handle>> {
+        let mut order = self.stop_order();
+        order.reverse();
+        order
+    }
+}
+
+fn specifier_text(specifier: &Specifier) -> String {
+    specifier.to_string()
+}

@@ -1,0 +1,587 @@
+//! Immutable copies of packages. Every process runs from one, so that a package that changes on disk changes nothing that runs.
+//!
+//! ```text
+//! store/files/<sha256>-<x|r>        every distinct file once, read-only
+//! store/snapshots/<sha256>/…        a package: folders, and hard links to those files
+//! ```
+//!
+//! A snapshot is named by the digest of its tree: names, executable bits and contents. It appears by a rename, so a crash leaves
+//! a whole one or none. Invariants: nothing in the store is ever changed; a file that is there is hashed again before this
+//! daemon first uses it, and replaced if it is not what its name says; a symbolic link is refused.
+//! Elsewhere: which version is used is the registry's business; what `plugin.json` says is `model::manifest`'s.
+
+mod elf;
+
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+
+pub use elf::Program;
+
+/// Most bytes in one package.
+pub const PACKAGE_BYTES_MAX: u64 = 512 << 20;
+
+/// Most files and folders in one package.
+pub const PACKAGE_FILES_MAX: usize = 20_000;
+
+/// Deepest folder in one package.
+const DEPTH_MAX: usize = 32;
+
+/// What does not belong to a package.
+const LEFT_OUT: [&str; 3] = [".git", "target", "node_modules"];
+
+/// Most files whose digest is remembered for as long as they do not change.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// Why a package could not be copied. Each names the file in question.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Reading the package failed.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Writing the store failed.
+    #[error("cannot write {path} in the store: {source}; is the disk full or read-only?")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something in a package that does not belong there.
+    #[error("{path} is {what}; a package holds files and folders alone")]
+    Unusual {
+        /// Which.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The package is beyond a bound.
+    #[error("{path} holds more than {limit}; a package's build folders and data do not belong into it")]
+    TooLarge {
+        /// The package.
+        path: PathBuf,
+        /// Which bound.
+        limit: String,
+    },
+    /// It changed while it was copied.
+    #[error("{path} changed while it was copied; wait until it is written, then try again")]
+    Changed {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// An immutable copy of a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The digest of the tree, in hexadecimal.
+    pub digest: String,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// Where snapshots are kept.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    staged: AtomicU64,
+    /// Digests of source files, by what changes when they do.
+    remembered: Mutex<HashMap<Identity, String>>,
+    /// Files of the store that were hashed by this daemon.
+    verified: Mutex<HashMap<String, ()>>,
+}
+
+/// Changes whenever the content of a file does.
+#[derive(Debug, PartialEq, Eq, Hash, Clone, Copy)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// One entry of a package, in the order of the names.
+struct Entry {
+    relative: PathBuf,
+    what: What,
+}
+
+enum What {
+    Folder,
+    File { digest: String, executable: bool },
+}
+
+impl Store {
+    /// Opens the store at `root`, and clears away what a crash left half done.
+    ///
+    /// # Errors
+    /// [`StoreError::Write`] when the folders cannot be made.
+    pub fn open(root: PathBuf) -> Result<Self, StoreError> {
+        let store =
+            Self { root, staged: AtomicU64::new(0), remembered: Mutex::default(), verified: Mutex::default() };
+        for folder in [store.files(), store.snapshots(), store.staging()] {
+            if folder == store.staging() {
+                remove_tree(&folder)?;
+            }
+            fs::create_dir_all(&folder).map_err(|source| StoreError::Write { path: folder.clone(), source })?;
+        }
+        Ok(store)
+    }
+
+    fn files(&self) -> PathBuf {
+        self.root.join("files")
+    }
+
+    fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    fn staging_path(&self) -> PathBuf {
+        self.staging().join(self.staged.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// Copies the package at `source`. Blocks; what is in the store already is not copied again.
+    ///
+    /// # Errors
+    /// [`StoreError`], and nothing is left behind.
+    pub fn stage(&self, source: &Path) -> Result<Snapshot, StoreError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        self.walk(source, Path::new(""), 0, &mut entries, &mut bytes)?;
+        let digest = tree_digest(&entries);
+        let path = self.snapshots().join(&digest);
+        if !self.is_whole(&path, &entries) {
+            let staging = self.staging_path();
+            let built = self.build(&staging, &entries);
+            let placed = built.and_then(|()| {
+                if path.exists() {
+                    tracing::warn!(snapshot = %path.display(), "a snapshot was not what its name says and is replaced");
+                    remove_tree(&path)?;
+                }
+                // A folder has to be writable to move to another parent, so its own mode comes last.
+                fs::rename(&staging, &path)
+                    .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o555)))
+                    .map_err(|source| StoreError::Write { path: path.clone(), source })
+            });
+            if let Err(error) = placed {
+                // The first error is the one worth telling.
+                let _ = remove_tree(&staging);
+                return Err(error);
+            }
+        }
+        Ok(Snapshot { digest, path })
+    }
+
+    fn walk(
+        &self,
+        source: &Path,
+        relative: &Path,
+        depth: usize,
+        entries: &mut Vec<Entry>,
+        bytes: &mut u64,
+    ) -> Result<(), StoreError> {
+        let folder = source.join(relative);
+        let too_large = |limit: String| StoreError::TooLarge { path: source.to_owned(), limit };
+        if depth > DEPTH_MAX {
+            return Err(too_large(format!("{DEPTH_MAX} levels of folders")));
+        }
+        let read = |error| StoreError::Read { path: folder.clone(), source: error };
+        let mut names: Vec<_> =
+            fs::read_dir(&folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).map_err(read)?;
+        names.sort_by_key(fs::DirEntry::file_name);
+        for name in names {
+            let name = name.file_name();
+            if LEFT_OUT.iter().any(|left_out| name == *left_out) {
+                continue;
+            }
+            if entries.len() == PACKAGE_FILES_MAX {
+                return Err(too_large(format!("{PACKAGE_FILES_MAX} files")));
+            }
+            let relative = relative.join(&name);
+            let path = source.join(&relative);
+            let metadata = fs::symlink_metadata(&path).map_err(|source| StoreError::Read { path: path.clone(), source })?;
+            if metadata.is_dir() {
+                entries.push(Entry { relative: relative.clone(), what: What::Folder });
+                self.walk(source, &relative, depth + 1, entries, bytes)?;
+            } else if metadata.is_file() {
+                *bytes += metadata.len();
+                if *bytes > PACKAGE_BYTES_MAX {
+                    return Err(too_large(format!("{} MiB", PACKAGE_BYTES_MAX >> 20)));
+                }
+                let (digest, executable) = self.keep(&path)?;
+                entries.push(Entry { relative, what: What::File { digest, executable } });
+            } else {
+                let what = if metadata.is_symlink() { "a symbolic link" } else { "a device, socket or pipe" };
+                return Err(StoreError::Unusual { path, what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings one file into the store, and says its digest.
+    fn keep(&self, path: &Path) -> Result<(String, bool), StoreError> {
+        let unreadable = |source| StoreError::Read { path: path.to_owned(), source };
+        // What was a file a moment ago must not be followed out of the package if it is a link now, nor block.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.union(rustix::fs::OFlags::NONBLOCK).bits().cast_signed())
+            .open(path)
+            .map_err(unreadable)?;
+        let before = file.metadata().map_err(unreadable)?;
+        let executable = before.permissions().mode() & 0o111 != 0;
+        let identity = Identity::of(&before);
+        let known = lock(&self.remembered).get(&identity).cloned();
+        if let Some(digest) = known
+            && self.is_verified(&file_name(&digest, executable))
+        {
+            return Ok((digest, executable));
+        }
+        let staging = self.staging_path();
+        let copied = copy_hashed(&mut file, &staging, path);
+        let settled = copied.and_then(|digest| {
+            let after = file.metadata().map_err(unreadable)?;
+            if Identity::of(&after) != identity {
+                return Err(StoreError::Changed { path: path.to_owned() });
+            }
+            Ok(digest)
+        });
+        let digest = match settled {
+            Ok(digest) => digest,
+            Err(error) => {
+                let _ = fs::remove_file(&staging);
+                return Err(error);
+            }
+        };
+        let name = file_name(&digest, executable);
+        let target = self.files().join(&name);
+        let mode = if executable { 0o555 } else { 0o444 };
+        if self.is_verified(&name) || self.verify(&name, &digest, mode) {
+            let _ = fs::remove_file(&staging);
+        } else {
+            fs::set_permissions(&staging, fs::Permissions::from_mode(mode))
+                .and_then(|()| fs::rename(&staging, &target))
+                .map_err(|source| StoreError::Write { path: target, source })?;
+        }
+        lock(&self.verified).insert(name, ());
+        let mut remembered = lock(&self.remembered);
+        if remembered.len() == REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(identity, digest.clone());
+        Ok((digest, executable))
+    }
+
+    fn is_verified(&self, name: &str) -> bool {
+        lock(&self.verified).contains_key(name)
+    }
+
+    /// Whether the store has that file, and it is what its name says.
+    fn verify(&self, name: &str, digest: &str, mode: u32) -> bool {
+        let Ok(mut file) = File::open(self.files().join(name)) else { return false };
+        let Ok(metadata) = file.metadata() else { return false };
+        metadata.permissions().mode() & 0o777 == mode && hash(&mut file).is_ok_and(|found| found == digest)
+    }
+
+    /// Whether a snapshot is there with exactly these entries. Contents are those of the linked files, verified before.
+    fn is_whole(&self, path: &Path, entries: &[Entry]) -> bool {
+        let same = |entry: &Entry| {
+            let Ok(metadata) = fs::symlink_metadata(path.join(&entry.relative)) else { return false };
+            match &entry.what {
+                What::Folder => metadata.is_dir(),
+                What::File { digest, executable } => fs::metadata(self.files().join(file_name(digest, *executable)))
+                    .is_ok_and(|file| file.ino() == metadata.ino() && file.dev() == metadata.dev()),
+            }
+        };
+        path.is_dir() && count(path) == Some(entries.len()) && entries.iter().all(same)
+    }
+
+    fn build(&self, staging: &Path, entries: &[Entry]) -> Result<(), StoreError> {
+        let write = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Write { path, source }
+        };
+        fs::create_dir(staging).map_err(write(staging))?;
+        for entry in entries {
+            let path = staging.join(&entry.relative);
+            match &entry.what {
+                What::Folder => fs::create_dir(&path).map_err(write(&path))?,
+                What::File { digest, executable } => {
+                    fs::hard_link(self.files().join(file_name(digest, *executable)), &path).map_err(write(&path))?;
+                }
+            }
+        }
+        // Inner folders first: a folder that cannot be written takes no more entries.
+        for entry in entries.iter().rev().filter(|entry| matches!(entry.what, What::Folder)) {
+            let path = staging.join(&entry.relative);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).map_err(write(&path))?;
+        }
+        Ok(())
+    }
+}
+
+/// The program that a snapshot's entry point is, opened.
+#[derive(Debug)]
+pub struct EntryPoint {
+    /// Its descriptor.
+    pub file: OwnedFd,
+    /// Its path in the snapshot.
+    pub path: PathBuf,
+    /// What kind of program.
+    pub program: Program,
+}
+
+impl Snapshot {
+    /// Opens the entry point and looks whether this host can execute it.
+    ///
+    /// # Errors
+    /// A sentence that names the file and says what to do.
+    pub fn entry_point(&self, relative: &str) -> Result<EntryPoint, String> {
+        let path = self.path.join(relative);
+        let mut file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("the entry point {relative} is not in the package; build it, or correct `entry_point` in plugin.json")
+            }
+            _ => format!("the entry point {relative} cannot be opened: {error}"),
+        })?;
+        let metadata = file.metadata().map_err(|error| format!("the entry point {relative} cannot be read: {error}"))?;
+        if !metadata.is_file() {
+            return Err(format!("the entry point {relative} is a folder, not a program"));
+        }
+        if metadata.permissions().mode() & 0o111 == 0 {
+            return Err(format!("the entry point {relative} is not executable; run `chmod +x {relative}` in the package"));
+        }
+        let program = Program::read(&mut file).map_err(|reason| format!("the entry point {relative} {reason}"))?;
+        Ok(EntryPoint { file: file.into(), path, program })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds the store's memory")
+}
+
+fn file_name(digest: &str, executable: bool) -> String {
+    format!("{digest}-{}", if executable { 'x' } else { 'r' })
+}
+
+fn tree_digest(entries: &[Entry]) -> String {
+    let mut hasher = Sha256::new();
+    for entry in entries {
+        // Names are length-prefixed, so that no name can look like the next field.
+        let name = entry.relative.as_os_str().as_encoded_bytes();
+        hasher.update((name.len() as u64).to_le_bytes());
+        hasher.update(name);
+        match &entry.what {
+            What::Folder => hasher.update(b"d"),
+            What::File { digest, executable } => {
+                hasher.update(if *executable { b"x" } else { b"r" });
+                hasher.update(digest.as_bytes());
+            }
+        }
+    }
+    hex(&hasher.finalize())
+}
+
+fn copy_hashed(from: &mut File, to: &Path, name: &Path) -> Result<String, StoreError> {
+    let write = |source| StoreError::Write { path: to.to_owned(), source };
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(write)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        let count = from.read(&mut buffer).map_err(|source| StoreError::Read { path: name.to_owned(), source })?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+        out.write_all(&buffer[..count]).map_err(write)?;
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+fn hash(file: &mut File) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How many entries a tree has, if it can be read and is no larger than a package may be.
+fn count(folder: &Path) -> Option<usize> {
+    let mut found = 0;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).ok()? {
+            let entry = entry.ok()?;
+            found += 1;
+            if found > PACKAGE_FILES_MAX {
+                return None;
+            }
+            if entry.file_type().ok()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Some(found)
+}
+
+/// Removes a tree whose folders may be read-only.
+fn remove_tree(path: &Path) -> Result<(), StoreError> {
+    let write = |source| StoreError::Write { path: path.to_owned(), source };
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let metadata = match fs::symlink_metadata(&folder) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(write(error)),
+        };
+        if !metadata.is_dir() {
+            continue;
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(write)?;
+        for entry in fs::read_dir(&folder).map_err(write)? {
+            let entry = entry.map_err(write)?;
+            if entry.file_type().map_err(write)?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    fs::remove_dir_all(path).map_err(write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(files: &[(&str, &str, u32)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content, mode) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
+        }
+        folder
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store")).unwrap();
+        (folder, store)
+    }
+
+    #[test]
+    fn a_snapshot_is_read_only_and_outlives_changes_of_its_source() {
+        let (_folder, store) = store();
+        let source = package(&[("plugin.json", "{}", 0o644), ("bin/run", "#!/bin/sh\n", 0o755), (".git/x", "no", 0o644)]);
+        let snapshot = store.stage(source.path()).unwrap();
+        fs::write(source.path().join("bin/run"), "changed").unwrap();
+        assert_eq!(fs::read_to_string(snapshot.path.join("bin/run")).unwrap(), "#!/bin/sh\n");
+        let mode = |name: &str| fs::metadata(snapshot.path.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("plugin.json"), mode("bin/run"), mode("bin")), (0o444, 0o555, 0o555));
+        assert!(!snapshot.path.join(".git").exists());
+        let changed = store.stage(source.path()).unwrap();
+        assert_ne!(changed.digest, snapshot.digest);
+        assert!(snapshot.path.exists());
+    }
+
+    #[test]
+    fn equal_packages_are_one_snapshot_and_equal_files_one_file() {
+        let (_folder, store) = store();
+        let one = package(&[("a", "same", 0o644)]);
+        let two = package(&[("a", "same", 0o644)]);
+        let three = package(&[("a", "same", 0o644), ("b", "other", 0o644)]);
+        let [one, two, three] = [&one, &two, &three].map(|package| store.stage(package.path()).unwrap());
+        assert_eq!(one, two);
+        let inode = |snapshot: &Snapshot| fs::metadata(snapshot.path.join("a")).unwrap().ino();
+        assert_eq!(inode(&one), inode(&three));
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_store_is_mended_by_the_next_daemon() {
+        let (folder, store) = store();
+        let source = package(&[("a", "right", 0o644)]);
+        let snapshot = store.stage(source.path()).unwrap();
+        let file = snapshot.path.join("a");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&file, "wrong").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+        drop(store);
+        let store = Store::open(folder.path().join("store")).unwrap();
+        let again = store.stage(source.path()).unwrap();
+        assert_eq!(again, snapshot);
+        assert_eq!(fs::read_to_string(again.path.join("a")).unwrap(), "right");
+    }
+
+    #[test]
+    fn links_and_devices_are_refused_by_name() {
+        let (_folder, store) = store();
+        let source = package(&[("a", "x", 0o644)]);
+        std::os::unix::fs::symlink("/etc/passwd", source.path().join("link")).unwrap();
+        let error = store.stage(source.path()).unwrap_err();
+        assert!(matches!(&error, StoreError::Unusual { path, what: "a symbolic link" } if path.ends_with("link")), "{error}");
+    }
+
+    #[test]
+    fn an_entry_point_that_cannot_run_is_named_with_what_to_do() {
+        let (_folder, store) = store();
+        let elf = |machine: u8| {
+            let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+            header.resize(18, 0);
+            header.push(machine);
+            header.resize(64, 0);
+            header
+        };
+        let source = package(&[("plain", "text", 0o755), ("closed", "#!/bin/sh\n", 0o644), ("script", "#!/bin/sh -e\n", 0o755)]);
+        fs::write(source.path().join("arm"), elf(183)).unwrap();
+        fs::set_permissions(source.path().join("arm"), fs::Permissions::from_mode(0o755)).unwrap();
+        let snapshot = store.stage(source.path()).unwrap();
+        for (entry, words) in [
+            ("missing", "is not in the package"),
+            ("closed", "chmod +x closed"),
+            ("plain", "neither an ELF program nor a script"),
+            ("arm", "built for another machine: for aarch64"),
+        ] {
+            let error = snapshot.entry_point(entry).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+        let script = snapshot.entry_point("script").unwrap();
+        assert_eq!(script.program, Program::Script { interpreter: "/bin/sh".into(), argument: Some("-e".into()) });
+    }
+}

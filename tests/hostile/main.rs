@@ -1,0 +1,201 @@
+//! A plugin that tries to harm whoever runs it: the opponent of the system tests.
+//!
+//! It speaks raw frames and shares only the protocol crate with the supervisor. `HOSTILE_MODE` in its environment says how it
+//! starts and lives, the action of a call what it does then; `HOSTILE_ID` what it calls itself. Modes and actions are the rows of
+//! the tests, which say what has to follow. In mode `tame`, and between misdeeds, it keeps to the rules.
+
+mod deeds;
+mod sys;
+mod wire;
+
+use std::time::Duration;
+
+use palisade_protocol::{
+    ActionInfo, Drained, Empty, ErrorBody, ErrorCode, Extend, FEATURES, Flags, Frame, Hello, Kind, PROTOCOL, Ping,
+    Pong, Ready, Refuse, VersionRange, Welcome,
+};
+
+use wire::Wire;
+
+fn hello(range: VersionRange) -> Hello {
+    Hello {
+        protocol: range,
+        features: FEATURES.iter().map(|feature| feature.name().to_owned()).collect(),
+        software: "palisade-hostile/0.1.0".into(),
+    }
+}
+
+fn ready(id: &str, version: &str, actions: Vec<ActionInfo>) -> Ready {
+    Ready { id: id.into(), version: version.into(), actions, concurrency: 64, state_schema: None }
+}
+
+fn main() {
+    let mut wire = Wire::new();
+    let mode = std::env::var("HOSTILE_MODE").unwrap_or_else(|_| "tame".into());
+    let id = std::env::var("HOSTILE_ID").unwrap_or_else(|_| "hostile".into());
+    let life = start(&mut wire, &mode, &id);
+    live(&mut wire, &mode, life);
+}
+
+/// What a mode leaves of the rules after the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// All of them.
+    Ordinary,
+    /// It never says Drained, and the end of its input means nothing to it.
+    Stubborn,
+    /// After the first health check it answers no ping.
+    Mute,
+}
+
+/// Everything until Ready. Most modes never come back.
+fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
+    let ours = hello(PROTOCOL);
+    match mode {
+        "exit-at-once" => {
+            eprintln!("no reason to live");
+            std::process::exit(3);
+        }
+        "exit-zero-at-once" => std::process::exit(0),
+        "abort-at-once" => std::process::abort(),
+        "silent" => sleep_for_ever(),
+        "garbage-first" => {
+            wire.raw(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+            sleep_for_ever();
+        }
+        "ready-first" => {
+            wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, "0.1.0", Vec::new()), &[]);
+            sleep_for_ever();
+        }
+        "half-a-hello" => {
+            wire.raw(&[40, 0, 0, 0, Kind::Hello as u8, 0, 0, 0, 0, 0]);
+            std::process::exit(0);
+        }
+        "other-version" => {
+            wire.send(Kind::Hello, Flags::NONE, 0, &hello(VersionRange { min: 900, max: 901 }), &[]);
+            if let Some((Some(Kind::Refuse), _, content)) = wire.read() {
+                let refuse: Refuse = rmp_serde::from_slice(&content).unwrap_or_else(|error| panic!("{error}"));
+                eprintln!("refused: {}", refuse.error);
+            }
+            std::process::exit(1);
+        }
+        "fork-and-exit" if sys::fork() => {
+            // The one that lives on still has both pipes and goes on as if nothing had happened.
+        }
+        "fork-and-exit" => std::process::exit(0),
+        "stubborn" => sys::ignore(libc::SIGTERM),
+        "stdout-garbage" => deeds::garbage_on_stdout(),
+        _ => {}
+    }
+    wire.send(Kind::Hello, Flags::NONE, 0, &ours, &[]);
+    if mode == "hello-twice" {
+        wire.send(Kind::Hello, Flags::NONE, 0, &ours, &[]);
+    }
+    let Some((kind, _, content)) = wire.read() else { std::process::exit(0) };
+    assert_eq!(kind, Some(Kind::Welcome), "the answer to a hello");
+    let welcome: Welcome = rmp_serde::from_slice(&content).unwrap_or_else(|error| panic!("the welcome: {error}"));
+    wire.generation = welcome.plugin.map(|plugin| plugin.generation).unwrap_or_default();
+    match mode {
+        "never-ready" => sleep_for_ever(),
+        "exit-after-welcome" => std::process::exit(4),
+        "refuse" => {
+            let error = ErrorBody::new(ErrorCode::ConfigurationInvalid, "no database was named")
+                .with_hint("set `database` in the configuration");
+            wire.send(Kind::Refuse, Flags::NONE, 0, &Refuse { error }, &[]);
+            std::process::exit(1);
+        }
+        "extend-for-ever" => loop {
+            wire.send(Kind::Extend, Flags::NONE, 0, &Extend { by_ms: 1000, reason: "one more second".into() }, &[]);
+            std::thread::sleep(Duration::from_millis(100));
+        },
+        "extend-at-once-for-ever" => loop {
+            wire.send(Kind::Extend, Flags::NONE, 0, &Extend { by_ms: u64::MAX, reason: String::new() }, &[]);
+        },
+        "wrong-id" => wire.send(Kind::Ready, Flags::NONE, 0, &ready("somebody-else", "0.1.0", deeds::actions()), &[]),
+        "wrong-version" => wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, "6.6.6", deeds::actions()), &[]),
+        "same-action-twice" => {
+            let twice = [deeds::actions(), deeds::actions()].concat();
+            wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, "0.1.0", twice), &[]);
+        }
+        "broken-schema" => {
+            let parameters =
+                Some(serde_json::json!({"type": "no such type", "$ref": "http://127.0.0.1:9/schema.json"}));
+            let action = ActionInfo { name: "echo".into(), parameters, ..ActionInfo::default() };
+            wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, "0.1.0", vec![action]), &[]);
+        }
+        _ => wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, "0.1.0", deeds::actions()), &[]),
+    }
+    if mode == "unhealthy" || mode == "no-pong" {
+        let Some((kind, id, content)) = wire.read() else { std::process::exit(0) };
+        assert_eq!(kind, Some(Kind::Ping), "the first health check");
+        let ping: Ping = rmp_serde::from_slice(&content).unwrap_or_else(|error| panic!("the ping: {error}"));
+        assert!(ping.health);
+        if mode == "no-pong" {
+            sleep_for_ever();
+        }
+        let pong = Pong { unhealthy: Some("the disk is on fire".into()), ..Pong::default() };
+        wire.send(Kind::Pong, Flags::NONE, id, &pong, &[]);
+    }
+    match mode {
+        "mute" => Life::Mute,
+        "stubborn" => Life::Stubborn,
+        _ => Life::Ordinary,
+    }
+}
+
+/// Answers what comes, until the input ends.
+fn live(wire: &mut Wire, mode: &str, life: Life) {
+    let mut pongs = 0_u32;
+    let mut ledger = deeds::Ledger::default();
+    loop {
+        // Only once it is active: the health check has to be answered first.
+        match mode {
+            "never-reads" if pongs > 0 => sleep_for_ever(),
+            "reads-slowly" if pongs > 0 => wire.read_slowly = true,
+            _ => {}
+        }
+        let Some((kind, id, content)) = wire.read() else {
+            if life == Life::Stubborn {
+                sleep_for_ever();
+            }
+            std::process::exit(0);
+        };
+        match kind {
+            Some(Kind::Ping) if life == Life::Mute && pongs > 0 => {}
+            Some(Kind::Ping) => {
+                pongs += 1;
+                wire.send(Kind::Pong, Flags::NONE, id, &Pong::default(), &[]);
+            }
+            Some(Kind::Call) => {
+                let header = palisade_protocol::Header { len: 0, kind: Kind::Call as u8, flags: Flags::NONE, id };
+                let frame = Frame { header, content: &content };
+                let (call, payload) = frame
+                    .message::<palisade_protocol::Call<'_>>(Kind::Call)
+                    .unwrap_or_else(|error| panic!("the supervisor sends sound calls: {error}"));
+                deeds::perform(wire, &mut ledger, id, call.action, payload);
+            }
+            Some(Kind::Cancel) => deeds::cancelled(wire, &mut ledger, id),
+            Some(Kind::Drain) if life != Life::Stubborn => {
+                wire.send(Kind::Drained, Flags::NONE, 0, &Drained {}, &[]);
+            }
+            Some(Kind::Refuse) => {
+                let refuse: Refuse = rmp_serde::from_slice(&content).unwrap_or_else(|error| panic!("{error}"));
+                eprintln!("refused: {}", refuse.error);
+            }
+            Some(Kind::StreamData) => {
+                let credit =
+                    palisade_protocol::StreamCredit { bytes: u32::try_from(content.len()).unwrap_or(u32::MAX) };
+                wire.send(Kind::StreamCredit, Flags::NONE, id, &credit, &[]);
+            }
+            Some(Kind::StreamEnd) => wire.send(Kind::Ok, Flags::NONE, id, &Empty {}, &[0xc0]),
+            _ => {}
+        }
+    }
+}
+
+/// Does nothing more, and does not end by itself.
+fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}

@@ -1,0 +1,573 @@
+//! A `palisaded` of the test's own, in a folder of its own, and the proof that nothing of it is left.
+//!
+//! With `PALISADE_TEST_AS=UID` (and root) daemons run as that user, so that one suite shows what root and an ordinary user get.
+//! Everything that a daemon starts is recognised twice: by descent from it, noted while it lives, and by a marker in the
+//! environment that every test package gives its processes and their descendants.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use palisade_protocol::{ErrorBody, SUPERVISOR_ID};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::command::{built, command};
+use crate::package::Package;
+use crate::process::{self, Identity};
+use crate::wire::{Agent, BOUND};
+
+/// How often a state that is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Looks until `state` yields something, within [`BOUND`].
+///
+/// # Panics
+/// When it does not, naming what was waited for.
+pub fn wait_for<T>(what: &str, mut state: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + BOUND;
+    loop {
+        if let Some(found) = state() {
+            return found;
+        }
+        assert!(Instant::now() < until, "{what} did not come about within {BOUND:?}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// What a daemon is started with.
+#[derive(Debug, Default)]
+pub struct DaemonOptions {
+    packages: Vec<Package>,
+    configuration: Option<String>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    folder: Option<tempfile::TempDir>,
+    quiet: bool,
+}
+
+impl DaemonOptions {
+    /// With these packages in its plugin folder.
+    #[must_use]
+    pub fn with(packages: impl IntoIterator<Item = Package>) -> Self {
+        Self { packages: packages.into_iter().collect(), ..Self::default() }
+    }
+
+    /// With this configuration file.
+    #[must_use]
+    pub fn configuration(mut self, text: &str) -> Self {
+        self.configuration = Some(text.to_owned());
+        self
+    }
+
+    /// With further arguments.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// With a variable in the daemon's environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// In the folder that an earlier daemon left.
+    #[must_use]
+    pub fn folder(mut self, folder: tempfile::TempDir) -> Self {
+        self.folder = Some(folder);
+        self
+    }
+
+    /// Without a log: for benchmarks.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+}
+
+/// What `status` says of one plugin. Fields that a test does not need are left out.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Status {
+    pub id: String,
+    pub version: String,
+    pub state: String,
+    #[serde(default)]
+    pub reason: Option<String>,
+    #[serde(default)]
+    pub generation: Option<u64>,
+    #[serde(default)]
+    pub generations: Vec<GenerationStatus>,
+    #[serde(default)]
+    pub restarts: u64,
+    #[serde(default)]
+    pub restart_in_ms: Option<u64>,
+    #[serde(default)]
+    pub quarantined: bool,
+    #[serde(default)]
+    pub last_failure: Option<Dossier>,
+    #[serde(default)]
+    pub calls: Calls,
+}
+
+/// One process of a plugin.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct GenerationStatus {
+    pub generation: u64,
+    pub role: String,
+    pub phase: String,
+    #[serde(default)]
+    pub process_id: Option<u32>,
+}
+
+/// What is known about an end.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Dossier {
+    pub generation: u64,
+    pub reason: String,
+    #[serde(default)]
+    pub exit: Option<Value>,
+    #[serde(default)]
+    pub last_stderr: Vec<String>,
+    #[serde(default)]
+    pub calls_in_flight: u32,
+}
+
+/// The calls of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct Calls {
+    pub in_flight: u32,
+    pub waiting: u32,
+    pub ok: u64,
+    pub errors: u64,
+    pub cancelled: u64,
+    pub timed_out: u64,
+    pub crashed: u64,
+    pub refused: u64,
+}
+
+impl Status {
+    #[must_use]
+    pub fn is(&self, state: &str) -> bool {
+        self.state == state
+    }
+
+    /// The host's number of the plugin's serving process.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.generations.iter().find(|generation| generation.role == "serving").and_then(|serving| serving.process_id)
+    }
+}
+
+/// A daemon that did not come up.
+#[derive(Debug)]
+pub struct NotStarted {
+    pub status: ExitStatus,
+    pub log: String,
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Child,
+    folder: Option<tempfile::TempDir>,
+    marker: String,
+    seen: HashSet<Identity>,
+    cgroups: HashSet<PathBuf>,
+}
+
+/// The user that daemons run as, if not ours.
+#[must_use]
+pub fn other_user() -> Option<u32> {
+    let asked = std::env::var("PALISADE_TEST_AS").ok()?.parse().ok()?;
+    rustix::process::geteuid().is_root().then_some(asked)
+}
+
+/// A command that runs `program` as `uid`, without groups and capabilities. Its process is the program's.
+#[must_use]
+pub fn as_user(uid: u32, program: &Path) -> std::process::Command {
+    let mut command = command("setpriv");
+    command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--inh-caps=-all", "--"]);
+    command.arg(program);
+    command
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until its socket answers.
+    ///
+    /// # Panics
+    /// When it does not come up, with its log.
+    #[must_use]
+    pub fn start(options: DaemonOptions) -> Self {
+        match Self::try_start(options) {
+            Ok(daemon) => daemon,
+            Err(NotStarted { status, log }) => panic!("palisaded did not come up ({status}); its log:\n{log}"),
+        }
+    }
+
+    /// Starts a daemon with these packages.
+    #[must_use]
+    pub fn with(packages: impl IntoIterator<Item = Package>) -> Self {
+        Self::start(DaemonOptions::with(packages))
+    }
+
+    /// Starts a daemon and waits until its socket answers or it ends.
+    ///
+    /// # Errors
+    /// When it ended.
+    ///
+    /// # Panics
+    /// When it does neither within [`BOUND`].
+    pub fn try_start(options: DaemonOptions) -> Result<Self, NotStarted> {
+        let folder = options.folder.unwrap_or_else(|| {
+            tempfile::Builder::new().prefix("palisade-test-").tempdir().expect("the temporary folder is writable")
+        });
+        let user = other_user();
+        if let Some(uid) = user {
+            std::os::unix::fs::chown(folder.path(), Some(uid), Some(uid)).expect("root may");
+        }
+        let plugins = folder.path().join("plugins");
+        fs::create_dir_all(&plugins).expect("the folder is ours");
+        fs::set_permissions(&plugins, fs::Permissions::from_mode(0o755)).expect("the folder is ours");
+        let marker = format!("palisade-marker-{}", folder.path().file_name().unwrap_or_default().display());
+        for package in &options.packages {
+            package.write(&plugins, &marker);
+        }
+        let mut command = match user {
+            Some(uid) => as_user(uid, &built("palisaded")),
+            None => command(built("palisaded")),
+        };
+        let path = |name: &str| folder.path().join(name);
+        command.arg("--state-dir").arg(path("state")).arg("--runtime-dir").arg(path("run"));
+        command.arg("--socket").arg(path("palisade.sock")).arg("--plugins").arg(&plugins);
+        if let Some(text) = &options.configuration {
+            fs::write(path("palisade.toml"), text).expect("the folder is ours");
+            command.arg("--config").arg(path("palisade.toml"));
+        }
+        let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).expect("the folder is ours");
+        let stderr = if options.quiet { Stdio::null() } else { log.into() };
+        command
+            .args(&options.arguments)
+            .envs(options.environment)
+            .env("HOME", folder.path())
+            .env("TEST_MARKER", &marker)
+            .env_remove("XDG_RUNTIME_DIR")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
+        let process = command.spawn().expect("palisaded can be executed");
+        let mut daemon = Self { process, folder: Some(folder), marker, seen: HashSet::new(), cgroups: HashSet::new() };
+        let ended = wait_for("an answer on the daemon's socket", || {
+            if let Some(status) = daemon.process.try_wait().expect("it is our child") {
+                return Some(Some(status));
+            }
+            // It listens before it has looked at every package.
+            let mut agent = Agent::connect(&daemon.socket()).ok()?;
+            agent.call(SUPERVISOR_ID, "list", &json!({})).is_ok().then_some(None)
+        });
+        match ended {
+            None => Ok(daemon),
+            Some(status) => Err(NotStarted { status, log: daemon.log() }),
+        }
+    }
+
+    /// The daemon's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Its folder.
+    ///
+    /// # Panics
+    /// Never: only an end takes it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.as_ref().expect("a daemon that runs has its folder").path()
+    }
+
+    /// Its plugin folder.
+    #[must_use]
+    pub fn plugins(&self) -> PathBuf {
+        self.path().join("plugins")
+    }
+
+    /// Its agent socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path().join("palisade.sock")
+    }
+
+    /// What stands in the environment of all that its plugins start.
+    #[must_use]
+    pub fn marker(&self) -> &str {
+        &self.marker
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// A new connection to it.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn agent(&self) -> Agent {
+        Agent::connect(&self.socket()).unwrap_or_else(|error| panic!("connecting: {error}; its log:\n{}", self.log()))
+    }
+
+    /// An operation of the daemon itself.
+    ///
+    /// # Errors
+    /// What it answered, if not well.
+    pub fn operate(&self, operation: &str, parameters: &Value) -> Result<Value, ErrorBody> {
+        self.agent().call(SUPERVISOR_ID, operation, parameters)
+    }
+
+    /// What it says of a plugin.
+    ///
+    /// # Panics
+    /// When it does not know the plugin.
+    #[must_use]
+    pub fn status(&self, plugin: &str) -> Status {
+        status(&mut self.agent(), plugin)
+    }
+
+    /// Waits until what it says of a plugin is as asked.
+    ///
+    /// # Panics
+    /// When that does not come about within [`BOUND`].
+    pub fn wait_until(&self, plugin: &str, what: &str, mut state: impl FnMut(&Status) -> bool) -> Status {
+        let mut agent = self.agent();
+        let mut last = None;
+        let until = Instant::now() + BOUND;
+        loop {
+            let now = status(&mut agent, plugin);
+            if state(&now) {
+                return now;
+            }
+            if last.as_ref() != Some(&now) {
+                last = Some(now);
+            }
+            assert!(
+                Instant::now() < until,
+                "{plugin}: {what} did not come about within {BOUND:?}; last: {last:#?}\n{}",
+                self.log()
+            );
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Calls `echo` of the plugin `echo` again and again until told to stop.
+    ///
+    /// # Panics
+    /// When there is no such plugin.
+    #[must_use]
+    pub fn neighbour(&self) -> Neighbour {
+        let mut agent = self.agent();
+        // Its first call starts it; what follows measures whether others disturb it.
+        assert_eq!(agent.call("echo", "echo", &json!("first")), Ok(json!("first")));
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let generation = self.status("echo").generation;
+        let thread = std::thread::spawn(move || {
+            let mut calls = 0_u64;
+            // At least one more call than the first, however short the test is.
+            loop {
+                let last = stopped.load(Ordering::Acquire);
+                assert_eq!(agent.call("echo", "echo", &json!(calls)), Ok(json!(calls)));
+                calls += 1;
+                if last {
+                    return calls;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Neighbour { stop, thread: Some(thread), generation }
+    }
+
+    /// Notes which processes and cgroups belong to it now.
+    pub fn remember(&mut self) {
+        for process in process::descendants(self.pid()) {
+            self.cgroups.extend(process::cgroup(process.pid));
+            self.seen.insert(process);
+        }
+        // The daemon itself carries the marker as well.
+        let own = self.pid();
+        self.seen.extend(process::with_text(&self.marker).into_iter().filter(|process| process.pid != own));
+        if let Some(own) = process::cgroup(self.pid()) {
+            self.cgroups.retain(|cgroup| cgroup.starts_with(&own) && *cgroup != own);
+            // The folder above the leaves is the daemon's as well.
+            let above: Vec<_> = self.cgroups.iter().filter_map(|leaf| leaf.parent()).map(Path::to_owned).collect();
+            self.cgroups.extend(above.into_iter().filter(|cgroup| *cgroup != own));
+        }
+    }
+
+    /// Asks it to end.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn signal(&self, signal: Signal) {
+        kill(pid(self.pid()), signal).expect("the daemon is our child and not yet waited for");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end within [`BOUND`].
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("the daemon's end", || self.process.try_wait().expect("it is our child"))
+    }
+
+    /// Ends it by SIGTERM, expects exit status 0 and nothing left.
+    ///
+    /// # Panics
+    /// When it ends otherwise or leaves anything.
+    pub fn stop_and_expect_no_orphans(mut self) {
+        self.remember();
+        self.terminate();
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "the daemon ended with {status}; its log:\n{}", self.log());
+        assert!(!self.socket().exists(), "the daemon leaves its socket");
+        self.expect_nothing_left();
+    }
+
+    /// Ends it by SIGKILL, expects that all it started dies with it, and returns its folder for the next daemon.
+    ///
+    /// # Panics
+    /// When anything survives.
+    pub fn kill_nine(mut self) -> tempfile::TempDir {
+        self.remember();
+        self.signal(Signal::SIGKILL);
+        let status = self.wait();
+        assert_eq!(status.signal(), Some(9));
+        self.expect_no_process_left();
+        self.folder.take().expect("a daemon has its folder until its end")
+    }
+
+    fn expect_no_process_left(&self) {
+        let mut left = Vec::new();
+        let gone = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_for("the end of all processes", || {
+                left = self.seen.iter().copied().filter(|process| process::is_alive(*process)).collect();
+                left.extend(process::with_text(&self.marker));
+                left.is_empty().then_some(())
+            });
+        }));
+        if gone.is_err() {
+            let lines: Vec<String> = left.iter().map(|process| describe(*process)).collect();
+            panic!("processes survived the daemon:\n{}\nits log:\n{}", lines.join("\n"), self.log());
+        }
+    }
+
+    fn expect_nothing_left(&self) {
+        self.expect_no_process_left();
+        for cgroup in &self.cgroups {
+            assert!(!cgroup.exists(), "the cgroup {} is left", cgroup.display());
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = self.path().display().to_string();
+        assert!(!mounts.contains(&own), "a mount is left beneath {own}");
+    }
+
+    /// The cgroups that it made, as far as [`Daemon::remember`] saw them.
+    #[must_use]
+    pub fn cgroups(&self) -> &HashSet<PathBuf> {
+        &self.cgroups
+    }
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).expect("process numbers are small"))
+}
+
+/// Sends a signal to a process that a test's daemon started.
+///
+/// # Panics
+/// When it cannot be sent.
+pub fn signal(process: u32, signal: Signal) {
+    kill(pid(process), signal).unwrap_or_else(|error| panic!("sending {signal} to {process}: {error}"));
+}
+
+fn describe(process: Identity) -> String {
+    let arguments = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+    format!("{} {}", process.pid, String::from_utf8_lossy(&arguments).replace('\0', " "))
+}
+
+fn status(agent: &mut Agent, plugin: &str) -> Status {
+    let value = agent.call(SUPERVISOR_ID, "status", &json!({ "plugin": plugin })).expect("the plugin is known");
+    serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error} in the status {value}"))
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.folder.is_none() {
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon ---\n{}---", self.log());
+        }
+        if matches!(self.process.try_wait(), Ok(None)) {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+        // A test that failed may have found survivors; they carry this test's marker and nobody else's.
+        for process in process::with_text(&self.marker) {
+            let _ = kill(pid(process.pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// A plugin beside the one that is tested, called all the while.
+#[derive(Debug)]
+pub struct Neighbour {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+    generation: Option<u64>,
+}
+
+impl Neighbour {
+    /// Stops, and expects that every call was answered by one and the same process.
+    ///
+    /// # Panics
+    /// When one was not.
+    pub fn expect_unharmed(mut self, daemon: &Daemon) {
+        self.stop.store(true, Ordering::Release);
+        let thread = self.thread.take().expect("it is joined once");
+        let calls = thread.join().unwrap_or_else(|_| panic!("a call of the neighbour failed; log:\n{}", daemon.log()));
+        assert!(calls > 0);
+        let status = daemon.status("echo");
+        assert_eq!((status.generation, status.restarts), (self.generation, 0), "the neighbour was restarted");
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,170 @@
+//! "What bad input gets", through the command line: the message, the hint and the exit status.
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use palisade_tests::command::{built, command};
+use palisade_tests::daemon::Daemon;
+use palisade_tests::package::{Entry, Package};
+
+use crate::support::{daemon_with, expect_text, hostile};
+
+/// What a run of `palisade` came to.
+struct Ran {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn palisade(socket: &Path, arguments: &[&str]) -> Ran {
+    let mut command = command(built("palisade"));
+    command.arg("--socket").arg(socket).args(arguments).stdin(Stdio::null()).env("NO_COLOR", "1");
+    let Output { status, stdout, stderr } = command.output().expect("it can be executed");
+    Ran {
+        status: status.code(),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+    }
+}
+
+/// Fails with that exit status, says these things, and prints nothing else.
+#[track_caller]
+fn refused(ran: &Ran, status: i32, sentences: &[&str]) {
+    assert_eq!(ran.status, Some(status), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(ran.stdout, "", "what failed prints no result");
+    assert!(ran.stderr.starts_with("palisade: "), "{}", ran.stderr);
+    for sentence in sentences {
+        expect_text(&ran.stderr, sentence);
+    }
+}
+
+#[test]
+fn names_that_do_not_exist() {
+    let daemon = daemon_with(hostile("tame"));
+    let socket = daemon.socket();
+    refused(&palisade(&socket, &["call", "ecko", "echo"]), 3, &["plugin_not_found", "ecko", "hint"]);
+    refused(&palisade(&socket, &["call", "echo", "ecko"]), 3, &["action_not_found", "ecko", "hint"]);
+    refused(&palisade(&socket, &["call", "echo@^7", "echo"]), 3, &["version_not_found", "^7"]);
+    refused(&palisade(&socket, &["start", "ecko"]), 3, &["plugin_not_found", "ecko"]);
+    refused(&palisade(&socket, &["status", "ecko"]), 3, &["plugin_not_found", "ecko"]);
+    refused(&palisade(&socket, &["info", "ecko"]), 3, &["plugin_not_found", "ecko"]);
+    assert_eq!(palisade(&socket, &["fly"]).status, Some(2), "a wrong usage");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn parameters_that_are_wrong() {
+    let daemon = Daemon::with([Package::echo(), Package::new("calculator", Entry::File(built("calculator")))]);
+    let socket = daemon.socket();
+    let call = |arguments: &[&str]| palisade(&socket, &[&["call", "calculator", "evaluate"], arguments].concat());
+    let five = call(&["expression=sqrt(16) + sin(pi/2)"]);
+    assert_eq!((five.status, five.stdout.as_str(), five.stderr.as_str()), (Some(0), "5\n", ""));
+    refused(&call(&[]), 4, &["invalid_params", "expression"]);
+    refused(&call(&["expresion=1"]), 4, &["expresion", "expression"]);
+    refused(&call(&["--params", r#"{"expression": 7}"#]), 4, &["invalid_params", "expression"]);
+    refused(&call(&["--params", "{not json"]), 4, &["JSON"]);
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let file = folder.path().join("params.json");
+    std::fs::write(&file, "{\n  \"expression\": 1,,\n}\n").expect("the folder is ours");
+    refused(&call(&["--params", &format!("@{}", file.display())]), 4, &["params.json", "2"]);
+    refused(&call(&["--params", "@/nonexistent/params.json"]), 4, &["/nonexistent/params.json"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn actions_that_fail() {
+    let daemon = daemon_with(hostile("tame"));
+    let socket = daemon.socket();
+    let call = |arguments: &[&str]| palisade(&socket, &[&["call", "hostile"], arguments].concat());
+    refused(&call(&["fail"]), 1, &["execution_failed", "on purpose"]);
+    refused(&call(&["abort"]), 7, &["crashed", "killed by SIGABRT"]);
+    refused(&call(&["len-4g"]), 7, &["protocol_violation"]);
+    refused(&call(&["wait", "--timeout", "100ms"]), 6, &["timeout"]);
+    refused(&call(&["minimal-error"]), 3, &["resource_not_found", "no such page"]);
+    // The client does not trust a payload either.
+    for row in ["bad-payload", "deep-payload"] {
+        let ran = call(&[row]);
+        refused(&ran, 7, &["protocol_violation"]);
+    }
+    let stopped = palisade(&socket, &["stop", "hostile"]);
+    assert_eq!(
+        (stopped.status, stopped.stdout.as_str(), stopped.stderr.as_str()),
+        (Some(0), "", ""),
+        "silent on success"
+    );
+    refused(&call(&["echo"]), 8, &["unavailable", "palisade start hostile"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn plugins_that_do_not_start() {
+    for (entry, mode, sentences) in [
+        (Entry::Missing, 0o755, &["main"][..]),
+        (Entry::Bytes(b"#!/bin/sh\nexit 0\n".to_vec()), 0o644, &["executable"]),
+        (Entry::Bytes(b"#!/bin/sh\nexit 0\n".to_vec()), 0o755, &["exited with code 0"]),
+        (Entry::Bytes(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xb7\0\x01\0\0\0".to_vec()), 0o755, &["machine"]),
+    ] {
+        let daemon =
+            Daemon::with([Package::echo(), Package::new("broken", entry).mode(mode).with("restart", "never".into())]);
+        let ran = palisade(&daemon.socket(), &["call", "broken", "echo"]);
+        assert!(matches!(ran.status, Some(4 | 8)), "{:?} {}", ran.status, ran.stderr);
+        refused(&ran, ran.status.unwrap_or_default(), sentences);
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
+#[test]
+fn no_daemon_is_there() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let missing = folder.path().join("missing.sock");
+    refused(&palisade(&missing, &["list"]), 9, &["missing.sock", "hint"]);
+    let stale = folder.path().join("stale.sock");
+    drop(UnixListener::bind(&stale).expect("the folder is ours"));
+    refused(&palisade(&stale, &["list"]), 9, &["stale.sock", "hint"]);
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no socket").expect("the folder is ours");
+    refused(&palisade(&file, &["list"]), 9, &["file"]);
+}
+
+#[test]
+fn what_answers_is_no_daemon() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let socket = folder.path().join("other.sock");
+    let listener = UnixListener::bind(&socket).expect("the folder is ours");
+    let other = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the command line connects");
+        // As a web server would.
+        let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+    });
+    let ran = palisade(&socket, &["list"]);
+    assert!(matches!(ran.status, Some(7 | 9)), "{:?} {}", ran.status, ran.stderr);
+    refused(&ran, ran.status.unwrap_or_default(), &[]);
+    other.join().expect("it only writes and reads");
+}
+
+#[test]
+fn the_everyday_commands() {
+    let daemon = daemon_with(hostile("tame"));
+    let socket = daemon.socket();
+    let run = |arguments: &[&str]| {
+        let ran = palisade(&socket, arguments);
+        assert_eq!(ran.status, Some(0), "{arguments:?}: {}", ran.stderr);
+        ran.stdout
+    };
+    let list = run(&["list"]);
+    expect_text(&list, "echo");
+    expect_text(&list, "discovered");
+    expect_text(&run(&["call", "hostile", "environment"]), "HOSTILE_MODE");
+    for operation in ["start", "pause", "resume", "restart", "stop"] {
+        assert_eq!(run(&[operation, "hostile"]), "", "{operation} is silent");
+    }
+    expect_text(&run(&["status", "hostile"]), "stopped");
+    let status: serde_json::Value = serde_json::from_str(&run(&["--json", "status", "hostile"])).expect("it is JSON");
+    assert_eq!(status["state"], "stopped");
+    expect_text(&run(&["info", "echo"]), "0.1.0");
+    run(&["logs"]);
+    run(&["completions", "bash"]);
+    daemon.stop_and_expect_no_orphans();
+}

@@ -1,0 +1,93 @@
+//! Again and again: after many starts and stops descriptors, processes, threads, cgroups and memory are where they were.
+
+use palisade_tests::daemon::Daemon;
+use palisade_tests::package::Package;
+use palisade_tests::process;
+use serde_json::json;
+
+use crate::support::{daemon_with, expect_echo, hostile};
+
+/// How often; `PALISADE_TEST_CYCLES` asks for more.
+fn cycles() -> usize {
+    std::env::var("PALISADE_TEST_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
+}
+
+/// Before it is measured what a daemon holds, everything that is made once has been made.
+const WARM_UP: usize = 20;
+
+/// Allocators keep some of what they were given; a leak of one kibibyte a cycle would show.
+fn growth_max_kib(cycles: usize) -> u64 {
+    512 + u64::try_from(cycles).unwrap_or(u64::MAX) / 2
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    descriptors: usize,
+    threads: usize,
+    zombies: usize,
+    processes: usize,
+    cgroups: usize,
+}
+
+fn held(daemon: &Daemon) -> Held {
+    let pid = daemon.pid();
+    let own = process::cgroup(pid);
+    Held {
+        descriptors: process::descriptors(pid).expect("it runs"),
+        threads: process::threads(pid).expect("it runs"),
+        zombies: process::zombies(pid),
+        processes: process::descendants(pid).len(),
+        cgroups: daemon.cgroups().iter().filter(|cgroup| cgroup.exists() && Some(*cgroup) != own.as_ref()).count(),
+    }
+}
+
+fn repeat(mut daemon: Daemon, mut cycle: impl FnMut(&Daemon)) {
+    drop(daemon.agent());
+    for _ in 0..WARM_UP {
+        cycle(&daemon);
+        daemon.remember();
+    }
+    let before = held(&daemon);
+    let memory_before = process::memory(daemon.pid()).expect("it runs").private;
+    let cycles = cycles();
+    for _ in 0..cycles {
+        cycle(&daemon);
+    }
+    daemon.remember();
+    palisade_tests::daemon::wait_for("what was there before, and nothing more", || {
+        (held(&daemon) == before).then_some(())
+    });
+    let memory_after = process::memory(daemon.pid()).expect("it runs").private;
+    assert!(
+        memory_after <= memory_before + growth_max_kib(cycles),
+        "the daemon grew from {memory_before} to {memory_after} KiB in {cycles} cycles"
+    );
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn starts_and_stops() {
+    repeat(Daemon::with([Package::echo()]), |daemon| {
+        daemon.operate("start", &json!({"plugin": "echo"})).expect("it can be started");
+        expect_echo(daemon, "echo");
+        daemon.operate("stop", &json!({"plugin": "echo"})).expect("it can be stopped");
+        assert!(daemon.status("echo").is("stopped"));
+    });
+}
+
+#[test]
+fn crashes() {
+    let policy = json!({"policy": "on-failure", "backoff_initial_ms": 1, "backoff_max_ms": 2, "intensity": 1000});
+    repeat(daemon_with(hostile("tame").with("restart", policy)), |daemon| {
+        expect_echo(daemon, "hostile");
+        daemon.agent().call("hostile", "abort", &json!(null)).expect_err("it dies");
+        daemon.wait_until("hostile", "a successor", |now| now.is("active"));
+    });
+}
+
+#[test]
+fn starts_that_fail() {
+    repeat(daemon_with(hostile("exit-at-once").with("restart", json!("never"))), |daemon| {
+        daemon.operate("start", &json!({"plugin": "hostile"})).expect_err("it exits at once");
+    });
+}

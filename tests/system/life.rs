@@ -1,0 +1,292 @@
+//! Start, stop, pause, restart, idleness, shutdown: the operator's side of a plugin's life.
+
+use std::time::Duration;
+
+use palisade_protocol::ErrorCode;
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
+use palisade_tests::package::Package;
+use palisade_tests::process;
+use serde_json::json;
+
+use crate::support::{daemon_with, error, expect_echo, expect_text, hostile};
+
+/// Nothing runs until the first call; an eager one runs from the start.
+#[test]
+fn lazy_and_eager() {
+    let daemon = daemon_with(hostile("tame").with("activation", json!("eager")));
+    daemon.wait_until("hostile", "active", |now| now.is("active"));
+    let echo = daemon.status("echo");
+    assert!(echo.is("discovered") && echo.generation.is_none(), "{echo:?}");
+    expect_echo(&daemon, "echo");
+    assert!(daemon.status("echo").is("active"));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A lazy plugin that nobody calls for a while is stopped, and comes back with the next call.
+#[test]
+fn an_idle_plugin_rests() {
+    let daemon = daemon_with(hostile("tame").with("activation", json!({"mode": "lazy", "idle_stop_seconds": 1})));
+    expect_echo(&daemon, "hostile");
+    let status = daemon.wait_until("hostile", "rest", |now| now.process_id().is_none() && !now.is("stopping"));
+    assert!(status.is("stopped") || status.is("discovered"), "{status:?}");
+    assert_eq!((status.restarts, status.last_failure), (0, None));
+    expect_echo(&daemon, "hostile");
+    assert_eq!(daemon.status("hostile").generation, Some(2));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What the operator stopped stays stopped until somebody starts it.
+#[test]
+fn a_stopped_plugin_refuses() {
+    let daemon = daemon_with(hostile("tame"));
+    expect_echo(&daemon, "hostile");
+    let running = process::identity(daemon.status("hostile").process_id().expect("it runs")).expect("it runs");
+    daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
+    assert!(!process::is_alive(running), "when stop returns, no process is left");
+    let refused = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::Unavailable);
+    expect_text(refused.hint.as_deref().unwrap_or_default(), "palisade start hostile");
+    daemon.operate("stop", &json!({"plugin": "hostile"})).expect("stopping what is stopped is no error");
+    daemon.operate("start", &json!({"plugin": "hostile"})).expect("it can be started");
+    assert!(daemon.status("hostile").is("active"), "when start returns, it takes calls");
+    daemon.operate("start", &json!({"plugin": "hostile"})).expect("starting what runs is no error");
+    assert_eq!(daemon.status("hostile").generation, Some(2));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A restart is a new generation, and counts as no failure.
+#[test]
+fn a_restart_is_a_new_generation() {
+    let daemon = daemon_with(hostile("tame"));
+    let neighbour = daemon.neighbour();
+    expect_echo(&daemon, "hostile");
+    for generation in 2..5 {
+        daemon.operate("restart", &json!({"plugin": "hostile"})).expect("it can be restarted");
+        let status = daemon.status("hostile");
+        assert!(status.is("active"));
+        assert_eq!((status.generation, status.last_failure), (Some(generation), None));
+    }
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A call under way when its plugin is stopped may finish within the drain timeout.
+#[test]
+fn a_call_finishes_while_its_plugin_drains() {
+    let daemon = daemon_with(hostile("tame"));
+    let mut agent = daemon.agent();
+    let call = agent.begin("hostile", "sleep-blocking", &json!(null));
+    daemon.wait_until("hostile", "a call in flight", |now| now.calls.in_flight == 1);
+    daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
+    assert_eq!(agent.finish(call), Ok(json!(null)));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// While a plugin is paused its calls wait, its process stands still, and its clocks do too.
+#[test]
+fn a_paused_plugin_stands_still() {
+    let daemon = daemon_with(hostile("tame").with("watchdog", json!({"interval_seconds": 1, "timeout_seconds": 1})));
+    let neighbour = daemon.neighbour();
+    let mut agent = daemon.agent();
+    expect_echo(&daemon, "hostile");
+    daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it can be paused");
+    assert!(daemon.status("hostile").is("paused"));
+    let waiting = agent.begin("hostile", "echo", &json!("later"));
+    let late = daemon.agent().call_within("hostile", "echo", &json!(1), Duration::from_millis(100));
+    error(late, ErrorCode::Timeout);
+    // Longer than the watchdog's patience: what is tested is that it waits.
+    std::thread::sleep(Duration::from_secs(3));
+    daemon.operate("pause", &json!({"plugin": "hostile"})).expect("pausing what is paused is no error");
+    daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it can be resumed");
+    assert_eq!(agent.finish(waiting), Ok(json!("later")));
+    let status = daemon.status("hostile");
+    assert!(status.is("active"));
+    assert_eq!((status.generation, status.last_failure), (Some(1), None));
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Calls to a paused plugin are refused, where the manifest says so.
+#[test]
+fn a_paused_plugin_refuses() {
+    let daemon = daemon_with(hostile("tame").with("on_pause", json!("refuse")));
+    expect_echo(&daemon, "hostile");
+    daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it can be paused");
+    let refused = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::Unavailable);
+    expect_text(refused.hint.as_deref().unwrap_or_default(), "palisade resume hostile");
+    daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it can be resumed");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A frozen plugin can be stopped, and a daemon with one can end.
+#[test]
+fn a_paused_plugin_can_be_stopped() {
+    let daemon = daemon_with(hostile("tame"));
+    for _ in 0..2 {
+        daemon.operate("start", &json!({"plugin": "hostile"})).expect("it can be started");
+        daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it can be paused");
+        daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
+        assert!(daemon.status("hostile").is("stopped"));
+    }
+    daemon.operate("start", &json!({"plugin": "hostile"})).expect("it can be started");
+    daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it can be paused");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Each state that users see is told as an event, in its order.
+#[test]
+fn every_state_is_an_event() {
+    let daemon = daemon_with(hostile("tame"));
+    let mut agent = daemon.agent();
+    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
+    // The stream is open before anything happens.
+    let opened = agent.next_of(follow);
+    assert_eq!(opened.kind, Some(palisade_protocol::Kind::StreamOpen));
+    expect_echo(&daemon, "hostile");
+    daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it can be paused");
+    daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it can be resumed");
+    daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
+    let mut states = Vec::new();
+    while states.last().is_none_or(|state| state != "stopped") {
+        let event = agent.next_of(follow).value();
+        if let Some(to) = event["to"].as_str() {
+            states.push(to.to_owned());
+        }
+    }
+    assert_eq!(states, ["loaded", "initialized", "active", "paused", "active", "stopping", "stopped"]);
+    agent.cancel(follow);
+    error(agent.finish(follow), ErrorCode::Cancelled);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// SIGTERM drains: a call under way is answered before the daemon ends.
+#[test]
+fn shutdown_lets_calls_finish() {
+    let mut daemon = daemon_with(hostile("tame"));
+    let mut agent = daemon.agent();
+    let call = agent.begin("hostile", "sleep-blocking", &json!(null));
+    daemon.wait_until("hostile", "a call in flight", |now| now.calls.in_flight == 1);
+    daemon.remember();
+    daemon.terminate();
+    assert_eq!(agent.finish(call), Ok(json!(null)));
+    let status = daemon.wait();
+    assert_eq!(status.code(), Some(0), "{}", daemon.log());
+}
+
+/// `shutdown` asked for by an agent is the same.
+#[test]
+fn shutdown_by_an_operation() {
+    let mut daemon = daemon_with(hostile("stubborn"));
+    expect_echo(&daemon, "hostile");
+    let socket = daemon.socket();
+    // The answer may come before the connection ends, or not.
+    let mut agent = daemon.agent();
+    agent.begin("palisade", "shutdown", &json!({}));
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+    assert!(!socket.exists());
+}
+
+/// A second daemon on the same state or the same socket is refused, and the first one does not notice.
+#[test]
+fn a_second_daemon_is_refused() {
+    let daemon = daemon_with(hostile("tame"));
+    let neighbour = daemon.neighbour();
+    let path = |name: &str| daemon.path().join(name).display().to_string();
+    let run = |arguments: &[String]| {
+        let user = palisade_tests::daemon::other_user();
+        let program = palisade_tests::command::built("palisaded");
+        let mut command = match user {
+            Some(uid) => palisade_tests::daemon::as_user(uid, &program),
+            None => palisade_tests::command::command(program),
+        };
+        let output = command.args(arguments).env("HOME", daemon.path()).output().expect("it can be executed");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let arguments = |state: &str, runtime: &str, socket: &str| {
+        [
+            "--state-dir",
+            &path(state),
+            "--runtime-dir",
+            &path(runtime),
+            "--socket",
+            &path(socket),
+            "--plugins",
+            &path("plugins"),
+        ]
+        .map(String::from)
+    };
+    let (status, stderr) = run(&arguments("state", "run2", "other.sock"));
+    assert_eq!(status, Some(8), "{stderr}");
+    expect_text(&stderr, &path("state"));
+    let (status, stderr) = run(&arguments("state2", "run2", "palisade.sock"));
+    assert_eq!(status, Some(8), "{stderr}");
+    expect_text(&stderr, &path("palisade.sock"));
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A daemon that has no plugin folder, or one it may not read, or a configuration it does not understand, says so and ends.
+#[test]
+fn a_daemon_with_a_wrong_configuration() {
+    for (arguments, configuration, sentences) in [
+        (&["--plugins", "/nonexistent/plugins"][..], None, &["/nonexistent/plugins"][..]),
+        (&[], Some("colour = \"red\"\n"), &["colour", "palisade.toml", "1"]),
+        (&[], Some("this is not toml\n"), &["palisade.toml"]),
+    ] {
+        let mut options = DaemonOptions::with([Package::echo()]).arguments(arguments);
+        if let Some(text) = configuration {
+            options = options.configuration(text);
+        }
+        match Daemon::try_start(options) {
+            Ok(_) => panic!("a daemon came up with {arguments:?} {configuration:?}"),
+            Err(failed) => {
+                assert_eq!(failed.status.code(), Some(4), "{}", failed.log);
+                for sentence in sentences {
+                    expect_text(&failed.log, sentence);
+                }
+            }
+        }
+    }
+}
+
+/// A plugin folder that is broken is told, and costs the others nothing.
+#[test]
+fn a_broken_manifest_costs_the_others_nothing() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let plugins = folder.path().join("plugins");
+    for (name, manifest) in [
+        ("not-json", "{ this is not JSON"),
+        ("no-id", r#"{"name": "No id", "version": "1.0.0", "entry_point": "main"}"#),
+        ("outside", r#"{"id": "outside", "name": "O", "version": "1.0.0", "entry_point": "../../bin/sh"}"#),
+        ("reserved", r#"{"id": "palisade", "name": "O", "version": "1.0.0", "entry_point": "main"}"#),
+    ] {
+        std::fs::create_dir_all(plugins.join(name)).expect("the folder is ours");
+        std::fs::write(plugins.join(name).join("plugin.json"), manifest).expect("the folder is ours");
+    }
+    std::fs::create_dir(plugins.join("empty")).expect("the folder is ours");
+    std::fs::write(plugins.join("a-file"), "nothing").expect("the folder is ours");
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).folder(folder));
+    expect_echo(&daemon, "echo");
+    let list = daemon.operate("list", &json!({})).expect("there is a list");
+    let ids: Vec<_> = list["plugins"].as_array().expect("a list").iter().map(|plugin| plugin["id"].clone()).collect();
+    assert_eq!(ids, ["echo"]);
+    let log = daemon.log();
+    for name in ["not-json", "no-id", "outside", "reserved"] {
+        assert!(log.contains(&format!("{name}/plugin.json")), "{name} is named in the log:\n{log}");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Its process runs from the store: changing the package beneath it changes nothing.
+#[test]
+fn a_process_runs_from_a_snapshot() {
+    let daemon = daemon_with(hostile("tame"));
+    expect_echo(&daemon, "hostile");
+    let entry = daemon.plugins().join("hostile").join("main");
+    std::fs::write(&entry, b"overwritten").expect("the package is not what runs, so it is not busy");
+    expect_echo(&daemon, "hostile");
+    let plugin = daemon.status("hostile").process_id().expect("it runs");
+    let program = wait_for("the program", || std::fs::read_link(format!("/proc/{plugin}/exe")).ok());
+    assert!(!program.starts_with(daemon.plugins()), "{}", program.display());
+    daemon.stop_and_expect_no_orphans();
+}

@@ -1,0 +1,16 @@
+//! The system tests: a real daemon, real plugins, and what happens when one of them misbehaves.
+//!
+//! Each test has a daemon of its own and ends by proving that nothing of it is left. Bounds: whatever is waited for has to come
+//! about within `palisade_tests::wire::BOUND`; nothing depends on how long anything takes.
+#![forbid(unsafe_code)]
+
+mod agents;
+mod calls;
+mod chaos;
+mod cli;
+mod cycles;
+mod floods;
+mod life;
+mod starts;
+mod support;
+mod wire;

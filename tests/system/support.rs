@@ -1,0 +1,46 @@
+//! What several of these files need.
+
+use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_tests::daemon::Daemon;
+use palisade_tests::package::Package;
+use serde_json::{Value, json};
+
+/// The hostile plugin with short times, so that no test waits long for what it provokes.
+pub(crate) fn hostile(mode: &str) -> Package {
+    Package::hostile("hostile", mode)
+        .with("limits", json!({"start_timeout_seconds": 2, "stop_grace_seconds": 1, "drain_timeout_seconds": 2}))
+        .with("cancel_grace_seconds", json!(1))
+        .with(
+            "restart",
+            json!({"policy": "on-failure", "backoff_initial_ms": 10, "backoff_max_ms": 10, "intensity": 50}),
+        )
+}
+
+/// A daemon with the hostile plugin in that mode, and the neighbour.
+pub(crate) fn daemon_with(hostile: Package) -> Daemon {
+    Daemon::with([Package::echo(), hostile])
+}
+
+/// The plugin answers, whatever happened before.
+pub(crate) fn expect_echo(daemon: &Daemon, plugin: &str) {
+    assert_eq!(daemon.agent().call(plugin, "echo", &json!("well?")), Ok(json!("well?")), "log:\n{}", daemon.log());
+}
+
+/// What this call ended with, which is not well.
+#[track_caller]
+pub(crate) fn error(outcome: Result<Value, ErrorBody>, code: ErrorCode) -> ErrorBody {
+    match outcome {
+        Err(error) => {
+            assert_eq!(error.code, code, "{error}");
+            assert_eq!((error.class, error.fault), (code.class(), code.fault()), "{error}");
+            error
+        }
+        Ok(value) => panic!("expected {code}, and the call brought {value}"),
+    }
+}
+
+/// That the text holds the other one.
+#[track_caller]
+pub(crate) fn expect_text(text: &str, part: &str) {
+    assert!(text.contains(part), "expected {part:?} in {text:?}");
+}
