@@ -116,23 +116,15 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         stop: Notify::new(),
     });
 
-    let agents = {
+    // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
+    let tasks = build(&service, store, plugin_host, started.0).await?;
+    let agents = tokio::spawn({
         let service = service.clone();
         async move {
             unix::serve(&listener, service).await;
             listener
         }
-    };
-    let agents = tokio::spawn(agents);
-    let built = build(&service, store, plugin_host, started.0).await;
-    let tasks = match built {
-        Ok(tasks) => tasks,
-        Err(error) => {
-            agents.abort();
-            let _ = agents.await;
-            return Err(error);
-        }
-    };
+    });
     tracing::info!(socket = %service.config.socket.display(), "ready");
     service.bus.publish(Event::new(EventKind::DaemonStarted));
     // Outside systemd there is nobody to tell.

@@ -375,6 +375,16 @@ impl Daemon {
         }
     }
 
+    /// The host's number of the plugin's serving process. The launcher may report it a moment after the plugin's first answer.
+    ///
+    /// # Panics
+    /// When there is none within [`BOUND`].
+    #[must_use]
+    pub fn process_of(&self, plugin: &str) -> u32 {
+        let status = self.wait_until(plugin, "a serving process", |now| now.process_id().is_some());
+        status.process_id().expect("that is what was waited for")
+    }
+
     /// Calls `echo` of the plugin `echo` again and again until told to stop.
     ///
     /// # Panics

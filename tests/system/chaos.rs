@@ -69,8 +69,9 @@ fn it_exits_with_zero_during_a_call() {
 fn it_closes_its_output_and_stays() {
     let daemon = daemon_with(hostile("tame"));
     let neighbour = daemon.neighbour();
-    let error = error(daemon.agent().call("hostile", "close-and-linger", &json!(null)), ErrorCode::Crashed);
-    assert!(error.details.is_some());
+    let call = daemon.agent().call("hostile", "close-and-linger", &json!(null));
+    let error = error(call, ErrorCode::ProtocolViolation);
+    expect_text(&error.message, "closed its protocol pipes and went on running");
     expect_echo(&daemon, "hostile");
     neighbour.expect_unharmed(&daemon);
     daemon.stop_and_expect_no_orphans();
@@ -98,7 +99,7 @@ fn descendants_die_with_the_plugin() {
     let mut daemon = daemon_with(hostile("tame"));
     let neighbour = daemon.neighbour();
     assert_eq!(daemon.agent().call("hostile", "double-fork", &json!(null)), Ok(json!(null)));
-    let plugin = daemon.status("hostile").process_id().expect("it runs");
+    let plugin = daemon.process_of("hostile");
     let init = process::parent(plugin).expect("it runs");
     let tree = wait_for("all descendants", || {
         let tree = process::descendants(init);
@@ -121,7 +122,7 @@ fn a_stubborn_plugin_is_stopped() {
     let daemon = daemon_with(hostile("stubborn"));
     let neighbour = daemon.neighbour();
     expect_echo(&daemon, "hostile");
-    let plugin = process::identity(daemon.status("hostile").process_id().expect("it runs")).expect("it runs");
+    let plugin = process::identity(daemon.process_of("hostile")).expect("it runs");
     let status = daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
     assert_eq!(status["state"], "stopped");
     assert!(!process::is_alive(plugin));
@@ -205,7 +206,7 @@ fn it_reads_a_byte_a_second() {
 
 /// The three processes of a plugin, nearest to the daemon first: launcher, pid 1, the plugin itself.
 fn chain(daemon: &Daemon, plugin: &str) -> [process::Identity; 3] {
-    let plugin = daemon.status(plugin).process_id().expect("it runs");
+    let plugin = daemon.process_of(plugin);
     let init = process::parent(plugin).expect("it runs");
     let launcher = process::parent(init).expect("it runs");
     assert_eq!(process::parent(launcher), Some(daemon.pid()), "launcher, pid 1, plugin stand in one line");

@@ -40,7 +40,7 @@ fn an_idle_plugin_rests() {
 fn a_stopped_plugin_refuses() {
     let daemon = daemon_with(hostile("tame"));
     expect_echo(&daemon, "hostile");
-    let running = process::identity(daemon.status("hostile").process_id().expect("it runs")).expect("it runs");
+    let running = process::identity(daemon.process_of("hostile")).expect("it runs");
     daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
     assert!(!process::is_alive(running), "when stop returns, no process is left");
     let refused = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::Unavailable);
@@ -285,7 +285,7 @@ fn a_process_runs_from_a_snapshot() {
     let entry = daemon.plugins().join("hostile").join("main");
     std::fs::write(&entry, b"overwritten").expect("the package is not what runs, so it is not busy");
     expect_echo(&daemon, "hostile");
-    let plugin = daemon.status("hostile").process_id().expect("it runs");
+    let plugin = daemon.process_of("hostile");
     let program = wait_for("the program", || std::fs::read_link(format!("/proc/{plugin}/exe")).ok());
     assert!(!program.starts_with(daemon.plugins()), "{}", program.display());
     daemon.stop_and_expect_no_orphans();

@@ -62,5 +62,5 @@ pub use client::{Builder, Client, Request};
 pub use error::CallError;
 pub use palisade_protocol::{ErrorBody, ErrorCode, Progress, StreamKind};
 pub use payload::{FromPayload, IntoPayload, Raw};
-pub use running::{Input, InputError, Items, Output, Piece, ProgressUpdates, Running};
+pub use running::{Canceller, Input, InputError, Items, Output, Piece, ProgressUpdates, Running};
 pub use socket::{SOCKET_VARIABLE, SYSTEM_SOCKET, default_socket, user_socket};

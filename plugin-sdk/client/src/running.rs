@@ -47,6 +47,12 @@ impl Running {
         self.handle.cancel();
     }
 
+    /// What can cancel the call while its result is waited for.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        Canceller { handle: self.handle.clone() }
+    }
+
     /// Opens the input stream. A call has one at most.
     ///
     /// # Errors
@@ -83,6 +89,19 @@ impl Running {
         self.handle.refuse_output_unless_wanted();
         let outcome = std::future::poll_fn(|cx| self.handle.poll_outcome(cx)).await;
         R::from_payload(outcome.into_result()?, "result")
+    }
+}
+
+/// Cancels a call from elsewhere; see [`Running::canceller`].
+#[derive(Debug, Clone)]
+pub struct Canceller {
+    handle: Handle,
+}
+
+impl Canceller {
+    /// As [`Running::cancel`]. Nothing happens when the call is over.
+    pub fn cancel(&self) {
+        self.handle.cancel();
     }
 }
 

@@ -117,16 +117,29 @@ async fn answer(call: Call, request: Request) -> Result<calculator::Answer> {
 
 #[cfg(test)]
 mod tests {
+    use palisade_sdk::ErrorCode;
+    use palisade_sdk::testing::{Outcome, TestHost};
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// Takes more steps than there are: hundreds of milliseconds, unless it is cancelled.
+    fn long() -> String {
+        ["comb(9900, 4950)"; 10].join(" + ")
+    }
+
+    async fn host() -> TestHost {
+        TestHost::start(plugin()).await.unwrap()
+    }
 
     /// The manifest and the program are read separately; here they agree.
     #[test]
     fn the_manifest_describes_this_program() {
-        let manifest: serde_json::Value = serde_json::from_str(include_str!("../plugin.json")).unwrap();
+        let manifest: Value = serde_json::from_str(include_str!("../plugin.json")).unwrap();
         let described = plugin().describe();
         assert_eq!(manifest["id"], described["id"]);
         assert_eq!(manifest["version"], described["version"]);
-        assert_eq!(manifest["entry_point"], "calculator");
+        assert_eq!(manifest["entry_point"], env!("CARGO_PKG_NAME"));
         let actions: Vec<&str> =
             described["actions"].as_array().unwrap().iter().map(|action| action["name"].as_str().unwrap()).collect();
         assert_eq!(actions, ["evaluate", "explain", "evaluate_many", "parse", "functions"]);
@@ -136,10 +149,119 @@ mod tests {
     fn schemas_name_what_is_required_and_refuse_what_is_unknown() {
         let described = plugin().describe();
         let parameters = &described["actions"][0]["parameters"];
-        assert_eq!(parameters["required"], serde_json::json!(["expression"]));
+        assert_eq!(parameters["required"], json!(["expression"]));
         assert_eq!(parameters["additionalProperties"], false);
         assert_eq!(parameters["properties"]["expression"]["type"], "string");
         assert_eq!(parameters["properties"]["precision"]["minimum"], 1);
         assert_eq!(parameters["properties"]["precision"]["maximum"], 100);
+    }
+
+    #[tokio::test]
+    async fn evaluate_returns_the_bare_value() {
+        let host = host().await;
+        let evaluate = async |params: Value| host.call::<Value>("evaluate", &params).await;
+        assert_eq!(evaluate(json!({ "expression": "sqrt(16) + sin(pi/2)" })).await, Ok(json!(5)));
+        let params = json!({ "expression": "a * b", "variables": { "a": 0.1, "b": 3 } });
+        assert_eq!(evaluate(params).await, Ok(json!(0.3)));
+        assert_eq!(evaluate(json!({ "expression": "e", "precision": 2 })).await, Ok(json!(2.7)));
+        assert_eq!(evaluate(json!({ "expression": "1 < 2" })).await, Ok(json!(true)));
+
+        let error = evaluate(json!({ "expression": "1 / 0" })).await.unwrap_err();
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (ErrorCode::ExecutionFailed, "division by zero\n1 / 0\n    ^")
+        );
+        assert_eq!(error.details.unwrap()["kind"], "division_by_zero");
+        let error = evaluate(json!({ "expression": "2 * (3" })).await.unwrap_err();
+        assert_eq!((error.code, &error.details.unwrap()["offset"]), (ErrorCode::InvalidParams, &json!(4)));
+        for wrong in [json!({}), json!({ "expression": 5 }), json!({ "expression": "1", "precison": 3 })] {
+            assert_eq!(evaluate(wrong).await.unwrap_err().code, ErrorCode::InvalidParams);
+        }
+        assert_eq!(host.violations(), Vec::<String>::new());
+        assert_eq!(host.stop().await.status(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_other_actions_answer() {
+        let host = host().await;
+        let details: Value = host.call("explain", &json!({ "expression": "x = (1); x/3" })).await.unwrap();
+        assert_eq!(details["closed_form"], "1/3");
+        assert_eq!(details["canonical"], "x = 1; x / 3");
+        assert_eq!(details["assigned"]["x"]["value"], 1);
+        let tree: Value = host.call("parse", &json!({ "expression": "1 + x" })).await.unwrap();
+        assert_eq!(
+            tree["nodes"][2],
+            json!({ "kind": "binary", "text": "+", "children": [0, 1], "offset": 0, "length": 5 })
+        );
+        let list: Value = host.call("functions", &()).await.unwrap();
+        assert!(30 < list["functions"].as_array().unwrap().len());
+        assert_eq!(host.stop().await.status(), 0);
+    }
+
+    #[tokio::test]
+    async fn many_expressions_are_streamed_with_their_errors() {
+        let host = host().await;
+        let params = json!({ "expressions": ["1 + x", "1 / 0", "2 *", "x^2"], "variables": { "x": 3 } });
+        let call = host.begin("evaluate_many", &params);
+        let mut items = Vec::new();
+        while let Some(item) = call.next::<Value>().await.unwrap() {
+            items.push(item);
+        }
+        let kinds: Vec<&Value> = items.iter().map(|item| &item["error"]["kind"]).collect();
+        assert_eq!(items[0], json!({ "index": 0, "value": 4 }));
+        assert_eq!(items[3], json!({ "index": 3, "value": 9 }));
+        assert_eq!(kinds, [&Value::Null, &json!("division_by_zero"), &json!("expected_operand"), &Value::Null]);
+        assert_eq!(call.result::<Value>().await.unwrap(), json!({ "evaluated": 4, "failed": 2 }));
+
+        let none: Value = host.call("evaluate_many", &json!({ "expressions": [] })).await.unwrap();
+        assert_eq!(none, json!({ "evaluated": 0, "failed": 0 }));
+        let too_many = json!({ "expressions": vec!["1"; 10_001] });
+        let error = host.call::<Value>("evaluate_many", &too_many).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidParams);
+        assert_eq!(host.stop().await.status(), 0);
+    }
+
+    /// What a reader has not taken yet holds the handler back, so that its progress is seen before its end.
+    #[tokio::test]
+    async fn many_expressions_tell_how_far_they_have_come() {
+        let host = host().await;
+        let call = host.begin("evaluate_many", &json!({ "expressions": vec!["10^2999"; 1_000] }));
+        let progress = call.progress().await.unwrap().unwrap();
+        let percentage = progress.percentage.unwrap();
+        assert!((0.0..100.0).contains(&percentage), "{percentage}");
+        let done: usize = progress.message.unwrap().strip_suffix(" of 1000").unwrap().parse().unwrap();
+        assert_eq!(done / 10, percentage as usize);
+        let mut items = 0;
+        while call.next::<Value>().await.unwrap().is_some() {
+            items += 1;
+        }
+        assert_eq!(items, 1_000);
+        assert_eq!(call.result::<Value>().await.unwrap(), json!({ "evaluated": 1_000, "failed": 0 }));
+        assert_eq!(host.stop().await.status(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_long_evaluation_leaves_room_for_others_and_ends_by_its_budget() {
+        let host = host().await;
+        let long = host.begin("evaluate", &json!({ "expression": long() }));
+        assert_eq!(host.call::<Value>("evaluate", &json!({ "expression": "1 + 1" })).await, Ok(json!(2)));
+        host.ping(true).await.unwrap();
+        assert_eq!(long.result::<Value>().await.unwrap_err().code, ErrorCode::ResourceExhausted);
+        assert_eq!(host.stop().await.status(), 0);
+    }
+
+    #[tokio::test]
+    async fn evaluations_can_be_cancelled() {
+        let host = host().await;
+        let one = host.begin("evaluate", &json!({ "expression": long() }));
+        one.cancel();
+        assert_eq!(one.outcome().await.unwrap(), Outcome::Cancelled);
+
+        let many = host.begin("evaluate_many", &json!({ "expressions": vec![long(); 10_000] }));
+        assert!(many.next::<Value>().await.unwrap().is_some());
+        many.cancel();
+        assert_eq!(many.outcome().await.unwrap(), Outcome::Cancelled);
+        assert_eq!(host.violations(), Vec::<String>::new());
+        assert_eq!(host.stop().await.status(), 0);
     }
 }

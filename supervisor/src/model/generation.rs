@@ -667,7 +667,7 @@ fn active(
         }
         Event::Hello => return routed(timing, Fault::Violation("hello a second time"), now),
         Event::Ready => return routed(timing, Fault::Violation("ready a second time"), now),
-        Event::Refused { .. } => return routed(timing, Fault::Violation("refused to start after it had started"), now),
+        Event::Refused { error } => return routed(timing, Fault::Event(Phase::Active, gave_up(&error)), now),
         Event::Drained => return routed(timing, Fault::Violation("drained without being asked to"), now),
         Event::Launched | Event::Extended { .. } | Event::FreezeFailed | Event::ResumeAsked => {}
         Event::LaunchFailed(_)
@@ -679,6 +679,11 @@ fn active(
         | Event::Exited(_) => return routed(timing, Fault::Event(Phase::Active, event), now),
     }
     (State::Active { since, watchdog, misses }, actions)
+}
+
+/// A plugin that ends its connection by its own decision says why, and that is the reason to keep.
+fn gave_up(error: &str) -> Event {
+    Event::Violation { detail: format!("it gave up while it was active: {error}") }
 }
 
 /// What `State::Paused` carries.
@@ -728,7 +733,7 @@ fn paused(timing: &Timing, frozen: Frozen, event: Event, now: Instant) -> Next {
         | Event::PauseAsked => (frozen.stay(), vec![]),
         Event::Hello => thawed(routed(timing, Fault::Violation("hello a second time"), now)),
         Event::Ready => thawed(routed(timing, Fault::Violation("ready a second time"), now)),
-        Event::Refused { .. } => thawed(routed(timing, Fault::Violation("refused to start after it had started"), now)),
+        Event::Refused { error } => thawed(routed(timing, Fault::Event(Phase::Paused, gave_up(&error)), now)),
         Event::Drained => thawed(routed(timing, Fault::Violation("drained without being asked to"), now)),
         Event::LaunchFailed(_)
         | Event::StopAsked { .. }

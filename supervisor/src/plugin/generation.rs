@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{
@@ -286,7 +286,7 @@ impl Task {
         }
         while self.machine.phase() != Phase::Gone {
             self.arm();
-            let wake = poll_fn(|cx| self.poll(cx)).await;
+            let wake = self.wait().await;
             self.act_on(wake).await;
         }
         self.end().await;
@@ -312,15 +312,28 @@ impl Task {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        let mut wake = Wake::default();
-        let mut ready = false;
-        if let Some(child) = &mut self.child {
-            if let Some(input) = &mut child.input
-                && !self.link.outbox.is_empty()
+    /// Waits until anything brings news, and takes all that there is by then.
+    async fn wait(&mut self) -> Wake {
+        let Self { link, inbox, batch, reader, child, timer, armed, .. } = self;
+        let (mut input, mut output, control) = match child {
+            Some(Held { input, output, control }) => (input.as_mut(), output.as_mut(), Some(control)),
+            None => (None, None, None),
+        };
+        // One future for as long as is waited: with a new one in each poll nobody would know whom to wake.
+        let mut report = pin!(async {
+            match control {
+                Some(control) => control.next_report().await,
+                None => std::future::pending().await,
+            }
+        });
+        poll_fn(|cx| {
+            let mut wake = Wake::default();
+            let mut ready = false;
+            if let Some(input) = &mut input
+                && !link.outbox.is_empty()
             {
-                match self.link.outbox.poll_flush(cx, input) {
-                    Poll::Ready(Ok(())) => self.link.flushed(),
+                match link.outbox.poll_flush(cx, input) {
+                    Poll::Ready(Ok(())) => link.flushed(),
                     Poll::Ready(Err(_)) => {
                         wake.flush_failed = true;
                         ready = true;
@@ -328,28 +341,27 @@ impl Task {
                     Poll::Pending => {}
                 }
             }
-            if let Some(output) = &mut child.output
-                && let Poll::Ready(filled) = self.reader.poll_fill(cx, output)
+            if let Some(output) = &mut output
+                && let Poll::Ready(filled) = reader.poll_fill(cx, output)
             {
                 wake.filled = Some(filled);
                 ready = true;
             }
-            if let Poll::Ready(report) = pin!(child.control.next_report()).poll(cx) {
-                wake.report = Some(report);
+            if let Poll::Ready(reported) = report.as_mut().poll(cx) {
+                wake.report = Some(reported);
                 ready = true;
             }
-        }
-        if self.link.outbox.small_bytes() < CONGESTED_BYTES
-            && let Poll::Ready(1..) = self.inbox.poll_recv_many(cx, &mut self.batch, BATCH)
-        {
-            wake.messages = true;
-            ready = true;
-        }
-        if self.armed.is_some() && self.timer.as_mut().poll(cx).is_ready() {
-            wake.timer = true;
-            ready = true;
-        }
-        if ready { Poll::Ready(wake) } else { Poll::Pending }
+            if link.outbox.small_bytes() < CONGESTED_BYTES && let Poll::Ready(1..) = inbox.poll_recv_many(cx, batch, BATCH) {
+                wake.messages = true;
+                ready = true;
+            }
+            if armed.is_some() && timer.as_mut().poll(cx).is_ready() {
+                wake.timer = true;
+                ready = true;
+            }
+            if ready { Poll::Ready(wake) } else { Poll::Pending }
+        })
+        .await
     }
 
     async fn act_on(&mut self, wake: Wake) {

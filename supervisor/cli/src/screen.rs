@@ -1,0 +1,204 @@
+//! What reaches the terminal: text that cannot misuse it, colours only where they are wanted, columns that stand beneath each
+//! other.
+
+use std::io::{self, IsTerminal, Write};
+
+use unicode_width::UnicodeWidthStr;
+
+/// What the streams are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Screen {
+    pub(crate) stdout_is_terminal: bool,
+    pub(crate) stderr_is_terminal: bool,
+    colours: bool,
+}
+
+/// How a piece of text is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Plain,
+    Good,
+    Bad,
+    Careful,
+    Faint,
+    Strong,
+}
+
+impl Tone {
+    /// The tone of one of the nine states.
+    pub(crate) fn of_state(state: &str) -> Self {
+        match state {
+            "active" => Self::Good,
+            "failed" => Self::Bad,
+            "paused" | "stopping" => Self::Careful,
+            "discovered" | "stopped" | "unloaded" => Self::Faint,
+            _ => Self::Plain,
+        }
+    }
+
+    fn escape(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Good => "\x1b[32m",
+            Self::Bad => "\x1b[31m",
+            Self::Careful => "\x1b[33m",
+            Self::Faint => "\x1b[2m",
+            Self::Strong => "\x1b[1m",
+        }
+    }
+}
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        // As no-color.org says: present and not empty.
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self {
+            stdout_is_terminal: io::stdout().is_terminal(),
+            stderr_is_terminal: io::stderr().is_terminal(),
+            colours: !unwanted,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
+        Self { stdout_is_terminal: false, stderr_is_terminal: false, colours: false }
+    }
+
+    /// Text for stdout in its tone.
+    pub(crate) fn tone(&self, text: &str, tone: Tone) -> String {
+        paint(text, tone, self.colours && self.stdout_is_terminal)
+    }
+
+    /// `palisade: error: …`
+    pub(crate) fn labelled(&self, label: &str, text: &str) -> String {
+        let tone = match label {
+            "error" => Tone::Bad,
+            "warning" => Tone::Careful,
+            _ => Tone::Strong,
+        };
+        let label = paint(label, tone, self.colours && self.stderr_is_terminal);
+        // Hints stand beneath their error without repeating the program's name.
+        if label.contains("hint") { format!("{label}: {text}") } else { format!("palisade: {label}: {text}") }
+    }
+
+    pub(crate) fn error_line(&self, text: &str) -> io::Result<()> {
+        writeln!(io::stderr().lock(), "{text}")
+    }
+
+    /// Lines whose columns stand beneath each other, two blanks apart. The first row is the heading.
+    pub(crate) fn table(&self, heading: &[&str], rows: &[Vec<Cell>]) -> String {
+        let columns = heading.len();
+        let mut widths: Vec<usize> = heading.iter().map(|title| title.width()).collect();
+        for row in rows {
+            for (column, cell) in row.iter().take(columns).enumerate() {
+                widths[column] = widths[column].max(cell.text.width());
+            }
+        }
+        let mut text = String::new();
+        let titles: Vec<Cell> = heading.iter().map(|title| Cell::new(*title, Tone::Strong)).collect();
+        for row in std::iter::once(&titles).chain(rows) {
+            let last = row.iter().rposition(|cell| !cell.text.is_empty()).unwrap_or(0);
+            for (column, cell) in row.iter().enumerate().take(last + 1) {
+                text.push_str(&self.tone(&cell.text, cell.tone));
+                if column < last {
+                    let gap = widths[column] - cell.text.width() + 2;
+                    text.extend(std::iter::repeat_n(' ', gap));
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn paint(text: &str, tone: Tone, colours: bool) -> String {
+    if !colours || tone == Tone::Plain || text.is_empty() {
+        return text.to_owned();
+    }
+    format!("{}{text}\x1b[0m", tone.escape())
+}
+
+/// One field of a table.
+#[derive(Debug, Clone)]
+pub(crate) struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+impl Cell {
+    /// A field; what would break the line is made visible.
+    pub(crate) fn new(text: impl AsRef<str>, tone: Tone) -> Self {
+        Self { text: one_line(text.as_ref()), tone }
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::new(text, Tone::Plain)
+    }
+}
+
+/// Text from elsewhere that cannot move the cursor or change the terminal: control characters other than line ends and tabs are
+/// written out.
+pub(crate) fn harmless(text: &str) -> String {
+    escape(text, |character| !matches!(character, '\n' | '\t'))
+}
+
+/// The same on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    escape(text, |_| true)
+}
+
+fn escape(text: &str, unwanted: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        // Of the others, those that turn the direction of writing could show something other than what is there.
+        let turns = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || (character.is_control() && unwanted(character)) {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_elsewhere_cannot_drive_the_terminal() {
+        assert_eq!(harmless("a\x1b[2Jb\nc\td\u{9b}e\x7f"), "a\\u{1b}[2Jb\nc\td\\u{9b}e\\u{7f}");
+        assert_eq!(harmless("a\u{202e}b"), "a\\u{202e}b");
+        assert_eq!(one_line("a\nb"), "a\\nb");
+        assert_eq!(harmless("žluťoučký 🐎"), "žluťoučký 🐎");
+    }
+
+    #[test]
+    fn columns_stand_beneath_each_other_whatever_is_in_them() {
+        let rows = vec![
+            vec!["echo".into(), Cell::new("active", Tone::Good), "1 h".into()],
+            vec!["日本".into(), Cell::new("failed\n", Tone::Bad), "".into()],
+        ];
+        insta::assert_snapshot!(Screen::plain().table(&["PLUGIN", "STATE", "SINCE"], &rows), @r"
+        PLUGIN  STATE     SINCE
+        echo    active    1 h
+        日本    failed\n
+        ");
+    }
+
+    #[test]
+    fn colours_only_on_a_terminal() {
+        let mut screen = Screen { stdout_is_terminal: true, stderr_is_terminal: true, colours: true };
+        assert_eq!(screen.tone("up", Tone::Good), "\x1b[32mup\x1b[0m");
+        assert_eq!(screen.labelled("error", "no"), "palisade: \x1b[31merror\x1b[0m: no");
+        screen.colours = false;
+        assert_eq!(screen.tone("up", Tone::Good), "up");
+        screen = Screen { stdout_is_terminal: false, stderr_is_terminal: false, colours: true };
+        assert_eq!(screen.tone("up", Tone::Good), "up");
+        assert_eq!(screen.labelled("error", "no"), "palisade: error: no");
+        assert_eq!(screen.labelled("hint", "do"), "hint: do");
+    }
+}
