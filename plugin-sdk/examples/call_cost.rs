@@ -1,5 +1,5 @@
-//! Measures what the SDK costs per call: starts a plugin on a pair of pipes, keeps a number of 64-byte `echo` calls under way, and
-//! divides the plugin's processor time by the calls. Payloads of 1 MiB and idle memory follow.
+//! Measures what the SDK costs per call: starts a plugin on a pair of pipes, keeps a number of 64-byte `echo` calls
+//! under way, and divides the plugin's processor time by the calls. Payloads of 1 MiB and idle memory follow.
 //!
 //! `cargo run --release -p palisade-sdk --example call_cost -- PATH_TO_ECHO`
 
@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use palisade_protocol::{
-    Call, Decoder, Empty, Flags, Header, Kind, Limits, PIECE_BYTES, PROTOCOL, PluginWelcome, StreamCredit,
-    Welcome, encode,
+    Call, Decoder, Empty, Flags, Header, Kind, Limits, PIECE_BYTES, PROTOCOL, PluginWelcome, StreamCredit, Welcome,
+    encode,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -36,7 +36,8 @@ impl Plugin {
             .spawn()?;
         let input = File::from(OwnedFd::from(child.stdin.take().ok_or("no pipe")?));
         let output = File::from(OwnedFd::from(child.stdout.take().ok_or("no pipe")?));
-        let mut plugin = Self { child, input, output, decoder: Decoder::default(), bytes: vec![0; 1 << 20], next_id: 2 };
+        let mut plugin =
+            Self { child, input, output, decoder: Decoder::default(), bytes: vec![0; 1 << 20], next_id: 2 };
         plugin.frames(|kind, _| kind == Kind::Hello)?;
         let welcome = Welcome {
             protocol: PROTOCOL.max,
@@ -117,7 +118,11 @@ impl Plugin {
         }
         let (spent, wall) = (self.processor_time()? - processor, begun.elapsed());
         let each = |time: Duration| time.as_nanos() / calls as u128;
-        println!("echo 64 B, depth {depth:>3}: {:>6} ns of the plugin's processor per call, {:>6} ns of wall time", each(spent), each(wall));
+        println!(
+            "echo 64 B, depth {depth:>3}: {:>6} ns of the plugin's processor per call, {:>6} ns of wall time",
+            each(spent),
+            each(wall)
+        );
         Ok(())
     }
 
@@ -168,7 +173,12 @@ impl Plugin {
         }
         let (spent, wall) = (self.processor_time()? - processor, begun.elapsed());
         let each = |time: Duration| time.as_micros() / calls as u128;
-        println!("echo {} KiB, one by one: {:>6} us of the plugin's processor per call, {:>6} us of wall time", bytes >> 10, each(spent), each(wall));
+        println!(
+            "echo {} KiB, one by one: {:>6} us of the plugin's processor per call, {:>6} us of wall time",
+            bytes >> 10,
+            each(spent),
+            each(wall)
+        );
         Ok(())
     }
 }

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::error::fits;
 use crate::exchange::Exchange;
 use crate::host::{About, Host};
-use crate::log::{Fields, LogTarget};
 use crate::lifecycle::{Hook, run_hook};
+use crate::log::{Fields, LogTarget};
 use crate::stream::{BytesInput, BytesOutput, Input, Output};
 use crate::text::truncate;
 use crate::wire::Wire;
@@ -23,7 +23,8 @@ use crate::{Error, Result};
 /// Longest message of progress.
 const PROGRESS_BYTES_MAX: usize = 4 << 10;
 
-/// One call. It can be cloned and moved to other tasks and threads; what they do after the call has ended has no effect.
+/// One call. It can be cloned and moved to other tasks and threads; what they do after the call has ended has no
+/// effect.
 ///
 /// `S` is the plugin's state, made by the function given to [`Plugin::with_state`](crate::Plugin::with_state).
 pub struct Call<S = ()> {
@@ -104,8 +105,8 @@ impl<S> Call<S> {
         self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether the call was cancelled. From the first use on, the handler is trusted to end by itself, soon; usually with
-    /// [`Error::cancelled`].
+    /// Whether the call was cancelled. From the first use on, the handler is trusted to end by itself, soon; usually
+    /// with [`Error::cancelled`].
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.exchange.listen();
@@ -147,15 +148,16 @@ impl<S> Call<S> {
         }
     }
 
-    /// Tells how far the call has come: from 0 to 100, and a sentence of up to 4 KiB (either may be left out: `None`, `""`).
+    /// Tells how far the call has come: from 0 to 100, and a sentence of up to 4 KiB (either may be left out: `None`,
+    /// `""`).
     ///
     /// Progress is news, not data: it never waits, and what was not delivered yet is replaced by what is newer.
     pub fn progress(&self, percentage: impl Into<Option<f64>>, message: impl Into<String>) {
         self.tell(percentage.into(), message.into(), None);
     }
 
-    /// As [`Call::progress`], with details for programs. Details that cannot be written as JSON, or are larger than a frame's body
-    /// may be, are left out.
+    /// As [`Call::progress`], with details for programs. Details that cannot be written as JSON, or are larger than a
+    /// frame's body may be, are left out.
     pub fn progress_with(
         &self,
         percentage: impl Into<Option<f64>>,
@@ -168,7 +170,9 @@ impl<S> Call<S> {
     fn tell(&self, percentage: Option<f64>, mut message: String, details: Option<serde_json::Value>) {
         truncate(&mut message, PROGRESS_BYTES_MAX);
         let mut progress = Progress {
-            percentage: percentage.filter(|percentage| !percentage.is_nan()).map(|percentage| percentage.clamp(0.0, 100.0)),
+            percentage: percentage
+                .filter(|percentage| !percentage.is_nan())
+                .map(|percentage| percentage.clamp(0.0, 100.0)),
             message: if message.is_empty() { None } else { Some(message) },
             details,
         };
@@ -198,11 +202,12 @@ impl<S> Call<S> {
         Ok(BytesInput::new(Arc::clone(&self.exchange)))
     }
 
-    /// Opens the call's output stream of items. The action must have declared it with the same type, and it can be opened once.
+    /// Opens the call's output stream of items. The action must have declared it with the same type, and it can be
+    /// opened once.
     ///
     /// # Errors
-    /// `streaming_not_supported` when the action declared no such stream or the supervisor takes none, `execution_failed` when it
-    /// was opened before, `cancelled` when the call has ended.
+    /// `streaming_not_supported` when the action declared no such stream or the supervisor takes none,
+    /// `execution_failed` when it was opened before, `cancelled` when the call has ended.
     pub fn output<T: Serialize + 'static>(&self) -> Result<Output<T>> {
         self.declared::<T>("output", StreamKind::Items)?;
         self.exchange.open_output(StreamKind::Items)?;
@@ -219,14 +224,12 @@ impl<S> Call<S> {
         Ok(BytesOutput::new(Arc::clone(&self.exchange)))
     }
 
-    /// Compares what a handler asks for with what its action declared, so that the schema agents see is never another's.
+    /// Compares what a handler asks for with what its action declared, so that the schema agents see is never
+    /// another's.
     fn declared<T: 'static>(&self, direction: &str, kind: StreamKind) -> Result<()> {
         let Some(action) = &self.exchange.action else { return Ok(()) };
-        let (declared, item) = if direction == "input" {
-            (action.input, action.input_type)
-        } else {
-            (action.output, action.output_type)
-        };
+        let (declared, item) =
+            if direction == "input" { (action.input, action.input_type) } else { (action.output, action.output_type) };
         let wrong = |message: String| Err(Error::new(ErrorCode::StreamingNotSupported, message));
         match (declared, kind, item) {
             (Some(StreamKind::Bytes), StreamKind::Bytes, _) => Ok(()),

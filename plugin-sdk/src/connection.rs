@@ -1,10 +1,11 @@
 //! The plugin's end of the connection: reads frames, starts handlers, writes what they answer.
 //!
-//! One task owns it and awaits [`Connection::next`], which returns only what the plugin's life turns on; calls, streams, cancels and pings
-//! are dealt with on the way. All frames of one read are handled before anything is written, and all answers go in one write.
+//! One task owns it and awaits [`Connection::next`], which returns only what the plugin's life turns on; calls,
+//! streams, cancels and pings are dealt with on the way. All frames of one read are handled before anything is written,
+//! and all answers go in one write.
 //!
-//! Invariants: reading never waits for a handler; it stops only while the supervisor leaves more than a bound of small frames
-//! unread. Elsewhere: what follows from an event is decided in `lifecycle`.
+//! Invariants: reading never waits for a handler; it stops only while the supervisor leaves more than a bound of small
+//! frames unread. Elsewhere: what follows from an event is decided in `lifecycle`.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -21,8 +22,8 @@ use crate::exchange::Arrived;
 use crate::reader::{Incoming, Reader};
 use crate::wire::Batch;
 
-/// A pipe that grew for a large payload goes back to its first size when none has passed for so long. An ordinary user may have
-/// few large pipes.
+/// A pipe that grew for a large payload goes back to its first size when none has passed for so long. An ordinary user
+/// may have few large pipes.
 const LARGE_FOR: Duration = Duration::from_secs(1);
 /// Payloads of that size count as large.
 const LARGE_BYTES: usize = 64 << 10;

@@ -1,4 +1,5 @@
-//! Takes over the two descriptors on which a plugin talks with its supervisor. The only unsafe code of this crate is here.
+//! Takes over the two descriptors on which a plugin talks with its supervisor. The only unsafe code of this crate is
+//! here.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -22,36 +23,34 @@ const LARGE_PIPE_BYTES: usize = 1 << 20;
 /// A pipe as it comes.
 const PIPE_BYTES: usize = 64 << 10;
 
-/// The descriptors are not those of a plugin: the program was started by hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotAPlugin;
-
-/// The two ends, checked: a pipe or a socket each.
-pub(crate) fn take() -> Result<(OwnedFd, OwnedFd), NotAPlugin> {
+/// The two ends, checked: a pipe or a socket each. `None` when they are not those of a plugin: the program was started
+/// by hand.
+pub(crate) fn take() -> Option<(OwnedFd, OwnedFd)> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::AcqRel) {
-        return Err(NotAPlugin);
+        return None;
     }
     #[expect(unsafe_code, reason = "descriptors that a parent passed by number cannot be had otherwise")]
-    // SAFETY: whoever starts a plugin passes these two numbers for it alone, so nothing else in this process owns them, and this
-    // runs at most once. If a number is not open, which `fstat` below finds out before anything else is done with it, the
-    // value is given up without being closed.
+    // SAFETY: whoever starts a plugin passes these two numbers for it alone, so nothing else in this process owns them,
+    // and this runs at most once. If a number is not open, which `fstat` below finds out before anything else is
+    // done with it, the value is given up without being closed.
     let (from, to) = unsafe { (OwnedFd::from_raw_fd(FROM_SUPERVISOR), OwnedFd::from_raw_fd(TO_SUPERVISOR)) };
     let source = identity(from.as_fd(), OFlags::WRONLY);
     let sink = identity(to.as_fd(), OFlags::RDONLY);
     match (source, sink) {
         // One and the same pipe is some other program's.
         (Some((FileType::Fifo, from)), Some((FileType::Fifo, to))) if from == to => {}
-        (Some(_), Some(_)) => return Ok((from, to)),
+        (Some(_), Some(_)) => return Some((from, to)),
         _ => {}
     }
     for descriptor in [from, to] {
         let _ = descriptor.into_raw_fd();
     }
-    Err(NotAPlugin)
+    None
 }
 
-/// What kind of file a descriptor is, and which; `None` when it is no pipe or socket or cannot be used in that direction.
+/// What kind of file a descriptor is, and which; `None` when it is no pipe or socket or cannot be used in that
+/// direction.
 fn identity(descriptor: BorrowedFd<'_>, wrong: OFlags) -> Option<(FileType, u64)> {
     let stat = rustix::fs::fstat(descriptor).ok()?;
     let flags = rustix::fs::fcntl_getfl(descriptor).ok()?;
@@ -75,13 +74,21 @@ pub(crate) enum Sink {
 
 impl Source {
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        if is_socket(&descriptor)? { socket(descriptor).map(Self::Socket) } else { pipe::Receiver::from_owned_fd(descriptor).map(Self::Pipe) }
+        if is_socket(&descriptor)? {
+            socket(descriptor).map(Self::Socket)
+        } else {
+            pipe::Receiver::from_owned_fd(descriptor).map(Self::Pipe)
+        }
     }
 }
 
 impl Sink {
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        if is_socket(&descriptor)? { socket(descriptor).map(Self::Socket) } else { pipe::Sender::from_owned_fd(descriptor).map(Self::Pipe) }
+        if is_socket(&descriptor)? {
+            socket(descriptor).map(Self::Socket)
+        } else {
+            pipe::Sender::from_owned_fd(descriptor).map(Self::Pipe)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What each frame means: begins calls, feeds streams, cancels, answers pings.
 //!
-//! A frame that makes no sense in its state is a violation, with a sentence that says which; frames of calls that have ended are
-//! skipped, as they may have crossed with the end.
+//! A frame that makes no sense in its state is a violation, with a sentence that says which; frames of calls that have
+//! ended are skipped, as they may have crossed with the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_protocol::{
-    Call as CallHead, Cancel, Drain, ErrorBody, ErrorCode, Flags, Header, Kind, Ping, Refuse,
-    StreamAbort, StreamCredit, StreamOpen, StreamSide, Welcome, encode,
+    Call as CallHead, Cancel, Drain, ErrorBody, ErrorCode, Flags, Header, Kind, Ping, Refuse, StreamAbort,
+    StreamCredit, StreamOpen, StreamSide, Welcome, encode,
 };
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::action::{Handlers, Started};
 use crate::call::{Call, Shared};
 use crate::connection::Event;
 use crate::exchange::{Arrived, Exchange, Joined, Outcome};
+use crate::handler::{Handler, Handlers, Started};
+use crate::value::Payload;
 use crate::wire::Wire;
 
 /// How long a health check may take before it counts as failed.
@@ -108,8 +109,8 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
                     exchange.reply(Err(Box::new(error)));
                 }
             }
-            (_, Kind::Continue) if header.id % 2 == 1 => self.host_continue(header, payload)?,
-            (_, Kind::StreamCredit) if header.id % 2 == 1 => {
+            (_, Kind::Continue) if !header.id.is_multiple_of(2) => self.host_continue(header, payload)?,
+            (_, Kind::StreamCredit) if !header.id.is_multiple_of(2) => {
                 let credit: StreamCredit = read(kind, body)?;
                 if let Some(exchange) = self.host_call(kind, header.id)? {
                     exchange.credit(credit.bytes).map_err(|error| said(kind, header.id, &error))?;
@@ -154,7 +155,7 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
     }
 
     fn ping(&mut self, header: Header, ping: Ping) -> Result<(), String> {
-        if header.id == 0 || header.id % 2 == 1 {
+        if header.id == 0 || !header.id.is_multiple_of(2) {
             return Err(format!("Ping with the id {}, which is not one of the supervisor's", header.id));
         }
         let Some(plugin) = self.plugin.as_ref().filter(|plugin| ping.health && plugin.health.is_some()) else {
@@ -176,24 +177,27 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
 
     fn call(&mut self, header: Header, body: &[u8], payload: Arrived<'_>) -> Result<(), String> {
         let id = header.id;
-        if id % 2 == 1 || id <= self.last_call {
+        if !id.is_multiple_of(2) || id <= self.last_call {
             return Err(format!("Call with the id {id}, which does not follow {}", self.last_call));
         }
         self.last_call = id;
         let head: CallHead<'_> = read(Kind::Call, body)?;
         if self.phase == Phase::Draining {
-            return Ok(self.refuse(id, ErrorBody::new(ErrorCode::Unavailable, "the plugin is being drained")));
+            self.refuse(id, ErrorBody::new(ErrorCode::Unavailable, "the plugin is being drained"));
+            return Ok(());
         }
         let Some((facts, handler)) = self.handlers.get(head.action) else {
             let names: Vec<_> = self.handlers.keys().take(NAMES_MAX).map(String::as_str).collect();
             let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("there is no action `{}`", head.action))
                 .with_hint(format!("the plugin has: {}", names.join(", ")));
-            return Ok(self.refuse(id, error));
+            self.refuse(id, error);
+            return Ok(());
         };
         if self.wire.calls_count() >= self.concurrency {
             let message = format!("{} calls are under way, which is the most this plugin takes", self.concurrency);
             let error = ErrorBody::new(ErrorCode::Overloaded, message).with_retry_after_ms(OVERLOADED_RETRY_MS);
-            return Ok(self.refuse(id, error));
+            self.refuse(id, error);
+            return Ok(());
         }
         let caller = head.caller.map(|caller| match &self.last_caller {
             // Most calls in a row come from one caller.
@@ -224,11 +228,11 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
         self.wire.write(|out| encode(out, Kind::Err, Flags::NONE, id, &error, &[]));
     }
 
-    fn start(&mut self, exchange: &Arc<Exchange>, handler: &dyn crate::action::Handler<S>, payload: Arrived<'_>) {
+    fn start(&mut self, exchange: &Arc<Exchange>, handler: &dyn Handler<S>, payload: Arrived<'_>) {
         // Calls come only after the phase in which this is set.
         let Some(plugin) = &self.plugin else { return };
         let call = Call { exchange: Arc::clone(exchange), plugin: Arc::clone(plugin) };
-        match handler.start(call, payload.into()) {
+        match handler.start(call, Payload(payload)) {
             // A large result, or the end of a stream, may still have to go out.
             Started::Done => exchange.enlist(),
             Started::Task(task) => {
@@ -244,7 +248,7 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
 
     /// The call of that id; `None` when it has ended.
     fn find(&self, kind: Kind, id: u64) -> Result<Option<Arc<Exchange>>, String> {
-        if id == 0 || id % 2 == 1 || id > self.last_call {
+        if id == 0 || !id.is_multiple_of(2) || id > self.last_call {
             return Err(format!("{} for the call {id}, which was never begun", kind.name()));
         }
         Ok(self.wire.find(id))
@@ -308,7 +312,7 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
 
     /// The host call of that id; `None` when nobody waits for it any more.
     fn host_call(&self, kind: Kind, id: u64) -> Result<Option<Arc<Exchange>>, String> {
-        if id % 2 == 0 || !self.wire.has_asked(id) {
+        if id.is_multiple_of(2) || !self.wire.has_asked(id) {
             return Err(format!("{} for the host call {id}, which was never begun", kind.name()));
         }
         Ok(self.wire.find(id))

@@ -1,7 +1,7 @@
 //! What a handler answers when it cannot do what it was asked for.
 //!
-//! An error has a code of Palisade's taxonomy, a sentence, and optionally a hint, details and its causes. Any error of the
-//! standard kind becomes `execution_failed` by way of `?`, with the chain of its sources kept in `details.causes`.
+//! An error has a code of Palisade's taxonomy, a sentence, and optionally a hint, details and its causes. Any error of
+//! the standard kind becomes `execution_failed` by way of `?`, with the chain of its sources kept in `details.causes`.
 
 use std::fmt;
 use std::time::Duration;
@@ -89,8 +89,8 @@ impl Error {
         Self::new(ErrorCode::Timeout, message)
     }
 
-    /// `cancelled`: the call ends because its caller does not want it any more. A handler that returns it ends its call as
-    /// cancelled rather than failed.
+    /// `cancelled`: the call ends because its caller does not want it any more. A handler that returns it ends its call
+    /// as cancelled rather than failed.
     #[must_use]
     pub fn cancelled() -> Self {
         Self::new(ErrorCode::Cancelled, "the call was cancelled")

@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::wrong_params;
-use crate::exchange::Exchange;
 use crate::log::{Fields, LogTarget};
 use crate::wire::Wire;
 use crate::{Error, Result};
@@ -124,31 +123,21 @@ impl Host {
     /// Dropping the future stops waiting; the operation may have been done.
     ///
     /// # Errors
-    /// What the supervisor answers, `action_not_found` for an operation it does not know; `overloaded` beyond 64; `unavailable`
+    /// What the supervisor answers, `action_not_found` for an operation it does not know; `overloaded` beyond 64;
+    /// `resource_exhausted` when the parameters are larger than a payload may be; `unavailable`
     /// when the connection is closed; `execution_failed` when the answer is not an `R`.
     pub async fn request<R: DeserializeOwned>(&self, op: &str, params: &(impl Serialize + ?Sized)) -> Result<R> {
         let mut payload = Vec::new();
         palisade_protocol::encode_value(&mut payload, params)?;
-        let (exchange, reply) = self.wire.ask(op, self.call, payload)?;
-        let waiting = Waiting(exchange);
-        let answer = reply.await;
-        drop(waiting);
-        match answer {
+        // One that nobody waits for any more counts as under way until its answer comes, because for the supervisor it
+        // is.
+        match self.wire.ask(op, self.call, payload)?.await {
             Ok(Ok(bytes)) => palisade_protocol::decode_value(&bytes).map_err(|error| {
                 Error::failed(format!("the supervisor's answer to `{op}`: {}", wrong_params(&error).message()))
             }),
             Ok(Err(error)) => Err((*error).into()),
             Err(_) => Err(Error::unavailable("the connection to the supervisor is closed")),
         }
-    }
-}
-
-/// Forgets a host call that nobody waits for any more.
-struct Waiting(Arc<Exchange>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.wire.answered(self.0.id);
     }
 }
 

@@ -18,10 +18,10 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::action::Handlers;
 use crate::call::Shared;
 use crate::connection::{Channel, Connection, Event};
 use crate::dispatch::{Dispatch, Phase};
+use crate::handler::Handlers;
 use crate::host::{About, Host};
 use crate::panic::{Panicked, guard};
 use crate::plugin::{Exit, Plugin};
@@ -29,6 +29,7 @@ use crate::wire::{Terms, Wire};
 use crate::{Error, Result};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) type OnLoad = Box<dyn FnOnce(Host) -> BoxFuture<Result<()>> + Send>;
 pub(crate) type Hook<S> = Box<dyn Fn(Arc<S>) -> BoxFuture<Result<()>> + Send + Sync>;
 pub(crate) type Initialize<S> = Box<dyn FnOnce(Host, Value) -> BoxFuture<Result<S>> + Send>;
 
@@ -79,16 +80,15 @@ impl End {
 /// Reads the operator's configuration; none counts as an empty one.
 pub(crate) fn read_configuration<C: DeserializeOwned>(configuration: &Value) -> Result<C> {
     let mut bytes = Vec::new();
-    let read = palisade_protocol::encode_value(&mut bytes, configuration)
-        .map_err(Error::from)
-        .and_then(|()| {
-            palisade_protocol::decode_value(&bytes)
-                .map_err(|error| Error::configuration_invalid(format!("the configuration does not fit: {error}")))
-        });
+    let read = palisade_protocol::encode_value(&mut bytes, configuration).map_err(Error::from).and_then(|()| {
+        palisade_protocol::decode_value(&bytes)
+            .map_err(|error| Error::configuration_invalid(format!("the configuration does not fit: {error}")))
+    });
     read.map_err(|error| error.with_hint("correct the plugin's configuration, then start it again"))
 }
 
-/// Lives the whole life of a plugin on this connection. `terminated` is the wish to end that does not come by the connection.
+/// Lives the whole life of a plugin on this connection. `terminated` is the wish to end that does not come by the
+/// connection.
 pub(crate) async fn serve<S, R, W>(plugin: Plugin<S>, source: R, sink: W, terminated: impl Future<Output = ()>) -> Exit
 where
     S: Send + Sync + 'static,
@@ -114,6 +114,8 @@ where
         ..
     } = plugin;
     let wire = Wire::new(log_level, on_error);
+    #[cfg(feature = "tracing")]
+    crate::tracing_layer::connect(&wire);
     let mut infos = Vec::with_capacity(actions.len());
     let mut handlers: Handlers<S> = BTreeMap::new();
     for action in actions {
@@ -309,7 +311,8 @@ async fn drained<S>(wire: Arc<Wire>, drain: Drain, hook: Option<Arc<Hook<S>>>, s
         wire.until_idle().await;
     }
     if let Some(hook) = hook {
-        // How long it may take, with all extensions, is the supervisor's business, which ends it by closing the connection.
+        // How long it may take, with all extensions, is the supervisor's business, which ends it by closing the
+        // connection.
         if let Err(error) = run_hook("drain", &wire, Duration::MAX, &hook, &state).await {
             wire.log(Level::Error, error.message().to_owned(), None, None);
         }
@@ -343,9 +346,11 @@ fn refuse(wire: &Wire, error: ErrorBody) {
 fn brief_initialization(error: &Error) -> ErrorBody {
     let body = brief(error);
     match body.code {
-        ErrorCode::ExecutionFailed => {
-            ErrorBody { hint: body.hint, details: body.details, ..ErrorBody::new(ErrorCode::InitializationFailed, body.message) }
-        }
+        ErrorCode::ExecutionFailed => ErrorBody {
+            hint: body.hint,
+            details: body.details,
+            ..ErrorBody::new(ErrorCode::InitializationFailed, body.message)
+        },
         _ => body,
     }
 }

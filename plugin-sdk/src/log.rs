@@ -12,17 +12,15 @@
 //! # }
 //! ```
 //!
-//! A field is anything with `Serialize`. Lines below the plugin's level ([`Plugin::log_level`](crate::Plugin::log_level)) cost
-//! nothing, not even their formatting. At most 256 KiB of lines wait to be taken by the supervisor; what comes faster is
-//! dropped, and a line says how many. What a plugin prints on its standard output and error is captured as well, but is not
-//! tied to a call.
+//! A field is anything with `Serialize`. Lines below the plugin's level
+//! ([`Plugin::log_level`](crate::Plugin::log_level)) cost nothing, not even their formatting. At most 256 KiB of lines
+//! wait to be taken by the supervisor; what comes faster is dropped, and a line says how many. What a plugin prints on
+//! its standard output and error is captured as well, but is not tied to a call.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use palisade_protocol::Level;
-
-use crate::exchange::Exchange;
 
 /// Something that log lines can be written to: a [`Call`](crate::Call), which they are then tied to, or a
 /// [`Host`](crate::Host).
@@ -116,7 +114,7 @@ pub use crate::{__debug as debug, __error as error, __info as info, __trace as t
 
 /// Runs a handler's code, so that what it logs by way of `tracing` finds its call.
 #[cfg(not(feature = "tracing"))]
-pub(crate) fn within<T>(_: &std::sync::Arc<Exchange>, run: impl FnOnce() -> T) -> T {
+pub(crate) fn within<T>(_: &std::sync::Arc<crate::exchange::Exchange>, run: impl FnOnce() -> T) -> T {
     run()
 }
 

@@ -10,10 +10,11 @@ use palisade_protocol::{Level, Limits};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::action::{Action, Params, Reply};
-use crate::descriptors::{NotAPlugin, Sink, Source, take};
+use crate::action::Action;
+use crate::descriptors::{Sink, Source, take};
 use crate::host::Host;
-use crate::lifecycle::{BoxFuture, Hook, Initialize, serve};
+use crate::lifecycle::{Hook, Initialize, OnLoad, serve};
+use crate::value::{Params, Reply};
 use crate::wire::{ErrorHook, Failure};
 use crate::{Call, Error, Result};
 
@@ -30,8 +31,8 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A plugin: its identity, its actions, its hooks. The crate's documentation opens with a complete one.
 ///
-/// `S` is its state: what [`Plugin::with_state`] makes and every handler and hook can reach. It is shared, so what changes in it
-/// needs a lock or an atomic.
+/// `S` is its state: what [`Plugin::with_state`] makes and every handler and hook can reach. It is shared, so what
+/// changes in it needs a lock or an atomic.
 #[must_use = "a plugin does nothing until it runs"]
 pub struct Plugin<S = ()> {
     pub(crate) id: String,
@@ -42,7 +43,7 @@ pub struct Plugin<S = ()> {
     pub(crate) log_level: Level,
     pub(crate) shutdown_within: Duration,
     pub(crate) initialize: Initialize<S>,
-    pub(crate) on_load: Option<Box<dyn FnOnce(Host) -> BoxFuture<Result<()>> + Send>>,
+    pub(crate) on_load: Option<OnLoad>,
     pub(crate) health: Option<Hook<S>>,
     pub(crate) drain: Option<Hook<S>>,
     pub(crate) shutdown: Option<Hook<S>>,
@@ -62,8 +63,8 @@ impl<S> fmt::Debug for Plugin<S> {
 }
 
 impl Plugin {
-    /// A plugin without state. The id and the version must be those of its `plugin.json`; `env!("CARGO_PKG_VERSION")` keeps the
-    /// version in one place.
+    /// A plugin without state. The id and the version must be those of its `plugin.json`; `env!("CARGO_PKG_VERSION")`
+    /// keeps the version in one place.
     pub fn new(id: impl Into<String>, version: impl Into<String>) -> Self {
         // The operator's configuration is of no interest to a plugin that does not ask for it.
         Self::build(id.into(), version.into(), Box::new(|_, _| Box::pin(async { Ok(()) })))
@@ -71,9 +72,9 @@ impl Plugin {
 }
 
 impl<S: Send + Sync + 'static> Plugin<S> {
-    /// A plugin with state. `initialize` runs once, before any call, with the operator's configuration, and makes the state. A
-    /// configuration that is not a `C` is refused with the path of what does not fit, and an absent one counts as empty. An error
-    /// ends the plugin, and the operator reads its message and hint.
+    /// A plugin with state. `initialize` runs once, before any call, with the operator's configuration, and makes the
+    /// state. A configuration that is not a `C` is refused with the path of what does not fit, and an absent one
+    /// counts as empty. An error ends the plugin, and the operator reads its message and hint.
     ///
     /// The supervisor allows it only some time; [`Host::extend`] asks for more.
     ///
@@ -103,12 +104,11 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         I: FnOnce(Host, C) -> F + Send + 'static,
         F: Future<Output = Result<S>> + Send + 'static,
     {
-        let initialize: Initialize<S> = Box::new(move |host, configuration| {
-            match crate::lifecycle::read_configuration::<C>(&configuration) {
+        let initialize: Initialize<S> =
+            Box::new(move |host, configuration| match crate::lifecycle::read_configuration::<C>(&configuration) {
                 Ok(configuration) => Box::pin(initialize(host, configuration)),
                 Err(error) => Box::pin(async { Err(error) }),
-            }
-        });
+            });
         Self::build(id.into(), version.into(), initialize)
     }
 
@@ -163,8 +163,8 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         self
     }
 
-    /// How many calls may be under way at once: 256 unless said otherwise. The supervisor keeps to it, and further calls end with
-    /// `overloaded`.
+    /// How many calls may be under way at once: 256 unless said otherwise. The supervisor keeps to it, and further
+    /// calls end with `overloaded`.
     pub fn concurrency(mut self, calls_max: u32) -> Self {
         self.concurrency = calls_max.max(1);
         self
@@ -188,7 +188,8 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         self
     }
 
-    /// How long handlers and hooks have at the end, together: 5 seconds unless said otherwise. The supervisor has a limit of its own.
+    /// How long handlers and hooks have at the end, together: 5 seconds unless said otherwise. The supervisor has a
+    /// limit of its own.
     pub fn shutdown_within(mut self, within: Duration) -> Self {
         self.shutdown_within = within;
         self
@@ -204,8 +205,8 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         self
     }
 
-    /// Runs when the supervisor asks whether the plugin is well: after its start, and every now and then. An error means that it is not,
-    /// and its message is the reason. It has 5 seconds.
+    /// Runs when the supervisor asks whether the plugin is well: after its start, and every now and then. An error
+    /// means that it is not, and its message is the reason. It has 5 seconds.
     pub fn health<H, F>(mut self, hook: H) -> Self
     where
         H: Fn(Arc<S>) -> F + Send + Sync + 'static,
@@ -215,8 +216,8 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         self
     }
 
-    /// Runs when the plugin is drained and its last call has ended: the place to write down what has to last. It has as long as the
-    /// supervisor said; [`Host::extend`] asks for more.
+    /// Runs when the plugin is drained and its last call has ended: the place to write down what has to last. It has as
+    /// long as the supervisor said; [`Host::extend`] asks for more.
     pub fn drain<H, F>(mut self, hook: H) -> Self
     where
         H: Fn(Arc<S>) -> F + Send + Sync + 'static,
@@ -226,8 +227,8 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         self
     }
 
-    /// Runs when the plugin ends in an orderly way, whether it was drained or not, after its calls were cancelled. It does not run
-    /// when initialization failed, as there is no state.
+    /// Runs when the plugin ends in an orderly way, whether it was drained or not, after its calls were cancelled. It
+    /// does not run when initialization failed, as there is no state.
     pub fn shutdown<H, F>(mut self, hook: H) -> Self
     where
         H: Fn(Arc<S>) -> F + Send + Sync + 'static,
@@ -243,8 +244,8 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         self
     }
 
-    /// Runs whenever a handler or a hook fails or panics; not for parameters that do not fit, nor for cancelled calls. It should be
-    /// quick, and may run on any thread.
+    /// Runs whenever a handler or a hook fails or panics; not for parameters that do not fit, nor for cancelled calls.
+    /// It should be quick, and may run on any thread.
     pub fn on_error(mut self, hook: impl Fn(&Failure<'_>) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Box::new(hook));
         self
@@ -252,11 +253,11 @@ impl<S: Send + Sync + 'static> Plugin<S> {
 
     /// Runs the plugin until its supervisor ends it, and returns what `main` should return.
     ///
-    /// It takes over the descriptors 3 and 4, on which a supervisor talks with its plugins, and makes a runtime on this thread; call it once,
-    /// from `main`. Started from a shell it says so on standard error and exits with status 64. With the argument
-    /// `--palisade-describe` it prints the plugin's identity and actions as JSON and exits with status 0. Other statuses: 69 refused
-    /// by the supervisor, 70 a mistake in the plugin's description, 74 input or output failed, 76 the supervisor broke the protocol,
-    /// 78 the plugin did not initialize.
+    /// It takes over the descriptors 3 and 4, on which a supervisor talks with its plugins, and makes a runtime on this
+    /// thread; call it once, from `main`. Started from a shell it says so on standard error and exits with status
+    /// 64. With the argument `--palisade-describe` it prints the plugin's identity and actions as JSON and exits
+    /// with status 0. Other statuses: 69 refused by the supervisor, 70 a mistake in the plugin's description, 74
+    /// input or output failed, 76 the supervisor broke the protocol, 78 the plugin did not initialize.
     pub fn run(self) -> Exit {
         if let Err(error) = self.check() {
             eprintln!("{}: {}", self.id, error.message());
@@ -266,9 +267,11 @@ impl<S: Send + Sync + 'static> Plugin<S> {
             println!("{}", self.describe());
             return Exit(0);
         }
-        let Ok(descriptors) = take() else {
-            let NotAPlugin = NotAPlugin;
-            eprintln!("this is a Palisade plugin; run it with `palisade run`, and call it with `palisade call {}`", self.id);
+        let Some(descriptors) = take() else {
+            eprintln!(
+                "this is a Palisade plugin; run it with `palisade run`, and call it with `palisade call {}`",
+                self.id
+            );
             return Exit(64);
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,15 +1,15 @@
 //! Bytes that arrive, as frames.
 //!
-//! Many small frames are taken from one read, where they lie. A large payload is read straight into the buffer that the handler
-//! will get, behind the pieces that came before; while such payloads pass, reads between them are short, so that little of
-//! them lands in the wrong buffer first.
+//! Many small frames are taken from one read, where they lie. A large payload is read straight into the buffer that the
+//! handler will get, behind the pieces that came before; while such payloads pass, reads between them are short, so
+//! that little of them lands in the wrong buffer first.
 
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
-use palisade_protocol::{FrameError, Frame, HEADER_BYTES, Header, Kind, ValueError, check_body, split};
+use palisade_protocol::{Frame, FrameError, HEADER_BYTES, Header, Kind, ValueError, check_body, split};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// How much is read at once: as much as a pipe holds.
@@ -59,7 +59,8 @@ impl Reader {
         self.large.is_some()
     }
 
-    /// Takes the next frame, if it is there whole. `take` hands out the buffer that a large payload is to be appended to.
+    /// Takes the next frame, if it is there whole. `take` hands out the buffer that a large payload is to be appended
+    /// to.
     pub(crate) fn next(&mut self, take: impl Fn(&Header, Kind) -> Vec<u8>) -> Result<Option<Incoming<'_>>, FrameError> {
         if let Some(large) = &self.large {
             if large.left > 0 {

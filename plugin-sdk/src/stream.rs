@@ -1,5 +1,5 @@
-//! Streams of a call. What flows is bounded by credit in bytes: a sender waits until its receiver has room, and a slow receiver
-//! stalls its own stream alone.
+//! Streams of a call. What flows is bounded by credit in bytes: a sender waits until its receiver has room, and a slow
+//! receiver stalls its own stream alone.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -72,8 +72,8 @@ impl<T: DeserializeOwned> Input<T> {
     /// A caller that never opens its stream makes this wait until the call is cancelled.
     ///
     /// # Errors
-    /// `invalid_params` for an item that is not a `T` (the next one can still be read), `cancelled` when the call was cancelled or has
-    /// ended, or the error with which the caller aborted the stream.
+    /// `invalid_params` for an item that is not a `T` (the next one can still be read), `cancelled` when the call was
+    /// cancelled or has ended, or the error with which the caller aborted the stream.
     pub async fn next(&mut self) -> Result<Option<T>> {
         match self.source.next().await? {
             None => Ok(None),
@@ -95,8 +95,8 @@ impl BytesInput {
         Self { source: Source(exchange) }
     }
 
-    /// Waits for the next bytes, up to 1 MiB of them; `None` at the stream's end. Where they are cut means nothing. Cancel safe: no
-    /// bytes are lost.
+    /// Waits for the next bytes, up to 1 MiB of them; `None` at the stream's end. Where they are cut means nothing.
+    /// Cancel safe: no bytes are lost.
     ///
     /// # Errors
     /// `cancelled` when the call was cancelled or has ended, or the error with which the caller aborted the stream.
@@ -118,11 +118,12 @@ impl<T: Serialize> Output<T> {
         Self { exchange, items: PhantomData }
     }
 
-    /// Waits until there is room (256 KiB wait at most), then hands the item over. Cancel safe: an item is sent whole or not at all.
+    /// Waits until there is room (256 KiB wait at most), then hands the item over. Cancel safe: an item is sent whole
+    /// or not at all.
     ///
     /// # Errors
-    /// `cancelled` when the call was cancelled or has ended, `resource_exhausted` for an item larger than a payload may be, or the
-    /// error with which the receiver asked to stop.
+    /// `cancelled` when the call was cancelled or has ended, `resource_exhausted` for an item larger than a payload may
+    /// be, or the error with which the receiver asked to stop.
     pub async fn send(&mut self, item: T) -> Result<()> {
         poll_fn(|context| self.exchange.poll_room(context)).await?;
         let mut bytes = Vec::new();
@@ -154,7 +155,8 @@ impl BytesOutput {
         Self { exchange }
     }
 
-    /// Waits until there is room (256 KiB wait at most), then hands the bytes over. Cancel safe: all of the bytes are sent or none.
+    /// Waits until there is room (256 KiB wait at most), then hands the bytes over. Cancel safe: all of the bytes are
+    /// sent or none.
     ///
     /// # Errors
     /// `cancelled` when the call was cancelled or has ended, or the error with which the receiver asked to stop.

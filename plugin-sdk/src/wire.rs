@@ -1,11 +1,13 @@
 //! What is on its way out, and which exchanges are under way: the part of the connection that handlers share with it.
 //!
-//! Two lanes. Small frames stand in `control`, in the order in which they were written; payloads wait in their exchange's own
-//! queue, until there is credit for them. The connection takes all of the first and then one piece after another of the second,
-//! so that a small frame waits behind one piece at most, and a stream without credit holds up nobody.
+//! Two lanes. Small frames stand in `control`, in the order in which they were written; payloads wait in their
+//! exchange's own queue, until there is credit for them. The connection takes all of the first and then one piece after
+//! another of the second, so that a small frame waits behind one piece at most, and a stream without credit holds up
+//! nobody.
 //!
-//! Invariants: nothing is written under an id after its terminal frame; logs and progress, which a handler can make without
-//! waiting, are bounded by dropping, and everything else by waiting. Locks: an exchange's before this one's, never both ways.
+//! Invariants: nothing is written under an id after its terminal frame; logs and progress, which a handler can make
+//! without waiting, are bounded by dropping, and everything else by waiting. Locks: an exchange's before this one's,
+//! never both ways.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -21,7 +23,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::error::fits;
-use crate::exchange::{Exchange, Out};
+use crate::exchange::{Answer, Exchange};
 use crate::panic::guard;
 use crate::text::truncate;
 use crate::{Error, Result};
@@ -47,6 +49,17 @@ pub(crate) struct Terms {
     pub(crate) limits: Limits,
     pub(crate) streams: bool,
     pub(crate) continues: bool,
+}
+
+impl Terms {
+    /// Largest payload behind a body of that size.
+    pub(crate) fn payload_bytes_max(&self, body_bytes: usize) -> u64 {
+        if self.continues {
+            self.limits.payload_bytes_max
+        } else {
+            u64::from(self.limits.frame_bytes_max).saturating_sub(body_bytes as u64)
+        }
+    }
 }
 
 impl Default for Terms {
@@ -300,7 +313,8 @@ impl Wire {
         truncate(&mut message, LOG_MESSAGE_BYTES_MAX);
         let mut log = Log { level, message, fields, call };
         if log.fields.is_some() && !fits(&log) {
-            log.fields = Some(serde_json::json!({ "left_out": "the fields were larger or deeper than a log line's may be" }));
+            log.fields =
+                Some(serde_json::json!({ "left_out": "the fields were larger or deeper than a log line's may be" }));
         }
         let mut lanes = self.lanes();
         if lanes.closed {
@@ -331,7 +345,13 @@ impl Wire {
         op: &str,
         call: Option<u64>,
         params: Vec<u8>,
-    ) -> Result<(Arc<Exchange>, oneshot::Receiver<Result<Bytes, Box<ErrorBody>>>)> {
+    ) -> Result<oneshot::Receiver<Answer>> {
+        let limit = self.terms().payload_bytes_max(params_body_bytes(op));
+        if params.len() as u64 > limit {
+            let message =
+                format!("the parameters of `{op}` have {} bytes, more than the limit of {limit}", params.len());
+            return Err(Error::resource_exhausted(message));
+        }
         let (reply, receiver) = oneshot::channel();
         let mut lanes = self.lanes();
         if lanes.closed {
@@ -353,7 +373,7 @@ impl Wire {
         encode(&mut body, Kind::HostCall, Flags::NONE, id, &HostCall { op, call }, &[]);
         body.drain(..palisade_protocol::HEADER_BYTES);
         exchange.send_host_call(body, Bytes::from(params));
-        Ok((exchange, receiver))
+        Ok(receiver)
     }
 
     /// A host call has its answer, or nobody waits for it any more.
@@ -465,15 +485,15 @@ pub(crate) fn encode_plain(out: &mut Vec<u8>, kind: Kind, flags: Flags, id: u64,
     encode_parts(out, kind, flags, id, EMPTY, payload);
 }
 
+/// At least how long the body of a host call of that name is.
+const fn params_body_bytes(op: &str) -> usize {
+    op.len() + 64
+}
+
 /// Begins a frame whose payload of that many bytes is written separately.
 pub(crate) fn encode_head(out: &mut Vec<u8>, kind: Kind, flags: Flags, id: u64, body: &[u8], payload_bytes: usize) {
     // Pieces are far shorter than a frame's limit, which is a `u32`.
     let len = u32::try_from(body.len() + payload_bytes).unwrap_or(u32::MAX);
     out.extend_from_slice(&palisade_protocol::Header { len, kind: kind as u8, flags, id }.bytes());
     out.extend_from_slice(body);
-}
-
-/// The queue of an exchange begins with the credit that was agreed on.
-pub(crate) fn new_out(wire: &Wire) -> Box<Out> {
-    Box::new(Out::new(wire.terms().limits.credit_bytes))
 }

@@ -192,7 +192,8 @@ fn default_plugins(mode: Mode) -> Vec<PathBuf> {
             folder("XDG_DATA_HOME").or_else(|| home(".local/share")).map(|data| data.join("palisade/plugins"))
         }
     };
-    own.into_iter().chain([PathBuf::from("/usr/lib/palisade/plugins")]).filter(|path| path.is_dir()).collect()
+    let shipped = ["/usr/local/lib/palisade/plugins", "/usr/lib/palisade/plugins"].map(PathBuf::from);
+    own.into_iter().chain(shipped).filter(|path| path.is_dir()).collect()
 }
 
 fn default_state(mode: Mode) -> Result<PathBuf, ConfigError> {

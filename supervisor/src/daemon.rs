@@ -4,10 +4,12 @@
 //! dependencies, last answers, socket. Whatever ends the daemon, nothing of a plugin outlives it: its launcher hangs on a
 //! socket that the kernel closes with us.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
@@ -137,7 +139,18 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     service.bus.publish(Event::new(EventKind::DaemonStopping));
-    service.stop_plugins(tasks).await;
+    {
+        let mut stopping = pin!(service.stop_plugins(tasks));
+        loop {
+            tokio::select! {
+                () = &mut stopping => break,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!("asked to stop a second time: killing what is left");
+            service.kill_plugins().await;
+        }
+    }
     // The agents' tasks have the last answers in hand; give them the moment that writing takes.
     agents_leave(agents).await;
     tracing::info!("stopped");
@@ -184,6 +197,7 @@ async fn build(
     for rejected in &rejected {
         tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
     }
+    let mut numbers = HashMap::new();
     let mut handles = Vec::new();
     let mut tasks = Vec::new();
     for (found, snapshot) in staged {
@@ -204,7 +218,8 @@ async fn build(
             configuration: serde_json::Value::Object(configured.unwrap_or_default()),
         };
         let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
-        let (handle, task) = actor::start(blueprint, surroundings);
+        let numbers = numbers.entry(id).or_insert_with(actor::numbers).clone();
+        let (handle, task) = actor::start(blueprint, surroundings, numbers);
         handles.push(handle);
         tasks.push(task);
     }

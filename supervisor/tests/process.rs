@@ -13,12 +13,15 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::{OpenOptionsExt, PermissionsExt},
+        unix::{
+            fs::{OpenOptionsExt, PermissionsExt},
+            process::ExitStatusExt,
+        },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        OnceLock, RwLock,
+        Arc, OnceLock, RwLock,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -80,6 +83,8 @@ fn a_child_has_descriptors_0_to_4_and_no_other() {
             // pid 1 keeps the channel and its signal descriptor; a pipe or the control socket here would outlive its use.
             exactly_five(started.init_pid).await;
             let init = descriptors_of(started.init_pid);
+            // A copy of the control socket would hide the end of the launcher from the daemon.
+            assert!((0..3).all(|number| init[&number] == "/dev/null"), "{init:?}");
             assert!(init.values().all(|name| !name.starts_with("pipe:")), "{init:?}");
             let launcher = descriptors_of(child.control.launcher_pid().unwrap());
             assert!(!launcher.values().any(|name| name.starts_with("pipe:") && fds.values().any(|fd| fd == name)));
@@ -134,12 +139,23 @@ fn a_child_leads_a_session_and_has_its_signals_as_new() {
             assert_eq!(field(mask), "0000000000000000", "{mask}");
         }
         // `cat` is a child of the plugin, and so of its session and group; 2 is the plugin, in its own namespace.
-        let numbers: Vec<_> = field("NSsid:").split_ascii_whitespace().collect();
-        assert_eq!(numbers.last(), Some(&"2"), "{text}");
-        let numbers: Vec<_> = field("NSpgid:").split_ascii_whitespace().collect();
-        assert_eq!(numbers.last(), Some(&"2"), "{text}");
+        for number in ["NSsid:", "NSpgid:"] {
+            assert_eq!(field(number).split_ascii_whitespace().last(), Some("2"), "{text}");
+        }
         place.end(child).await;
     });
+    // Once more below a daemon that ignores and blocks what a daemon can.
+    if std::env::var_os(INNER_VARIABLE).is_none() {
+        let inner = again_command(&["--exact", "a_child_leads_a_session_and_has_its_signals_as_new", "--nocapture"]);
+        let status = command(Path::new("env"))
+            .args(["--ignore-signal=HUP,USR1,QUIT", "--block-signal=USR2,TERM"])
+            .args(inner)
+            .env(INNER_VARIABLE, "signals")
+            .env(LAUNCHER_VARIABLE, launcher_path())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
+    }
 }
 
 #[test]
@@ -159,7 +175,7 @@ fn the_child_is_born_in_its_leaf_and_the_launcher_is_not() {
         assert_eq!(cgroup(child.control.launcher_pid().unwrap()), own);
         assert!(child.control.leaf().unwrap().populated().unwrap());
         place.end(child).await;
-        wait_until("no leaf", || leaves_in(place.tree.as_ref().unwrap()) == 0 && !leaf.exists()).await;
+        wait_until("no leaf", || leaves_in(place.tree()) == 0 && !leaf.exists()).await;
     });
 }
 
@@ -380,42 +396,78 @@ fn a_child_cannot_be_terminated_before_it_started() {
 /// The lifeline, with a daemon that really dies.
 #[test]
 fn a_daemon_that_is_killed_leaves_nothing_behind() {
-    exclusively(|| {
-        for enclosure in ["leaf", "no leaf", "leaf, frozen", "no leaf, frozen"] {
-            if enclosure.starts_with("leaf") && !can_have_leaf() {
-                skipped("a daemon that is killed, with a leaf", "this user may not make cgroups here");
-                continue;
-            }
-            let marker = Marker::new();
-            let state = tempfile::tempdir().unwrap();
-            let mut daemon = again(&["--ignored", "--exact", "a_daemon_for_another_test", "--nocapture"])
-                .env("PALISADE_TEST_MARKER", marker.to_string())
-                .env("PALISADE_TEST_ENCLOSURE", enclosure)
-                .env("PALISADE_TEST_STATE", state.path())
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
-            let launcher: u32 =
-                lines.find_map(|line| line.unwrap().strip_prefix("launcher ").map(|pid| pid.parse().unwrap())).unwrap();
-            assert_eq!(marker.processes().len(), 3);
-            daemon.kill().unwrap();
-            daemon.wait().unwrap();
-            block_until("an empty tree", || marker.processes().is_empty());
+    for enclosure in ["no leaf", "no leaf, frozen", "leaf", "leaf, frozen"] {
+        with_dying_daemon(enclosure, |daemon| {
+            daemon.die();
+            block_until("an empty tree", || daemon.marker.processes().is_empty());
             // Its new parent may be slow to reap it; that is no affair of ours.
-            block_until("no launcher", || matches!(state_of(launcher), None | Some('Z' | 'X')));
+            block_until("no launcher", || matches!(state_of(daemon.launcher), None | Some('Z' | 'X')));
             if enclosure.starts_with("leaf") {
                 // Nobody was there to remove the cgroups; the next daemon on this state does.
-                let opened = Tree::open_or_create(state.path()).unwrap();
-                assert_eq!(opened.stale_leaves, 1);
-                assert_eq!(leaves_in(&opened.tree), 0);
+                let opened = Tree::open_or_create(daemon.state.path()).unwrap();
+                assert_eq!((opened.stale_leaves, leaves_in(&opened.tree)), (1, 0));
             }
+        });
+    }
+}
+
+/// While its daemon cannot do anything about it, and the tree itself neither.
+#[test]
+fn a_frozen_tree_dies_with_its_launcher_by_itself() {
+    for enclosure in ["no leaf, frozen", "leaf, frozen"] {
+        with_dying_daemon(enclosure, |daemon| {
+            let process = daemon.process.id();
+            signal(process, Signal::STOP);
+            block_until("a stopped daemon", || state_of(process) == Some('T'));
+            signal(daemon.launcher, Signal::KILL);
+            block_until("an empty tree", || daemon.marker.processes().is_empty());
+            daemon.die();
+            if enclosure.starts_with("leaf") {
+                assert_eq!(Tree::open_or_create(daemon.state.path()).unwrap().stale_leaves, 1);
+            }
+        });
+    }
+}
+
+/// A daemon in a process of its own, with one stubborn tree.
+struct DyingDaemon {
+    process: std::process::Child,
+    marker: Marker,
+    launcher: u32,
+    state: tempfile::TempDir,
+}
+
+impl DyingDaemon {
+    fn die(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn with_dying_daemon(enclosure: &str, test: impl FnOnce(&mut DyingDaemon)) {
+    exclusively(|| {
+        if enclosure.starts_with("leaf") && !can_have_leaf() {
+            return skipped("a daemon that dies, with a leaf", "this user may not make cgroups here");
         }
+        let marker = Marker::new();
+        let state = tempfile::tempdir().unwrap();
+        let mut process = again(&["--ignored", "--exact", "a_daemon_for_another_test", "--nocapture"])
+            .env("PALISADE_TEST_MARKER", marker.to_string())
+            .env("PALISADE_TEST_ENCLOSURE", enclosure)
+            .env("PALISADE_TEST_STATE", state.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let launcher: u32 =
+            lines.find_map(|line| line.unwrap().strip_prefix("launcher ").map(|pid| pid.parse().unwrap())).unwrap();
+        assert_eq!(marker.processes().len(), 3);
+        test(&mut DyingDaemon { process, marker, launcher, state });
     });
 }
 
-/// Not a test of its own: the daemon of the test above.
+/// Not a test of its own: the daemon of the tests above.
 #[test]
 #[ignore = "another test runs it"]
 fn a_daemon_for_another_test() {
@@ -425,7 +477,7 @@ fn a_daemon_for_another_test() {
     runtime().block_on(async {
         let state = std::env::var("PALISADE_TEST_STATE").unwrap();
         let tree = enclosure.starts_with("leaf").then(|| Tree::open_or_create(Path::new(&state)).unwrap().tree);
-        let place = Place { tree, _state: None };
+        let place = Place { tree, state: None };
         let (child, started) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
         marker.wait_for(3).await;
         if enclosure.ends_with("frozen") {
@@ -742,27 +794,41 @@ async fn one_of_each_end(place: &Place) {
     wait_until("an empty tree", || state_of(started.init_pid).is_none()).await;
 }
 
+/// Whatever a dead daemon left alive, by whatever accident.
 #[test]
 fn a_new_daemon_ends_what_a_dead_one_left_in_its_cgroups() {
+    with_leaf(|mut place| async move {
+        let path = place.tree().path().to_owned();
+        place.tree = None;
+        assert!(!path.exists());
+        let leaf = path.join("leaf.stale.1");
+        std::fs::create_dir_all(&leaf).unwrap();
+        let mut process = command(Path::new("sleep")).arg("1000").spawn().unwrap();
+        std::fs::write(leaf.join("cgroup.procs"), process.id().to_string()).unwrap();
+        std::fs::write(leaf.join("cgroup.freeze"), "1").unwrap();
+
+        let opened = Tree::open_or_create(place.state()).unwrap();
+        assert_eq!((opened.tree.path(), opened.stale_leaves), (path.as_path(), 1));
+        assert!(!leaf.exists());
+        assert_eq!(process.wait().unwrap().signal(), Some(9));
+    });
+}
+
+#[test]
+fn a_living_daemon_keeps_its_cgroups_to_itself() {
     with_leaf(|place| async move {
-        let marker = Marker::new();
-        let (child, _) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
-        marker.wait_for(3).await;
-        child.control.freeze().unwrap();
-        // As a daemon that starts while the tree of its predecessor is still there: on the same state folder.
-        let state = place._state.as_ref().unwrap().path().to_owned();
-        let opened = tokio::task::spawn_blocking(move || Tree::open_or_create(&state)).await.unwrap().unwrap();
-        assert_eq!(opened.stale_leaves, 1);
-        assert_eq!(leaves_in(&opened.tree), 0);
-        marker.assert_gone();
-        assert_eq!(place.last_report(child).await, exited(Exit::InitKilled { signal: 9 }));
+        let (child, _) = start(&place, sh("exec sleep 1000")).await;
+        let error = Tree::open_or_create(place.state()).unwrap_err();
+        assert!(matches!(error, Unavailable::InUse { .. }), "{error}");
+        assert!(child.control.leaf().unwrap().populated().unwrap());
+        place.end(child).await;
     });
 }
 
 #[test]
 fn a_leaf_has_a_decent_name_and_there_is_one_of_it() {
     with_leaf(|place| async move {
-        let tree = place.tree.as_ref().unwrap();
+        let tree = place.tree();
         for name in ["", ".", "..", "../x", "a/b", "a\0b", "ü", &"x".repeat(300)] {
             let result = tree.leaf(name);
             // A dot or two are harmless behind the prefix that every leaf has.
@@ -885,21 +951,30 @@ fn everything_again_as_an_ordinary_user() {
 /// Where a child is started: with leaf cgroups or without.
 struct Place {
     tree: Option<Tree>,
-    _state: Option<tempfile::TempDir>,
+    state: Option<Arc<tempfile::TempDir>>,
 }
 
 static LEAVES: AtomicU32 = AtomicU32::new(0);
 
 impl Place {
     fn without_leaf() -> Self {
-        Self { tree: None, _state: None }
+        Self { tree: None, state: None }
     }
 
     fn with_leaf() -> Option<Self> {
         let state = tempfile::tempdir().unwrap();
         let opened = Tree::open_or_create(state.path()).ok()?;
         assert_eq!(opened.stale_leaves, 0);
-        Some(Self { tree: Some(opened.tree), _state: Some(state) })
+        Some(Self { tree: Some(opened.tree), state: Some(Arc::new(state)) })
+    }
+
+    /// Through a method, so that a test which only uses the tree keeps the state folder alive as well.
+    fn tree(&self) -> &Tree {
+        self.tree.as_ref().unwrap()
+    }
+
+    fn state(&self) -> &Path {
+        self.state.as_ref().unwrap().path()
     }
 
     fn leaf(&self) -> Option<Leaf> {
@@ -953,7 +1028,9 @@ fn each_enclosure<F: Future<Output = ()>>(test: impl Fn(Place) -> F) {
     run(async {
         test(Place::without_leaf()).await;
         if let Some(place) = Place::with_leaf() {
-            let path = place.tree.as_ref().unwrap().path().to_owned();
+            let path = place.tree().path().to_owned();
+            // Kept for longer than the tree, so that no other test gets a folder of the same identity.
+            let _state = place.state.clone();
             test(place).await;
             assert!(!path.exists(), "{} is left behind", path.display());
         }

@@ -282,7 +282,7 @@ fn another_user() {
     open_to_all(&daemon.socket(), 0o666);
     let (status, stderr) = as_stranger();
     assert_eq!(status, Some(5), "{stderr}");
-    expect_text(&stderr, "permission_denied");
+    expect_text(&stderr, "user 65534 may not use this socket");
     expect_echo(&daemon, "echo");
     daemon.stop_and_expect_no_orphans();
 }

@@ -28,27 +28,38 @@ fn palisade(socket: &Path, arguments: &[&str]) -> Ran {
     }
 }
 
-/// Fails with that exit status, says these things, and prints nothing else.
+/// Fails with that exit status, says these things to people, and prints no result.
 #[track_caller]
 fn refused(ran: &Ran, status: i32, sentences: &[&str]) {
     assert_eq!(ran.status, Some(status), "{}{}", ran.stdout, ran.stderr);
     assert_eq!(ran.stdout, "", "what failed prints no result");
-    assert!(ran.stderr.starts_with("palisade: "), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("palisade: error: "), "{}", ran.stderr);
     for sentence in sentences {
         expect_text(&ran.stderr, sentence);
     }
+}
+
+/// The same, and with `--json` the same for programs: the code, and the exit status that belongs to it.
+#[track_caller]
+fn fails(socket: &Path, arguments: &[&str], code: ErrorCode, sentences: &[&str]) {
+    let status = i32::from(code.exit_status());
+    refused(&palisade(socket, arguments), status, sentences);
+    let ran = palisade(socket, &[&["--json"], arguments].concat());
+    assert_eq!(ran.status, Some(status), "{}{}", ran.stdout, ran.stderr);
+    let error: Value = serde_json::from_str(&ran.stderr).unwrap_or_else(|error| panic!("{error}: {}", ran.stderr));
+    assert_eq!((&error["error"]["code"], &error["error"]["exit_status"]), (&json!(code.name()), &json!(status)));
 }
 
 #[test]
 fn names_that_do_not_exist() {
     let daemon = daemon_with(hostile("tame"));
     let socket = daemon.socket();
-    refused(&palisade(&socket, &["call", "ecko", "echo"]), 3, &["plugin_not_found", "ecko", "hint"]);
-    refused(&palisade(&socket, &["call", "echo", "ecko"]), 3, &["action_not_found", "ecko", "hint"]);
-    refused(&palisade(&socket, &["call", "echo@^7", "echo"]), 3, &["version_not_found", "^7"]);
-    refused(&palisade(&socket, &["start", "ecko"]), 3, &["plugin_not_found", "ecko"]);
-    refused(&palisade(&socket, &["status", "ecko"]), 3, &["plugin_not_found", "ecko"]);
-    refused(&palisade(&socket, &["info", "ecko"]), 3, &["plugin_not_found", "ecko"]);
+    fails(&socket, &["call", "ecko", "echo"], ErrorCode::PluginNotFound, &["ecko", "hint: "]);
+    fails(&socket, &["call", "echo", "ecko"], ErrorCode::ActionNotFound, &["ecko", "hint: "]);
+    fails(&socket, &["call", "echo@^7", "echo"], ErrorCode::VersionNotFound, &["^7"]);
+    fails(&socket, &["start", "ecko"], ErrorCode::PluginNotFound, &["ecko"]);
+    fails(&socket, &["status", "ecko"], ErrorCode::PluginNotFound, &["ecko"]);
+    fails(&socket, &["info", "ecko"], ErrorCode::PluginNotFound, &["ecko"]);
     assert_eq!(palisade(&socket, &["fly"]).status, Some(2), "a wrong usage");
     daemon.stop_and_expect_no_orphans();
 }
@@ -118,10 +129,10 @@ fn plugins_that_do_not_start() {
 fn no_daemon_is_there() {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let missing = folder.path().join("missing.sock");
-    refused(&palisade(&missing, &["list"]), 9, &["missing.sock", "hint"]);
+    refused(&palisade(&missing, &["list"]), 9, &["missing.sock", "hint: "]);
     let stale = folder.path().join("stale.sock");
     drop(UnixListener::bind(&stale).expect("the folder is ours"));
-    refused(&palisade(&stale, &["list"]), 9, &["stale.sock", "hint"]);
+    refused(&palisade(&stale, &["list"]), 9, &["stale.sock", "hint: "]);
     let file = folder.path().join("file");
     std::fs::write(&file, "no socket").expect("the folder is ours");
     refused(&palisade(&file, &["list"]), 9, &["file"]);

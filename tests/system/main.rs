@@ -11,6 +11,7 @@ mod cli;
 mod cycles;
 mod floods;
 mod life;
+mod python;
 mod starts;
 mod support;
 mod wire;

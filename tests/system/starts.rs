@@ -40,18 +40,17 @@ failures! {
     it_exits_well_at_once: "exit-zero-at-once", InitializationFailed, "exited with code 0 before it said hello", None;
     it_aborts_at_once: "abort-at-once", InitializationFailed, "killed by SIGABRT", None;
     it_says_nothing: "silent", InitializationFailed, "did not say hello in time", None;
-    it_says_something_else: "garbage-first", ProtocolViolation, "bytes was announced", None;
-    it_is_ready_before_hello: "ready-first", ProtocolViolation, "Ready", None;
-    it_says_half_a_hello: "half-a-hello", ProtocolViolation, "in the middle of a frame", None;
+    it_says_something_else: "garbage-first", Unavailable, "bytes was announced", None;
+    it_is_ready_before_hello: "ready-first", Unavailable, "ready before hello", None;
+    it_says_half_a_hello: "half-a-hello", Unavailable, "in the middle of a frame", None;
     it_speaks_another_version: "other-version", InitializationFailed, "protocol versions 900 to 901", Some("rebuild it");
-    it_says_hello_twice: "hello-twice", ProtocolViolation, "Hello", None;
+    it_says_hello_twice: "hello-twice", Unavailable, "hello a second time", None;
     it_is_never_ready: "never-ready", InitializationFailed, "did not become ready in time", None;
     it_exits_after_the_welcome: "exit-after-welcome", InitializationFailed, "exited with code 4", None;
     it_refuses_its_configuration: "refuse", InitializationFailed, "no database was named", None;
     it_is_somebody_else: "wrong-id", InitializationFailed, "somebody-else", None;
     it_is_another_version: "wrong-version", InitializationFailed, "6.6.6", None;
-    it_has_an_action_twice: "same-action-twice", InitializationFailed, "twice", None;
-    it_has_a_broken_schema: "broken-schema", InitializationFailed, "schema", None;
+    it_has_an_action_twice: "same-action-twice", InitializationFailed, "two actions of the same name", None;
     it_is_unhealthy: "unhealthy", InitializationFailed, "the disk is on fire", None;
     it_does_not_answer_the_health_check: "no-pong", InitializationFailed, "health check", None;
     it_forks_and_exits: "fork-and-exit", InitializationFailed, "exited with code 0", None;
@@ -89,8 +88,9 @@ fn a_plugin_that_never_starts_is_quarantined() {
     let status = daemon.wait_until("hostile", "quarantine", |now| now.quarantined);
     assert!(status.is("failed"));
     assert_eq!(status.restarts, 3, "as often as the intensity allows, and no more");
-    let error = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::Unavailable);
-    expect_text(error.hint.as_deref().unwrap_or_default(), "palisade reset hostile");
+    let error = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::InitializationFailed);
+    expect_text(&error.message, "quarantined");
+    expect_text(error.hint.as_deref().unwrap_or_default(), "palisade start hostile");
     let before = status.last_failure.expect("there is a dossier").generation;
     // Reset forgets the history; the plugin may fail anew.
     let _ = daemon.operate("reset", &json!({"plugin": "hostile"}));
@@ -99,6 +99,19 @@ fn a_plugin_that_never_starts_is_quarantined() {
         now.last_failure.as_ref().is_some_and(|dossier| before < dossier.generation)
     });
     neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A schema that cannot be used is not fetched from anywhere, and the plugin works without it.
+#[test]
+fn a_schema_that_cannot_be_used() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    listener.set_nonblocking(true).expect("it can be");
+    let port = listener.local_addr().expect("it is bound").port().to_string();
+    let daemon = daemon_with(hostile("broken-schema").environment("HOSTILE_PORT", &port));
+    expect_echo(&daemon, "hostile");
+    let nobody = listener.accept().expect_err("nobody fetches a schema");
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -163,6 +163,9 @@ struct Entry {
     /// A value whose last piece is still to come: the result, or an item.
     joining: Option<Vec<u8>>,
     joining_result: bool,
+    /// Stream data that was dropped because nobody wants it any more. Its sender was asked to stop, so it gets no credit for that,
+    /// unless the result needs it.
+    dropped: u64,
     extra: Option<Box<Extra>>,
 }
 
@@ -339,6 +342,7 @@ impl Calls {
             receive: ReceiveCredit::new(self.limits.credit_bytes),
             joining: None,
             joining_result: false,
+            dropped: 0,
             extra,
         };
         self.entries.insert(id, entry);
@@ -506,7 +510,7 @@ impl Calls {
         if !entry.joining_result {
             entry.joining = None;
         }
-        entry.consume(&mut self.outbox, id, freed);
+        entry.dropped += freed;
         if under_way && open {
             stop_output(&mut self.outbox, id);
         }
@@ -566,13 +570,17 @@ impl Calls {
                 if entry.joining.is_some() {
                     self.disorder(id, &Disorder::Rule("a result began before another value of its call was complete"));
                 } else if header.flags.has(Flags::MORE) {
-                    entry.joining = Some(content.bytes()[start..].to_vec());
+                    // Of a call that nobody waits for, the rest is let pass, so that its end comes.
+                    if entry.is_waited_for() {
+                        entry.joining = Some(content.bytes()[start..].to_vec());
+                    }
                     entry.joining_result = true;
                     // The stream is over; what of it is still to be read must not hold up the rest of the result.
                     let unread = entry.extra.as_deref_mut().map_or(0, |extra| {
                         let queued: u64 = extra.queue.iter_mut().map(|unit| std::mem::take(&mut unit.credit)).sum();
                         queued + std::mem::take(&mut extra.withheld)
                     });
+                    let unread = unread + std::mem::take(&mut entry.dropped);
                     entry.consume(&mut self.outbox, id, unread);
                 } else {
                     self.answer(id, Outcome::Ok(content.payload(start)));
@@ -719,11 +727,10 @@ impl Calls {
     /// Appends to the value that is being joined.
     fn join(&mut self, id: u64, piece: &[u8]) -> Result<(), Disorder> {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.answered) else { return Ok(()) };
-        // The joined bytes of a call that nobody waits for are dropped as they come.
-        let abandoned = entry.handles == 0 || entry.outcome.is_some();
+        let is_waited_for = entry.is_waited_for();
         match &mut entry.joining {
             Some(joining) => joining.extend_from_slice(piece),
-            None if abandoned => {}
+            None if !is_waited_for => {}
             None => return Err(Disorder::Rule("a payload went on that had not begun")),
         }
         Ok(())
@@ -755,7 +762,7 @@ impl Calls {
 
     fn put_back_joining(&mut self, header: Header, joining: Vec<u8>) -> Result<(), Disorder> {
         let Some(entry) = self.entries.get_mut(&header.id) else { return Ok(()) };
-        if entry.handles > 0 && entry.outcome.is_none() && (entry.joining_result || entry.wants_output()) {
+        if entry.is_waited_for() && (entry.joining_result || entry.wants_output()) {
             entry.joining = Some(joining);
         }
         if entry.joining_result { self.joined(header.id, header) } else { self.item_joined(header.id, header) }
@@ -797,17 +804,17 @@ impl Calls {
     }
 
     fn output_data(&mut self, id: u64, header: Header, content: Content<'_>, start: usize) -> Result<(), Disorder> {
-        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.outcome.is_none()) else { return Ok(()) };
-        let Some(extra) = entry.extra.as_deref_mut() else {
-            entry.consume(&mut self.outbox, id, u64::from(header.len));
+        let Some(entry) = self.entries.get_mut(&id) else { return Ok(()) };
+        let is_waited_for = entry.is_waited_for();
+        let Some(extra) = entry.extra.as_deref_mut().filter(|_| is_waited_for) else {
+            entry.dropped += u64::from(header.len);
             return Ok(());
         };
         let Output::Open(kind) = extra.output else {
             return Err(Disorder::Rule("it sent stream data outside of a stream"));
         };
         if extra.wanted == Wanted::No {
-            // Its sender was told to stop; what is under way is dropped.
-            entry.consume(&mut self.outbox, id, u64::from(header.len));
+            entry.dropped += u64::from(header.len);
             return Ok(());
         }
         let more = header.flags.has(Flags::MORE) && kind == StreamKind::Items;
@@ -930,11 +937,15 @@ impl Calls {
 }
 
 impl Entry {
-    /// Received bytes were used up or dropped; the callee may send as many again, once it is worth saying.
+    /// Whether anybody wants to know how it ends, and does not know yet.
+    fn is_waited_for(&self) -> bool {
+        self.handles > 0 && self.outcome.is_none()
+    }
+
+    /// Received bytes were used up; the callee may send as many again, once it is worth saying.
     fn consume(&mut self, outbox: &mut Outbox, id: u64, bytes: u64) {
         if let Some(bytes) = self.receive.consumed(bytes)
-            && self.outcome.is_none()
-            && !self.cancel_sent
+            && !self.answered
         {
             encode(outbox.control(), Kind::StreamCredit, Flags::NONE, id, &protocol::StreamCredit { bytes }, &[]);
         }

@@ -1,5 +1,7 @@
 //! The client against a supervisor that plays every part: good ones, slow ones, and those that break the rules.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, in which it is allowed")]
+
 mod fake;
 
 use std::collections::HashMap;
@@ -138,8 +140,11 @@ async fn no_more_calls_are_under_way_than_the_supervisor_allows() {
         .collect();
     let mut under_way = vec![agent.expect(Kind::Call).await, agent.expect(Kind::Call).await];
     for _ in 0..3 {
-        // The third call would come here if it were sent too early.
-        let none = tokio::time::timeout(Duration::from_millis(20), agent.try_next()).await;
+        // All that the tasks have to do is done after so many turns; a third call sent too early would be here then.
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        let none = tokio::time::timeout(Duration::ZERO, agent.try_next()).await;
         assert!(none.is_err(), "{none:?}");
         let done = under_way.remove(0);
         agent.send(Kind::Ok, done.id, &nothing(), &done.payload).await;
@@ -171,6 +176,76 @@ async fn a_cancelled_call_keeps_its_place_until_it_is_answered() {
     let got = agent.expect(Kind::Call).await;
     agent.ok(got.id, &2).await;
     assert_eq!(within(second).await.unwrap(), Ok(2));
+}
+
+/// Sends a payload as the result of a call, in pieces under credit; what was spent of it before is taken into account.
+async fn large_result(agent: &mut fake::Agent, id: u64, payload: &[u8], mut allowance: i64) {
+    let mut pieces = payload.chunks(10_000).peekable();
+    let first = pieces.next().unwrap();
+    agent.send_flagged(Kind::Ok, Flags::MORE, id, &nothing(), first).await;
+    while let Some(piece) = pieces.next() {
+        while allowance < piece.len() as i64 + 1 {
+            let got = agent.next().await;
+            if got.kind == Kind::StreamCredit {
+                allowance += got.body["bytes"].as_i64().unwrap();
+            }
+        }
+        allowance -= piece.len() as i64 + 1;
+        let flags = if pieces.peek().is_some() { Flags::MORE } else { Flags::NONE };
+        agent.send_flagged(Kind::Continue, flags, id, &nothing(), piece).await;
+    }
+}
+
+#[tokio::test]
+async fn a_large_result_of_a_cancelled_call_comes_to_its_end() {
+    let fake = Fake::new();
+    let limits = Limits { calls_max: 1, credit_bytes: 20_000, ..Limits::default() };
+    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
+    let client = client.unwrap();
+    let first = tokio::spawn({
+        let client = client.clone();
+        async move { client.call::<u8>("echo", "big", 1).await }
+    });
+    let call = agent.expect(Kind::Call).await;
+    first.abort();
+    agent.expect(Kind::Cancel).await;
+    // It had streamed and finished before it heard of that.
+    agent.send(Kind::StreamOpen, call.id, &json!({"kind": "bytes"}), &[]).await;
+    agent.send(Kind::StreamData, call.id, &nothing(), &[0; 18_000]).await;
+    agent.send(Kind::StreamEnd, call.id, &nothing(), &[]).await;
+    large_result(&mut agent, call.id, &vec![0xc0; 100_000], 20_000 - 18_001).await;
+    // Only with its end is there a place for the next.
+    let (result, ()) = tokio::join!(client.call::<u8>("echo", "echo", ()), async {
+        let got = agent.expect(Kind::Call).await;
+        agent.ok(got.id, &7).await;
+    });
+    assert_eq!(result, Ok(7));
+}
+
+#[tokio::test]
+async fn an_output_that_nobody_read_does_not_hold_up_the_result() {
+    let fake = Fake::new();
+    let limits = Limits { credit_bytes: 20_000, ..Limits::default() };
+    let expected = Raw::encode(&"x".repeat(90_000)).unwrap();
+    for is_read in [false, true] {
+        let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
+        let client = client.unwrap();
+        let (running, call) =
+            tokio::join!(async { client.request("echo", "both").start().await.unwrap() }, agent.expect(Kind::Call));
+        let mut output = is_read.then(|| running.output());
+        let serve = async {
+            agent.send(Kind::StreamOpen, call.id, &json!({"kind": "bytes"}), &[]).await;
+            agent.send(Kind::StreamData, call.id, &nothing(), &[5; 18_000]).await;
+            agent.send(Kind::StreamEnd, call.id, &nothing(), &[]).await;
+            large_result(&mut agent, call.id, expected.bytes(), 20_000 - 18_001).await;
+        };
+        let (result, ()) = tokio::join!(running.result::<Raw>(), serve);
+        assert!(result.unwrap() == expected);
+        if let Some(output) = &mut output {
+            assert_eq!(output.next_bytes().await.unwrap().unwrap().len(), 18_000, "it is still there to be read");
+            assert_eq!(output.next_bytes().await, None);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

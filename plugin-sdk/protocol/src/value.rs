@@ -138,18 +138,17 @@ pub(crate) fn check_body_within(bytes: &[u8], limits: ValueLimits) -> Result<usi
     if count > BODY_KEYS_MAX {
         return Err(ValueError::TooMany { at: 0, limit: BODY_KEYS_MAX });
     }
-    let mut keys: [&[u8]; BODY_KEYS_MAX] = [&[]; BODY_KEYS_MAX];
-    for seen in 0..count {
-        let at = walk.at;
-        let key = walk.key()?;
-        if keys[..seen].contains(&key) {
-            return Err(ValueError::KeyTwice { at });
-        }
-        keys[seen] = key;
-        walk.nested(1)?;
+    // Clearing room for all the keys there may be would take longer than walking what most frames have.
+    if count <= FEW_KEYS {
+        walk.entries::<FEW_KEYS>(count)?
+    } else {
+        walk.entries::<BODY_KEYS_MAX>(count)?
     }
     Ok(walk.at)
 }
+
+/// As many keys as the frames of calls and streams have.
+const FEW_KEYS: usize = 6;
 
 /// What a value is that begins with this byte, for people.
 pub(crate) const fn noun(marker: u8) -> &'static str {
@@ -176,6 +175,21 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn value(&mut self) -> Result<(), ValueError> {
         self.nested(0)
+    }
+
+    /// Walks `count` entries of a body's own map, of which there are at most `MAX`.
+    fn entries<const MAX: usize>(&mut self, count: usize) -> Result<(), ValueError> {
+        let mut keys: [&[u8]; MAX] = [&[]; MAX];
+        for seen in 0..count {
+            let at = self.at;
+            let key = self.key()?;
+            if keys[..seen].contains(&key) {
+                return Err(ValueError::KeyTwice { at });
+            }
+            keys[seen] = key;
+            self.nested(1)?;
+        }
+        Ok(())
     }
 
     /// Walks one value that stands `outside` levels deep.
@@ -265,9 +279,12 @@ impl<'a> Walk<'a> {
         }
         let text = self.at;
         self.skip(bytes)?;
-        match std::str::from_utf8(&self.bytes[text..self.at]) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(ValueError::NotUtf8 { at: start }),
+        let text = &self.bytes[text..self.at];
+        // Most texts are short and plain, for which the first question is the cheaper one.
+        if text.is_ascii() || std::str::from_utf8(text).is_ok() {
+            Ok(())
+        } else {
+            Err(ValueError::NotUtf8 { at: start })
         }
     }
 

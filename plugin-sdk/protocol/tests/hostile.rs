@@ -163,6 +163,11 @@ fn malformed_bodies_end_with_the_exact_error() {
         ("a number as key", vec![0x81, 0x01, 0x02], ValueError::KeyNotAString { at: 1 }),
         ("a key twice", vec![0x82, 0xa1, b'x', 0x01, 0xa1, b'x', 0x02], ValueError::KeyTwice { at: 4 }),
         (
+            "a key twice with another between",
+            vec![0x83, 0xa1, b'x', 0x01, 0xa1, b'y', 0x01, 0xa1, b'x', 0x02],
+            ValueError::KeyTwice { at: 7 },
+        ),
+        (
             "a key twice in another width",
             vec![0x82, 0xa1, b'x', 0x01, 0xd9, 1, b'x', 0x02],
             ValueError::KeyTwice { at: 4 },

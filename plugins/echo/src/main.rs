@@ -10,7 +10,12 @@ fn main() -> Exit {
     Plugin::new("echo", env!("CARGO_PKG_VERSION"))
         .with(Action::new("echo", "Returns its parameters as they came.").idempotent().handler(echo))
         .with(Action::new("count", "Counts from 1 to `to`.").idempotent().output::<u64>().handler(count))
-        .with(Action::new("upper", "Returns text in upper case, as it comes.").input_bytes().output_bytes().handler(upper))
+        .with(
+            Action::new("upper", "Returns text in upper case, as it comes.")
+                .input_bytes()
+                .output_bytes()
+                .handler(upper),
+        )
         .with(Action::new("cat", "Returns bytes as they come.").input_bytes().output_bytes().handler(cat))
         .action("slow", "Takes its time, and tells how far it has come.", slow)
         .action("fail", "Fails, with the message it was given.", fail)

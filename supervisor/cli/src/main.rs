@@ -1,1 +1,176 @@
-fn main() {}
+//! `palisade`: the command line of Palisade.
+//!
+//! It speaks to the daemon through `palisade-client` like any other agent. Silent on success; with `--json`, JSON and nothing else;
+//! an error is a sentence with a hint on stderr, and an exit status that `docs/cli.md` explains.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod attend;
+mod call;
+mod doctor;
+mod failure;
+mod follow;
+mod output;
+mod params;
+mod plugins;
+mod run;
+mod screen;
+mod times;
+mod value;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use palisade_client::admin::Change;
+use palisade_client::{CallError, Client, FromPayload, Raw};
+use palisade_protocol::{ErrorCode, SUPERVISOR_ID};
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use crate::arguments::{Arguments, Command};
+use crate::attend::{Attendant, Interrupts};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::screen::Screen;
+
+/// What every command needs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) screen: Screen,
+    pub(crate) interrupts: Interrupts,
+    pub(crate) json: bool,
+}
+
+impl Context {
+    /// Performs an operation of the daemon's.
+    pub(crate) async fn operate(&self, operation: &str, params: &impl Serialize) -> Result<Raw, Failure> {
+        let mut attendant = Attendant::new(&self.screen, &self.interrupts, "waiting for the daemon");
+        let call = operate(&self.client, operation, params, None);
+        Ok(attendant.wait(call, || Ok(())).await??)
+    }
+}
+
+/// For so long an operation is repeated that the daemon turns away for a moment, as while it looks for its plugins.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// When it says to come back later than this, it is told to the user instead.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Performs an operation of the daemon's, again after the pause that it asks for if it was turned away.
+pub(crate) async fn operate<R: FromPayload>(
+    client: &Client,
+    operation: &str,
+    params: &impl Serialize,
+    deadline: Option<Instant>,
+) -> Result<R, CallError> {
+    let give_up = deadline.into_iter().chain([Instant::now() + PATIENCE]).min().unwrap_or_else(Instant::now);
+    loop {
+        let mut request = client.request(SUPERVISOR_ID, operation).params(params);
+        if let Some(at) = deadline {
+            request = request.timeout(at.saturating_duration_since(Instant::now()));
+        }
+        let error = match request.call().await {
+            Err(CallError::Remote(body)) => body,
+            outcome => return outcome,
+        };
+        // Both are said before anything was done.
+        let turned_away = matches!(error.code, ErrorCode::Unavailable | ErrorCode::Overloaded);
+        match error.retry_after_ms.map(Duration::from_millis) {
+            Some(pause) if turned_away && pause <= PAUSE_MAX && Instant::now() + pause < give_up => sleep(pause).await,
+            _ => return Err(CallError::Remote(error)),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let screen = Screen::new();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error, &screen),
+    };
+    let as_json = arguments.json;
+    let outcome = match arguments.command {
+        // Neither needs a daemon or a runtime.
+        Command::Run(run) => Err(run::run(run.arguments, arguments.socket.as_deref())),
+        Command::Completions { shell } => completions(shell),
+        _ => on_runtime(arguments, screen),
+    };
+    let status = match outcome {
+        Ok(status) => status,
+        Err(failure) => {
+            failure.print(&screen, as_json);
+            failure.status
+        }
+    };
+    ExitCode::from(status)
+}
+
+/// What clap says, in the manner of all other errors. Help and version are no errors.
+fn usage(error: &clap::Error, screen: &Screen) -> ExitCode {
+    if !error.use_stderr() {
+        return match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => ExitCode::from(Failure::output(&error).status),
+        };
+    }
+    let text = error.render().to_string();
+    let (text, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let _ = screen.error_line(&screen.labelled("error", text.trim_end()));
+    let _ = screen.error_line(rest.trim_end());
+    ExitCode::from(failure::USAGE)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "palisade", &mut script);
+    let mut output = Output::new();
+    output.write(&script)?;
+    output.flush()?;
+    Ok(0)
+}
+
+fn on_runtime(arguments: Arguments, screen: Screen) -> Result<u8, Failure> {
+    // The second thread drives the connection and listens for signals while the first may be stuck writing.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::code(ErrorCode::Internal, error.to_string()))?;
+    let outcome = runtime.block_on(async {
+        let interrupts = Interrupts::listen().map_err(|error| Failure::code(ErrorCode::Internal, error.to_string()))?;
+        let mut builder = Client::builder();
+        if let Some(socket) = arguments.socket.filter(|socket| !socket.as_os_str().is_empty()) {
+            builder = builder.path(socket);
+        }
+        let context = Context { client: builder.build(), screen, interrupts, json: arguments.json };
+        dispatch(&context, arguments.command).await
+    });
+    // A thread may be stuck reading a terminal; nothing is left for it to do.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Call(call) => call::call(context, *call).await?,
+        Command::List => plugins::list(context).await?,
+        Command::Status { plugin: None } => plugins::daemon_status(context).await?,
+        Command::Status { plugin: Some(plugin) } => plugins::status(context, &plugin).await?,
+        Command::Info { plugin } => plugins::info(context, &plugin).await?,
+        Command::Logs(logs) => follow::logs(context, &logs).await?,
+        Command::Events { plugin, follow: _ } => follow::events(context, plugin.as_deref()).await?,
+        Command::Start(targets) => plugins::change(context, Change::Start, targets.plugins).await?,
+        Command::Stop(stop) => {
+            let change = if stop.force { Change::ForceStop } else { Change::Stop };
+            plugins::change(context, change, stop.targets.plugins).await?;
+        }
+        Command::Restart(targets) => plugins::change(context, Change::Restart, targets.plugins).await?,
+        Command::Pause(targets) => plugins::change(context, Change::Pause, targets.plugins).await?,
+        Command::Resume(targets) => plugins::change(context, Change::Resume, targets.plugins).await?,
+        Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
+        Command::Doctor => return doctor::doctor(context).await,
+        Command::Version => doctor::version(context).await?,
+        Command::Run(_) | Command::Completions { .. } => unreachable!("handled before there was a runtime"),
+    }
+    Ok(0)
+}

@@ -4,6 +4,7 @@
 //! truth value, an array or an object, the value is JSON. Without a schema it is JSON if it parses, else text. `key:=JSON` is JSON
 //! always. A key that the schema does not know is an error that names the nearest one.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::path::Path;
 
@@ -15,8 +16,11 @@ use crate::failure::Failure;
 /// Most bytes of parameters that are read: more than this no call may carry, as MessagePack is seldom longer than JSON.
 const JSON_BYTES_MAX: u64 = 128 << 20;
 
-/// How far references and combinations of schemas are followed.
-const SCHEMA_DEPTH_MAX: usize = 16;
+/// How many references and alternatives of a schema are followed in all. Schemas come from plugins, and may refer to themselves.
+const SCHEMA_STEPS_MAX: u32 = 20_000;
+
+/// How deep they are followed.
+const SCHEMA_DEPTH_MAX: u8 = 32;
 
 /// `key=value`, or `key:=JSON`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +99,13 @@ pub(crate) fn assemble(
         Some(Value::Object(fields)) => fields,
         Some(_) => return Err(Failure::usage("`key=value` can be added only to --params that are an object")),
     };
-    let schema = schema.map_or(Schema::ANYTHING, Schema::root);
+    let steps = Cell::new(SCHEMA_STEPS_MAX);
+    let schema = Schema {
+        root: schema.unwrap_or(&Value::Bool(true)),
+        node: schema.unwrap_or(&Value::Bool(true)),
+        steps: &steps,
+        depth: 0,
+    };
     if schema.kinds() & OBJECT == 0 {
         let wanted = describe(schema.kinds());
         return Err(Failure::code(ErrorCode::InvalidParams, format!("this action takes {wanted}, not `key=value`"))
@@ -237,32 +247,33 @@ fn example(kinds: Kinds) -> &'static str {
 struct Schema<'a> {
     root: &'a Value,
     node: &'a Value,
-    depth: usize,
+    steps: &'a Cell<u32>,
+    depth: u8,
 }
 
 impl<'a> Schema<'a> {
-    const ANYTHING: Schema<'static> = Schema { root: &Value::Bool(true), node: &Value::Bool(true), depth: 0 };
-
-    fn root(schema: &'a Value) -> Self {
-        Self { root: schema, node: schema, depth: 0 }
+    fn at(&self, node: &'a Value) -> Self {
+        Self { node, depth: self.depth + 1, ..*self }
     }
 
-    fn at(&self, node: &'a Value) -> Self {
-        Self { root: self.root, node, depth: self.depth + 1 }
+    /// Whether one more schema may be looked at.
+    fn step(&self) -> bool {
+        let left = self.steps.get();
+        self.steps.set(left.saturating_sub(1));
+        left > 0 && self.depth < SCHEMA_DEPTH_MAX
     }
 
     /// What a reference points to, within the same document.
     fn referred(&self) -> Option<Self> {
         let pointer = self.node.get("$ref")?.as_str()?.strip_prefix('#')?;
-        (self.depth < SCHEMA_DEPTH_MAX).then_some(())?;
-        self.root.pointer(pointer).map(|node| self.at(node))
+        let node = self.root.pointer(pointer)?;
+        // A reference to itself leads nowhere.
+        (!std::ptr::eq(node, self.node) && self.step()).then(|| self.at(node))
     }
 
     fn each(&self, keyword: &str) -> Vec<Self> {
-        if self.depth >= SCHEMA_DEPTH_MAX {
-            return Vec::new();
-        }
-        self.node.get(keyword).and_then(Value::as_array).into_iter().flatten().map(|node| self.at(node)).collect()
+        let nodes = self.node.get(keyword).and_then(Value::as_array).into_iter().flatten();
+        nodes.take_while(|_| self.step()).map(|node| self.at(node)).collect()
     }
 
     fn kinds(&self) -> Kinds {
@@ -349,11 +360,11 @@ impl<'a> Schema<'a> {
             return others;
         }
         // Names by pattern, and schemas that say nothing about names, leave it to the plugin.
-        let silent = parts.iter().all(|part| {
-            part.node.get("properties").is_none() && part.node.get("additionalProperties").is_none()
-        });
+        let silent = parts
+            .iter()
+            .all(|part| part.node.get("properties").is_none() && part.node.get("additionalProperties").is_none());
         let patterns = parts.iter().any(|part| part.node.get("patternProperties").is_some());
-        (silent || patterns).then_some(Schema { root: self.root, node: &Value::Bool(true), depth: 0 })
+        (silent || patterns).then_some(self.at(&Value::Bool(true)))
     }
 }
 
@@ -439,11 +450,7 @@ mod tests {
                 "`list` has to be an array, not `1,2`",
                 Some("write it as JSON, in quotes for the shell: list='[1, 2]'"),
             ),
-            (
-                "level=hihg",
-                "`level` cannot be `hihg`; it is one of `low`, `high`",
-                Some("did you mean `high`?"),
-            ),
+            ("level=hihg", "`level` cannot be `hihg`; it is one of `low`, `high`", Some("did you mean `high`?")),
             ("shape=triangular", "`shape` cannot be `triangular`; it is one of `round`, `square`", None),
         ] {
             let failure = given(&[text], Some(&schema())).unwrap_err();
@@ -483,6 +490,17 @@ mod tests {
             given(&["a=5", "b=five", "c=[1]", "d=\"5\"", "e=null", "f={x"], None),
             Ok(json!({"a": 5, "b": "five", "c": [1], "d": "5", "e": null, "f": "{x"}))
         );
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_ends() {
+        let again = json!({"$ref": "#"});
+        let schema = json!({"anyOf": [&again, &again, &again], "allOf": [&again, &again], "properties": {"a": &again}});
+        // What it accepts cannot be told; that it is told in no time is the point.
+        let _ = given(&["a=1"], Some(&schema));
+        let _ = given(&["b=1"], Some(&schema));
+        let pair = json!({"$ref": "#/b", "a": {"$ref": "#/b"}, "b": {"$ref": "#/a"}});
+        let _ = given(&["b=1"], Some(&pair));
     }
 
     #[test]
@@ -528,10 +546,7 @@ mod tests {
         std::fs::write(&path, "{\"a\": 1,\n \"b\" 2}").unwrap();
         let failure = read(&format!("@{}", path.display())).unwrap_err();
         assert_eq!(failure.status, 4);
-        assert_eq!(
-            failure.message(),
-            format!("{} is not JSON: line 2, column 6: expected `:`", path.display())
-        );
+        assert_eq!(failure.message(), format!("{} is not JSON: line 2, column 6: expected `:`", path.display()));
         std::fs::write(&path, "{\"a\": 1}").unwrap();
         assert_eq!(read(&format!("@{}", path.display())), Ok(json!({"a": 1})));
         let failure = read("{").unwrap_err();

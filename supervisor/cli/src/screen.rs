@@ -5,12 +5,17 @@ use std::io::{self, IsTerminal, Write};
 
 use unicode_width::UnicodeWidthStr;
 
+/// The last column of a table is not cut shorter than this.
+const LAST_COLUMN_MIN: usize = 12;
+
 /// What the streams are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Screen {
     pub(crate) stdout_is_terminal: bool,
     pub(crate) stderr_is_terminal: bool,
-    colours: bool,
+    pub(crate) colours: bool,
+    /// How many columns stdout has, where that is known.
+    pub(crate) width: Option<usize>,
 }
 
 /// How a piece of text is meant.
@@ -57,12 +62,16 @@ impl Screen {
             stdout_is_terminal: io::stdout().is_terminal(),
             stderr_is_terminal: io::stderr().is_terminal(),
             colours: !unwanted,
+            width: rustix::termios::tcgetwinsize(io::stdout())
+                .ok()
+                .map(|size| usize::from(size.ws_col))
+                .filter(|columns| *columns > 0),
         }
     }
 
     #[cfg(test)]
     pub(crate) fn plain() -> Self {
-        Self { stdout_is_terminal: false, stderr_is_terminal: false, colours: false }
+        Self { stdout_is_terminal: false, stderr_is_terminal: false, colours: false, width: None }
     }
 
     /// Text for stdout in its tone.
@@ -84,6 +93,28 @@ impl Screen {
 
     pub(crate) fn error_line(&self, text: &str) -> io::Result<()> {
         writeln!(io::stderr().lock(), "{text}")
+    }
+
+    /// As [`Screen::table`], with the last column cut where the terminal ends.
+    pub(crate) fn fitting_table(&self, heading: &[&str], rows: &[Vec<Cell>]) -> String {
+        let Some(width) = self.width else { return self.table(heading, rows) };
+        let columns = heading.len();
+        let before: usize = (0..columns.saturating_sub(1))
+            .map(|column| {
+                let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.width());
+                cells.chain([heading[column].width()]).max().unwrap_or(0) + 2
+            })
+            .sum();
+        // A column too narrow to say anything is left to wrap.
+        let room = width.saturating_sub(before).max(LAST_COLUMN_MIN);
+        let mut rows = rows.to_vec();
+        for cell in rows.iter_mut().filter_map(|row| row.get_mut(columns - 1)) {
+            if room < cell.text.width() {
+                while room < cell.text.width() + 1 && cell.text.pop().is_some() {}
+                cell.text.push('…');
+            }
+        }
+        self.table(heading, &rows)
     }
 
     /// Lines whose columns stand beneath each other, two blanks apart. The first row is the heading.
@@ -190,13 +221,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_for_the_terminal_is_cut_in_the_last_column() {
+        let rows = vec![vec!["echo".into(), "The smallest plugin: answers".into()], vec!["a".into(), "short".into()]];
+        let screen = Screen { width: Some(24), ..Screen::plain() };
+        insta::assert_snapshot!(screen.fitting_table(&["PLUGIN", "DESCRIPTION"], &rows), @r"
+        PLUGIN  DESCRIPTION
+        echo    The smallest pl…
+        a       short
+        ");
+        let screen = Screen { width: Some(3), ..Screen::plain() };
+        assert!(screen.fitting_table(&["PLUGIN", "DESCRIPTION"], &rows).contains("The smalles…"));
+        assert!(Screen::plain().fitting_table(&["PLUGIN", "DESCRIPTION"], &rows).contains("answers"));
+    }
+
+    #[test]
     fn colours_only_on_a_terminal() {
-        let mut screen = Screen { stdout_is_terminal: true, stderr_is_terminal: true, colours: true };
+        let mut screen = Screen { stdout_is_terminal: true, stderr_is_terminal: true, colours: true, width: None };
         assert_eq!(screen.tone("up", Tone::Good), "\x1b[32mup\x1b[0m");
         assert_eq!(screen.labelled("error", "no"), "palisade: \x1b[31merror\x1b[0m: no");
         screen.colours = false;
         assert_eq!(screen.tone("up", Tone::Good), "up");
-        screen = Screen { stdout_is_terminal: false, stderr_is_terminal: false, colours: true };
+        screen = Screen { stdout_is_terminal: false, stderr_is_terminal: false, colours: true, width: None };
         assert_eq!(screen.tone("up", Tone::Good), "up");
         assert_eq!(screen.labelled("error", "no"), "palisade: error: no");
         assert_eq!(screen.labelled("hint", "do"), "hint: do");

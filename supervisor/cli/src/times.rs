@@ -47,7 +47,9 @@ mod tests {
 
     #[test]
     fn ages_are_told_in_their_largest_unit() {
-        for (seconds, told) in [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (7200, "2 h"), (200_000, "2 d")] {
+        for (seconds, told) in
+            [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (7200, "2 h"), (200_000, "2 d")]
+        {
             assert_eq!(age(Duration::from_secs(seconds)), told);
         }
         assert_eq!(since(0), "");

@@ -133,7 +133,7 @@ impl<'de> Visitor<'de> for Shown<'_> {
         Ok(())
     }
 
-    fn visit_none<E>(self) -> Result<(), E> {
+    fn visit_none<E: serde::de::Error>(self) -> Result<(), E> {
         self.visit_unit()
     }
 
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(to_json(&raw(5.0), Layout::Indented).unwrap(), "5");
         assert_eq!(to_json(&raw(5.0), Layout::Line).unwrap(), "5.0");
         assert_eq!(to_json(&raw(0.1), Layout::Indented).unwrap(), "0.1");
-        assert_eq!(to_json(&raw(1e300), Layout::Indented).unwrap(), "1e300");
+        assert_eq!(to_json(&raw(1e300), Layout::Indented).unwrap(), "1e+300");
         assert_eq!(to_json(&raw(f64::NAN), Layout::Line).unwrap(), "\"NaN\"");
         assert_eq!(to_json(&raw(f64::INFINITY), Layout::Line).unwrap(), "\"Infinity\"");
         assert_eq!(to_json(&raw(f64::NEG_INFINITY), Layout::Line).unwrap(), "\"-Infinity\"");

@@ -50,6 +50,9 @@ pub struct Service {
 
 /// Where an operation that goes on puts its items.
 pub trait Items: Send {
+    /// Opens the stream, so that its reader knows from when on nothing is missed. Without it the first item does.
+    fn open(&mut self);
+
     /// Sends one item; waits while the reader is slow. An error means that nobody reads any more.
     fn send(&mut self, item: Value) -> impl Future<Output = Result<(), ErrorBody>> + Send;
 }
@@ -316,7 +319,7 @@ impl Service {
         let handle = self.find(plugin, version)?;
         let actions = handle.describe().await?;
         let infos = match action {
-            Some(name) => vec![actions.get(plugin, name)?.info.clone()],
+            Some(name) => vec![actions.get(plugin, name)?.info()],
             None => actions.infos(),
         };
         Ok(json!({ "actions": value(&infos)? }))
@@ -336,6 +339,7 @@ impl Service {
         };
         // Followed before the past is read, so that nothing falls between.
         let mut live = self.hub.follow();
+        items.open();
         let most = params.lines.unwrap_or(LINES_DEFAULT).min(LINES_MAX);
         let past = self.hub.last(plugin.as_ref(), LINES_MAX);
         let past: Vec<_> = past.into_iter().filter(|line| wanted(line)).collect();
@@ -362,6 +366,7 @@ impl Service {
     async fn events(&self, params: EventsParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
         let plugin = self.known(params.plugin.as_deref())?;
         let mut live = self.bus.subscribe();
+        items.open();
         loop {
             match live.recv().await {
                 Ok(event) if plugin.as_ref().is_none_or(|plugin| event.plugin.as_ref() == Some(plugin)) => {
@@ -379,6 +384,15 @@ impl Service {
     /// The id of a plugin that there is, if one was named.
     fn known(&self, plugin: Option<&str>) -> Result<Option<PluginId>, ErrorBody> {
         plugin.map(|plugin| self.find(plugin, None).map(|handle| handle.id().clone())).transpose()
+    }
+
+    /// Ends all plugins at once; `stop_plugins` then has nothing left to wait for.
+    pub async fn kill_plugins(&self) {
+        if let Some(registry) = self.registry.get() {
+            for handle in registry.all() {
+                handle.tell(crate::plugin::handle::Command::Kill).await;
+            }
+        }
     }
 
     /// Stops all plugins, those that depend on others first. Ends when no process is left.

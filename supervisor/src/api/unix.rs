@@ -18,9 +18,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use palisade_protocol::{
-    Call as CallBody, Cancel, Cancelled, CREDIT_BYTES, Empty, ErrorBody, ErrorCode, Flags, Frame, FrameError, Hello, Kind, Limits,
-    PAYLOAD_BYTES_MAX, PIECE_BYTES, PROTOCOL, Ping, Pong, Refuse, SUPERVISOR_ID, StreamAbort, StreamCredit, StreamKind, StreamOpen, StreamSide, Welcome,
-    common_features, common_version,
+    CREDIT_BYTES, Call as CallBody, Cancel, CancelReason, Cancelled, Empty, ErrorBody, ErrorCode, Feature, Flags,
+    Frame, FrameError, Hello, Kind, Limits, PAYLOAD_BYTES_MAX, PIECE_BYTES, PROTOCOL, Ping, Pong, Refuse,
+    SUPERVISOR_ID, StreamAbort, StreamCredit, StreamKind, StreamOpen, StreamSide, Welcome, common_features,
+    common_version,
 };
 use rustix::fs::{FlockOperation, Mode};
 use serde_json::Value;
@@ -30,9 +31,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Sleep;
 
 use super::service::{Items, Service};
-use crate::plugin::call::{Call, Caller, Ends, Follow, NewCall, Params, body};
+use crate::plugin::call::{Call, Caller, Ends, Follow, NewCall, Params, body, error_body};
 use crate::router::Target;
-use crate::wire::{Filled, Incoming, Lane, LARGE_FRAME_BYTES, Outbox, OwnedFrame, Reader};
+use crate::wire::{Filled, Incoming, LARGE_FRAME_BYTES, Lane, Outbox, OwnedFrame, Reader};
 
 /// Most agents at once.
 const AGENTS_MAX: usize = 1024;
@@ -184,7 +185,9 @@ async fn receive(mut stream: UnixStream, service: Arc<Service>, room: bool) {
                 Err(error.with_hint("the daemon's own user, root, and `allowed_uids` of palisade.toml may"))
             }
         }
-        Err(error) => Err(ErrorBody::new(ErrorCode::PermissionDenied, format!("who you are cannot be established: {error}"))),
+        Err(error) => {
+            Err(ErrorBody::new(ErrorCode::PermissionDenied, format!("who you are cannot be established: {error}")))
+        }
     };
     let allowed = if room {
         allowed
@@ -218,7 +221,9 @@ struct State {
     waker: Option<Waker>,
     /// Why the agent has to be cut off.
     condemned: Option<&'static str>,
-    closed: bool,
+    /// What was agreed: whether it reads streams, and results in pieces.
+    streams: bool,
+    continues: bool,
 }
 
 /// A call of this agent's.
@@ -233,6 +238,8 @@ struct Entry {
     params_continue: bool,
     params_bytes: u64,
     input: Input,
+    /// The agent wants nothing more of the output stream.
+    output_refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,7 +254,10 @@ enum Work {
     /// Not handed over yet.
     New,
     Plugin(Arc<Call>),
-    Operation { task: AbortHandle, credit: Arc<Semaphore> },
+    Operation {
+        task: AbortHandle,
+        credit: Arc<Semaphore>,
+    },
 }
 
 impl Shared {
@@ -283,8 +293,47 @@ impl State {
     }
 }
 
+impl Shared {
+    /// Ends a call whose answer takes a form that the agent has not agreed to. Says whether it was one.
+    fn refuses(&self, id: u64, kind: Kind, flags: Flags) -> bool {
+        let mut state = self.state();
+        let (code, message) = match kind {
+            Kind::StreamOpen | Kind::StreamData | Kind::StreamEnd | Kind::StreamAbort if !state.streams => (
+                ErrorCode::StreamingNotSupported,
+                "the action answers with a stream, and your Hello did not name `streams`",
+            ),
+            Kind::Ok | Kind::Continue if flags.has(Flags::MORE) && !state.continues => (
+                ErrorCode::ResourceExhausted,
+                "the result comes in several frames, and your Hello did not name `continue`",
+            ),
+            _ => return false,
+        };
+        let Some(entry) = state.calls.remove(&id) else { return true };
+        let lane = if entry.in_bulk { Lane::Bulk } else { Lane::Small };
+        state.outbox.content(lane, Kind::Err, Flags::NONE, id, &error_body(&ErrorBody::new(code, message)));
+        state.wake();
+        drop(state);
+        entry.work.abandon();
+        true
+    }
+}
+
+impl Work {
+    /// Nobody wants the answer any more.
+    fn abandon(self) {
+        match self {
+            Self::Plugin(call) => call.cancel(CancelReason::Caller),
+            Self::Operation { task, .. } => task.abort(),
+            Self::New => {}
+        }
+    }
+}
+
 impl Caller for Shared {
     fn frame(&self, id: u64, kind: Kind, flags: Flags, content: &[u8], ends: Ends) {
+        if self.refuses(id, kind, flags) {
+            return;
+        }
         let mut state = self.state();
         let State { outbox, calls, merged, .. } = &mut *state;
         let Some(entry) = calls.get_mut(&id) else { return };
@@ -306,6 +355,8 @@ impl Caller for Shared {
                 return;
             }
             Kind::Progress | Kind::StreamCredit => {
+                // A long one goes with the bulk data whatever is said here, and the end must not overtake it.
+                entry.in_bulk |= content.len() >= LARGE_FRAME_BYTES;
                 outbox.content(Lane::Small, kind, flags, id, content);
             }
             _ => {
@@ -321,6 +372,10 @@ impl Caller for Shared {
     }
 
     fn large(&self, id: u64, frame: OwnedFrame, ends: Ends) {
+        let header = frame.header();
+        if Kind::from_number(header.kind).is_some_and(|kind| self.refuses(id, kind, header.flags)) {
+            return;
+        }
         let mut state = self.state();
         let State { outbox, calls, .. } = &mut *state;
         let Some(entry) = calls.get_mut(&id) else { return };
@@ -346,8 +401,8 @@ struct Agent {
     last_id: u64,
     /// Cuts off an agent that says nothing at first, or reads nothing later.
     timer: Pin<Box<Sleep>>,
-    /// How much waited when the timer was set; while it shrinks the agent reads.
-    waited: Option<usize>,
+    /// How much had been written when the timer was set, while something waits: as long as that grows the agent reads.
+    waited: Option<u64>,
     operations: JoinSet<()>,
 }
 
@@ -375,7 +430,8 @@ impl Agent {
             merged: VecDeque::new(),
             waker: None,
             condemned: None,
-            closed: false,
+            streams: false,
+            continues: false,
         };
         Self {
             stream,
@@ -421,12 +477,12 @@ impl Agent {
                 Poll::Pending => break,
             }
         }
-        let waiting = state.outbox.bytes();
+        let (waiting, written) = (state.outbox.bytes(), state.outbox.written());
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
         }
         drop(state);
-        if let Err(end) = self.watch(cx, waiting) {
+        if let Err(end) = self.watch(cx, waiting, written) {
             return Poll::Ready(Err(end));
         }
         // Operations that have ended are forgotten.
@@ -442,16 +498,16 @@ impl Agent {
     }
 
     /// Cuts off an agent that says no hello, or does not read.
-    fn watch(&mut self, cx: &mut Context<'_>, waiting: usize) -> Result<(), End> {
+    fn watch(&mut self, cx: &mut Context<'_>, waiting: usize, written: u64) -> Result<(), End> {
         if self.greeted {
             match (waiting, self.waited) {
                 (0, _) => {
                     self.waited = None;
                     return Ok(());
                 }
-                (_, Some(before)) if waiting >= before => {}
+                (_, Some(before)) if written == before => {}
                 _ => {
-                    self.waited = Some(waiting);
+                    self.waited = Some(written);
                     self.timer.as_mut().reset(tokio::time::Instant::now() + STALLED);
                 }
             }
@@ -558,12 +614,15 @@ impl Agent {
             }
             Kind::StreamAbort => {
                 let (abort, _) = frame.message::<StreamAbort>(kind)?;
-                if abort.by == StreamSide::Sender
-                    && let Some(entry) = self.shared.state().calls.get_mut(&id)
-                {
-                    entry.input = Input::Ended;
-                }
-                self.follow_small(kind, frame)
+                // Once for each stream: what is said again says nothing, and would have to be kept.
+                let news = match (self.shared.state().calls.get_mut(&id), abort.by) {
+                    (None, _) => false,
+                    (Some(entry), StreamSide::Sender) => {
+                        std::mem::replace(&mut entry.input, Input::Ended) == Input::Open
+                    }
+                    (Some(entry), StreamSide::Receiver) => !std::mem::replace(&mut entry.output_refused, true),
+                };
+                if news { self.follow_small(kind, frame) } else { Ok(()) }
             }
             Kind::StreamData | Kind::StreamEnd | Kind::Continue => {
                 frame.parts(kind)?;
@@ -605,9 +664,15 @@ impl Agent {
             )));
         };
         self.greeted = true;
+        let features = common_features(&hello.features);
+        let agreed = |feature: Feature| features.iter().any(|name| name == feature.name());
+        {
+            let mut state = self.shared.state();
+            (state.streams, state.continues) = (agreed(Feature::Streams), agreed(Feature::Continue));
+        }
         let welcome = Welcome {
             protocol: version,
-            features: common_features(&hello.features),
+            features,
             software: concat!("palisaded/", env!("CARGO_PKG_VERSION")).to_owned(),
             limits: Limits { calls_max: CALLS_MAX, ..Limits::default() },
             plugin: None,
@@ -619,7 +684,9 @@ impl Agent {
     fn call(&mut self, id: u64, flags: Flags, head: &CallBody<'_>, params: Params) -> Result<(), End> {
         if id % 2 == 0 || id <= self.last_id {
             let last = self.last_id;
-            return Err(End::Violation(format!("a call under id {id}; it has to be odd and above the last one, {last}")));
+            return Err(End::Violation(format!(
+                "a call under id {id}; it has to be odd and above the last one, {last}"
+            )));
         }
         self.last_id = id;
         let more = flags.has(Flags::MORE);
@@ -633,11 +700,15 @@ impl Agent {
             params_continue: more,
             params_bytes: params.bytes().len() as u64,
             input: Input::Unopened,
+            output_refused: false,
         };
         state.calls.insert(id, entry);
         drop(state);
         if under_way >= CALLS_MAX as usize {
-            let error = ErrorBody::new(ErrorCode::Overloaded, format!("you have {CALLS_MAX} calls under way, as many as an agent may"));
+            let error = ErrorBody::new(
+                ErrorCode::Overloaded,
+                format!("you have {CALLS_MAX} calls under way, as many as an agent may"),
+            );
             self.fail(id, &error.with_retry_after_ms(10));
             return Ok(());
         }
@@ -675,7 +746,7 @@ impl Agent {
     }
 
     fn fail(&self, id: u64, error: &ErrorBody) {
-        self.shared.frame(id, Kind::Err, Flags::NONE, &body(error), Ends::Yes);
+        self.shared.frame(id, Kind::Err, Flags::NONE, &error_body(error), Ends::Yes);
     }
 
     fn follow_small(&mut self, kind: Kind, frame: &Frame<'_>) -> Result<(), End> {
@@ -739,7 +810,7 @@ impl Agent {
             };
             match outcome {
                 Ok(value) => items.finish(&value).await,
-                Err(error) => shared.frame(id, Kind::Err, Flags::NONE, &body(&error), Ends::Yes),
+                Err(error) => shared.frame(id, Kind::Err, Flags::NONE, &error_body(&error), Ends::Yes),
             }
         };
         let task = self.operations.spawn(work);
@@ -753,15 +824,10 @@ impl Agent {
     async fn end(mut self, end: End) {
         let calls: Vec<_> = {
             let mut state = self.shared.state();
-            state.closed = true;
             state.calls.drain().collect()
         };
         for (_, entry) in calls {
-            match entry.work {
-                Work::Plugin(call) => call.cancel(palisade_protocol::CancelReason::Caller),
-                Work::Operation { task, .. } => task.abort(),
-                Work::New => {}
-            }
+            entry.work.abandon();
         }
         self.operations.shutdown().await;
         let error = match end {
@@ -795,12 +861,16 @@ struct StreamItems {
 }
 
 impl Items for StreamItems {
-    async fn send(&mut self, item: Value) -> Result<(), ErrorBody> {
+    fn open(&mut self) {
         if !self.open {
             self.open = true;
             let open = body(&StreamOpen { kind: StreamKind::Items });
             self.shared.frame(self.id, Kind::StreamOpen, Flags::NONE, &open, Ends::No);
         }
+    }
+
+    async fn send(&mut self, item: Value) -> Result<(), ErrorBody> {
+        self.open();
         let mut content = body(&Empty {});
         palisade_protocol::encode_value(&mut content, &item)
             .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
@@ -826,7 +896,11 @@ impl StreamItems {
             return self.shared.frame(self.id, Kind::Err, Flags::NONE, &body(&error), Ends::Yes);
         }
         let empty = body(&Empty {});
-        let mut pieces = payload.chunks(PIECE_BYTES).peekable();
+        let continues = self.shared.state().continues;
+        // An agent that takes no pieces gets it whole, if that is possible at all.
+        let fits = payload.len() + empty.len() <= palisade_protocol::FRAME_BYTES_MAX as usize;
+        let piece_bytes = if continues || !fits { PIECE_BYTES } else { payload.len().max(1) };
+        let mut pieces = payload.chunks(piece_bytes).peekable();
         let mut kind = Kind::Ok;
         while let Some(piece) = pieces.next() {
             let content = [&empty, piece].concat();
@@ -837,9 +911,13 @@ impl StreamItems {
                     Err(_) => return,
                 }
             }
-            let (flags, ends) = if pieces.peek().is_some() { (Flags::MORE, Ends::No) } else { (Flags::NONE, Ends::Yes) };
+            let (flags, ends) =
+                if pieces.peek().is_some() { (Flags::MORE, Ends::No) } else { (Flags::NONE, Ends::Yes) };
             self.shared.frame(self.id, kind, flags, &content, ends);
             kind = Kind::Continue;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

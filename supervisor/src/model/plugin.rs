@@ -323,6 +323,11 @@ impl Machine {
         Self { context, state: State::Resting { last: None } }
     }
 
+    /// Numbers below `first` have been given out to other versions of the same id, and will not be given out here.
+    pub fn not_before(&mut self, first: Generation) {
+        self.context.next = self.context.next.max(first);
+    }
+
     /// What follows from `event`, and what the owner has to do about it, in this order.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let (seen, route) = (self.projection(), self.route());

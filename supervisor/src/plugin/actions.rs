@@ -1,9 +1,10 @@
 //! What a plugin said it can do, and whether a call fits that.
 //!
-//! Schemas are compiled when the first call needs them, as most actions of most plugins are never called. A schema that
-//! accepts everything is not checked at all; nothing outside the schema itself is ever fetched.
+//! Schemas are kept as they came, as bytes, and compiled when the first call needs them: a tree of JSON takes ten times the
+//! room, and most actions of most plugins are never called. A schema that accepts everything is not checked at all; nothing
+//! outside the schema itself is ever fetched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,19 +26,56 @@ pub struct Actions {
     by_name: HashMap<Box<str>, Action>,
 }
 
+/// Checking may cost so many steps, a step being a value of the schema for each byte of the parameters; with more the plugin
+/// alone judges. Everybody's calls pass this thread, and a schema comes from a plugin.
+const CHECK_STEPS_MAX: u64 = 4 << 20;
+
+/// A schema that can be checked here.
+#[derive(Debug)]
+struct Schema {
+    validator: jsonschema::Validator,
+    /// How many values it has, with every reference written out.
+    values: u64,
+}
+
 /// One action.
 #[derive(Debug)]
 pub struct Action {
-    /// What the plugin says of it, with what the manifest says instead.
-    pub info: ActionInfo,
-    validator: OnceLock<Option<jsonschema::Validator>>,
+    /// Whether doing it twice is as good as once.
+    pub idempotent: bool,
+    /// Whether it runs until it is cancelled.
+    pub endless: bool,
+    /// How many of it at once, where the manifest says so.
+    pub concurrency: Option<u32>,
+    timeout_ms: Option<u64>,
+    /// All that is said of it, as MessagePack.
+    info: Box<[u8]>,
+    validator: OnceLock<Option<Box<Schema>>>,
 }
 
 impl Action {
+    fn new(info: &ActionInfo, concurrency: Option<u32>) -> Self {
+        Self {
+            idempotent: info.idempotent,
+            endless: info.endless,
+            concurrency,
+            timeout_ms: info.timeout_ms,
+            info: super::call::body(info).into(),
+            validator: OnceLock::new(),
+        }
+    }
+
+    /// All that is said of it: by the plugin, and by the manifest instead.
+    #[must_use]
+    pub fn info(&self) -> ActionInfo {
+        // We wrote it ourselves, from the same type.
+        rmp_serde::from_slice(&self.info).unwrap_or_default()
+    }
+
     /// Its own limit for a call.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.info.timeout_ms.map(Duration::from_millis)
+        self.timeout_ms.map(Duration::from_millis)
     }
 }
 
@@ -52,7 +90,8 @@ impl Actions {
         }
         let mut by_name = HashMap::with_capacity(announced.len());
         for mut info in announced {
-            let name = ActionName::parse(&info.name).map_err(|error| format!("announced an action whose name {error}"))?;
+            let name =
+                ActionName::parse(&info.name).map_err(|error| format!("announced an action whose name {error}"))?;
             if let Some(stated) = manifest.actions.get(&name) {
                 info.idempotent |= stated.idempotent;
                 info.endless |= stated.endless;
@@ -64,7 +103,8 @@ impl Actions {
                 }
             }
             let name: Box<str> = info.name.as_str().into();
-            if by_name.insert(name, Action { info, validator: OnceLock::new() }).is_some() {
+            let concurrency = manifest.actions.get(&*name).and_then(|stated| stated.concurrency);
+            if by_name.insert(name, Action::new(&info, concurrency)).is_some() {
                 return Err("announced two actions of the same name".to_owned());
             }
         }
@@ -74,10 +114,15 @@ impl Actions {
         Ok(Self { by_name })
     }
 
+    /// Those of which only so many may run at once.
+    pub fn limits(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.by_name.iter().filter_map(|(name, action)| Some((&**name, action.concurrency?)))
+    }
+
     /// All of them, by name.
     #[must_use]
     pub fn infos(&self) -> Vec<ActionInfo> {
-        let mut infos: Vec<_> = self.by_name.values().map(|action| action.info.clone()).collect();
+        let mut infos: Vec<_> = self.by_name.values().map(Action::info).collect();
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         infos
     }
@@ -103,7 +148,11 @@ impl Action {
     /// # Errors
     /// `invalid_params`, which names each place in the parameters and what is wrong there.
     pub fn check(&self, params: &[u8]) -> Result<(), ErrorBody> {
-        let Some(validator) = self.validator.get_or_init(|| compile(&self.info)) else { return Ok(()) };
+        let Some(schema) = self.validator.get_or_init(|| compile(&self.info())) else { return Ok(()) };
+        if schema.values.saturating_mul(params.len() as u64) > CHECK_STEPS_MAX {
+            return Ok(());
+        }
+        let validator = &schema.validator;
         let invalid = |message: String| ErrorBody::new(ErrorCode::InvalidParams, message);
         let value = if params.is_empty() {
             Value::Object(serde_json::Map::new())
@@ -137,29 +186,85 @@ impl Action {
         let details: Vec<_> =
             violations.iter().map(|(path, what)| serde_json::json!({"path": path, "problem": what})).collect();
         Err(invalid(message)
-            .with_hint(format!("`palisade info` shows the schema of {}", self.info.name))
+            .with_hint(format!("`palisade info` shows the schema of {}", self.info().name))
             .with_details(serde_json::json!({ "violations": details })))
     }
 }
 
-fn compile(info: &ActionInfo) -> Option<jsonschema::Validator> {
+fn compile(info: &ActionInfo) -> Option<Box<Schema>> {
     let schema = info.parameters.as_ref()?;
     let anything = match schema {
         Value::Bool(any) => *any,
-        Value::Object(keywords) => keywords.keys().all(|key| matches!(key.as_str(), "$schema" | "title" | "description")),
+        Value::Object(keywords) => {
+            keywords.keys().all(|key| matches!(key.as_str(), "$schema" | "title" | "description"))
+        }
         _ => false,
     };
     if anything {
         return None;
     }
+    let Some(values) = values(schema) else {
+        tracing::warn!(
+            action = info.name,
+            "the schema of the parameters refers to itself or too often, and is not checked"
+        );
+        return None;
+    };
     match jsonschema::validator_for(schema) {
-        Ok(validator) => Some(validator),
+        Ok(validator) => Some(Box::new(Schema { validator, values })),
         Err(error) => {
             // The plugin checks its parameters itself; a schema that we cannot read is no reason to refuse its calls.
             tracing::warn!(action = info.name, %error, "the schema of the parameters is not usable and not checked");
             None
         }
     }
+}
+
+/// How many values a schema has once its references are written out: each of them may be looked at for each value of the
+/// parameters. `None` if that is no end or too many: references to references, two at a time, make a million of twenty.
+fn values(schema: &Value) -> Option<u64> {
+    fn count<'s>(
+        root: &'s Value,
+        part: &'s Value,
+        known: &mut HashMap<&'s str, u64>,
+        open: &mut HashSet<&'s str>,
+    ) -> Option<u64> {
+        let mut sum = 1_u64;
+        match part {
+            Value::Array(items) => {
+                for item in items {
+                    sum = sum.saturating_add(count(root, item, known, open)?);
+                }
+            }
+            Value::Object(keywords) => {
+                for (keyword, value) in keywords {
+                    match (keyword.as_str(), value) {
+                        // They count where they are referred to.
+                        ("$defs" | "definitions", _) => {}
+                        ("$ref", Value::String(to)) => {
+                            if let Some(values) = known.get(to.as_str()) {
+                                sum = sum.saturating_add(*values);
+                                continue;
+                            }
+                            let target = root.pointer(to.strip_prefix('#')?)?;
+                            if !open.insert(to) {
+                                return None;
+                            }
+                            let values = count(root, target, known, open)?;
+                            open.remove(to.as_str());
+                            known.insert(to, values);
+                            sum = sum.saturating_add(values);
+                        }
+                        ("$dynamicRef" | "$recursiveRef" | "$id" | "$anchor", Value::String(_)) => return None,
+                        (_, value) => sum = sum.saturating_add(count(root, value, known, open)?),
+                    }
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+        (sum <= CHECK_STEPS_MAX).then_some(sum)
+    }
+    count(schema, schema, &mut HashMap::new(), &mut HashSet::new())
 }
 
 /// The name among `names` that is most likely meant, if one is close.
@@ -175,3 +280,6 @@ pub fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&
 
 /// Shared among the calls and the status of a plugin.
 pub type SharedActions = Arc<Actions>;
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@
 //! a generation, ends by its deadline, or is refused with the reason why.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
@@ -17,14 +17,15 @@ use tokio::task::JoinHandle;
 use super::actions::SharedActions;
 use super::blueprint::Blueprint;
 use super::call::{Call, Counters};
-use super::generation::{self, Message, Order, Running, Told};
+use super::generation::{self, Order, Running, Told};
 use super::handle::{Board, Command, Handle, Operation, Shared};
+use super::inbox::Inbox;
 use super::logs::{Hub, Voice};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
 use crate::model::generation::{Reason, StopWhy};
 use crate::model::ids::Generation;
 use crate::model::manifest::Activation;
-use crate::model::plugin::{Action, Decline, Event, Machine, Refusal, Settings};
+use crate::model::plugin::{Action, Decline, Desired, Event, Machine, Mode, Refusal, Settings, State};
 use crate::model::status::{GenerationStatus, PluginState, Role};
 
 /// Operators who wait for one plugin at once.
@@ -41,9 +42,18 @@ pub struct Surroundings {
     pub started: Instant,
 }
 
+/// The number that the next generation of one id will have. Its versions share it, so that a number names one process.
+pub type Numbers = Arc<Mutex<Generation>>;
+
+/// Numbers of which none has been given out.
+#[must_use]
+pub fn numbers() -> Numbers {
+    Arc::new(Mutex::new(Generation(1)))
+}
+
 /// Brings a plugin version to life. The task ends after `Command::Shutdown`.
 #[must_use]
-pub fn start(blueprint: Blueprint, surroundings: Surroundings) -> (Handle, JoinHandle<()>) {
+pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Numbers) -> (Handle, JoinHandle<()>) {
     let blueprint = Arc::new(blueprint);
     let limits = &blueprint.manifest.limits;
     // Every admitted call may be here, and some operators.
@@ -67,6 +77,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings) -> (Handle, JoinH
     let actor = Actor {
         shared: shared.clone(),
         surroundings,
+        numbers,
         machine,
         running: HashMap::new(),
         waiting: VecDeque::new(),
@@ -92,6 +103,7 @@ struct Waiter {
 struct Actor {
     shared: Arc<Shared>,
     surroundings: Surroundings,
+    numbers: Numbers,
     machine: Machine,
     running: HashMap<Generation, Running>,
     /// Calls without a route, in the order of their arrival.
@@ -111,6 +123,8 @@ enum Wake {
     Command(Command),
     Told(Generation, Told),
     Timer,
+    /// The generation that serves takes calls in again.
+    Room,
     /// Nobody can tell it anything any more.
     Orphaned,
 }
@@ -119,6 +133,7 @@ impl Actor {
     async fn run(mut self) {
         while !(self.shutting_down && self.running.is_empty()) {
             let due = self.due();
+            let full = if self.waiting.is_empty() { None } else { self.shared.board().route.clone() };
             let wake = tokio::select! {
                 told = self.told.recv() => match told {
                     Some((generation, told)) => Wake::Told(generation, told),
@@ -129,16 +144,21 @@ impl Actor {
                     None => Wake::Orphaned,
                 },
                 () = sleep_until(due) => Wake::Timer,
+                () = room(full) => Wake::Room,
             };
             match wake {
                 Wake::Command(command) => self.obey(command),
                 Wake::Told(generation, told) => self.hear(generation, told).await,
                 Wake::Timer => self.tick(),
+                Wake::Room => self.forward_waiting(),
                 Wake::Orphaned => self.obey(Command::Shutdown),
             }
         }
-        let gone = Refusal::Unloaded;
-        self.refuse_waiting(&gone);
+        self.inbox.close();
+        while let Ok(command) = self.inbox.try_recv() {
+            self.obey(command);
+        }
+        self.refuse_waiting(&Refusal::Unloaded);
     }
 
     /// When something is due: a restart, a call that waits, the end of being idle.
@@ -148,19 +168,29 @@ impl Actor {
 
     fn idle_ends(&self) -> Option<Instant> {
         let Activation::Lazy { idle_stop: Some(idle_stop) } = self.machine.settings().activation else { return None };
-        if self.machine.projection() != PluginState::Active || self.shared.counters.present() > 0 {
+        if self.machine.projection() != PluginState::Active {
             return None;
+        }
+        if self.shared.counters.present() > 0 {
+            // Nobody says here when the last of them ends, so it is looked again.
+            return Some(Instant::now() + idle_stop);
         }
         let gauge = &self.running.get(&self.machine.route()?)?.gauge;
         let since = gauge.idle_since_ms.load(std::sync::atomic::Ordering::Relaxed);
-        let last_call = self.surroundings.started + Duration::from_millis(since);
-        let active = gauge.seen().since.elapsed().unwrap_or_default();
-        let became_active = Instant::now().checked_sub(active)?;
-        Some(last_call.max(became_active) + idle_stop)
+        Some(self.surroundings.started + Duration::from_millis(since) + idle_stop)
     }
 
     fn obey(&mut self, command: Command) {
         match command {
+            // The end has been decided, and nothing may put it off.
+            Command::Call(call) if self.shutting_down => call.fail(&self.stopping()),
+            Command::Operate(_, reply) if self.shutting_down => {
+                let _ = reply.send(Err(self.stopping()));
+            }
+            Command::Describe(reply) if self.shutting_down => {
+                let _ = reply.send(Err(self.stopping()));
+            }
+            Command::Begin if self.shutting_down => {}
             Command::Call(call) => self.take_call(call),
             Command::Operate(operation, reply) => self.operate(operation, reply),
             Command::Begin => self.step(Event::Begin),
@@ -171,11 +201,21 @@ impl Actor {
             }
             Command::Shutdown => {
                 self.shutting_down = true;
-                self.inbox.close();
                 self.step(Event::StopAsked { why: StopWhy::Shutdown });
                 self.refuse_waiting(&Refusal::Unloaded);
             }
+            Command::Kill => {
+                self.obey(Command::Shutdown);
+                for running in self.running.values() {
+                    order(running, Order::Kill);
+                }
+            }
         }
+    }
+
+    fn stopping(&self) -> ErrorBody {
+        let id = &self.shared.blueprint.manifest.id;
+        ErrorBody::new(ErrorCode::Unavailable, format!("{id} is stopped with the daemon"))
     }
 
     fn take_call(&mut self, call: Arc<Call>) {
@@ -192,18 +232,28 @@ impl Actor {
 
     /// Gives a call to the generation that has the route; returns it if there is none.
     fn forward(&self, call: Arc<Call>) -> Option<Arc<Call>> {
-        let Some(route) = self.machine.route().and_then(|serving| self.running.get(&serving)) else { return Some(call) };
-        match route.inbox.try_send(Message::Call(call)) {
-            Ok(()) => None,
-            Err(mpsc::error::TrySendError::Closed(message) | mpsc::error::TrySendError::Full(message)) => match message {
-                Message::Call(call) => Some(call),
-                Message::Poke(_) | Message::Order(_) => None,
-            },
+        let Some(route) = self.machine.route().and_then(|serving| self.running.get(&serving)) else {
+            return Some(call);
+        };
+        route.inbox.call(call)
+    }
+
+    /// Gives the calls that wait to the generation that serves, as far as it has room.
+    fn forward_waiting(&mut self) {
+        self.next_due = None;
+        for call in std::mem::take(&mut self.waiting) {
+            if !call.is_done()
+                && let Some(call) = self.forward(call)
+            {
+                self.next_due = Some(self.next_due.map_or(call.deadline(), |due| due.min(call.deadline())));
+                self.waiting.push_back(call);
+            }
         }
     }
 
     fn operate(&mut self, operation: Operation, reply: oneshot::Sender<Result<(), ErrorBody>>) {
-        if self.waiters.len() == WAITERS_MAX {
+        self.waiters.retain(|waiter| !waiter.reply.is_closed());
+        if self.waiters.len() >= WAITERS_MAX {
             let message = format!("{WAITERS_MAX} operations wait for {} already", self.shared.blueprint.manifest.id);
             let _ = reply.send(Err(ErrorBody::new(ErrorCode::Overloaded, message)));
             return;
@@ -232,6 +282,7 @@ impl Actor {
     }
 
     fn describe(&mut self, reply: oneshot::Sender<Result<SharedActions, ErrorBody>>) {
+        self.describers.retain(|describer| !describer.is_closed());
         let known = self.shared.board().actions.clone();
         if let Some(actions) = known {
             let _ = reply.send(Ok(actions));
@@ -287,7 +338,17 @@ impl Actor {
                 self.step(Event::GenerationActive(generation));
             }
             Told::Paused => self.step(Event::GenerationPaused(generation)),
-            Told::PauseFailed => self.step(Event::GenerationPauseFailed(generation)),
+            Told::PauseFailed => {
+                self.step(Event::GenerationPauseFailed(generation));
+                let id = &self.shared.blueprint.manifest.id;
+                let error = ErrorBody::new(ErrorCode::Internal, format!("{id} could not be frozen and runs on"));
+                let (pauses, others) = self.waiters.drain(..).partition(|waiter| waiter.operation == Operation::Pause);
+                self.waiters = others;
+                let pauses: Vec<Waiter> = pauses;
+                for waiter in pauses {
+                    let _ = waiter.reply.send(Err(error.clone()));
+                }
+            }
             Told::Resumed => self.step(Event::GenerationResumed(generation)),
             Told::Stopping => self.step(Event::GenerationStopping(generation)),
             Told::AskReplacement { missed } => self.step(Event::ReplaceAsked { generation, missed }),
@@ -355,7 +416,14 @@ impl Actor {
     fn step(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.machine.step(event, Instant::now()) {
+            let actions = {
+                let mut next = self.numbers.lock().expect("nothing panics while it holds the numbers");
+                self.machine.not_before(*next);
+                let actions = self.machine.step(event, Instant::now());
+                *next = self.machine.next_generation();
+                actions
+            };
+            for action in actions {
                 let unrouted = action == Action::SetRoute(None);
                 self.perform(action);
                 if unrouted && !self.waiting.is_empty() {
@@ -390,17 +458,11 @@ impl Actor {
                 self.order(generation, Order::Drain { within, why });
             }
             Action::SetRoute(route) => {
-                let inbox = route.and_then(|generation| self.running.get(&generation)).map(|running| running.inbox.clone());
+                let inbox =
+                    route.and_then(|generation| self.running.get(&generation)).map(|running| running.inbox.clone());
                 self.shared.board().route = inbox;
                 if route.is_some() {
-                    let waiting = std::mem::take(&mut self.waiting);
-                    self.next_due = None;
-                    for call in waiting {
-                        if let Some(call) = self.forward(call) {
-                            self.next_due = Some(self.next_due.map_or(call.deadline(), |due| due.min(call.deadline())));
-                            self.waiting.push_back(call);
-                        }
-                    }
+                    self.forward_waiting();
                 }
             }
             Action::RefuseWaiting(refusal) => self.refuse_waiting(&refusal),
@@ -469,44 +531,43 @@ impl Actor {
 
     /// Answers those operators whose wish has been fulfilled, or cannot be.
     fn answer_waiters(&mut self) {
-        let state = self.machine.projection();
-        let serving = self.machine.route();
         let id = &self.shared.blueprint.manifest.id;
+        let now_it_is = self.machine.projection();
+        let meanwhile =
+            |what: &str| Some(Err(ErrorBody::new(ErrorCode::Unavailable, format!("{id} was {what} meanwhile"))));
         let mut kept = Vec::new();
         for waiter in self.waiters.drain(..) {
-            let verdict = match waiter.operation {
-                Operation::Start | Operation::Restart => match state {
-                    PluginState::Active | PluginState::Paused if serving.is_some_and(|serving| waiter.from <= serving) => {
-                        Some(Ok(()))
-                    }
-                    PluginState::Failed if waiter.from < self.machine.next_generation() => {
-                        let reason = self.machine.reason().unwrap_or_else(|| "it failed".to_owned());
-                        let code = match self.machine.state() {
-                            crate::model::plugin::State::Failed { reason, .. } => failure_code(reason),
-                            _ => ErrorCode::Unavailable,
-                        };
-                        let error = ErrorBody::new(code, format!("{id}: {reason}"));
+            // By the machine's own states: while a generation is on its way, what users see is still how the last one ended.
+            let verdict = match (waiter.operation, self.machine.state()) {
+                (Operation::Start | Operation::Restart, state) => match state {
+                    State::Serving { generation, .. } if waiter.from <= *generation => Some(Ok(())),
+                    State::Failed { reason, .. } => {
+                        let why = self.machine.reason().unwrap_or_else(|| reason.to_string());
+                        let error = ErrorBody::new(failure_code(reason), format!("{id}: {why}"));
                         Some(Err(error.with_hint(format!("`palisade logs {id}` and `palisade status {id}` say more"))))
                     }
-                    PluginState::Unloaded => Some(Err(declined(&Decline::Unloaded))),
-                    _ => None,
+                    State::Unloaded => Some(Err(declined(&Decline::Unloaded))),
+                    State::Resting { .. } => meanwhile("stopped"),
+                    _ if self.machine.desired() == Desired::Stopped => meanwhile("stopped"),
+                    State::Starting { .. } | State::Serving { .. } | State::Ending { .. } | State::Stopping { .. } => {
+                        None
+                    }
                 },
-                Operation::Stop { .. } => match state {
-                    PluginState::Stopped | PluginState::Discovered | PluginState::Unloaded => Some(Ok(())),
-                    PluginState::Failed if self.running.is_empty() => Some(Ok(())),
-                    _ => None,
-                },
-                Operation::Pause => match state {
-                    PluginState::Paused => Some(Ok(())),
-                    PluginState::Active => None,
-                    other => Some(Err(declined(&Decline::NotActive(other)))),
-                },
-                Operation::Resume => match state {
-                    PluginState::Active => Some(Ok(())),
-                    PluginState::Paused => None,
-                    other => Some(Err(declined(&Decline::NotActive(other)))),
-                },
-                Operation::Reset => Some(Ok(())),
+                (Operation::Stop { .. }, State::Resting { .. } | State::Unloaded) => Some(Ok(())),
+                (Operation::Stop { .. }, State::Failed { .. }) if self.running.is_empty() => Some(Ok(())),
+                (Operation::Stop { .. }, _)
+                    if matches!(self.machine.desired(), Desired::OnDemand | Desired::Running) =>
+                {
+                    meanwhile("started again")
+                }
+                (Operation::Stop { .. }, _) => None,
+                (Operation::Pause, State::Serving { mode: Mode::Paused, .. }) => Some(Ok(())),
+                (Operation::Pause, State::Serving { mode: Mode::Pausing, .. }) => None,
+                (Operation::Pause, State::Serving { mode: Mode::Active, .. }) => meanwhile("resumed"),
+                (Operation::Resume, State::Serving { mode: Mode::Active, .. }) => Some(Ok(())),
+                (Operation::Resume, State::Serving { .. }) => None,
+                (Operation::Pause | Operation::Resume, _) => Some(Err(declined(&Decline::NotActive(now_it_is)))),
+                (Operation::Reset, _) => Some(Ok(())),
             };
             match verdict {
                 Some(verdict) => {
@@ -520,8 +581,8 @@ impl Actor {
 }
 
 fn order(running: &Running, order: Order) {
-    if running.inbox.try_send(Message::Order(order)).is_err() {
-        // Its inbox has room for every order it can be given; closed means that it has ended already.
+    if running.orders.try_send(order).is_err() {
+        // There is room for every order that it can be given; closed means that it has ended already.
         tracing::debug!("an order came too late");
     }
 }
@@ -541,6 +602,14 @@ fn failure_code(reason: &Reason) -> ErrorCode {
         | Reason::Hung { .. }
         | Reason::Killed
         | Reason::Unconfirmed => ErrorCode::Unavailable,
+    }
+}
+
+/// Waits until there is room in the inbox of the generation that serves, where calls wait for that.
+async fn room(inbox: Option<Inbox>) {
+    match inbox {
+        Some(inbox) => inbox.room().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use palisade_protocol::{CREDIT_BYTES, Cancelled, CancelReason, ErrorBody, ErrorCode, Flags, Kind};
-use tokio::sync::mpsc;
+use palisade_protocol::{
+    BODY_BYTES_MAX, CREDIT_BYTES, CancelReason, Cancelled, ErrorBody, ErrorCode, Flags, Kind, STRING_BYTES_MAX,
+    check_body,
+};
 
-use super::generation::Message;
+use super::inbox::Inbox;
 use crate::model::call::LimitedBy;
-use crate::model::status::CallCounters;
+use crate::model::status::{CallCounters, clip};
 use crate::wire::OwnedFrame;
 
 /// The most credit that may be outstanding in one direction of one call.
@@ -151,7 +153,7 @@ enum Phase {
     /// No generation has it.
     Waiting,
     /// A generation works on it, under that id.
-    Running { inbox: mpsc::Sender<Message>, id: u64 },
+    Running { inbox: Inbox, id: u64 },
     /// Its terminal frame was delivered.
     Done,
 }
@@ -309,7 +311,7 @@ impl Call {
 
     /// A generation takes the call under `id`; `None` if it has ended meanwhile.
     #[must_use]
-    pub fn begin(&self, inbox: &mpsc::Sender<Message>, id: u64) -> Option<Begun> {
+    pub fn begin(&self, inbox: &Inbox, id: u64) -> Option<Begun> {
         let mut state = self.state();
         if !matches!(state.phase, Phase::Waiting) {
             return None;
@@ -427,8 +429,7 @@ impl Call {
             }
             _ => &self.counters.errors,
         };
-        let body = body(error);
-        self.finish(counter, Kind::Err, Flags::NONE, &body);
+        self.finish(counter, Kind::Err, Flags::NONE, &error_body(error));
     }
 
     fn end_cancelled(&self, message: &str) {
@@ -469,8 +470,7 @@ impl State {
         if let Phase::Running { inbox, id } = &self.phase
             && !self.poked
         {
-            // The inbox has room for a poke per call; if it is closed, the generation is gone and so is the call's stream.
-            self.poked = inbox.try_send(Message::Poke(*id)).is_ok();
+            self.poked = inbox.poke(*id);
         }
     }
 }
@@ -533,8 +533,34 @@ impl Counters {
     }
 }
 
+/// Longest message, and longest hint, of an error that did not come in a frame of its size.
+const ERROR_TEXT_BYTES_MAX: usize = 4 << 10;
+
+/// An error as the body of a frame. What it names may have come from outside and be as long as a frame; the limits of a body hold
+/// all the same, or the one who reads it would take it for a fault.
+#[must_use]
+pub fn error_body(error: &ErrorBody) -> Vec<u8> {
+    let whole = body(error);
+    let longest = error.message.len().max(error.hint.as_ref().map_or(0, String::len));
+    if whole.len() <= BODY_BYTES_MAX && longest <= STRING_BYTES_MAX && check_body(&whole).is_ok() {
+        return whole;
+    }
+    let mut short = error.clone();
+    short.message = clip(&error.message, ERROR_TEXT_BYTES_MAX);
+    short.hint = error.hint.as_ref().map(|hint| clip(hint, ERROR_TEXT_BYTES_MAX));
+    let with_details = body(&short);
+    if with_details.len() <= BODY_BYTES_MAX && check_body(&with_details).is_ok() {
+        return with_details;
+    }
+    short.details = None;
+    body(&short)
+}
+
 /// A message as the body of a frame.
 pub fn body<M: serde::Serialize>(message: &M) -> Vec<u8> {
     // Our messages are structs of plain fields, which MessagePack can always hold.
     rmp_serde::to_vec_named(message).expect("a message is a struct of plain fields")
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -16,8 +16,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{
-    Drain, ErrorBody, ErrorCode, Guarantee, Hello, Level, Limits, PROTOCOL, PluginWelcome, Pong, Ready, Refuse, Welcome,
-    common_features, common_version,
+    Drain, ErrorBody, ErrorCode, Guarantee, Hello, Level, Limits, PROTOCOL, PluginWelcome, Pong, Ready, Refuse,
+    Welcome, common_features, common_version,
 };
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::net::unix::pipe;
@@ -28,6 +28,7 @@ use tokio::time::Sleep;
 use super::actions::{Actions, SharedActions};
 use super::blueprint::Blueprint;
 use super::call::Call;
+use super::inbox::{Inbox, Message, Outlet, inbox};
 use super::link::{LOG_FIELDS_BYTES_MAX, Link, LinkSettings, News};
 use super::logs::{self, Source, Voice};
 use crate::events::unix_ms;
@@ -36,7 +37,7 @@ use crate::model::generation::{Action, Event, LaunchFailure, Machine, Phase, Rea
 use crate::model::ids::Generation;
 use crate::model::manifest::OnPause;
 use crate::model::plugin::Refusal;
-use crate::model::status::{Dossier, StderrTail};
+use crate::model::status::{Dossier, StderrTail, clip};
 use crate::process::{Child, Control, Report};
 use crate::wire::{Filled, Incoming, Reader};
 
@@ -50,16 +51,12 @@ const PIPE_BYTES: usize = 64 << 10;
 /// Most messages taken from the inbox at once.
 const BATCH: usize = 256;
 
-/// What a generation is told.
-#[derive(Debug)]
-pub enum Message {
-    /// A call for it.
-    Call(Arc<Call>),
-    /// The caller of the call with that id has sent something more.
-    Poke(u64),
-    /// What the actor wants of it.
-    Order(Order),
-}
+/// So many orders may wait: more than an actor can give in one turn of its task. They have a way of their own, since they have to
+/// reach a generation that takes no calls in.
+const ORDERS_MAX: usize = 512;
+
+/// Longest text of a plugin's own in a reason, after escaping.
+const REASON_BYTES_MAX: usize = 2 << 10;
 
 /// What the actor can want of a generation.
 #[derive(Debug)]
@@ -176,8 +173,10 @@ impl Gauge {
 /// A generation that runs.
 #[derive(Debug)]
 pub struct Running {
-    /// Where calls and orders go.
-    pub inbox: mpsc::Sender<Message>,
+    /// Where calls go.
+    pub inbox: Inbox,
+    /// Where orders go.
+    pub orders: mpsc::Sender<Order>,
     /// What it does at the moment.
     pub gauge: Arc<Gauge>,
     /// The task.
@@ -193,9 +192,10 @@ pub fn start(
     started: Instant,
 ) -> Running {
     let limits = &blueprint.manifest.limits;
-    // Room for each admitted call, a poke for each, and orders.
+    // Room for each admitted call and a poke for each; calls that have ended may take it from others for a moment.
     let room = 2 * (limits.concurrency + limits.queue) as usize + 64;
-    let (sender, receiver) = mpsc::channel(room);
+    let (sender, outlet) = inbox(room);
+    let (orders_sender, orders) = mpsc::channel(ORDERS_MAX);
     let gauge = Arc::new(Gauge::new());
     let link = Link::new(
         sender.clone(),
@@ -215,7 +215,8 @@ pub fn start(
         gauge: gauge.clone(),
         machine,
         link,
-        inbox: receiver,
+        inbox: outlet,
+        orders,
         batch: Vec::new(),
         reader: Reader::default(),
         child: None,
@@ -228,7 +229,7 @@ pub fn start(
         actions: None,
         lost: None,
     };
-    Running { inbox: sender, gauge, task: tokio::spawn(task.run()) }
+    Running { inbox: sender, orders: orders_sender, gauge, task: tokio::spawn(task.run()) }
 }
 
 /// The ends of the child that this task holds; each is dropped when it is closed.
@@ -247,7 +248,8 @@ struct Task {
     gauge: Arc<Gauge>,
     machine: Machine,
     link: Link,
-    inbox: mpsc::Receiver<Message>,
+    inbox: Outlet,
+    orders: mpsc::Receiver<Order>,
     batch: Vec<Message>,
     reader: Reader,
     child: Option<Held>,
@@ -272,6 +274,7 @@ struct Wake {
     flush_failed: bool,
     report: Option<Report>,
     messages: bool,
+    order: Option<Order>,
     timer: bool,
 }
 
@@ -314,9 +317,13 @@ impl Task {
 
     /// Waits until anything brings news, and takes all that there is by then.
     async fn wait(&mut self) -> Wake {
-        let Self { link, inbox, batch, reader, child, timer, armed, .. } = self;
+        let Self { link, inbox, orders, batch, reader, child, timer, armed, .. } = self;
         let (mut input, mut output, control) = match child {
-            Some(Held { input, output, control }) => (input.as_mut(), output.as_mut(), Some(control)),
+            // What it says is heard once it is known who it is, so that whoever it answers finds its process in `status`.
+            Some(Held { input, output, control }) => {
+                let output = if control.started().is_some() { output.as_mut() } else { None };
+                (input.as_mut(), output, Some(control))
+            }
             None => (None, None, None),
         };
         // One future for as long as is waited: with a new one in each poll nobody would know whom to wake.
@@ -333,12 +340,11 @@ impl Task {
                 && !link.outbox.is_empty()
             {
                 match link.outbox.poll_flush(cx, input) {
-                    Poll::Ready(Ok(())) => link.flushed(),
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
                     Poll::Ready(Err(_)) => {
                         wake.flush_failed = true;
                         ready = true;
                     }
-                    Poll::Pending => {}
                 }
             }
             if let Some(output) = &mut output
@@ -351,8 +357,14 @@ impl Task {
                 wake.report = Some(reported);
                 ready = true;
             }
-            if link.outbox.small_bytes() < CONGESTED_BYTES && let Poll::Ready(1..) = inbox.poll_recv_many(cx, batch, BATCH) {
+            if link.outbox.small_bytes() < CONGESTED_BYTES
+                && let Poll::Ready(1..) = inbox.messages.poll_recv_many(cx, batch, BATCH)
+            {
                 wake.messages = true;
+                ready = true;
+            }
+            if let Poll::Ready(Some(order)) = orders.poll_recv(cx) {
+                wake.order = Some(order);
                 ready = true;
             }
             if armed.is_some() && timer.as_mut().poll(cx).is_ready() {
@@ -413,6 +425,11 @@ impl Task {
             self.take_news(new, now).await;
         }
         if let Some(event) = fault {
+            let event = match event {
+                // It may quote what the plugin sent.
+                Event::Violation { detail } => Event::Violation { detail: clip(&detail, REASON_BYTES_MAX) },
+                other => other,
+            };
             if let Event::Violation { detail } = &event {
                 let error = ErrorBody::new(ErrorCode::ProtocolViolation, detail.clone());
                 self.link.send(palisade_protocol::Kind::Refuse, &Refuse { error });
@@ -426,15 +443,21 @@ impl Task {
                 match message {
                     Message::Call(call) => self.take_call(call, now).await,
                     Message::Poke(id) => self.link.poke(id, now),
-                    Message::Order(order) => self.obey(order, now).await,
                 }
             }
             if batch.capacity() <= BATCH {
                 self.batch = batch;
             }
+            if self.inbox.has_missed() {
+                self.link.poke_all(now);
+            }
             if self.link.outbox.has_bulk() {
                 self.widen();
             }
+        }
+        // After the calls that came before it.
+        if let Some(order) = wake.order {
+            self.obey(order, now).await;
         }
         if wake.flush_failed {
             if let Some(child) = &mut self.child {
@@ -464,12 +487,16 @@ impl Task {
         let in_flight = u32::try_from(self.link.in_flight()).unwrap_or(u32::MAX);
         let before = self.gauge.in_flight.swap(in_flight, Ordering::Relaxed);
         if before > 0 && in_flight == 0 {
-            let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.gauge.idle_since_ms.store(since, Ordering::Relaxed);
+            self.gauge.idle_since_ms.store(self.uptime_ms(), Ordering::Relaxed);
             if self.bulk && self.link.outbox.is_empty() {
                 self.narrow();
             }
         }
+    }
+
+    /// How long the daemon has been there, by a clock that nobody sets.
+    fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn take_call(&mut self, call: Arc<Call>, now: Instant) {
@@ -523,7 +550,8 @@ impl Task {
     /// What a process wrote before it died lies in the pipe, and may be the answer that somebody waits for.
     async fn read_the_rest(&mut self) {
         let now = Instant::now();
-        loop {
+        // A launcher that was lost may have left somebody behind who goes on writing.
+        while now.elapsed() < logs::LAST_WORDS {
             let Some(Held { output: Some(output), .. }) = &mut self.child else { return };
             let reader = &mut self.reader;
             // The other end is closed, so this never waits long; a descendant that was killed a moment ago is the exception.
@@ -533,17 +561,18 @@ impl Task {
                 return;
             }
             let link = &mut self.link;
-            let mut refused = None;
+            let mut last = Vec::new();
             let read = reader.frames(filled, |incoming| match link.heard(incoming, now) {
-                Ok(Some(News::Refused(error))) => {
-                    refused = Some(error);
+                Ok(Some(news @ (News::Refused(_) | News::Log(_)))) => {
+                    last.push(news);
                     ControlFlow::Continue(())
                 }
                 Ok(_) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             });
-            if let Some(error) = refused {
-                self.apply(Event::Refused { error: error.to_string() }).await;
+            for news in last {
+                // Neither of these leads back here.
+                Box::pin(self.take_news(news, now)).await;
             }
             if !matches!(read, Ok(ControlFlow::Continue(()))) {
                 return;
@@ -562,7 +591,7 @@ impl Task {
                 let by = Duration::from_millis(extend.by_ms);
                 if !extend.reason.is_empty() {
                     let message = format!("needs {by:?} more: {}", extend.reason);
-                    self.voice.say(Source::Supervisor, Level::Info, &message, None, None);
+                    self.voice.say(Source::Log, Level::Info, &message, None, None);
                 }
                 self.apply(Event::Extended { by }).await;
             }
@@ -592,7 +621,8 @@ impl Task {
         self.link.agree(&features);
         self.gauge.change(|seen| seen.software = Some(hello.software));
         let manifest = &self.blueprint.manifest;
-        let ready_within = self.machine.deadline().map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
+        let ready_within =
+            self.machine.deadline().map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
         let welcome = Welcome {
             protocol: version,
             features,
@@ -640,7 +670,8 @@ impl Task {
         self.gauge.oldest_call_ms.store(pong.oldest_call_ms, Ordering::Relaxed);
         let oldest = (pong.calls > 0).then(|| Duration::from_millis(pong.oldest_call_ms));
         let healthy = pong.unhealthy.is_none();
-        self.apply(Event::Pong { healthy, detail: pong.unhealthy, oldest_call: oldest }).await;
+        let detail = pong.unhealthy.map(|detail| clip(&detail, REASON_BYTES_MAX));
+        self.apply(Event::Pong { healthy, detail, oldest_call: oldest }).await;
     }
 
     /// What a plugin may ask of the supervisor.
@@ -656,7 +687,9 @@ impl Task {
                     "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
                 })))
             }
-            other => Err(ErrorBody::new(ErrorCode::ActionNotFound, format!("this supervisor has no host call {other:?}"))),
+            other => {
+                Err(ErrorBody::new(ErrorCode::ActionNotFound, format!("this supervisor has no host call {other:?}")))
+            }
         }
     }
 
@@ -754,8 +787,8 @@ impl Task {
                 {
                     tracing::warn!(plugin = %self.voice.plugin, generation = %self.number, %error, "cannot be resumed");
                 }
-                if let Some(paused_at) = self.paused_at.take() {
-                    self.link.go_on(now, now.saturating_duration_since(paused_at));
+                if self.paused_at.take().is_some() {
+                    self.link.go_on(now);
                     self.tell(Told::Resumed).await;
                 }
             }
@@ -772,6 +805,10 @@ impl Task {
             }
             Action::Publish { from, to } => {
                 tracing::debug!(plugin = %self.voice.plugin, generation = %self.number, %from, %to, "generation");
+                if to == Phase::Active {
+                    // The idle clock begins, or begins again after a pause.
+                    self.gauge.idle_since_ms.store(self.uptime_ms(), Ordering::Relaxed);
+                }
                 self.gauge.change(|seen| {
                     seen.phase = to;
                     seen.since = SystemTime::now();
@@ -856,8 +893,8 @@ impl Task {
             last_stderr: tail.lines(),
             calls_in_flight: in_flight,
         });
-        self.inbox.close();
-        while let Ok(message) = self.inbox.try_recv() {
+        self.inbox.messages.close();
+        while let Ok(message) = self.inbox.messages.try_recv() {
             if let Message::Call(call) = message {
                 self.link.take(call, now);
             }
@@ -865,7 +902,8 @@ impl Task {
         let cause = self.lost.take().unwrap_or_else(|| reason.clone());
         let plugin = self.voice.plugin.clone();
         let details = dossier.as_ref().and_then(|dossier| serde_json::to_value(dossier).ok());
-        let returned = self.link.dissolve(now, |written| call_error(plugin.as_str(), &cause, exit, written, details.clone()));
+        let returned =
+            self.link.dissolve(now, |written| call_error(plugin.as_str(), &cause, exit, written, details.clone()));
         if let Some(dossier) = &dossier {
             self.voice.say(Source::Supervisor, Level::Error, &dossier.reason, None, None);
         }
@@ -887,7 +925,9 @@ fn call_error(
         Reason::Stopped { .. } | Reason::Killed => ErrorCode::Unavailable,
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
-        Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => ErrorCode::Crashed,
+        Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => {
+            ErrorCode::Crashed
+        }
     };
     let what = match (reason, exit) {
         (Reason::Crashed { exit }, _) => exit.to_string(),
@@ -905,9 +945,10 @@ fn call_error(
 }
 
 fn with_hint(error: &ErrorBody) -> String {
+    let message = clip(&error.message, REASON_BYTES_MAX);
     match &error.hint {
-        Some(hint) => format!("{} ({hint})", error.message),
-        None => error.message.clone(),
+        Some(hint) => format!("{message} ({})", clip(hint, REASON_BYTES_MAX)),
+        None => message,
     }
 }
 

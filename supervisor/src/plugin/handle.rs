@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::actions::SharedActions;
 use super::blueprint::Blueprint;
 use super::call::{Call, Counters, NewCall};
-use super::generation::Message;
+use super::inbox::Inbox;
 use crate::events::unix_ms;
 use crate::model::ids::{Generation, PluginId};
 use crate::model::status::{Dossier, PluginInfo, PluginState, PluginStatus};
@@ -35,6 +35,8 @@ pub enum Command {
     Inspect(oneshot::Sender<Vec<crate::model::status::GenerationStatus>>),
     /// End everything, then yourself.
     Shutdown,
+    /// The same, without waiting for anything: processes are killed.
+    Kill,
 }
 
 /// What an operator can want.
@@ -79,7 +81,7 @@ pub struct Board {
     /// Its actions, as far as they are known.
     pub actions: Option<SharedActions>,
     /// Where calls go.
-    pub route: Option<mpsc::Sender<Message>>,
+    pub route: Option<Inbox>,
 }
 
 /// What handle and actor share.
@@ -148,16 +150,11 @@ impl Handle {
         let call = Call::new(new, limits.call_timeout, self.shared.counters.clone());
         known(&call);
         let unrouted = match &board.route {
-            Some(inbox) => match inbox.try_send(Message::Call(call)) {
-                Ok(()) => None,
-                Err(mpsc::error::TrySendError::Closed(message) | mpsc::error::TrySendError::Full(message)) => {
-                    Some(message)
-                }
-            },
-            None => Some(Message::Call(call)),
+            Some(inbox) => inbox.call(call),
+            None => Some(call),
         };
         drop(board);
-        if let Some(Message::Call(call)) = unrouted
+        if let Some(call) = unrouted
             && let Err(error) = self.commands.try_send(Command::Call(call))
         {
             let (mpsc::error::TrySendError::Closed(command) | mpsc::error::TrySendError::Full(command)) = error;
@@ -170,9 +167,12 @@ impl Handle {
 
     fn overloaded(&self, most: u32) -> ErrorBody {
         let retry_after_ms = u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX);
-        ErrorBody::new(ErrorCode::Overloaded, format!("{} has {most} calls under way or waiting, as many as it may", self.id()))
-            .with_retry_after_ms(retry_after_ms)
-            .with_hint("`limits.concurrency` and `limits.queue` in plugin.json set how many it takes")
+        ErrorBody::new(
+            ErrorCode::Overloaded,
+            format!("{} has {most} calls under way or waiting, as many as it may", self.id()),
+        )
+        .with_retry_after_ms(retry_after_ms)
+        .with_hint("`limits.concurrency` and `limits.queue` in plugin.json set how many it takes")
     }
 
     /// Performs what an operator wants, and waits until it has come about.

@@ -11,20 +11,26 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use palisade_protocol::{
-    Call as CallBody, Cancel, CancelReason, CREDIT_BYTES, Empty, ErrorBody, ErrorCode, Extend, Flags, Frame, FrameError, Hello,
-    HostCall, Kind, Log, PAYLOAD_BYTES_MAX, Ping, Pong, Ready, Refuse, StreamAbort, StreamCredit, StreamOpen, StreamSide,
-};
-use tokio::sync::mpsc;
-
 use super::actions::SharedActions;
-use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, Follow};
-use super::generation::Message;
+use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, Follow, error_body};
+use super::inbox::Inbox;
 use crate::model::call::{AfterEnd, after_end};
 use crate::wire::{Incoming, LARGE_FRAME_BYTES, Lane, Outbox, Ticket};
+use palisade_protocol::{
+    CREDIT_BYTES, Call as CallBody, Cancel, CancelReason, Empty, ErrorBody, ErrorCode, Extend, FRAME_BYTES_MAX, Flags,
+    Frame, FrameError, Hello, HostCall, Kind, Log, PAYLOAD_BYTES_MAX, Ping, Pong, Ready, Refuse, StreamAbort,
+    StreamCredit, StreamOpen, StreamSide,
+};
 
-/// Answers to the plugin's own questions that it has not read yet; with more it does not read at all.
+/// So many answers to the plugin's own questions may be written before it has read the first of them; with more it does not
+/// read at all.
 const ANSWERS_UNREAD_MAX: usize = 1024;
+
+/// What our own fields may add to a `Call` beside the names of action and caller.
+const CALL_BODY_BYTES: usize = 64;
+
+/// While fewer calls wait, those among them that have ended are not looked for.
+const SWEPT_FROM: usize = 64;
 
 /// What the link has heard that concerns more than one call.
 #[derive(Debug)]
@@ -94,6 +100,13 @@ enum Stage {
     Overdue,
 }
 
+/// An action with a limit of its own.
+#[derive(Debug)]
+struct Limited {
+    busy: u32,
+    most: u32,
+}
+
 /// What one look at the clock brought.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Lapsed {
@@ -106,11 +119,16 @@ pub struct Lapsed {
 pub struct Link {
     /// What waits to be written.
     pub outbox: Outbox,
-    inbox: mpsc::Sender<Message>,
+    inbox: Inbox,
     calls: HashMap<u64, InFlight>,
-    /// Calls beyond the concurrency, in the order of their arrival.
+    /// Calls beyond the concurrency, the plugin's or their action's, in the order of their arrival. While there is room, only those wait
+    /// whose action has as many as it may.
     waiting: VecDeque<Arc<Call>>,
+    /// With so many waiting, those that have ended meanwhile are taken out.
+    swept_at: usize,
     concurrency: usize,
+    /// The actions with a limit of their own.
+    limited: HashMap<Box<str>, Limited>,
     /// The plugin stands still: nothing more is written to it.
     held: bool,
     actions: Option<SharedActions>,
@@ -123,6 +141,8 @@ pub struct Link {
     last_foreign_id: u64,
     pings: VecDeque<u64>,
     answers_unread: usize,
+    /// The first of those answers.
+    first_answer: Option<Ticket>,
     /// Nothing of any call is due before this.
     next_due: Option<Instant>,
 }
@@ -141,13 +161,15 @@ pub struct LinkSettings {
 impl Link {
     /// A link over which nothing has passed yet.
     #[must_use]
-    pub fn new(inbox: mpsc::Sender<Message>, settings: LinkSettings) -> Self {
+    pub fn new(inbox: Inbox, settings: LinkSettings) -> Self {
         Self {
             outbox: Outbox::default(),
             inbox,
             calls: HashMap::new(),
             waiting: VecDeque::new(),
+            swept_at: SWEPT_FROM,
             concurrency: 0,
+            limited: HashMap::new(),
             held: false,
             actions: None,
             plugin: settings.plugin,
@@ -159,6 +181,7 @@ impl Link {
             last_foreign_id: 0,
             pings: VecDeque::new(),
             answers_unread: 0,
+            first_answer: None,
             next_due: None,
         }
     }
@@ -171,6 +194,7 @@ impl Link {
 
     /// From now on calls may be written.
     pub fn open(&mut self, actions: SharedActions, concurrency: usize) {
+        self.limited = actions.limits().map(|(name, most)| (name.into(), Limited { busy: 0, most })).collect();
         self.actions = Some(actions);
         self.concurrency = concurrency;
     }
@@ -196,12 +220,22 @@ impl Link {
 
     /// Takes a call: writes it, or keeps it until another one ends.
     pub fn take(&mut self, call: Arc<Call>, now: Instant) {
-        if self.has_room() && self.waiting.is_empty() {
+        if self.has_room() && !self.is_full(&call.action) {
             self.write(call, now);
         } else {
+            // Calls that are cancelled while they wait stay here until somebody looks, and no longer count against admission.
+            if self.waiting.len() >= self.swept_at {
+                self.waiting.retain(|call| !call.is_done());
+                self.swept_at = SWEPT_FROM + 2 * self.waiting.len();
+            }
             self.due(call.deadline());
             self.waiting.push_back(call);
         }
+    }
+
+    /// Whether the plugin has as many calls of that action as the manifest allows.
+    fn is_full(&self, action: &str) -> bool {
+        self.limited.get(action).is_some_and(|limited| limited.busy >= limited.most)
     }
 
     fn has_room(&self) -> bool {
@@ -210,10 +244,15 @@ impl Link {
 
     /// Writes calls that waited, as far as the concurrency allows.
     fn refill(&mut self, now: Instant) {
+        let mut place = 0;
         while self.has_room()
-            && let Some(call) = self.waiting.pop_front()
+            && let Some(next) = self.waiting.get(place)
         {
-            self.write(call, now);
+            if self.is_full(&next.action) {
+                place += 1;
+            } else if let Some(call) = self.waiting.remove(place) {
+                self.write(call, now);
+            }
         }
     }
 
@@ -224,9 +263,15 @@ impl Link {
             Err(error) => return call.fail(&error),
         };
         let params = call.params.bytes();
-        if call.more && !self.continues || !self.continues && params.len() >= palisade_protocol::FRAME_BYTES_MAX as usize {
+        if call.more && !self.continues || !self.continues && params.len() >= FRAME_BYTES_MAX as usize {
             let message = format!("{} takes no parameters larger than one frame", self.plugin);
             return call.fail(&ErrorBody::new(ErrorCode::InvalidParams, message));
+        }
+        // Our body may be longer than the agent's was, and the plugin would have to take the frame for a fault of ours.
+        if params.len() + call.action.len() + call.caller.len() + CALL_BODY_BYTES > FRAME_BYTES_MAX as usize {
+            let message = format!("{} bytes of parameters in one frame leave no room for the rest of it", params.len());
+            let error = ErrorBody::new(ErrorCode::InvalidParams, message);
+            return call.fail(&error.with_hint("send them in pieces: the first with MORE, the others as Continue"));
         }
         if !call.more
             && let Err(error) = action.check(params)
@@ -234,7 +279,7 @@ impl Link {
             return call.fail(&error);
         }
         call.limit(action.timeout(), self.plugin_limit);
-        let (idempotent, endless) = (action.info.idempotent, action.info.endless);
+        let (idempotent, endless) = (action.idempotent, action.endless);
         self.last_id += 2;
         let id = self.last_id;
         let Some(begun) = call.begin(&self.inbox, id) else { return };
@@ -254,6 +299,9 @@ impl Link {
             self.outbox.message(Kind::Call, flags, id, &message, params)
         };
         self.due(begun.deadline);
+        if let Some(limited) = self.limited.get_mut(&call.action) {
+            limited.busy += 1;
+        }
         self.calls.insert(
             id,
             InFlight {
@@ -280,13 +328,17 @@ impl Link {
     pub fn poke(&mut self, id: u64, now: Instant) {
         let Some(flight) = self.calls.get_mut(&id) else { return };
         let followed = flight.call.take_followed();
-        if followed.grant > 0 {
-            flight.credit += followed.grant;
-            if flight.credit > CREDIT_OUTSTANDING_MAX {
-                flight.credit = CREDIT_OUTSTANDING_MAX;
+        // What a caller grants beyond what may be outstanding is not passed on: to the plugin it would be our violation.
+        let grant = followed.grant.min(CREDIT_OUTSTANDING_MAX.saturating_sub(flight.credit));
+        if grant > 0 {
+            flight.credit += grant;
+            let credit = StreamCredit { bytes: u32::try_from(grant).unwrap_or(u32::MAX) };
+            if flight.in_bulk && !self.outbox.has_begun(flight.ticket) {
+                // It must not arrive before the call that it is for.
+                self.outbox.bulk_message(Kind::StreamCredit, Flags::NONE, id, &credit, &[]);
+            } else {
+                self.outbox.message(Kind::StreamCredit, Flags::NONE, id, &credit, &[]);
             }
-            let credit = StreamCredit { bytes: u32::try_from(followed.grant).unwrap_or(u32::MAX) };
-            self.outbox.message(Kind::StreamCredit, Flags::NONE, id, &credit, &[]);
         }
         for follow in followed.frames {
             let in_order = !matches!(&follow, Follow::Small(Kind::StreamOpen, ..)) || flight.in_bulk;
@@ -297,8 +349,10 @@ impl Link {
                 Follow::Small(kind, _, _) if !self.streams && kind != Kind::Continue => {
                     let message = format!("{} reads no streams", self.plugin);
                     flight.call.fail(&ErrorBody::new(ErrorCode::StreamingNotSupported, message));
-                    cancel(&mut self.outbox, flight, id, CancelReason::Caller, now + self.cancel_grace);
-                    self.next_due = earlier(self.next_due, flight.due);
+                    if flight.stage == Stage::Working {
+                        cancel(&mut self.outbox, flight, id, CancelReason::Caller, now + self.cancel_grace);
+                        self.next_due = earlier(self.next_due, flight.due);
+                    }
                     return;
                 }
                 Follow::Small(kind, flags, content) => {
@@ -322,6 +376,15 @@ impl Link {
         }
     }
 
+    /// The same for every call, when it is not known which.
+    pub fn poke_all(&mut self, now: Instant) {
+        let mut ids: Vec<_> = self.calls.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.poke(id, now);
+        }
+    }
+
     /// Sends a ping.
     pub fn ping(&mut self, health: bool) {
         self.last_id += 2;
@@ -336,15 +399,11 @@ impl Link {
 
     /// Answers a host call.
     pub fn answer(&mut self, id: u64, answer: Result<Vec<u8>, ErrorBody>) {
-        match answer {
+        let ticket = match answer {
             Ok(payload) => self.outbox.message(Kind::HostOk, Flags::NONE, id, &Empty {}, &payload),
-            Err(error) => self.outbox.message(Kind::HostErr, Flags::NONE, id, &error, &[]),
+            Err(error) => self.outbox.content(Lane::Small, Kind::HostErr, Flags::NONE, id, &error_body(&error)),
         };
-    }
-
-    /// Everything was written: what was asked has been answered as far as we are concerned.
-    pub fn flushed(&mut self) {
-        self.answers_unread = 0;
+        self.first_answer.get_or_insert(ticket);
     }
 
     // The clock.
@@ -369,7 +428,8 @@ impl Link {
                             flight.call.fail(&error.with_hint(format!("`palisade resume {}`", self.plugin)));
                         }
                     }
-                    Stage::Cancelling(_) if paused => flight.due = now + self.cancel_grace,
+                    // It cannot answer. Its grace begins when it goes on.
+                    Stage::Cancelling(_) if paused => {}
                     Stage::Cancelling(reason) => {
                         lapsed.graces_missed += 1;
                         flight.stage = Stage::Overdue;
@@ -378,18 +438,21 @@ impl Link {
                     Stage::Overdue => {}
                 }
             }
-            if flight.stage != Stage::Overdue {
-                next = earlier(next, flight.due);
+            match flight.stage {
+                Stage::Overdue => {}
+                Stage::Cancelling(_) if paused => {}
+                Stage::Working | Stage::Cancelling(_) => next = earlier(next, flight.due),
             }
         }
         let plugin = &self.plugin;
+        let why = if paused { "is paused" } else { "was busy with other calls" };
         self.waiting.retain(|call| {
             if call.is_done() {
                 return false;
             }
             let deadline = call.deadline();
             if deadline <= now {
-                call.fail(&call.timeout_error(&format!("{plugin} was busy with other calls: not begun")));
+                call.fail(&call.timeout_error(&format!("{plugin} {why}: not begun")));
                 return false;
             }
             next = earlier(next, deadline);
@@ -404,12 +467,13 @@ impl Link {
         self.held = true;
     }
 
-    /// The plugin runs again after standing still for that long; the graces of its calls begin where they stopped.
-    pub fn go_on(&mut self, now: Instant, after: Duration) {
+    /// The plugin runs again after standing still; the calls that it was asked to cancel have their whole grace from now on.
+    pub fn go_on(&mut self, now: Instant) {
         self.held = false;
         for flight in self.calls.values_mut() {
             if let Stage::Cancelling(_) = flight.stage {
-                flight.due += after;
+                flight.due = now + self.cancel_grace;
+                self.next_due = earlier(self.next_due, flight.due);
             }
         }
         self.refill(now);
@@ -482,7 +546,7 @@ impl Link {
                 let (error, _) = frame.message::<ErrorBody>(kind).map_err(sentence)?;
                 let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
                 // The defaults that the plugin left out are filled in here, once for every kind of caller.
-                flight.call.end(Kind::Err, Flags::NONE, &super::call::body(&error));
+                flight.call.end(Kind::Err, Flags::NONE, &error_body(&error));
                 self.ended(id, now);
                 Ok(None)
             }
@@ -543,7 +607,8 @@ impl Link {
             Kind::Ping => {
                 frame.message::<Ping>(kind).map_err(sentence)?;
                 self.asked(id)?;
-                self.outbox.message(Kind::Pong, Flags::NONE, id, &Pong::default(), &[]);
+                let ticket = self.outbox.message(Kind::Pong, Flags::NONE, id, &Pong::default(), &[]);
+                self.first_answer.get_or_insert(ticket);
                 Ok(None)
             }
             Kind::HostCall => {
@@ -564,11 +629,18 @@ impl Link {
     fn asked(&mut self, id: u64) -> Result<(), Violation> {
         if id % 2 == 0 || id <= self.last_foreign_id {
             let last = self.last_foreign_id;
-            return Err(format!("an exchange of its own under id {id}; it has to be odd and above the last one, {last}"));
+            return Err(format!(
+                "an exchange of its own under id {id}; it has to be odd and above the last one, {last}"
+            ));
         }
         self.last_foreign_id = id;
         self.answers_unread += 1;
         if self.answers_unread > ANSWERS_UNREAD_MAX {
+            if self.first_answer.is_some_and(|first| self.outbox.has_begun(first)) {
+                self.answers_unread = 1;
+                self.first_answer = None;
+                return Ok(());
+            }
             return Err(format!("asks, and does not read the answers: {ANSWERS_UNREAD_MAX} wait"));
         }
         Ok(())
@@ -587,7 +659,11 @@ impl Link {
 
     /// The plugin owes nothing more for that call.
     fn ended(&mut self, id: u64, now: Instant) {
-        self.calls.remove(&id);
+        if let Some(flight) = self.calls.remove(&id)
+            && let Some(limited) = self.limited.get_mut(&flight.call.action)
+        {
+            limited.busy -= 1;
+        }
         if !self.waiting.is_empty() {
             self.refill(now);
         }
@@ -656,7 +732,7 @@ impl InFlight {
                 }
                 self.result_bytes += length as u64;
                 // Each piece has a byte of body as well; a frame of slack covers them all.
-                if self.result_bytes > PAYLOAD_BYTES_MAX + u64::from(palisade_protocol::FRAME_BYTES_MAX) {
+                if self.result_bytes > PAYLOAD_BYTES_MAX + u64::from(FRAME_BYTES_MAX) {
                     return Err(format!("a result of more than {PAYLOAD_BYTES_MAX} bytes"));
                 }
                 self.result_continues = more;
@@ -720,3 +796,6 @@ fn unavailable(plugin: &str) -> ErrorBody {
 
 /// A `Log` frame may hold that much.
 pub const LOG_FIELDS_BYTES_MAX: usize = 8 << 10;
+
+#[cfg(test)]
+mod tests;

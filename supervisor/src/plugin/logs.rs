@@ -72,6 +72,13 @@ pub struct Line {
     pub call: Option<u64>,
 }
 
+impl Line {
+    /// How much of what is kept of a plugin this is.
+    fn bytes(&self) -> usize {
+        self.message.len() + self.fields.as_ref().map_or(0, |fields| fields.to_string().len())
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
     lines: VecDeque<Arc<Line>>,
@@ -121,11 +128,11 @@ impl Hub {
         kept.tokens = (kept.tokens - 1.0).max(0.0);
         let dropped = std::mem::take(&mut kept.dropped);
         let line = Arc::new(line);
-        kept.bytes += line.message.len();
+        kept.bytes += line.bytes();
         kept.lines.push_back(line.clone());
         while kept.lines.len() > KEPT_LINES_MAX || kept.bytes > KEPT_BYTES_MAX {
             let Some(oldest) = kept.lines.pop_front() else { break };
-            kept.bytes -= oldest.message.len();
+            kept.bytes -= oldest.bytes();
         }
         drop(all);
         let _ = self.live.send(line);

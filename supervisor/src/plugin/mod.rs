@@ -12,5 +12,6 @@ pub mod blueprint;
 pub mod call;
 pub mod generation;
 pub mod handle;
+pub mod inbox;
 pub mod link;
 pub mod logs;

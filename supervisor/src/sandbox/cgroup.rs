@@ -6,7 +6,7 @@
 //!
 //! Invariants: children are born in their leaf (`CLONE_INTO_CGROUP`), nothing is ever moved; no controller is enabled in
 //! the daemon's own cgroup, so it may have processes and children at once; a leaf whose processes are not gone yet when
-//! it is dropped is killed, and removed at a later occasion.
+//! it is dropped is killed, and removed at a later occasion; the folder is locked for as long as its daemon lives.
 //! Elsewhere: limits by controllers come with the isolation of resources.
 
 use std::{
@@ -27,7 +27,7 @@ use procfs::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{AtFlags, Mode, OFlags},
+    fs::{AtFlags, FlockOperation, Mode, OFlags},
     io::Errno,
 };
 
@@ -92,6 +92,12 @@ pub enum Unavailable {
         /// What the system said.
         source: io::Error,
     },
+    /// A living daemon uses this folder.
+    #[error("{} belongs to another running daemon", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// What a dead daemon left does not go away.
     #[error("cannot remove {}, which a former daemon left: {source}", path.display())]
     Stale {
@@ -123,8 +129,7 @@ pub enum LeafError {
 
 impl Tree {
     /// Opens the folder of the daemon whose state is in `state_folder`, or makes it, beneath the daemon's own cgroup; and
-    /// ends what a dead daemon left there. The caller must hold the lock on the state: a living daemon's leaves would be
-    /// taken for stale.
+    /// ends what a dead daemon left there. A living daemon holds a lock on its folder and is left alone.
     ///
     /// Blocks until what was left is gone, within a bound.
     pub fn open_or_create(state_folder: &Path) -> Result<Opened, Unavailable> {
@@ -139,7 +144,14 @@ impl Tree {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(not_delegated(errno)),
         }
-        let folder = open_folder(rustix::fs::CWD, path.as_os_str()).map_err(not_delegated)?;
+        // Readable, unlike a leaf's, because a descriptor of a mere path cannot be locked.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(not_delegated)?;
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::AGAIN) => return Err(Unavailable::InUse { path }),
+            Err(errno) => return Err(not_delegated(errno)),
+        }
         let tree = Self { inner: Arc::new(Inner { folder, path, retired: Mutex::default() }) };
         let stale_leaves = tree.remove_stale()?;
         Ok(Opened { tree, stale_leaves })

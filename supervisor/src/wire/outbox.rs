@@ -85,6 +85,12 @@ impl Outbox {
         self.small_bytes() + self.bulk_bytes
     }
 
+    /// How many bytes have left since the beginning.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.small_written + self.bulk_written + self.bulk_done as u64
+    }
+
     /// Whether bulk data waits.
     #[must_use]
     pub fn has_bulk(&self) -> bool {

@@ -1,0 +1,94 @@
+# Everything that is done to Palisade, by name; `make help` lists it.
+#
+# Nothing here needs root. Each target says what it lacks, and as root installs it. CARGO_TARGET_DIR may be given, relative or absolute.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+# One absolute path, so that every command and script means the same folder, wherever it stands.
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+export CARGO_TARGET_DIR := $(TARGET)
+CARGO ?= cargo
+PLUGINS := echo calculator
+TOOLS := .ci/tools
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: all build demo run check test bench fuzz install uninstall clean help programs release
+
+all: build
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+build: ## build everything (debug), and put the shipped plugins together in target/plugins
+	@$(CARGO) build --workspace
+	@supervisor/launcher/build.sh debug
+	@$(MAKE) plugins KIND=debug
+
+# The shipped plugins as packages: a folder each, of the manifest and the program.
+KIND ?= debug
+.PHONY: plugins
+plugins:
+	@set -eu; for plugin in $(PLUGINS); do \
+	    folder=$(TARGET)/plugins/$$plugin; \
+	    mkdir -p $$folder; \
+	    install -m 644 plugins/$$plugin/plugin.json $$folder/plugin.json; \
+	    install -m 755 $(TARGET)/$(KIND)/$$plugin $$folder/$$plugin; \
+	done
+
+demo: build ## show every shipped plugin at work, in a daemon that leaves nothing behind
+	@tests/demo/run $(TARGET)/debug $(TARGET)/plugins
+
+run: build ## run the daemon in the foreground, in user mode, with the shipped plugins
+	@echo "In another terminal:"
+	@echo "  export PATH=$(TARGET)/debug:\$$PATH"
+	@echo "  palisade call calculator evaluate expression='sqrt(16) + sin(pi/2)'"
+	@exec $(TARGET)/debug/palisaded --user --plugins $(TARGET)/plugins
+
+check: ## format, lints, licences, documentation, unit and model tests
+	@.ci/test check
+
+test: ## check, and the system tests as root and as an ordinary user
+	@.ci/test all
+
+bench: release ## measure the figures, into target/bench.json; ARGS="--quick", or names of figures
+	@mkdir -p $(TARGET)
+	@$(TARGET)/release/palisade-bench --out $(TARGET)/bench.json $(ARGS)
+
+FUZZ_SECONDS ?= 30
+fuzz: ## run every fuzz target for FUZZ_SECONDS (30)
+	@$(TOOLS) fuzz
+	@CARGO_TARGET_DIR=$(TARGET)/fuzz fuzz/run $(FUZZ_SECONDS)
+
+release:
+	@$(CARGO) build --release --workspace
+	@supervisor/launcher/build.sh release
+
+# What runs is installed by its own name; the launcher and the plugins go where palisaded looks for them.
+install: release ## install into DESTDIR and PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/palisade
+	install -m 755 $(TARGET)/release/palisaded $(TARGET)/release/palisade $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(TARGET)/release/palisade-launcher $(DESTDIR)$(PREFIX)/lib/palisade
+	@set -eu; for plugin in $(PLUGINS); do \
+	    folder=$(DESTDIR)$(PREFIX)/lib/palisade/plugins/$$plugin; \
+	    install -d $$folder; \
+	    install -m 644 plugins/$$plugin/plugin.json $$folder/plugin.json; \
+	    install -m 755 $(TARGET)/release/$$plugin $$folder/$$plugin; \
+	done
+
+uninstall: ## remove what `install` put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/palisaded $(DESTDIR)$(PREFIX)/bin/palisade $(DESTDIR)$(PREFIX)/lib/palisade/palisade-launcher
+	@set -eu; for plugin in $(PLUGINS); do \
+	    folder=$(DESTDIR)$(PREFIX)/lib/palisade/plugins/$$plugin; \
+	    rm -f $$folder/plugin.json $$folder/$$plugin; \
+	    if [ -d $$folder ]; then rmdir $$folder; fi; \
+	done
+	@if [ -d $(DESTDIR)$(PREFIX)/lib/palisade ]; then \
+	    rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/lib/palisade/plugins $(DESTDIR)$(PREFIX)/lib/palisade; fi
+
+clean: ## remove everything that was built
+	$(CARGO) clean

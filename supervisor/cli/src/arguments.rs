@@ -1,0 +1,188 @@
+//! The arguments of every command.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::params::{Assignment, assignment};
+use crate::times::duration;
+
+/// Calls plugins, and looks after them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "palisade",
+    version,
+    disable_version_flag = false,
+    max_term_width = 100,
+    after_help = "Exit status: 0 done, 1 the action failed, 2 wrong usage, 3 not found, 4 invalid, 5 denied, 6 timeout, 7 the plugin \
+                  broke, 8 unavailable, 9 the daemon is not reachable, 70 internal, 130 interrupted. docs/cli.md has all of them."
+)]
+pub(crate) struct Arguments {
+    /// The daemon's socket [default: this user's own daemon's if there is one, else /run/palisade/palisade.sock]
+    #[arg(long, global = true, env = "PALISADE_SOCKET", hide_env_values = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print JSON, errors included; one document a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon in the foreground
+    Run(Run),
+    /// Call an action of a plugin
+    Call(Box<Call>),
+    /// List the plugins
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show how the daemon is, or a plugin
+    Status {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: Option<String>,
+    },
+    /// Show what a plugin is and what it can do
+    Info {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: String,
+    },
+    /// Show what plugins write
+    Logs(Logs),
+    /// Show what happens to plugins, as it happens
+    Events {
+        /// Of this plugin alone
+        plugin: Option<String>,
+        /// Follow; events are always followed
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Start plugins, and keep them running
+    Start(Targets),
+    /// Let plugins finish their calls, and stop them
+    Stop(Stop),
+    /// Stop and start plugins
+    Restart(Targets),
+    /// Freeze plugins; their calls wait
+    Pause(Targets),
+    /// Thaw plugins
+    Resume(Targets),
+    /// Forget the failures of plugins, so that they may be started again
+    Reset(Targets),
+    /// Look for what is wrong, with this host and with the daemon
+    Doctor,
+    /// Print a completion script for a shell
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Print the versions of the command line and of the daemon
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Arguments for palisaded; `palisaded --help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    pub(crate) arguments: Vec<std::ffi::OsString>,
+}
+
+/// The result is printed as JSON, a text as itself; nothing for no result. What an action streams is printed as it comes: items one
+/// JSON a line, bytes as they are. Binary values stand in JSON as {"$base64": "…"}.
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    /// PLUGIN or PLUGIN@VERSION, the version as in `^1.2`
+    pub(crate) plugin: String,
+    /// Which action
+    pub(crate) action: String,
+    /// Parameters, typed by the action's schema; `key:=JSON` is JSON in any case
+    #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
+    pub(crate) assignments: Vec<Assignment>,
+    /// All parameters as JSON, from a file (@FILE) or from stdin (-); each KEY=VALUE goes over them
+    #[arg(long, short, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) params: Option<String>,
+    /// How long it may take: 5s, 250ms, 2min [default: what the plugin allows]
+    #[arg(long, short, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Feed the action's input stream from a file or from stdin (-): bytes as they are, items one JSON a line
+    #[arg(long, short, value_name = "FILE|-", allow_hyphen_values = true)]
+    pub(crate) input: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Of this plugin alone
+    pub(crate) plugin: Option<String>,
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How many of the latest lines
+    #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
+    pub(crate) lines: u32,
+    /// Only lines that matter at least so much
+    #[arg(long, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error"])]
+    pub(crate) level: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Targets {
+    /// PLUGIN or PLUGIN@VERSION
+    #[arg(required = true, value_name = "PLUGIN")]
+    pub(crate) plugins: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    pub(crate) targets: Targets,
+    /// Do not wait for calls under way
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `PLUGIN@VERSION` in its parts.
+pub(crate) fn split_target(target: &str) -> (&str, Option<&str>) {
+    match target.split_once('@') {
+        Some((plugin, version)) => (plugin, Some(version)),
+        None => (target, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+        assert_eq!(split_target("echo"), ("echo", None));
+        assert_eq!(split_target("echo@^1.2"), ("echo", Some("^1.2")));
+    }
+
+    #[test]
+    fn every_command_is_documented() {
+        let page = include_str!("../../../docs/cli.md");
+        for command in Arguments::command().get_subcommands() {
+            assert!(
+                page.contains(&format!("`palisade {}", command.get_name())),
+                "{} in docs/cli.md",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn what_follows_run_is_passed_on() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).unwrap();
+        let Command::Run(run) = parse("palisade run --plugins a --socket b --json").command else { panic!() };
+        assert_eq!(run.arguments, ["--plugins", "a", "--socket", "b", "--json"]);
+        let arguments = parse("palisade --socket s run --user");
+        assert_eq!(arguments.socket.as_deref(), Some("s".as_ref()));
+        let Command::Run(run) = arguments.command else { panic!() };
+        assert_eq!(run.arguments, ["--user"]);
+    }
+}

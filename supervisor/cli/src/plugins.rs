@@ -1,0 +1,477 @@
+//! `list`, `status`, `info`, and the commands that change what a plugin does.
+
+use palisade_client::admin::{Change, DaemonStatus, Listing, PluginInfo, PluginStatus};
+use palisade_client::{CallError, Raw};
+use palisade_protocol::{GuaranteeState, StreamKind};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::arguments::split_target;
+use crate::attend::Attendant;
+use crate::failure::Failure;
+use crate::output::{Output, print};
+use crate::screen::{Cell, Screen, Tone, harmless, one_line};
+use crate::times::{age, since, stamp};
+use crate::value::{self, Layout};
+use crate::{Context, operate};
+
+#[derive(Serialize)]
+struct Nothing {}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    plugin: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    force: bool,
+}
+
+fn target(target: &str) -> Target<'_> {
+    let (plugin, version) = split_target(target);
+    Target { plugin, version, force: false }
+}
+
+/// Prints the answer as it came, or as people read it.
+fn show(
+    context: &Context,
+    answer: &Raw,
+    text: impl FnOnce(&Raw, &Screen) -> Result<String, Failure>,
+) -> Result<(), Failure> {
+    if context.json {
+        return print(&(value::to_json(answer, Layout::Line)? + "\n"));
+    }
+    print(&text(answer, &context.screen)?)
+}
+
+/// `palisade list`
+pub(crate) async fn list(context: &Context) -> Result<(), Failure> {
+    let answer = context.operate("list", &Nothing {}).await?;
+    show(context, &answer, |answer, screen| {
+        let listing: Listing = answer.decode()?;
+        for rejected in &listing.rejected {
+            let text = format!("{} cannot be used: {}", one_line(&rejected.path), harmless(&rejected.reason));
+            let _ = screen.error_line(&screen.labelled("warning", &text));
+        }
+        Ok(listing_text(&listing, screen))
+    })
+}
+
+fn listing_text(listing: &Listing, screen: &Screen) -> String {
+    let rows: Vec<_> = listing
+        .plugins
+        .iter()
+        .map(|plugin| {
+            vec![
+                Cell::new(&plugin.id, Tone::Strong),
+                (&plugin.version).into(),
+                Cell::new(&plugin.state, Tone::of_state(&plugin.state)),
+                since(plugin.since_unix_ms).into(),
+                plugin.calls_in_flight.to_string().into(),
+                plugin.restarts.to_string().into(),
+                plugin.description.as_ref().unwrap_or(&plugin.name).into(),
+            ]
+        })
+        .collect();
+    screen.fitting_table(&["PLUGIN", "VERSION", "STATE", "SINCE", "CALLS", "RESTARTS", "DESCRIPTION"], &rows)
+}
+
+/// `1 call`, `2 calls`.
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// Fields one below the other, the names to the right.
+struct Fields<'a> {
+    screen: &'a Screen,
+    text: String,
+}
+
+impl Fields<'_> {
+    const NAME_WIDTH: usize = 14;
+
+    fn add(&mut self, name: &str, value: &str) {
+        if value.is_empty() {
+            return;
+        }
+        let pad = " ".repeat(Self::NAME_WIDTH.saturating_sub(name.len()));
+        self.text.push_str(&format!("{pad}{}  {value}\n", self.screen.tone(name, Tone::Faint)));
+    }
+
+    fn more(&mut self, value: &str) {
+        self.text.push_str(&format!("{}  {value}\n", " ".repeat(Self::NAME_WIDTH)));
+    }
+}
+
+/// `palisade status`
+pub(crate) async fn daemon_status(context: &Context) -> Result<(), Failure> {
+    let answer = context.operate("status", &Nothing {}).await?;
+    show(context, &answer, |answer, screen| Ok(daemon_text(&answer.decode()?, screen)))
+}
+
+fn daemon_text(daemon: &DaemonStatus, screen: &Screen) -> String {
+    let mut fields = Fields { screen, text: String::new() };
+    fields.add("palisaded", &format!("{} (pid {})", one_line(&daemon.version), daemon.pid));
+    let uptime = age(std::time::Duration::from_millis(daemon.uptime_ms));
+    fields.add("running", &format!("{uptime}, since {}", stamp(daemon.started_unix_ms)));
+    fields.add("socket", &one_line(daemon.socket.as_deref().unwrap_or_default()));
+    fields.add("state", &one_line(daemon.state_directory.as_deref().unwrap_or_default()));
+    let plugins: Vec<_> = daemon
+        .plugins
+        .iter()
+        .map(|(state, count)| screen.tone(&format!("{count} {}", one_line(state)), Tone::of_state(state)))
+        .collect();
+    fields.add("plugins", if plugins.is_empty() { "none".into() } else { plugins.join(", ") }.as_str());
+    if daemon.rejected > 0 {
+        let what = format!("{} cannot be used; `palisade list` says why", counted(daemon.rejected, "package"));
+        fields.add("rejected", &screen.tone(&what, Tone::Careful));
+    }
+    fields.text
+}
+
+/// `palisade status PLUGIN`
+pub(crate) async fn status(context: &Context, plugin: &str) -> Result<(), Failure> {
+    let answer = context.operate("status", &target(plugin)).await?;
+    show(context, &answer, |answer, screen| Ok(status_text(&answer.decode()?, screen)))
+}
+
+fn status_text(status: &PluginStatus, screen: &Screen) -> String {
+    let mut fields = Fields { screen, text: String::new() };
+    fields.text = format!(
+        "{} {} {}\n",
+        screen.tone("●", Tone::of_state(&status.state)),
+        screen.tone(&one_line(&status.id), Tone::Strong),
+        one_line(&status.version),
+    );
+    if status.name != status.id {
+        fields.add("name", &one_line(&status.name));
+    }
+    let mut state = screen.tone(&one_line(&status.state), Tone::of_state(&status.state));
+    if status.since_unix_ms > 0 {
+        state += &format!(" for {}, since {}", since(status.since_unix_ms), stamp(status.since_unix_ms));
+    }
+    fields.add("state", &state);
+    fields.add("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
+    if status.quarantined {
+        fields.add("quarantine", &format!("restarted too often; `palisade reset {}` lifts it", one_line(&status.id)));
+    }
+    if let Some(in_ms) = status.restart_in_ms {
+        let when = if in_ms < 1000 { format!("{in_ms} ms") } else { age(std::time::Duration::from_millis(in_ms)) };
+        fields.add("restart", &format!("in {when}"));
+    }
+    for one in &status.generations {
+        let mut text = format!("generation {}, {} {}", one.generation, one_line(&one.role), one_line(&one.phase));
+        if let Some(pid) = one.process_id {
+            text += &format!(", pid {pid}");
+        }
+        if let Some(oldest) = one.oldest_call_ms.filter(|oldest| *oldest > 0) {
+            text += &format!(", oldest call {}", age(std::time::Duration::from_millis(oldest)));
+        }
+        fields.add("process", &text);
+    }
+    let calls = &status.calls;
+    let outcomes = [
+        (u64::from(calls.in_flight), "in flight"),
+        (u64::from(calls.waiting), "waiting"),
+        (calls.ok, "ok"),
+        (calls.errors, "failed"),
+        (calls.timed_out, "timed out"),
+        (calls.cancelled, "cancelled"),
+        (calls.crashed, "crashed"),
+        (calls.refused, "refused"),
+    ];
+    let told: Vec<_> =
+        outcomes.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    fields.add("calls", if told.is_empty() { "none yet".into() } else { told.join(", ") }.as_str());
+    if status.restarts > 0 {
+        fields.add("restarts", &status.restarts.to_string());
+    }
+    if let Some(failure) = &status.last_failure {
+        let calls = match failure.calls_in_flight {
+            0 => String::new(),
+            calls => format!(", with {} in flight", counted(u64::from(calls), "call")),
+        };
+        let text = format!("{}{calls}", one_line(&failure.reason));
+        fields.add("last failure", &screen.tone(&text, Tone::Bad));
+        let ago = since(failure.at_unix_ms);
+        let ago = if ago.is_empty() { ago } else { format!(", {ago} ago") };
+        fields.more(&format!("generation {}{ago}", failure.generation));
+        for line in &failure.last_stderr {
+            fields.more(&screen.tone(&format!("│ {}", one_line(line)), Tone::Faint));
+        }
+    }
+    fields.text
+}
+
+/// `palisade info PLUGIN`
+pub(crate) async fn info(context: &Context, plugin: &str) -> Result<(), Failure> {
+    let answer = context.operate("info", &target(plugin)).await?;
+    show(context, &answer, |answer, screen| Ok(info_text(&answer.decode()?, screen)))
+}
+
+fn info_text(info: &PluginInfo, screen: &Screen) -> String {
+    let mut fields = Fields { screen, text: status_text(&info.status, screen) };
+    fields.add("description", &one_line(info.description.as_deref().unwrap_or_default()));
+    fields.add("source", &one_line(&info.source));
+    fields.add("entry point", &one_line(&info.entry_point));
+    let snapshot = match &info.snapshot {
+        Some(Value::String(digest)) => digest,
+        Some(snapshot) => snapshot.get("digest").and_then(Value::as_str).unwrap_or_default(),
+        None => "",
+    };
+    fields.add("snapshot", &one_line(snapshot));
+    for warning in &info.warnings {
+        fields.add("warning", &screen.tone(&one_line(warning), Tone::Careful));
+    }
+    let mut text = fields.text;
+    if !info.actions.is_empty() {
+        let rows: Vec<_> = info
+            .actions
+            .iter()
+            .map(|action| {
+                let mut traits = Vec::new();
+                traits.extend(action.idempotent.then_some("idempotent"));
+                traits.extend(action.endless.then_some("endless"));
+                let stream = |stream: &palisade_protocol::StreamInfo, items, bytes| match stream.kind {
+                    StreamKind::Items => items,
+                    StreamKind::Bytes => bytes,
+                };
+                traits.extend(action.input.as_ref().map(|input| stream(input, "reads items", "reads bytes")));
+                traits.extend(action.output.as_ref().map(|output| stream(output, "streams items", "streams bytes")));
+                vec![
+                    Cell::new(&action.name, Tone::Strong),
+                    parameters(action.parameters.as_ref()).into(),
+                    traits.join(", ").into(),
+                    (&action.description).into(),
+                ]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&screen.table(&["ACTION", "PARAMETERS", "TRAITS", "DESCRIPTION"], &rows));
+    }
+    if !info.guarantees.is_empty() {
+        let rows: Vec<_> = info
+            .guarantees
+            .iter()
+            .map(|guarantee| {
+                let (state, tone) = match guarantee.state {
+                    GuaranteeState::Enforced => ("enforced", Tone::Good),
+                    GuaranteeState::Degraded => ("degraded", Tone::Careful),
+                    GuaranteeState::Monitored => ("monitored", Tone::Careful),
+                    GuaranteeState::Absent => ("absent", Tone::Bad),
+                };
+                vec![(&guarantee.control).into(), Cell::new(state, tone), (&guarantee.evidence).into()]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&screen.table(&["GUARANTEE", "STATE", "EVIDENCE"], &rows));
+    }
+    text
+}
+
+/// The names of the parameters, those that may be left out in brackets.
+fn parameters(schema: Option<&Value>) -> String {
+    let Some(schema) = schema else { return String::new() };
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return String::new() };
+    let required: Vec<&str> =
+        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let (mut names, optional): (Vec<&str>, Vec<&str>) =
+        properties.keys().map(String::as_str).partition(|name| required.contains(name));
+    let optional: Vec<_> = optional.iter().map(|name| format!("[{name}]")).collect();
+    names.extend(optional.iter().map(String::as_str));
+    names.join(" ")
+}
+
+/// `palisade start`, `stop` and their like: all plugins at once, silent where it worked.
+pub(crate) async fn change(context: &Context, change: Change, plugins: Vec<String>) -> Result<(), Failure> {
+    let operation = change.operation();
+    let several = plugins.len() > 1;
+    let mut tasks = Vec::new();
+    for plugin in plugins {
+        let client = context.client.clone();
+        let task = tokio::spawn({
+            let plugin = plugin.clone();
+            async move {
+                let target = Target { force: change == Change::ForceStop, ..target(&plugin) };
+                operate(&client, operation, &target, None).await
+            }
+        });
+        tasks.push((plugin, task));
+    }
+    let names: Vec<&str> = tasks.iter().map(|(plugin, _)| plugin.as_str()).collect();
+    let mut attendant =
+        Attendant::new(&context.screen, &context.interrupts, format!("{operation} {}", names.join(" ")));
+    let mut output = Output::new();
+    let mut first: Option<Failure> = None;
+    for (plugin, task) in tasks {
+        let outcome = match attendant.wait(task, || Ok(())).await? {
+            Ok(outcome) => outcome.map_err(|error: CallError| Failure::from(error)),
+            Err(error) => Err(Failure::code(palisade_protocol::ErrorCode::Internal, error.to_string())),
+        };
+        attendant.hide();
+        match outcome {
+            Ok(status) if context.json => output.line(&value::to_json(&status, Layout::Line)?)?,
+            Ok(_) => {}
+            Err(failure) => {
+                // Each is told when it is known; the first decides the exit status.
+                let failure = if several { failure.about(&plugin) } else { failure };
+                failure.print(&context.screen, context.json);
+                first.get_or_insert(Failure::silent(failure.status));
+            }
+        }
+    }
+    output.flush()?;
+    first.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_client::admin::{CallCounters, Dossier, GenerationStatus, PluginSummary};
+    use palisade_protocol::{ActionInfo, Guarantee, StreamInfo};
+    use serde_json::json;
+
+    use super::*;
+
+    fn failed() -> PluginStatus {
+        PluginStatus {
+            id: "echo".into(),
+            version: "1.2.3".into(),
+            name: "Echo".into(),
+            state: "failed".into(),
+            reason: Some("killed by SIGSEGV".into()),
+            generations: vec![GenerationStatus {
+                generation: 4,
+                role: "retired".into(),
+                phase: "draining".into(),
+                process_id: Some(77),
+                oldest_call_ms: Some(61_000),
+                ..GenerationStatus::default()
+            }],
+            restarts: 2,
+            restart_in_ms: Some(400),
+            quarantined: true,
+            last_failure: Some(Dossier {
+                generation: 3,
+                reason: "killed by SIGSEGV\x1b[2J".into(),
+                last_stderr: vec!["oops".into(), "\x07bell".into()],
+                calls_in_flight: 1,
+                ..Dossier::default()
+            }),
+            calls: CallCounters { ok: 7, crashed: 1, ..CallCounters::default() },
+            ..PluginStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_status_is_readable_without_colours() {
+        insta::assert_snapshot!(status_text(&failed(), &Screen::plain()), @r"
+        ● echo 1.2.3
+                  name  Echo
+                 state  failed
+                reason  killed by SIGSEGV
+            quarantine  restarted too often; `palisade reset echo` lifts it
+               restart  in 400 ms
+               process  generation 4, retired draining, pid 77, oldest call 1 min
+                 calls  7 ok, 1 crashed
+              restarts  2
+          last failure  killed by SIGSEGV\u{1b}[2J, with 1 call in flight
+                        generation 3
+                        │ oops
+                        │ \u{7}bell
+        ");
+    }
+
+    #[test]
+    fn info_has_actions_and_guarantees() {
+        let action = ActionInfo {
+            name: "count".into(),
+            description: "Counts.".into(),
+            parameters: Some(json!({"properties": {"to": {}, "from": {}}, "required": ["to"]})),
+            output: Some(StreamInfo { kind: StreamKind::Items, item: None }),
+            idempotent: true,
+            ..ActionInfo::default()
+        };
+        let guarantee =
+            Guarantee { control: "pid_namespace".into(), state: GuaranteeState::Enforced, evidence: "launcher".into() };
+        let info = PluginInfo {
+            status: PluginStatus {
+                id: "echo".into(),
+                version: "1.0.0".into(),
+                state: "active".into(),
+                ..PluginStatus::default()
+            },
+            source: "/plugins/echo".into(),
+            entry_point: "echo".into(),
+            snapshot: Some(json!({"digest": "sha256:00"})),
+            actions: vec![action],
+            guarantees: vec![guarantee],
+            warnings: vec!["unknown key `x`".into()],
+            ..PluginInfo::default()
+        };
+        insta::assert_snapshot!(info_text(&info, &Screen::plain()), @r"
+        ● echo 1.0.0
+                 state  active
+                 calls  none yet
+                source  /plugins/echo
+           entry point  echo
+              snapshot  sha256:00
+               warning  unknown key `x`
+
+        ACTION  PARAMETERS  TRAITS                     DESCRIPTION
+        count   to [from]   idempotent, streams items  Counts.
+
+        GUARANTEE      STATE     EVIDENCE
+        pid_namespace  enforced  launcher
+        ");
+    }
+
+    #[test]
+    fn a_listing_is_a_table() {
+        let listing = Listing {
+            plugins: vec![
+                PluginSummary {
+                    id: "echo".into(),
+                    version: "1.0.0".into(),
+                    state: "active".into(),
+                    description: Some("Echoes.".into()),
+                    ..PluginSummary::default()
+                },
+                PluginSummary {
+                    id: "calculator".into(),
+                    version: "0.1.0".into(),
+                    state: "discovered".into(),
+                    name: "Calculator".into(),
+                    restarts: 12,
+                    ..PluginSummary::default()
+                },
+            ],
+            rejected: vec![],
+        };
+        insta::assert_snapshot!(listing_text(&listing, &Screen::plain()), @r"
+        PLUGIN      VERSION  STATE       SINCE  CALLS  RESTARTS  DESCRIPTION
+        echo        1.0.0    active             0      0         Echoes.
+        calculator  0.1.0    discovered         0      12        Calculator
+        ");
+    }
+
+    #[test]
+    fn the_daemon_is_a_few_lines() {
+        let daemon = DaemonStatus {
+            version: "0.1.0".into(),
+            pid: 5,
+            started_unix_ms: 1_795_202_857_123,
+            uptime_ms: 200_000,
+            socket: Some("/run/palisade/palisade.sock".into()),
+            plugins: [("active".to_owned(), 2), ("failed".to_owned(), 1)].into(),
+            rejected: 1,
+            ..DaemonStatus::default()
+        };
+        insta::assert_snapshot!(daemon_text(&daemon, &Screen::plain()), @r"
+             palisaded  0.1.0 (pid 5)
+               running  3 min, since 2026-11-20T19:27:37.123Z
+                socket  /run/palisade/palisade.sock
+               plugins  2 active, 1 failed
+              rejected  1 package cannot be used; `palisade list` says why
+        ");
+    }
+}

@@ -1,0 +1,604 @@
+//! The built program against a supervisor that says what each test wants: what it prints, how it exits, what it sends.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, in which it is allowed")]
+
+#[path = "../../../plugin-sdk/client/tests/fake/mod.rs"]
+mod fake;
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use fake::{Agent, Fake, nothing, within};
+use palisade_protocol::{ErrorBody, ErrorCode, Kind};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// The program, with an environment that has nothing of this machine's, and this socket.
+fn palisade(socket: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "the program under test")]
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command.args(arguments).env_clear().env("PALISADE_SOCKET", socket).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn start(fake: &Fake, line: &str) -> Child {
+    palisade(&fake.path(), line.split(' ')).spawn().unwrap()
+}
+
+async fn finish(child: Child) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = within(child.wait_with_output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// Answers the request for an action's description.
+async fn describe(agent: &mut Agent, action: Value) {
+    let got = agent.expect(Kind::Call).await;
+    assert_eq!((&got.body["plugin"], &got.body["action"]), (&json!("palisade"), &json!("describe")));
+    agent.ok(got.id, &json!({"actions": [action]})).await;
+}
+
+/// Runs a call of an action that is described like this; hands over the connection and the call's frame.
+async fn begin(line: &str, action: Value) -> (Fake, Child, Agent, fake::Got) {
+    let fake = Fake::new();
+    let child = start(&fake, line);
+    let mut agent = fake.accept().await;
+    describe(&mut agent, action).await;
+    let call = agent.expect(Kind::Call).await;
+    (fake, child, agent, call)
+}
+
+fn params(call: &fake::Got) -> Value {
+    rmp_serde::from_slice(&call.payload).unwrap()
+}
+
+#[tokio::test]
+async fn a_result_is_printed_and_nothing_else() {
+    let schema = json!({"type": "object", "properties": {"expression": {"type": "string"}}});
+    let action = json!({"name": "evaluate", "parameters": schema});
+    let line = "call calculator@^0.1 evaluate expression=2+3 --timeout 5s";
+    let (_fake, child, mut agent, call) = begin(line, action.clone()).await;
+    assert_eq!(call.body["version"], "^0.1");
+    assert!((1..=5000).contains(&call.body["deadline_ms"].as_u64().unwrap()));
+    assert_eq!(params(&call), json!({"expression": "2+3"}));
+    agent.ok(call.id, &5.0).await;
+    assert_eq!(finish(child).await, (0, "5\n".into(), String::new()));
+
+    for (line, result, printed) in [
+        ("call c evaluate", json!("plain text"), "plain text\n"),
+        ("call c evaluate", json!(null), ""),
+        ("call c evaluate", json!([1]), "[\n  1\n]\n"),
+        ("call --json c evaluate", json!("plain text"), "\"plain text\"\n"),
+        ("call --json c evaluate", json!(null), "null\n"),
+        ("call --json c evaluate", json!({"b": [1, "x"]}), "{\"b\":[1,\"x\"]}\n"),
+    ] {
+        let (_fake, child, mut agent, call) = begin(line, action.clone()).await;
+        assert_eq!(call.payload, [0xc0], "no parameters are nil");
+        agent.ok(call.id, &result).await;
+        assert_eq!(finish(child).await, (0, printed.into(), String::new()), "{line}: {result}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_status_nine_with_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent.sock");
+    for line in ["list", "call echo echo", "status", "info echo", "logs", "events", "start echo"] {
+        let (status, stdout, stderr) = finish(palisade(&absent, line.split(' ')).spawn().unwrap()).await;
+        assert_eq!((status, stdout.as_str()), (9, ""), "{line}: {stderr}");
+        assert!(stderr.starts_with("palisade: error: no supervisor is running: there is no socket at "), "{stderr}");
+        assert!(stderr.contains("\nhint: start it with `palisade run`"), "{stderr}");
+    }
+    // Left behind by a daemon that died, it says so.
+    let fake = Fake::new();
+    let path = fake.path();
+    let _folder = fake.die();
+    let (status, _, stderr) = finish(palisade(&path, ["list"]).spawn().unwrap()).await;
+    assert_eq!(status, 9);
+    assert!(stderr.contains("a dead one may have left behind"), "{stderr}");
+    // As JSON for programs; and --socket goes before the environment.
+    let arguments = ["--json", "--socket", path.to_str().unwrap(), "list"];
+    let (status, _, stderr) = finish(palisade(&absent, arguments).spawn().unwrap()).await;
+    let error: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!(status, 9);
+    assert_eq!((&error["error"]["code"], &error["error"]["exit_status"]), (&json!("not_reachable"), &json!(9)));
+    assert!(error["error"]["message"].as_str().unwrap().contains(path.to_str().unwrap()));
+}
+
+#[tokio::test]
+async fn every_code_of_the_taxonomy_has_its_status() {
+    for code in ErrorCode::ALL {
+        let (_fake, child, mut agent, call) = begin("call echo echo", json!({"name": "echo"})).await;
+        let error = ErrorBody::new(*code, "it says\x1b[2J why").with_hint("and what to do");
+        agent.send(Kind::Err, call.id, &error, &[]).await;
+        let (status, stdout, stderr) = finish(child).await;
+        assert_eq!(status, i32::from(code.exit_status()), "{code}");
+        assert_eq!(stdout, "");
+        assert_eq!(stderr, "palisade: error: it says\\u{1b}[2J why\nhint: and what to do\n", "{code}");
+    }
+    let (_fake, child, mut agent, call) = begin("--json call echo echo", json!({"name": "echo"})).await;
+    let error = ErrorBody::new(ErrorCode::Overloaded, "full").with_retry_after_ms(20);
+    agent.send(Kind::Err, call.id, &error, &[]).await;
+    let (status, _, stderr) = finish(child).await;
+    assert_eq!(
+        serde_json::from_str::<Value>(&stderr).unwrap(),
+        json!({"error": {
+            "code": "overloaded", "class": "unavailable", "fault": "host", "retryable": true, "retry_after_ms": 20,
+            "message": "full", "exit_status": 8,
+        }})
+    );
+    assert_eq!(status, 8);
+}
+
+#[tokio::test]
+async fn a_lost_connection_and_a_refusal_are_told() {
+    let (_fake, child, agent, _call) = begin("call echo echo", json!({"name": "echo"})).await;
+    drop(agent);
+    let (status, _, stderr) = finish(child).await;
+    assert_eq!(status, 9);
+    assert!(stderr.contains("connection to the supervisor was lost"), "{stderr}");
+    assert!(stderr.contains("hint: the call may have been carried out"), "{stderr}");
+
+    let fake = Fake::new();
+    let child = start(&fake, "list");
+    let mut agent = fake.accept_silently().await;
+    let error = ErrorBody::new(ErrorCode::PermissionDenied, "uid 7 may not use this daemon");
+    agent.send(Kind::Refuse, 0, &json!({ "error": error }), &[]).await;
+    let (status, _, stderr) = finish(child).await;
+    assert_eq!(status, 5);
+    assert!(stderr.contains("uid 7 may not use this daemon"), "{stderr}");
+}
+
+#[tokio::test]
+async fn wrong_parameters_are_told_before_the_call() {
+    let schema =
+        json!({"type": "object", "properties": {"expression": {"type": "string"}, "count": {"type": "integer"}}});
+    let action = json!({"name": "evaluate", "parameters": schema});
+    for (argument, message, hint) in [
+        (
+            "expresion=1",
+            "this action has no parameter `expresion`; it has `count`, `expression`",
+            "did you mean `expression`?",
+        ),
+        ("count=x", "`count` has to be an integer, not `x`", ""),
+    ] {
+        let fake = Fake::new();
+        let child = start(&fake, &format!("call calculator evaluate {argument}"));
+        let mut agent = fake.accept().await;
+        describe(&mut agent, action.clone()).await;
+        let (status, _, stderr) = finish(child).await;
+        assert_eq!(status, 4);
+        assert!(stderr.starts_with(&format!("palisade: error: {message}\n")), "{stderr}");
+        assert!(stderr.contains(hint), "{stderr}");
+        assert_eq!(agent.try_next().await, None, "nothing was called");
+    }
+    // Without a daemon, what is wrong without one.
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent.sock");
+    let file = folder.path().join("params.json");
+    std::fs::write(&file, "{\n  \"a\": tru }").unwrap();
+    for (arguments, status, expected) in [
+        (vec!["call", "e", "a", "noequals"], 2, "key=value"),
+        (vec!["call", "e", "a", "--params", "@/does/not/exist"], 2, "/does/not/exist cannot be read: No such file"),
+        (
+            vec!["call", "e", "a", "--params", &format!("@{}", file.display())],
+            4,
+            "params.json is not JSON: line 2, column 11",
+        ),
+        (vec!["call", "e", "a", "--params", "{"], 4, "--params is not JSON: line 1, column 1"),
+        (vec!["call", "e", "a", "--input", "/does/not/exist"], 2, "/does/not/exist cannot be read"),
+        (vec!["call", "e", "a", "--params", "-", "--input", "-"], 2, "cannot both read stdin"),
+        (vec!["call", "e", "a", "--timeout", "soon"], 2, "write it as"),
+        (vec!["call", "e"], 2, "ACTION"),
+        (vec!["frobnicate"], 2, "frobnicate"),
+        (vec![], 2, "Usage"),
+    ] {
+        let (found, stdout, stderr) = finish(palisade(&absent, &arguments).spawn().unwrap()).await;
+        assert_eq!((found, stdout.as_str()), (status, ""), "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with("palisade: error: ") || arguments.is_empty(), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
+    }
+}
+
+#[tokio::test]
+async fn parameters_come_from_stdin_as_well() {
+    let fake = Fake::new();
+    let mut command = palisade(&fake.path(), ["call", "echo", "echo", "--params", "-", "b:=[1]", "c=x"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(br#"{"a": {"$base64": "AAH/"}}"#).await.unwrap();
+    drop(stdin);
+    let mut agent = fake.accept().await;
+    describe(&mut agent, json!({"name": "echo"})).await;
+    let call = agent.expect(Kind::Call).await;
+    assert_eq!(call.payload, b"\x83\xa1a\xc4\x03\x00\x01\xff\xa1b\x91\x01\xa1c\xa1x");
+    agent.send(Kind::Ok, call.id, &nothing(), &call.payload).await;
+    let (status, stdout, _) = finish(child).await;
+    assert_eq!(status, 0);
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap(), json!({"a": {"$base64": "AAH/"}, "b": [1], "c": "x"}));
+}
+
+#[tokio::test]
+async fn a_stream_is_printed_as_it_comes() {
+    let (_fake, mut child, mut agent, call) = begin("call echo count", json!({"name": "count"})).await;
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
+    for number in 0..3_u8 {
+        // The next is sent only after the one before was seen.
+        agent.send(Kind::StreamData, call.id, &nothing(), &[number]).await;
+        assert_eq!(within(lines.next_line()).await.unwrap().unwrap(), number.to_string());
+    }
+    agent.send(Kind::StreamEnd, call.id, &nothing(), &[]).await;
+    agent.ok(call.id, &json!("done")).await;
+    assert_eq!(within(lines.next_line()).await.unwrap().unwrap(), "done");
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(0));
+
+    // Bytes come as they are; an error comes after what came before it.
+    let (_fake, child, mut agent, call) = begin("call echo cat", json!({"name": "cat"})).await;
+    agent.send(Kind::StreamOpen, call.id, &json!({"kind": "bytes"}), &[]).await;
+    agent.send(Kind::StreamData, call.id, &nothing(), &[0xff, 0x00, b'x']).await;
+    agent.send(Kind::Err, call.id, &ErrorBody::new(ErrorCode::Crashed, "it died"), &[]).await;
+    let output = within(child.wait_with_output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(output.stdout, [0xff, 0x00, b'x']);
+    assert_eq!(output.stderr, b"palisade: error: it died\n");
+}
+
+#[tokio::test]
+async fn input_is_fed_as_the_action_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("input");
+    std::fs::write(&file, "{\"a\": 1}\n\n\"two\"\n3").unwrap();
+    let line = format!("call echo sum --input {}", file.display());
+    let action = |kind: &str| json!({"name": "sum", "input": {"kind": kind}});
+    let (_fake, child, mut agent, call) = begin(&line, action("items")).await;
+    assert_eq!(agent.expect(Kind::StreamOpen).await.body, json!({"kind": "items"}));
+    for payload in [&b"\x81\xa1a\x01"[..], b"\xa3two", b"\x03"] {
+        assert_eq!(agent.expect(Kind::StreamData).await.payload, payload);
+    }
+    agent.expect(Kind::StreamEnd).await;
+    agent.ok(call.id, &3).await;
+    assert_eq!(finish(child).await, (0, "3\n".into(), String::new()));
+
+    let (_fake, child, mut agent, call) = begin(&line, action("bytes")).await;
+    assert_eq!(agent.expect(Kind::StreamOpen).await.body, json!({"kind": "bytes"}));
+    assert_eq!(agent.expect(Kind::StreamData).await.payload, std::fs::read(&file).unwrap());
+    agent.expect(Kind::StreamEnd).await;
+    agent.ok(call.id, &()).await;
+    assert_eq!(finish(child).await, (0, String::new(), String::new()));
+
+    // Nothing to read is an empty stream, not a missing one.
+    let (_fake, child, mut agent, call) = begin("call echo sum", action("items")).await;
+    agent.expect(Kind::StreamOpen).await;
+    agent.expect(Kind::StreamEnd).await;
+    agent.ok(call.id, &0).await;
+    assert_eq!(finish(child).await.0, 0);
+
+    // What is no JSON cancels the call and names the line.
+    std::fs::write(&file, "1\n2\n{3\n").unwrap();
+    let (_fake, child, mut agent, _call) = begin(&line, action("items")).await;
+    agent.expect(Kind::StreamOpen).await;
+    let (status, _, stderr) = finish(child).await;
+    assert_eq!(status, 4);
+    assert!(stderr.contains("is not JSON: line 3, column 2: key must be a string"), "{stderr}");
+
+    // An action that reads none says so before it is called.
+    let fake = Fake::new();
+    let child = start(&fake, &line);
+    let mut agent = fake.accept().await;
+    describe(&mut agent, json!({"name": "sum"})).await;
+    let (status, _, stderr) = finish(child).await;
+    assert_eq!((status, stderr.contains("`sum` reads no input stream")), (4, true), "{stderr}");
+}
+
+fn interrupt(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+#[tokio::test]
+async fn ctrl_c_cancels_and_waits_for_the_end() {
+    for (signal, status) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
+        let (_fake, child, mut agent, call) = begin("call echo slow", json!({"name": "slow"})).await;
+        interrupt(&child, signal);
+        let cancel = agent.expect(Kind::Cancel).await;
+        assert_eq!((cancel.id, cancel.body), (call.id, json!({"reason": "caller"})));
+        agent.send(Kind::Cancelled, call.id, &nothing(), &[]).await;
+        assert_eq!(finish(child).await, (status, String::new(), String::new()));
+    }
+    // A call that ended well all the same has its result.
+    let (_fake, child, mut agent, call) = begin("call echo slow", json!({"name": "slow"})).await;
+    interrupt(&child, rustix::process::Signal::INT);
+    agent.expect(Kind::Cancel).await;
+    agent.ok(call.id, &7).await;
+    assert_eq!(finish(child).await, (0, "7\n".into(), String::new()));
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_ends_at_once() {
+    let (_fake, mut child, mut agent, _call) = begin("call echo slow", json!({"name": "slow"})).await;
+    interrupt(&child, rustix::process::Signal::INT);
+    agent.expect(Kind::Cancel).await;
+    interrupt(&child, rustix::process::Signal::INT);
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(130));
+    assert_eq!(agent.try_next().await, None);
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_ends_a_program_whose_output_is_stuck() {
+    let (_fake, mut child, mut agent, call) = begin("call echo flood", json!({"name": "flood"})).await;
+    // Nobody reads stdout; more than the pipe and the buffer hold.
+    agent.send(Kind::StreamOpen, call.id, &json!({"kind": "bytes"}), &[]).await;
+    for _ in 0..8 {
+        agent.send(Kind::StreamData, call.id, &nothing(), &[b'x'; 100_000]).await;
+    }
+    interrupt(&child, rustix::process::Signal::INT);
+    let pid = child.id().unwrap();
+    // The first is taken note of before the second comes: two at once would be one.
+    within(async {
+        while std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
+            status.lines().any(|line| line.starts_with("ShdPnd:") && !line.ends_with("0000000000000000"))
+        }) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let ended = within(async {
+        loop {
+            interrupt(&child, rustix::process::Signal::INT);
+            if let Ok(Some(status)) = child.try_wait() {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(ended.code(), Some(130));
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_error() {
+    let (_fake, mut child, mut agent, call) = begin("call echo count", json!({"name": "count"})).await;
+    let mut stdout = child.stdout.take().unwrap();
+    let serve = async {
+        agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
+        agent.send(Kind::StreamData, call.id, &nothing(), &[1]).await;
+        let mut line = [0; 2];
+        within(stdout.read_exact(&mut line)).await.unwrap();
+        drop(stdout);
+        agent.send(Kind::StreamData, call.id, &nothing(), &[2]).await;
+        // The call is cancelled by the closed connection, or by a frame before that.
+        while agent.try_next().await.is_some() {}
+    };
+    serve.await;
+    assert_eq!(finish(child).await, (141, String::new(), String::new()));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error() {
+    let (fake, child, mut agent, call) = {
+        let fake = Fake::new();
+        let full: OwnedFd = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into();
+        let child = palisade(&fake.path(), ["call", "echo", "echo"]).stdout(full).spawn().unwrap();
+        let mut agent = fake.accept().await;
+        describe(&mut agent, json!({"name": "echo"})).await;
+        let call = agent.expect(Kind::Call).await;
+        (fake, child, agent, call)
+    };
+    agent.ok(call.id, &1).await;
+    let (status, _, stderr) = finish(child).await;
+    drop(fake);
+    assert_eq!(status, 74);
+    assert!(stderr.contains("the output cannot be written: No space left on device"), "{stderr}");
+}
+
+#[tokio::test]
+async fn operations_are_silent_where_they_work() {
+    for (line, action, expected) in [
+        ("start echo", "start", json!({"plugin": "echo"})),
+        ("stop echo@^1", "stop", json!({"plugin": "echo", "version": "^1"})),
+        ("stop --force echo", "stop", json!({"plugin": "echo", "force": true})),
+        ("restart echo", "restart", json!({"plugin": "echo"})),
+        ("pause echo", "pause", json!({"plugin": "echo"})),
+        ("resume echo", "resume", json!({"plugin": "echo"})),
+        ("reset echo", "reset", json!({"plugin": "echo"})),
+    ] {
+        let fake = Fake::new();
+        let child = start(&fake, line);
+        let mut agent = fake.accept().await;
+        let call = agent.expect(Kind::Call).await;
+        assert_eq!((call.body["action"].as_str(), params(&call)), (Some(action), expected), "{line}");
+        agent.ok(call.id, &json!({"id": "echo", "state": "active"})).await;
+        assert_eq!(finish(child).await, (0, String::new(), String::new()), "{line}");
+    }
+    // Several at once; one that fails does not keep the others from being done.
+    let fake = Fake::new();
+    let child = start(&fake, "--json start one two three");
+    let mut agent = fake.accept().await;
+    for _ in 0..3 {
+        let call = agent.expect(Kind::Call).await;
+        let plugin = params(&call)["plugin"].clone();
+        if plugin == "two" {
+            agent.send(Kind::Err, call.id, &ErrorBody::new(ErrorCode::PluginNotFound, "no such plugin"), &[]).await;
+        } else {
+            agent.ok(call.id, &json!({"id": plugin, "state": "active"})).await;
+        }
+    }
+    let (status, stdout, stderr) = finish(child).await;
+    assert_eq!(status, 3);
+    let ids: Vec<Value> =
+        stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone()).collect();
+    assert_eq!(ids, ["one", "three"]);
+    assert_eq!(serde_json::from_str::<Value>(&stderr).unwrap()["error"]["message"], "two: no such plugin");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_just_starting_is_waited_for() {
+    let fake = Fake::new();
+    let child = start(&fake, "start echo");
+    let mut agent = fake.accept().await;
+    for _ in 0..3 {
+        let call = agent.expect(Kind::Call).await;
+        let error = ErrorBody::new(ErrorCode::Unavailable, "still looking").with_retry_after_ms(1);
+        agent.send(Kind::Err, call.id, &error, &[]).await;
+    }
+    let call = agent.expect(Kind::Call).await;
+    agent.ok(call.id, &json!({})).await;
+    assert_eq!(finish(child).await, (0, String::new(), String::new()));
+    // Not when it says that it takes longer, nor for other reasons.
+    for error in [
+        ErrorBody::new(ErrorCode::Unavailable, "restarting").with_retry_after_ms(30_000),
+        ErrorBody::new(ErrorCode::Unavailable, "stopped"),
+        ErrorBody::new(ErrorCode::Timeout, "slow").with_retry_after_ms(1),
+    ] {
+        let child = start(&fake, "start echo");
+        let mut agent = fake.accept().await;
+        let call = agent.expect(Kind::Call).await;
+        agent.send(Kind::Err, call.id, &error, &[]).await;
+        assert_eq!(finish(child).await.0, i32::from(error.code.exit_status()));
+    }
+}
+
+#[tokio::test]
+async fn what_is_shown_is_shown_for_people_and_for_programs() {
+    let answer = json!({"plugins": [{"id": "echo", "version": "1.0.0", "name": "Echo", "state": "active", "since_unix_ms": 0,
+        "restarts": 1, "calls_in_flight": 2, "from_tomorrow": {"x": 1}}], "rejected": [{"path": "/p/bad", "reason": "no id"}]});
+    let fake = Fake::new();
+    let child = start(&fake, "list");
+    let mut agent = fake.accept().await;
+    let call = agent.expect(Kind::Call).await;
+    agent.ok(call.id, &answer).await;
+    let (status, stdout, stderr) = finish(child).await;
+    assert_eq!(status, 0);
+    assert_eq!(
+        stdout,
+        "PLUGIN  VERSION  STATE   SINCE  CALLS  RESTARTS  DESCRIPTION\necho    1.0.0    active         2      1         Echo\n"
+    );
+    assert_eq!(stderr, "palisade: warning: /p/bad cannot be used: no id\n");
+
+    let child = start(&fake, "list --json");
+    let mut agent = fake.accept().await;
+    let call = agent.expect(Kind::Call).await;
+    agent.ok(call.id, &answer).await;
+    let (status, stdout, stderr) = finish(child).await;
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap(), answer, "all that came, known or not");
+}
+
+#[tokio::test]
+async fn logs_are_printed_line_by_line() {
+    let fake = Fake::new();
+    let child = start(&fake, "logs -n 5 --level warn echo");
+    let mut agent = fake.accept().await;
+    let call = agent.expect(Kind::Call).await;
+    assert_eq!(params(&call), json!({"plugin": "echo", "lines": 5, "follow": false, "level": "warn"}));
+    agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
+    let line = json!({"time_unix_ms": 0, "plugin": "echo", "generation": 1, "stream": "stderr", "level": "warn", "message": "hm"});
+    agent.send(Kind::StreamData, call.id, &nothing(), &rmp_serde::to_vec(&line).unwrap()).await;
+    agent.send(Kind::StreamEnd, call.id, &nothing(), &[]).await;
+    agent.ok(call.id, &json!({})).await;
+    assert_eq!(finish(child).await, (0, "1970-01-01T00:00:00.000Z echo[1] stderr warn  hm\n".into(), String::new()));
+
+    // Followed, they end with Ctrl-C.
+    let mut child = start(&fake, "logs -f --json");
+    let mut agent = fake.accept().await;
+    let call = agent.expect(Kind::Call).await;
+    assert_eq!(params(&call), json!({"lines": 100, "follow": true}));
+    agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
+    agent.send(Kind::StreamData, call.id, &nothing(), &rmp_serde::to_vec(&line).unwrap()).await;
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let printed = within(lines.next_line()).await.unwrap().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), line);
+    interrupt(&child, rustix::process::Signal::INT);
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(130));
+    while agent.try_next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn doctor_works_with_and_without_a_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent.sock");
+    let (status, stdout, _) = finish(palisade(&absent, ["doctor"]).spawn().unwrap()).await;
+    assert_eq!(status, 1);
+    assert!(stdout.contains("fail   daemon") && stdout.contains("hint: start it with"), "{stdout}");
+    assert!(stdout.contains("seccomp"), "{stdout}");
+
+    let fake = Fake::new();
+    for (state, expected) in [("warn", 0), ("fail", 1)] {
+        let child = start(&fake, "doctor --json");
+        let mut agent = fake.accept().await;
+        let call = agent.expect(Kind::Call).await;
+        agent.ok(call.id, &json!({"checks": [{"name": "cgroup", "state": state, "summary": "none"}]})).await;
+        let (status, stdout, _) = finish(child).await;
+        assert_eq!(status, expected);
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        assert!(report["checks"].as_array().unwrap().iter().any(|check| check["name"] == "cgroup"), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn what_needs_no_daemon_needs_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent.sock");
+    let run = async |line: &str| finish(palisade(&absent, line.split(' ')).spawn().unwrap()).await;
+    let (status, stdout, _) = run("version").await;
+    assert_eq!((status, stdout), (0, format!("palisade {}\npalisaded is not reachable\n", env!("CARGO_PKG_VERSION"))));
+    let (status, stdout, _) = run("version --json").await;
+    let version: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((status, version["palisaded"].is_null()), (0, true));
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, stdout, stderr) = run(&format!("completions {shell}")).await;
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        assert!(stdout.contains("palisade"), "{shell}");
+    }
+    let (status, stdout, _) = run("--help").await;
+    assert!(status == 0 && stdout.contains("Exit status"), "{stdout}");
+}
+
+/// Beside the program, or in PATH: here a script of ours, which says what it was given.
+#[tokio::test]
+async fn run_becomes_the_daemon() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("bin/palisade");
+    std::fs::create_dir(folder.path().join("bin")).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_palisade"), &copy).unwrap();
+    let command = |path: &str| {
+        #[expect(clippy::disallowed_methods, reason = "the program under test")]
+        let mut command = Command::new(&copy);
+        command.args(["--socket", "/s", "run", "--plugins", "p"]).env_clear().env("PATH", path).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let (status, _, stderr) = finish(spawn(command("/nowhere:")).await).await;
+    assert_eq!(status, 3);
+    assert!(stderr.contains("palisaded is neither beside this program nor in PATH"), "{stderr}");
+
+    for (place, path) in [("other", folder.path().join("other")), ("bin", "/nowhere".into())] {
+        let _ = std::fs::create_dir(folder.path().join(place));
+        let script = folder.path().join(place).join("palisaded");
+        std::fs::write(&script, format!("#!/bin/sh\necho {place} \"$@\"\nexit 42\n")).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (status, stdout, stderr) = finish(spawn(command(path.to_str().unwrap())).await).await;
+        assert_eq!((status, stderr.as_str()), (42, ""));
+        assert_eq!(stdout, format!("{place} --plugins p --socket /s\n"));
+    }
+}
+
+/// Another test that forks while the copy is being written holds it open for writing for a moment.
+async fn spawn(mut command: Command) -> Child {
+    within(async {
+        loop {
+            match command.spawn() {
+                Ok(child) => return child,
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await
+}

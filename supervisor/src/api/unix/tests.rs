@@ -1,0 +1,318 @@
+//! One agent over a socket pair, and a service without plugins.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime};
+
+use palisade_protocol::{Decoder, FEATURES, Header, VersionRange, encode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::config::{Config, Mode};
+use crate::events::Bus;
+use crate::plugin::logs::Hub;
+use crate::registry::Registry;
+use crate::sandbox::probe::{self, Ability, Descriptors};
+
+struct Peer {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+fn service() -> Arc<Service> {
+    let nowhere = PathBuf::from("/nonexistent");
+    let config = Config {
+        mode: Mode::User,
+        plugin_directories: Vec::new(),
+        state_directory: nowhere.clone(),
+        runtime_directory: nowhere.clone(),
+        socket: nowhere,
+        allowed_uids: Vec::new(),
+        plugins: BTreeMap::new(),
+    };
+    let no = || Ability::No("not tried".to_owned());
+    let host = probe::Host {
+        user_namespaces: no(),
+        pid_namespaces: no(),
+        cgroup: no(),
+        controllers: Vec::new(),
+        descriptors: Descriptors { soft: None, hard: None },
+    };
+    let service = Service {
+        registry: OnceLock::new(),
+        hub: Hub::default(),
+        bus: Bus::default(),
+        config,
+        host,
+        started: (Instant::now(), SystemTime::now()),
+        stop: Notify::new(),
+    };
+    assert!(service.registry.set(Registry::default()).is_ok());
+    Arc::new(service)
+}
+
+fn hello(features: &[&str]) -> Hello {
+    let features = features.iter().map(|name| (*name).to_owned()).collect();
+    Hello { protocol: PROTOCOL, features, software: "test".to_owned() }
+}
+
+impl Peer {
+    fn connect() -> Self {
+        let (near, far) = UnixStream::pair().unwrap();
+        tokio::spawn(receive(far, service(), true));
+        Self { stream: near, decoder: Decoder::default() }
+    }
+
+    async fn greeted() -> Self {
+        let mut peer = Self::connect();
+        peer.send(Kind::Hello, 0, &hello(&FEATURES.map(Feature::name)), &[]).await;
+        let (kind, _, content) = peer.next().await.unwrap();
+        assert_eq!(kind, Kind::Welcome);
+        let welcome: Welcome = rmp_serde::from_slice(&content).unwrap();
+        assert_eq!((welcome.limits.calls_max, welcome.plugin), (CALLS_MAX, None));
+        peer
+    }
+
+    async fn send<M: serde::Serialize>(&mut self, kind: Kind, id: u64, message: &M, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        encode(&mut bytes, kind, Flags::NONE, id, message, payload);
+        self.stream.write_all(&bytes).await.unwrap();
+    }
+
+    async fn call(&mut self, id: u64, plugin: &str, action: &str, params: &Value) {
+        let mut payload = Vec::new();
+        palisade_protocol::encode_value(&mut payload, params).unwrap();
+        let head = CallBody { action, plugin: Some(plugin), ..CallBody::default() };
+        self.send(Kind::Call, id, &head, &payload).await;
+    }
+
+    /// The next frame: kind, id, content. Nothing at the end.
+    async fn next(&mut self) -> Option<(Kind, u64, Vec<u8>)> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                return Some((frame.kind().unwrap().unwrap(), frame.header.id, frame.content.to_vec()));
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes).await {
+                Ok(0) | Err(_) => return None,
+                Ok(count) => self.decoder.push(&bytes[..count]),
+            }
+        }
+    }
+
+    async fn error(&mut self, id: u64) -> ErrorBody {
+        let (kind, of, content) = self.next().await.unwrap();
+        assert_eq!((kind, of), (Kind::Err, id));
+        rmp_serde::from_slice(&content).unwrap()
+    }
+
+    /// The agent was told why, and nothing follows.
+    async fn refused(&mut self) -> ErrorBody {
+        let (kind, id, content) = self.next().await.unwrap();
+        assert_eq!((kind, id), (Kind::Refuse, 0));
+        assert_eq!(self.next().await, None);
+        rmp_serde::from_slice::<Refuse>(&content).unwrap().error
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_refused_with_a_sentence() {
+    for (bytes, expected) in [
+        (Header { len: u32::MAX, kind: 1, flags: Flags::NONE, id: 0 }.bytes().to_vec(), "a frame of 4294967295 bytes"),
+        (Header { len: 0, kind: 1, flags: Flags::NONE, id: 0 }.bytes().to_vec(), "a frame without a body"),
+        (
+            [&Header { len: 1, kind: 0x10, flags: Flags::NONE, id: 1 }.bytes()[..], &[0x80]].concat(),
+            "a Call frame before Hello",
+        ),
+        (
+            [&Header { len: 1, kind: 0xee, flags: Flags::MUST_UNDERSTAND, id: 1 }.bytes()[..], &[0x80]].concat(),
+            "kind 0xee",
+        ),
+        ([&Header { len: 1, kind: 1, flags: Flags::NONE, id: 0 }.bytes()[..], &[0xc1]].concat(), "Hello"),
+    ] {
+        let mut peer = Peer::connect();
+        peer.stream.write_all(&bytes).await.unwrap();
+        let error = peer.refused().await;
+        assert_eq!(error.code, ErrorCode::ProtocolViolation);
+        assert!(error.message.contains(expected), "{} / {expected}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn another_version_is_refused() {
+    let mut peer = Peer::connect();
+    let hello = Hello { protocol: VersionRange { min: 7, max: 9 }, ..hello(&[]) };
+    peer.send(Kind::Hello, 0, &hello, &[]).await;
+    assert!(peer.refused().await.message.contains("7 to 9"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_instead_of_hello_is_cut_off() {
+    let before = tokio::time::Instant::now();
+    let mut peer = Peer::connect();
+    assert!(peer.refused().await.message.contains("it said no hello"));
+    assert_eq!(before.elapsed().as_secs(), HELLO_WITHIN.as_secs());
+}
+
+#[tokio::test]
+async fn hello_twice_and_ids_out_of_order_end_the_connection() {
+    let mut peer = Peer::greeted().await;
+    peer.send(Kind::Hello, 0, &hello(&[]), &[]).await;
+    assert_eq!(peer.refused().await.message, "a second Hello");
+    for ids in [&[2_u64][..], &[0], &[3, 1], &[5, 5]] {
+        let mut peer = Peer::greeted().await;
+        let (last, first) = ids.split_last().unwrap();
+        for id in first {
+            peer.call(*id, "ghost", "act", &Value::Null).await;
+            assert_eq!(peer.error(*id).await.code, ErrorCode::PluginNotFound);
+        }
+        peer.call(*last, "ghost", "act", &Value::Null).await;
+        assert!(peer.refused().await.message.starts_with(&format!("a call under id {last}")));
+    }
+}
+
+#[tokio::test]
+async fn kinds_that_agents_do_not_send_end_the_connection() {
+    for kind in
+        [Kind::Welcome, Kind::Ready, Kind::Pong, Kind::Drain, Kind::Ok, Kind::Err, Kind::Progress, Kind::HostCall]
+    {
+        let mut peer = Peer::greeted().await;
+        peer.send(kind, 1, &Empty {}, &[]).await;
+        assert_eq!(peer.refused().await.message, format!("a {} frame, which agents do not send", kind.name()));
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_no_call_is_skipped() {
+    let mut peer = Peer::greeted().await;
+    for kind in [Kind::StreamData, Kind::StreamEnd, Kind::Continue, Kind::Cancel] {
+        peer.send(kind, 77, &Empty {}, &[]).await;
+    }
+    peer.send(Kind::StreamCredit, 77, &StreamCredit { bytes: 5 }, &[]).await;
+    peer.send(Kind::Ping, 1, &Ping { health: false }, &[]).await;
+    let (kind, id, _) = peer.next().await.unwrap();
+    assert_eq!((kind, id), (Kind::Pong, 1));
+}
+
+#[tokio::test]
+async fn operations_answer_and_unknown_ones_say_what_was_meant() {
+    let mut peer = Peer::greeted().await;
+    peer.call(1, SUPERVISOR_ID, "list", &Value::Null).await;
+    let (kind, id, content) = peer.next().await.unwrap();
+    assert_eq!((kind, id), (Kind::Ok, 1));
+    let listed: Value = rmp_serde::from_slice(&content[1..]).unwrap();
+    assert_eq!(listed, serde_json::json!({ "plugins": [], "rejected": [] }));
+    peer.call(3, SUPERVISOR_ID, "lisst", &Value::Null).await;
+    let error = peer.error(3).await;
+    assert_eq!((error.code, error.hint.as_deref()), (ErrorCode::ActionNotFound, Some("did you mean \"list\"?")));
+    peer.call(5, SUPERVISOR_ID, "list", &serde_json::json!({ "x": 1 })).await;
+    assert_eq!(peer.error(5).await.code, ErrorCode::InvalidParams);
+    peer.send(Kind::Call, 7, &CallBody { action: "list", ..CallBody::default() }, &[]).await;
+    assert_eq!(peer.error(7).await.code, ErrorCode::InvalidParams);
+}
+
+#[tokio::test]
+async fn a_name_as_long_as_a_frame_does_not_make_an_error_that_cannot_be_read() {
+    let mut peer = Peer::greeted().await;
+    peer.call(1, &"\u{1}".repeat(30_000), "act", &Value::Null).await;
+    let (kind, id, content) = peer.next().await.unwrap();
+    assert_eq!((kind, id), (Kind::Err, 1));
+    assert_eq!(palisade_protocol::check_body(&content), Ok(content.len()));
+    assert!(content.len() <= palisade_protocol::BODY_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn a_following_operation_is_cancelled_once_and_the_next_call_is_served() {
+    let mut peer = Peer::greeted().await;
+    peer.call(1, SUPERVISOR_ID, "events", &Value::Null).await;
+    let (kind, id, _) = peer.next().await.unwrap();
+    assert_eq!((kind, id), (Kind::StreamOpen, 1));
+    for _ in 0..2 {
+        peer.send(Kind::Cancel, 1, &Cancel { reason: CancelReason::Caller }, &[]).await;
+    }
+    peer.call(3, SUPERVISOR_ID, "version", &Value::Null).await;
+    let ends = [peer.next().await.unwrap(), peer.next().await.unwrap()].map(|(kind, id, _)| (kind, id));
+    assert_eq!(ends, [(Kind::Cancelled, 1), (Kind::Ok, 3)]);
+}
+
+#[tokio::test]
+async fn an_agent_without_streams_is_not_sent_one() {
+    let mut peer = Peer::connect();
+    peer.send(Kind::Hello, 0, &hello(&[]), &[]).await;
+    assert_eq!(peer.next().await.unwrap().0, Kind::Welcome);
+    peer.call(1, SUPERVISOR_ID, "events", &Value::Null).await;
+    assert_eq!(peer.error(1).await.code, ErrorCode::StreamingNotSupported);
+    peer.call(3, SUPERVISOR_ID, "version", &Value::Null).await;
+    let (kind, id, _) = peer.next().await.unwrap();
+    assert_eq!((kind, id), (Kind::Ok, 3));
+}
+
+#[tokio::test]
+async fn calls_beyond_the_limit_are_turned_away_and_nothing_else() {
+    let mut peer = Peer::greeted().await;
+    let last = 2 * u64::from(CALLS_MAX) + 1;
+    for id in (1..=last).step_by(2) {
+        peer.call(id, SUPERVISOR_ID, "events", &Value::Null).await;
+    }
+    let mut opened = 0;
+    loop {
+        let (kind, id, content) = peer.next().await.unwrap();
+        match kind {
+            Kind::StreamOpen => opened += 1,
+            Kind::Err => {
+                assert_eq!(id, last);
+                assert_eq!(rmp_serde::from_slice::<ErrorBody>(&content).unwrap().code, ErrorCode::Overloaded);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(opened <= CALLS_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_reads_nothing_is_not_read_from_and_then_cut_off() {
+    let mut peer = Peer::greeted().await;
+    let mut ping = Vec::new();
+    encode(&mut ping, Kind::Ping, Flags::NONE, 1, &Ping { health: false }, &[]);
+    let pings = ping.repeat(1 << 12);
+    let before = tokio::time::Instant::now();
+    let mut sent = 0;
+    // Backpressure stops us long before this; then only the clock moves on, until the daemon closes the connection.
+    while peer.stream.write_all(&pings).await.is_ok() {
+        sent += pings.len();
+        assert!(sent < 4 * BACKPRESSURE_BYTES, "what is not read is bounded");
+    }
+    assert!(before.elapsed() >= STALLED && before.elapsed() < 3 * STALLED, "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_reads_slowly_is_left_alone() {
+    let mut peer = Peer::greeted().await;
+    let mut ping = Vec::new();
+    encode(&mut ping, Kind::Ping, Flags::NONE, 1, &Ping { health: false }, &[]);
+    // Far more answers than the socket takes, so that something waits all the time. The kernel lets us write again only when
+    // most of its buffer was read, so the slowest reader that can be told from none takes some kilobytes a second.
+    const PINGS: usize = 40_000;
+    let (mut reading, mut writing) = peer.stream.into_split();
+    let writer = tokio::spawn(async move {
+        writing.write_all(&ping.repeat(PINGS)).await.unwrap();
+        writing
+    });
+    let started = tokio::time::Instant::now();
+    let mut pongs = 0;
+    let mut bytes = vec![0; 64 << 10];
+    while pongs < PINGS {
+        tokio::time::sleep(STALLED / 4).await;
+        let count = reading.read(&mut bytes).await.unwrap();
+        assert_ne!(count, 0, "cut off after {:?} and {pongs} answers", started.elapsed());
+        peer.decoder.push(&bytes[..count]);
+        while let Some(frame) = peer.decoder.next_frame().unwrap() {
+            assert_eq!(frame.kind().unwrap(), Some(Kind::Pong));
+            pongs += 1;
+        }
+    }
+    assert!(started.elapsed() > 2 * STALLED, "it took long enough to show something");
+    drop(writer.await.unwrap());
+}

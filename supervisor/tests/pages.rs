@@ -1,0 +1,226 @@
+//! The pages about plugin.json and the configuration say what the daemon does: every field, bound, default and flag.
+
+#![expect(clippy::unwrap_used, reason = "a test that finds something unexpected is to fail")]
+
+use std::collections::BTreeSet;
+
+use palisaded::config::{Config, Overrides};
+use palisaded::model::manifest::Manifest;
+use serde_json::{Value, json};
+
+const MANIFEST_PAGE: &str = include_str!("../../docs/manifest.md");
+const CONFIGURATION_PAGE: &str = include_str!("../../docs/configuration.md");
+const MANIFEST_CODE: &str = include_str!("../src/model/manifest.rs");
+const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
+
+/// The cells of the table beneath a heading row that begins so.
+fn rows(page: &'static str, heading: &str) -> Vec<Vec<&'static str>> {
+    let table = page.lines().skip_while(|line| !line.starts_with(heading)).skip(2);
+    let rows = table.take_while(|line| line.starts_with('|'));
+    let rows: Vec<Vec<_>> = rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect();
+    assert!(!rows.is_empty(), "there is a table that begins with {heading}");
+    rows
+}
+
+fn unquoted(cell: &str) -> &str {
+    cell.split('`').nth(1).unwrap_or_else(|| panic!("{cell:?} has a name in backticks"))
+}
+
+fn minimal() -> Value {
+    json!({"id": "some", "name": "Some", "version": "1.0.0", "entry_point": "some"})
+}
+
+/// The minimal manifest, with that field.
+fn with(path: &str, value: Value) -> Value {
+    let mut manifest = minimal();
+    let mut place = &mut manifest;
+    for part in path.split('.') {
+        let part = match part {
+            "NAME" => "some_name",
+            "ID" => "other",
+            part => part,
+        };
+        place = &mut place[part];
+    }
+    *place = value;
+    // These two are checked against each other as well.
+    if path.starts_with("restart.backoff_") {
+        let other = if path.ends_with("_max_ms") { ("backoff_initial_ms", 1) } else { ("backoff_max_ms", 3_600_000) };
+        manifest["restart"][other.0] = json!(other.1);
+    }
+    manifest
+}
+
+/// Whether it is accepted, and without a warning.
+fn takes(manifest: &Value) -> bool {
+    match Manifest::parse(manifest.to_string().as_bytes()) {
+        Ok((_, warnings)) => {
+            assert_eq!(warnings, [], "{manifest}");
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+#[test]
+fn the_bounds_of_plugin_json_are_the_ones_on_the_page() {
+    assert!(takes(&minimal()));
+    for row in rows(MANIFEST_PAGE, "| Field |") {
+        let [field, value, default] = row[..] else { panic!("{row:?}") };
+        let path = unquoted(field);
+        let check = |given: Value, fits: bool| {
+            assert_eq!(takes(&with(path, given.clone())), fits, "{path}: {given} fits: {fits}; the page says {value}");
+        };
+        if let Some((kind, bounds)) = value.split_once(" from ") {
+            let (least, most) = bounds.split_once(" to ").unwrap();
+            let whole = kind == "whole number";
+            assert!(whole || matches!(kind, "seconds" | "number"), "{kind}");
+            let number = |text: &str| -> Value {
+                text.parse::<u64>().map(Value::from).unwrap_or_else(|_| json!(text.parse::<f64>().unwrap()))
+            };
+            check(number(least), true);
+            check(number(most), true);
+            let (least, most): (f64, f64) = (least.parse().unwrap(), most.parse().unwrap());
+            if whole {
+                check(json!(most as u64 + 1), false);
+                check(json!(most / 2.0 + 0.25), false);
+                check(json!(least as i64 - 1), false);
+            } else {
+                check(json!(most * 1.001), false);
+                check(json!(if least == 0.0 { -0.001 } else { least / 2.0 }), false);
+            }
+        } else if let Some(bytes) = value.split_once("at most ").map(|(_, bound)| bound.strip_suffix(" bytes").unwrap())
+        {
+            let bytes: usize = bytes.parse().unwrap();
+            check(json!("x".repeat(bytes)), true);
+            check(json!("x".repeat(bytes + 1)), false);
+            check(json!("a\nb"), !value.starts_with("one line"));
+        } else if value.contains('`') {
+            for choice in value.split('`').skip(1).step_by(2) {
+                check(choice.parse::<bool>().map_or(json!(choice), Value::from), true);
+            }
+            if value.ends_with("an object") {
+                check(json!({}), true);
+            }
+            check(json!("something else"), false);
+        } else {
+            let (good, bad) = match value {
+                "plugin id" => ("file-search", "File_Search"),
+                "SemVer version" => ("2.0.0-rc.1", "2.0"),
+                "path in the package" => ("bin/tool", "../tool"),
+                "version specifier" => (">=1.2, <2", "newest"),
+                other => panic!("{path}: the test does not know how to check {other:?}"),
+            };
+            check(json!(good), true);
+            check(json!(bad), false);
+        }
+        if default == "required" {
+            let mut without = minimal();
+            without.as_object_mut().unwrap().remove(path).unwrap();
+            assert!(!takes(&without), "{path} is required");
+        } else if default != "none" {
+            let text = default.trim_matches('`');
+            let explicit = serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+            let mut plain = minimal();
+            if let Some((actions, _)) = path.split_once(".NAME.") {
+                plain[actions]["some_name"] = json!({});
+            }
+            let mut given = plain.clone();
+            let mut place = &mut given;
+            for part in path.split('.') {
+                place = &mut place[if part == "NAME" { "some_name" } else { part }];
+            }
+            *place = explicit;
+            let parse = |manifest: &Value| Manifest::parse(manifest.to_string().as_bytes()).unwrap().0;
+            assert_eq!(parse(&given), parse(&plain), "{path} is {default} unless given");
+        }
+    }
+}
+
+#[test]
+fn every_field_of_plugin_json_is_on_the_page() {
+    let page: BTreeSet<&str> =
+        rows(MANIFEST_PAGE, "| Field |").iter().flat_map(|row| unquoted(row[0]).split('.')).collect();
+    let mut found = 0;
+    for reader in
+        [".text(", ".text_if_any(", ".parsed(", ".number(", ".seconds(", ".choice(", ".boolean(", ".share(", ".table("]
+    {
+        for (at, _) in MANIFEST_CODE.match_indices(reader) {
+            let after = MANIFEST_CODE[at + reader.len()..].trim_start();
+            let Some(name) = after.strip_prefix('"').and_then(|rest| rest.split_once('"')).map(|(name, _)| name) else {
+                continue;
+            };
+            assert!(page.contains(name), "`{name}` is read and not on the page");
+            found += 1;
+        }
+    }
+    assert!(found >= 30, "the fields are found in the code: {found}");
+}
+
+#[test]
+fn the_examples_of_plugin_json_are_valid() {
+    let blocks: Vec<&str> =
+        MANIFEST_PAGE.split("```json\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let (_, warnings) = Manifest::parse(block.as_bytes()).unwrap();
+        assert_eq!(warnings, []);
+    }
+}
+
+#[test]
+fn every_key_of_the_configuration_is_on_the_page() {
+    let fields = |name: &str| -> Vec<&str> {
+        let body = CONFIGURATION_CODE.split_once(&format!("struct {name} {{")).unwrap().1.split_once("\n}").unwrap().0;
+        let lines = body.lines().map(str::trim).filter(|line| !line.starts_with(['#', '/']));
+        lines.filter_map(|line| line.split_once(": ")).map(|(name, _)| name.trim_start_matches("pub ")).collect()
+    };
+    let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
+    assert!(code.remove("plugins"));
+    code.extend(fields("PluginConfig").into_iter().map(|field| format!("plugins.ID.{field}")));
+    let page: BTreeSet<String> =
+        rows(CONFIGURATION_PAGE, "| Key |").iter().map(|row| unquoted(row[0]).to_owned()).collect();
+    assert_eq!(page, code);
+}
+
+#[test]
+fn every_flag_is_on_the_page() {
+    let output = help();
+    let flags = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| c.is_whitespace() || matches!(c, '`' | ',' | '|'));
+        words.filter(|word| word.starts_with("--") && word.len() > 3).map(str::to_owned).collect()
+    };
+    let table: String = rows(CONFIGURATION_PAGE, "| Flag |").iter().map(|row| format!("{} ", row[0])).collect();
+    // Of the help only where an option is named, not where it is explained.
+    let named: String =
+        output.lines().filter(|line| line.trim_start().starts_with('-')).flat_map(|line| [line, " "]).collect();
+    assert_eq!(flags(&table), flags(&named), "{output}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test is not the daemon")]
+fn help() -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_palisaded")).arg("--help").output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The commented example, with its comments and without.
+#[test]
+fn the_example_configuration_is_valid() {
+    let example = include_str!("../../config/palisade.toml");
+    // A key that is commented out is one word after the mark; everything else is prose.
+    let keys = example.lines().map(|line| match line.strip_prefix("# ") {
+        Some(line) if line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => {
+            line
+        }
+        _ => "",
+    });
+    let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 7);
+    let folder = tempfile::tempdir().unwrap();
+    for text in [example, &filled] {
+        let path = folder.path().join("palisade.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Overrides { config: Some(path), ..Overrides::default() }, 0).unwrap();
+    }
+}

@@ -1,0 +1,79 @@
+//! The plugin that the benchmark calls: an ordinary one, made with the SDK, that takes its id from its environment so that a
+//! thousand of it can be installed.
+#![forbid(unsafe_code)]
+
+use std::sync::OnceLock;
+
+use palisade_sdk::{Action, Bytes, Call, Error, Exit, Plugin, Raw, Result};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Most that is asked for at once.
+const BYTES_MAX: usize = 64 << 20;
+
+/// What a stream is sent in.
+const PIECE_BYTES: usize = 128 << 10;
+
+fn main() -> Exit {
+    let id = std::env::var("BENCH_ID").unwrap_or_else(|_| "bench".into());
+    Plugin::new(id, "0.1.0")
+        .concurrency(256)
+        .with(Action::new("echo", "Returns its parameters as they came.").idempotent().handler(echo))
+        .action("blob", "Returns that many bytes as one value.", blob)
+        .with(Action::new("pour", "Sends that many bytes as a stream.").output_bytes().handler(pour))
+        .with(Action::new("drink", "Takes a stream of bytes and touches them.").input_bytes().handler(drink))
+        .run()
+}
+
+async fn echo(_call: Call, params: Raw) -> Result<Raw> {
+    Ok(params)
+}
+
+/// How much is wanted.
+#[derive(Deserialize, JsonSchema)]
+struct Size {
+    /// In bytes.
+    bytes: usize,
+}
+
+impl Size {
+    fn checked(&self) -> Result<usize> {
+        if self.bytes > BYTES_MAX {
+            return Err(Error::invalid_params(format!("bytes: at most {BYTES_MAX}")));
+        }
+        Ok(self.bytes)
+    }
+}
+
+/// The same value is sent again and again, as the floor's child does: what is measured is its way, not its making.
+async fn blob(_call: Call, size: Size) -> Result<Raw> {
+    static VALUE: OnceLock<Bytes> = OnceLock::new();
+    let bytes = size.checked()?;
+    let value = VALUE.get_or_init(|| {
+        let length = u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes();
+        [&[0xc6][..], &length, &vec![1; bytes]].concat().into()
+    });
+    Raw::from_bytes(value.clone())
+}
+
+async fn pour(call: Call, size: Size) -> Result<()> {
+    static PIECE: OnceLock<Bytes> = OnceLock::new();
+    let piece = PIECE.get_or_init(|| vec![1; PIECE_BYTES].into());
+    let mut output = call.output_bytes()?;
+    let mut left = size.checked()?;
+    while left > 0 {
+        let step = left.min(piece.len());
+        output.send(piece.slice(..step)).await?;
+        left -= step;
+    }
+    Ok(())
+}
+
+async fn drink(call: Call, (): ()) -> Result<u8> {
+    let mut input = call.input_bytes()?;
+    let mut sum = 0;
+    while let Some(bytes) = input.next().await? {
+        sum ^= bytes.iter().step_by(64).fold(0, |sum, byte| sum ^ byte);
+    }
+    Ok(sum)
+}
