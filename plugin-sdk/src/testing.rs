@@ -17,7 +17,7 @@
 //! The frames are the real ones, through the SDK's real connection; only the pipes are in memory. Tokio's paused time
 //! works: a deadline of an hour passes at once. Whatever is waited for is waited for 60 seconds at most (see
 //! [`TestHostBuilder::patience`]), so that a plugin that hangs fails its test; with paused time that, too, takes no
-//! time.
+//! time. (Paused time stands still while a blocking handler runs; a test of one that may hang does without.)
 //!
 //! Dropping a [`TestHost`] ends its plugin without asking. A test that wants to see an orderly end calls
 //! [`TestHost::stop`].

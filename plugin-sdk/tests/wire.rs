@@ -11,6 +11,9 @@ use palisade_sdk::{Action, Exit, Plugin, Raw};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 
+/// How long the plugin has to say something; with paused time, none of it passes unless nothing can happen any more.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// A supervisor that writes what it is told to.
 struct Bare {
     to_plugin: Option<DuplexStream>,
@@ -96,7 +99,8 @@ impl Bare {
                 return (kind, frame.header.id, message);
             }
             let mut bytes = [0; 4096];
-            let read = self.from_plugin.read(&mut bytes).await.unwrap();
+            let read = tokio::time::timeout(PATIENCE, self.from_plugin.read(&mut bytes));
+            let read = read.await.expect("the plugin says something").unwrap();
             assert!(read > 0, "the plugin ended");
             self.decoder.push(&bytes[..read]);
         }

@@ -156,8 +156,10 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
     file.take(CONFIG_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
-    let mut file: ConfigFile = toml::from_str(&text)
-        .map_err(|error| ConfigError::Wrong { path: path.to_owned(), detail: error.to_string().trim_end().to_owned() })?;
+    let mut file: ConfigFile = toml::from_str(&text).map_err(|error| ConfigError::Wrong {
+        path: path.to_owned(),
+        detail: error.to_string().trim_end().to_owned(),
+    })?;
     let base = path.parent().unwrap_or(Path::new(""));
     let paths = file.plugin_directories.iter_mut().flatten();
     let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];

@@ -15,7 +15,7 @@ use std::time::{Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
@@ -120,11 +120,11 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
 
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
     let tasks = build(&service, store, plugin_host, started.0).await?;
+    let (leave, leaving) = watch::channel(false);
     let agents = tokio::spawn({
         let service = service.clone();
         async move {
-            unix::serve(&listener, service).await;
-            listener
+            unix::serve(&listener, service, leaving).await;
         }
     });
     tracing::info!(socket = %service.config.socket.display(), "ready");
@@ -151,24 +151,14 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
             service.kill_plugins().await;
         }
     }
-    // The agents' tasks have the last answers in hand; give them the moment that writing takes.
-    agents_leave(agents).await;
+    // The connections have the last answers in hand, and say goodbye.
+    let _ = leave.send(true);
+    let abort = agents.abort_handle();
+    if tokio::time::timeout(LAST_ANSWERS, agents).await.is_err() {
+        abort.abort();
+    }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Lets the connections write what waits, then ends them.
-async fn agents_leave(agents: tokio::task::JoinHandle<unix::Listener>) {
-    let abort = agents.abort_handle();
-    let quiet = async {
-        // Everything that was queued is written in the polls that are due now.
-        for _ in 0..16 {
-            tokio::task::yield_now().await;
-        }
-    };
-    let _ = tokio::time::timeout(LAST_ANSWERS, quiet).await;
-    abort.abort();
-    let _ = agents.await;
 }
 
 /// Finds the plugins, copies them into the store, and brings them to life.
@@ -248,8 +238,7 @@ fn own_folder(what: &'static str, path: &Path) -> Result<(), DaemonError> {
 }
 
 fn lock(state: &Path) -> Result<File, DaemonError> {
-    let problem =
-        |problem: String| DaemonError::Folder { what: "state directory", path: state.to_owned(), problem };
+    let problem = |problem: String| DaemonError::Folder { what: "state directory", path: state.to_owned(), problem };
     let file = fs::OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -66,8 +66,10 @@ pub fn report(host: &Host, config: &Config, rejected: &[Rejected]) -> Report {
         ),
         ability("cgroup", &host.cgroup, Outcome::Warn, "plugins are born in a cgroup of their own"),
     ];
-    let missing: Vec<_> =
-        ["memory", "pids", "cpu"].into_iter().filter(|name| !host.controllers.iter().any(|there| there == name)).collect();
+    let missing: Vec<_> = ["memory", "pids", "cpu"]
+        .into_iter()
+        .filter(|name| !host.controllers.iter().any(|there| there == name))
+        .collect();
     if host.cgroup.is_yes() {
         checks.push(match missing.as_slice() {
             [] => Check {

@@ -50,10 +50,6 @@ pub enum EventKind {
     GenerationFailed,
     /// A plugin was restarted too often, and stays down until it is reset.
     Quarantined,
-    /// A call was still unanswered when its grace ended.
-    GraceMissed,
-    /// A plugin said more than its budget of log lines.
-    LogsDropped,
     /// The daemon takes calls.
     DaemonStarted,
     /// The daemon begins to shut down.

@@ -93,9 +93,13 @@ pub fn discover(directories: &[PathBuf]) -> Result<Discovery, DirectoryError> {
         for entry in fs::read_dir(directory).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             if folders.len() == PACKAGES_MAX {
-                return Err(problem(format!("has more than {PACKAGES_MAX} entries"), "name a folder that holds plugins alone"));
+                return Err(problem(
+                    format!("has more than {PACKAGES_MAX} entries"),
+                    "name a folder that holds plugins alone",
+                ));
             }
-            if path.join("plugin.json").exists() {
+            // Anything but a file is no manifest, and reading a pipe would wait for ever.
+            if path.join("plugin.json").is_file() {
                 folders.push(path);
             }
         }
@@ -112,7 +116,8 @@ impl Discovery {
         match read(folder) {
             Ok(found) => {
                 let (id, version) = (&found.manifest.id, &found.manifest.version);
-                let earlier = self.found.iter().find(|other| (&other.manifest.id, &other.manifest.version) == (id, version));
+                let earlier =
+                    self.found.iter().find(|other| (&other.manifest.id, &other.manifest.version) == (id, version));
                 if let Some(earlier) = earlier {
                     let reason = format!("{id} {version} is shadowed by {}, which comes first", earlier.path.display());
                     self.reject(folder, reason);

@@ -270,6 +270,14 @@ class Call:
             self.changed.wait_for(lambda: happened() or self.reason is not None or self.failure is not None)
         self.check()
 
+    def until_cancelled(self):
+        """Waits for the cancellation and says why it came. The call goes on: what was done by then may be answered all the same."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.reason is not None or self.failure is not None)
+            reason, self.reason = self.reason, None
+        self.check()
+        return reason
+
     def progress(self, percentage, message, **details):
         write(PROGRESS, self.id, {"percentage": percentage, "message": message, "details": details})
 
@@ -534,11 +542,11 @@ def sum_items(call, _params):
     return {"count": count, "sum": total}
 
 
-@action("first", "Reads one item of its input, and wants no more.", input="items")
+@action("first", "Reads one item of its input, wants no more, and answers when it is cancelled.", input="items")
 def first(call, _params):
     for item in call.items_in():
         call.refuse_input()
-        return {"first": item}
+        return {"first": item, "reason": call.until_cancelled()}
     raise Failure("invalid_params", "the input is empty")
 
 
@@ -557,14 +565,10 @@ def invert(call, _params):
 @action("wait", "Says that it waits, and waits until it is cancelled.", endless=True)
 def wait(call, params):
     call.progress(0, "waiting")
-    try:
-        call.wait_until(lambda: False)
-    except Stopped as stopped:
-        if params.get("answer") is not True:
-            raise
-        # Work that was done when the cancellation came may be answered all the same.
-        call.reason = None
-        return {"reason": str(stopped)}
+    reason = call.until_cancelled()
+    if params.get("answer") is True:
+        return {"reason": reason}
+    raise Stopped(reason)
 
 
 @action("until-pinged", "Computes until `count` pings were answered meanwhile.", parameters=COUNT)

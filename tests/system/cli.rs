@@ -4,9 +4,11 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use palisade_protocol::ErrorCode;
 use palisade_tests::command::{built, command};
 use palisade_tests::daemon::Daemon;
 use palisade_tests::package::{Entry, Package};
+use serde_json::{Value, json};
 
 use crate::support::{daemon_with, expect_text, hostile};
 
@@ -68,18 +70,25 @@ fn names_that_do_not_exist() {
 fn parameters_that_are_wrong() {
     let daemon = Daemon::with([Package::echo(), Package::new("calculator", Entry::File(built("calculator")))]);
     let socket = daemon.socket();
-    let call = |arguments: &[&str]| palisade(&socket, &[&["call", "calculator", "evaluate"], arguments].concat());
-    let five = call(&["expression=sqrt(16) + sin(pi/2)"]);
+    let evaluate = |arguments: &[&'static str]| [&["call", "calculator", "evaluate"], arguments].concat();
+    let five = palisade(&socket, &evaluate(&["expression=sqrt(16) + sin(pi/2)"]));
     assert_eq!((five.status, five.stdout.as_str(), five.stderr.as_str()), (Some(0), "5\n", ""));
-    refused(&call(&[]), 4, &["invalid_params", "expression"]);
-    refused(&call(&["expresion=1"]), 4, &["expresion", "expression"]);
-    refused(&call(&["--params", r#"{"expression": 7}"#]), 4, &["invalid_params", "expression"]);
-    refused(&call(&["--params", "{not json"]), 4, &["JSON"]);
+    for (arguments, sentences) in [
+        (&[][..], &["expression", "hint: "][..]),
+        (&["expresion=1"], &["expresion", "expression"]),
+        (&["--params", r#"{"expression": 7}"#], &["expression", "string"]),
+        (&["--params", "{not json"], &["--params is not JSON", "line 1, column 2"]),
+    ] {
+        fails(&socket, &evaluate(arguments), ErrorCode::InvalidParams, sentences);
+    }
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let file = folder.path().join("params.json");
     std::fs::write(&file, "{\n  \"expression\": 1,,\n}\n").expect("the folder is ours");
-    refused(&call(&["--params", &format!("@{}", file.display())]), 4, &["params.json", "2"]);
-    refused(&call(&["--params", "@/nonexistent/params.json"]), 4, &["/nonexistent/params.json"]);
+    let missing = palisade(&socket, &evaluate(&["--params", "@/nonexistent/params.json"]));
+    refused(&missing, 2, &["/nonexistent/params.json", "No such file"]);
+    let at_file = format!("@{}", file.display());
+    let arguments = ["call", "calculator", "evaluate", "--params", &at_file];
+    fails(&socket, &arguments, ErrorCode::InvalidParams, &["params.json", "line 2"]);
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -87,42 +96,54 @@ fn parameters_that_are_wrong() {
 fn actions_that_fail() {
     let daemon = daemon_with(hostile("tame"));
     let socket = daemon.socket();
-    let call = |arguments: &[&str]| palisade(&socket, &[&["call", "hostile"], arguments].concat());
-    refused(&call(&["fail"]), 1, &["execution_failed", "on purpose"]);
-    refused(&call(&["abort"]), 7, &["crashed", "killed by SIGABRT"]);
-    refused(&call(&["len-4g"]), 7, &["protocol_violation"]);
-    refused(&call(&["wait", "--timeout", "100ms"]), 6, &["timeout"]);
-    refused(&call(&["minimal-error"]), 3, &["resource_not_found", "no such page"]);
-    // The client does not trust a payload either.
-    for row in ["bad-payload", "deep-payload"] {
-        let ran = call(&[row]);
-        refused(&ran, 7, &["protocol_violation"]);
+    for (row, code, sentences) in [
+        ("fail", ErrorCode::ExecutionFailed, &["on purpose"][..]),
+        ("abort", ErrorCode::Crashed, &["killed by SIGABRT", "hint: "]),
+        ("len-4g", ErrorCode::ProtocolViolation, &["a frame of 4294967295 bytes was announced", "hint: "]),
+        ("minimal-error", ErrorCode::ResourceNotFound, &["no such page"]),
+        // The client does not trust a payload either.
+        ("bad-payload", ErrorCode::ProtocolViolation, &["0xc1"]),
+        ("deep-payload", ErrorCode::ProtocolViolation, &["nesting deeper than 128"]),
+    ] {
+        fails(&socket, &["call", "hostile", row], code, sentences);
     }
+    let late = ["call", "hostile", "wait", "--timeout", "100ms"];
+    fails(&socket, &late, ErrorCode::Timeout, &["no answer within", "--timeout"]);
     let stopped = palisade(&socket, &["stop", "hostile"]);
     assert_eq!(
         (stopped.status, stopped.stdout.as_str(), stopped.stderr.as_str()),
         (Some(0), "", ""),
         "silent on success"
     );
-    refused(&call(&["echo"]), 8, &["unavailable", "palisade start hostile"]);
+    fails(&socket, &["call", "hostile", "echo"], ErrorCode::Unavailable, &["palisade start hostile"]);
     daemon.stop_and_expect_no_orphans();
 }
 
 #[test]
 fn plugins_that_do_not_start() {
-    for (entry, mode, sentences) in [
-        (Entry::Missing, 0o755, &["main"][..]),
-        (Entry::Bytes(b"#!/bin/sh\nexit 0\n".to_vec()), 0o644, &["executable"]),
-        (Entry::Bytes(b"#!/bin/sh\nexit 0\n".to_vec()), 0o755, &["exited with code 0"]),
-        (Entry::Bytes(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xb7\0\x01\0\0\0".to_vec()), 0o755, &["machine"]),
+    let broken = |id: &str, entry: Entry, mode: u32| Package::new(id, entry).mode(mode).with("restart", json!("never"));
+    let script = || Entry::Bytes(b"#!/bin/sh\nexit 0\n".to_vec());
+    let foreign = Entry::Bytes(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xb7\0\x01\0\0\0".to_vec());
+    let daemon = Daemon::with([
+        Package::echo(),
+        broken("missing", Entry::Missing, 0o755),
+        broken("not-executable", script(), 0o644),
+        broken("foreign", foreign, 0o755),
+        broken("exits", script(), 0o755),
+    ]);
+    let socket = daemon.socket();
+    for (id, sentences) in [
+        ("missing", &["the entry point main is not in the package", "entry_point", "hint: "][..]),
+        ("not-executable", &["main", "executable", "chmod"]),
+        ("foreign", &["main", "machine"]),
+        ("exits", &["exited with code 0 before it said hello", "hint: "]),
     ] {
-        let daemon =
-            Daemon::with([Package::echo(), Package::new("broken", entry).mode(mode).with("restart", "never".into())]);
-        let ran = palisade(&daemon.socket(), &["call", "broken", "echo"]);
-        assert!(matches!(ran.status, Some(4 | 8)), "{:?} {}", ran.status, ran.stderr);
-        refused(&ran, ran.status.unwrap_or_default(), sentences);
-        daemon.stop_and_expect_no_orphans();
+        let ran = palisade(&socket, &["call", id, "echo"]);
+        let code =
+            if ran.status == Some(4) { ErrorCode::ConfigurationInvalid } else { ErrorCode::InitializationFailed };
+        fails(&socket, &["call", id, "echo"], code, sentences);
     }
+    daemon.stop_and_expect_no_orphans();
 }
 
 #[test]
@@ -172,7 +193,7 @@ fn the_everyday_commands() {
         assert_eq!(run(&[operation, "hostile"]), "", "{operation} is silent");
     }
     expect_text(&run(&["status", "hostile"]), "stopped");
-    let status: serde_json::Value = serde_json::from_str(&run(&["--json", "status", "hostile"])).expect("it is JSON");
+    let status: Value = serde_json::from_str(&run(&["--json", "status", "hostile"])).expect("it is JSON");
     assert_eq!(status["state"], "stopped");
     expect_text(&run(&["info", "echo"]), "0.1.0");
     run(&["logs"]);

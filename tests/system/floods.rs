@@ -25,10 +25,11 @@ fn log_lines(daemon: &Daemon, lines: u32) -> Vec<Value> {
 
 /// A flood that ends: the call is answered, and the log says what was dropped.
 fn flood(row: &str) -> Daemon {
-    let daemon = daemon_with(
-        hostile("tame")
-            .with("limits", json!({"call_timeout_seconds": 60, "start_timeout_seconds": 10, "stop_grace_seconds": 1})),
-    );
+    // A flood blocks the plugin's only thread, so its watchdog has to be patient.
+    let patient = hostile("tame")
+        .with("limits", json!({"call_timeout_seconds": 300, "stop_grace_seconds": 1}))
+        .with("watchdog", json!({"interval_seconds": 300, "timeout_seconds": 300}));
+    let daemon = daemon_with(patient);
     let neighbour = daemon.neighbour();
     let outcome = daemon.agent().call("hostile", row, &json!(null));
     assert!(outcome.is_ok(), "{outcome:?}");

@@ -240,8 +240,10 @@ fn an_input_of_items() {
         // The plugin takes no more; until that is known here, what is sent is skipped.
         while input.send(&item).await.is_ok() {}
         assert!(matches!(input.send(1).await, Err(InputError::Closed)));
+        // The call itself goes on, until it is told.
+        running.cancel();
         let result = running.result::<Value>().await.expect("it has one item");
-        assert!(result == json!({"first": item}));
+        assert!(result == json!({"first": item, "reason": "caller"}));
 
         let running = start("sum").await;
         let mut input = running.input(StreamKind::Items).expect("streams are agreed");

@@ -68,7 +68,7 @@ kinds! {
     Drain = 0x07,
     /// All is finished.
     Drained = 0x08,
-    /// A plugin needs longer for starting or draining.
+    /// A plugin needs longer for starting.
     Extend = 0x09,
     /// One structured log line.
     Log = 0x0a,

@@ -208,7 +208,7 @@ pub struct Drain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Drained {}
 
-/// A plugin needs longer for starting or draining, counted from now.
+/// A plugin needs longer for starting, counted from now.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Extend {
     /// How much longer, in milliseconds.

@@ -5,15 +5,24 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use palisade_protocol::{
     Call, Decoder, Drain, Empty, Flags, Kind, Limits, PluginWelcome, Ready, StreamCredit, StreamKind, StreamOpen,
     Welcome, encode,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
-/// The plugin, and its ends of the pipes; killed if a test fails, so that nothing is left behind.
+/// How long a test may take before its plugin is killed, which ends every read with it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The plugin, and its ends of the pipes; killed if a test fails or hangs, so that nothing is left behind.
 struct Echo {
     child: Child,
+    /// Ends the watch when it is dropped.
+    watch: Option<(Sender<()>, JoinHandle<()>)>,
     input: Option<File>,
     output: File,
     decoder: Decoder,
@@ -21,6 +30,7 @@ struct Echo {
 
 impl Drop for Echo {
     fn drop(&mut self) {
+        self.stop_watch();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -44,7 +54,15 @@ impl Echo {
             .unwrap();
         let input = Some(File::from(OwnedFd::from(child.stdin.take().unwrap())));
         let output = File::from(OwnedFd::from(child.stdout.take().unwrap()));
-        let mut echo = Self { child, input, output, decoder: Decoder::default() };
+        // The child is reaped only after the watch has ended, so the number cannot have become another's.
+        let pid = Pid::from_child(&child);
+        let (sender, receiver) = channel();
+        let watch = std::thread::spawn(move || {
+            if receiver.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
+        let mut echo = Self { child, watch: Some((sender, watch)), input, output, decoder: Decoder::default() };
         assert_eq!(echo.next(|kind, _, _| kind), Kind::Hello);
         let plugin = PluginWelcome {
             id: "echo".into(),
@@ -102,9 +120,25 @@ impl Echo {
         self.next(|came, body, with| assert_eq!((came, with), (kind, payload), "{body:02x?}"));
     }
 
+    /// Waits for the plugin's end, and returns its exit status.
+    fn status(mut self) -> i32 {
+        // Its end of the pipe closes with it; what it still says is of no interest.
+        let mut rest = Vec::new();
+        self.output.read_to_end(&mut rest).unwrap();
+        self.stop_watch();
+        self.child.wait().unwrap().code().unwrap()
+    }
+
     fn end(mut self) -> i32 {
         self.input = None;
-        self.child.wait().unwrap().code().unwrap()
+        self.status()
+    }
+
+    fn stop_watch(&mut self) {
+        if let Some((sender, watch)) = self.watch.take() {
+            drop(sender);
+            let _ = watch.join();
+        }
     }
 }
 
@@ -176,11 +210,10 @@ fn a_termination_ends_it_within_a_call() {
     let mut echo = Echo::start();
     echo.call(2, "slow", &[0x81, 0xa2, b'm', b's', 0xce, 0x7f, 0, 0, 0]);
     echo.expect(Kind::Progress, &[]);
-    let pid = rustix::process::Pid::from_child(&echo.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&echo.child), Signal::TERM).unwrap();
     echo.next(|kind, _, _| assert_eq!(kind, Kind::Log));
     echo.expect(Kind::Cancelled, &[]);
-    assert_eq!(echo.child.wait().unwrap().code(), Some(0));
+    assert_eq!(echo.status(), 0);
 }
 
 #[test]
@@ -188,7 +221,7 @@ fn garbage_ends_it_with_the_status_for_that() {
     let mut echo = Echo::start();
     echo.input.as_mut().unwrap().write_all(&[0xff; 64]).unwrap();
     echo.expect(Kind::Refuse, &[]);
-    assert_eq!(echo.child.wait().unwrap().code(), Some(76));
+    assert_eq!(echo.status(), 76);
 }
 
 #[test]

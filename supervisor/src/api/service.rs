@@ -69,7 +69,12 @@ pub const ACTIONS: &[Row] = &[
     ("list", "All plugins, and packages that cannot be used.", &[], false),
     ("status", "The daemon's status, or that of one plugin.", &[PLUGIN_OPTIONAL, VERSION], false),
     ("info", "What a plugin is, what it can do, and what confines it.", &[PLUGIN, VERSION], false),
-    ("describe", "A plugin's actions; starts it if they are not known yet.", &[PLUGIN, VERSION, ("action", "string", false)], false),
+    (
+        "describe",
+        "A plugin's actions; starts it if they are not known yet.",
+        &[PLUGIN, VERSION, ("action", "string", false)],
+        false,
+    ),
     ("start", "Starts a plugin and keeps it running.", &[PLUGIN, VERSION], false),
     ("stop", "Stops a plugin until it is started again.", &[PLUGIN, VERSION, ("force", "boolean", false)], false),
     ("restart", "Replaces the process of a plugin.", &[PLUGIN, VERSION], false),
@@ -142,7 +147,8 @@ struct EventsParams {
 impl Service {
     fn registry(&self) -> Result<&Registry, ErrorBody> {
         self.registry.get().ok_or_else(|| {
-            ErrorBody::new(ErrorCode::Unavailable, "the daemon is still looking for its plugins").with_retry_after_ms(200)
+            ErrorBody::new(ErrorCode::Unavailable, "the daemon is still looking for its plugins")
+                .with_retry_after_ms(200)
         })
     }
 
@@ -243,7 +249,8 @@ impl Service {
                 Ok(json!({}))
             }
             other => {
-                let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("{SUPERVISOR_ID} has no operation {other:?}"));
+                let error =
+                    ErrorBody::new(ErrorCode::ActionNotFound, format!("{SUPERVISOR_ID} has no operation {other:?}"));
                 let names = ACTIONS.iter().map(|row| row.0);
                 Err(match crate::plugin::actions::nearest(other, names) {
                     Some(near) => error.with_hint(format!("did you mean {near:?}?")),

@@ -26,7 +26,7 @@ use palisade_protocol::{
 use rustix::fs::{FlockOperation, Mode};
 use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Sleep;
 
@@ -140,13 +140,15 @@ pub fn listen(path: &Path, allowed_uids: &[u32]) -> Result<Listener, ListenError
     Ok(Listener { listener: bound.map_err(system("made"))?, path: path.to_owned(), _lock: lock })
 }
 
-/// Serves agents until the task is aborted; their connections end with it.
+/// Serves agents until it is told to leave; then each connection writes what it can at once, and ends.
 ///
-/// Cancel safe in that sense.
-pub async fn serve(listener: &Listener, service: Arc<Service>) {
+/// When it is dropped before, the connections end without a word.
+pub async fn serve(listener: &Listener, service: Arc<Service>, mut leaving: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
+            // An error means that nobody is left who could say so.
+            _ = leaving.changed() => break,
             accepted = listener.listener.accept() => accepted,
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended
@@ -160,7 +162,7 @@ pub async fn serve(listener: &Listener, service: Arc<Service>) {
         match accepted {
             Ok((stream, _)) => {
                 let room = connections.len() < AGENTS_MAX;
-                connections.spawn(receive(stream, service.clone(), room));
+                connections.spawn(receive(stream, service.clone(), room, leaving.clone()));
             }
             Err(error) => {
                 // Out of descriptors, most likely; trying again at once would only spin.
@@ -169,10 +171,11 @@ pub async fn serve(listener: &Listener, service: Arc<Service>) {
             }
         }
     }
+    while connections.join_next().await.is_some() {}
 }
 
 /// One connection, from its first moment to its last.
-async fn receive(mut stream: UnixStream, service: Arc<Service>, room: bool) {
+async fn receive(mut stream: UnixStream, service: Arc<Service>, room: bool, leaving: watch::Receiver<bool>) {
     let allowed = match stream.peer_cred() {
         Ok(peer) => {
             let uid = peer.uid();
@@ -196,7 +199,7 @@ async fn receive(mut stream: UnixStream, service: Arc<Service>, room: bool) {
         Err(ErrorBody::new(ErrorCode::Overloaded, message).with_retry_after_ms(1_000))
     };
     match allowed {
-        Ok(uid) => Agent::new(stream, service, uid).run().await,
+        Ok(uid) => Agent::new(stream, service, uid).run(leaving).await,
         Err(error) => {
             tracing::info!(%error, "an agent was refused");
             let mut outbox = Outbox::default();
@@ -447,20 +450,30 @@ impl Agent {
         }
     }
 
-    async fn run(mut self) {
-        let end = loop {
-            let filled = match poll_fn(|cx| self.poll(cx)).await {
-                Ok(filled) => filled,
-                Err(end) => break end,
-            };
-            if filled == Filled::End {
-                break End::Gone;
-            }
-            if let Err(end) = self.take(filled) {
-                break end;
-            }
+    async fn run(mut self, mut leaving: watch::Receiver<bool>) {
+        let end = tokio::select! {
+            biased;
+            end = self.work() => end,
+            // An error means that nobody is left who could say so.
+            _ = leaving.changed() => End::Condemned("the daemon stops"),
         };
         self.end(end).await;
+    }
+
+    /// Takes in what comes, until there is a reason to end.
+    async fn work(&mut self) -> End {
+        loop {
+            let filled = match poll_fn(|cx| self.poll(cx)).await {
+                Ok(filled) => filled,
+                Err(end) => return end,
+            };
+            if filled == Filled::End {
+                return End::Gone;
+            }
+            if let Err(end) = self.take(filled) {
+                return end;
+            }
+        }
     }
 
     /// Writes what waits, and reads what has come.
@@ -682,7 +695,7 @@ impl Agent {
     }
 
     fn call(&mut self, id: u64, flags: Flags, head: &CallBody<'_>, params: Params) -> Result<(), End> {
-        if id % 2 == 0 || id <= self.last_id {
+        if id.is_multiple_of(2) || id <= self.last_id {
             let last = self.last_id;
             return Err(End::Violation(format!(
                 "a call under id {id}; it has to be odd and above the last one, {last}"

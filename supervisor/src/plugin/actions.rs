@@ -12,7 +12,7 @@ use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, ValueLimits, check_val
 use serde_json::Value;
 
 use crate::model::ids::ActionName;
-use crate::model::manifest::Manifest;
+use crate::model::manifest::{Manifest, TIME_MAX};
 
 /// Most actions of one plugin.
 pub const ACTIONS_MAX: usize = 1024;
@@ -72,10 +72,11 @@ impl Action {
         rmp_serde::from_slice(&self.info).unwrap_or_default()
     }
 
-    /// Its own limit for a call.
+    /// Its own limit for a call. One that has no end of its own has none to be held to but the longest there is.
     #[must_use]
-    pub fn timeout(&self) -> Option<Duration> {
-        self.timeout_ms.map(Duration::from_millis)
+    pub fn limit(&self) -> Option<Duration> {
+        let stated = self.timeout_ms.map(|limit| Duration::from_millis(limit).min(TIME_MAX));
+        stated.or(self.endless.then_some(TIME_MAX))
     }
 }
 

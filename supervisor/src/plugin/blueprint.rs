@@ -11,7 +11,7 @@ use palisade_protocol::{Guarantee, GuaranteeState};
 use crate::model::generation::LaunchFailure;
 use crate::model::ids::Generation;
 use crate::model::manifest::Manifest;
-use crate::process::{Child, Launch, LauncherImage, Limit, Resource, Spec, SpawnError, UserMap, spawn};
+use crate::process::{Child, Launch, LauncherImage, Limit, Resource, SpawnError, Spec, UserMap, spawn};
 use crate::sandbox::cgroup::Tree;
 use crate::store::{EntryPoint, Program, Snapshot};
 
@@ -149,10 +149,7 @@ impl Blueprint {
         let resources = &self.manifest.limits.resources;
         let both = |resource, value| Limit { resource, soft: Some(value), hard: Some(value) };
         let (_, most) = descriptor_limit();
-        vec![
-            both(Resource::Descriptors, resources.open_files.unwrap_or(OPEN_FILES).min(most)),
-            both(Resource::Core, 0),
-        ]
+        vec![both(Resource::Descriptors, resources.open_files.unwrap_or(OPEN_FILES).min(most)), both(Resource::Core, 0)]
     }
 }
 

@@ -955,8 +955,5 @@ fn with_hint(error: &ErrorBody) -> String {
 /// Whether another attempt at the same step would fail the same way.
 fn is_lasting(failure: &crate::process::Failure) -> bool {
     use crate::process::Step;
-    match failure.step {
-        Step::Exec => true,
-        _ => false,
-    }
+    matches!(failure.step, Step::Exec)
 }

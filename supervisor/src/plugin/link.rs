@@ -263,7 +263,7 @@ impl Link {
             Err(error) => return call.fail(&error),
         };
         let params = call.params.bytes();
-        if call.more && !self.continues || !self.continues && params.len() >= FRAME_BYTES_MAX as usize {
+        if !self.continues && (call.more || params.len() >= FRAME_BYTES_MAX as usize) {
             let message = format!("{} takes no parameters larger than one frame", self.plugin);
             return call.fail(&ErrorBody::new(ErrorCode::InvalidParams, message));
         }
@@ -278,7 +278,7 @@ impl Link {
         {
             return call.fail(&error);
         }
-        call.limit(action.timeout(), self.plugin_limit);
+        call.limit(action.limit(), self.plugin_limit);
         let (idempotent, endless) = (action.idempotent, action.endless);
         self.last_id += 2;
         let id = self.last_id;
@@ -627,7 +627,7 @@ impl Link {
 
     /// The plugin begins an exchange of its own.
     fn asked(&mut self, id: u64) -> Result<(), Violation> {
-        if id % 2 == 0 || id <= self.last_foreign_id {
+        if id.is_multiple_of(2) || id <= self.last_foreign_id {
             let last = self.last_foreign_id;
             return Err(format!(
                 "an exchange of its own under id {id}; it has to be odd and above the last one, {last}"
@@ -650,7 +650,7 @@ impl Link {
     fn answering(&mut self, kind: Kind, id: u64) -> Result<Option<&mut InFlight>, Violation> {
         match self.calls.get_mut(&id) {
             Some(flight) => Ok(Some(flight)),
-            None if id % 2 == 0 && id > 0 && id <= self.last_id => {
+            None if id.is_multiple_of(2) && id > 0 && id <= self.last_id => {
                 Err(format!("a {} frame for call {id}, which has ended", kind.name()))
             }
             None => Err(format!("a {} frame for call {id}, which was never made", kind.name())),

@@ -107,8 +107,7 @@ impl Hub {
     }
 
     /// Takes a line within the plugin's budget. Returns how many were dropped before it, when that is to be said now.
-    pub fn push(&self, line: Line) -> Option<u64> {
-        let now = Instant::now();
+    pub fn push(&self, line: Line, now: Instant) -> Option<u64> {
         let mut all = self.kept();
         let kept = all.entry(line.plugin.clone()).or_insert_with(|| Kept {
             lines: VecDeque::new(),
@@ -172,7 +171,14 @@ pub struct Voice {
 
 impl Voice {
     /// One line.
-    pub fn say(&self, stream: Source, level: Level, message: &str, fields: Option<serde_json::Value>, call: Option<u64>) {
+    pub fn say(
+        &self,
+        stream: Source,
+        level: Level,
+        message: &str,
+        fields: Option<serde_json::Value>,
+        call: Option<u64>,
+    ) {
         let line = Line {
             time_unix_ms: unix_ms(SystemTime::now()),
             plugin: self.plugin.clone(),
@@ -184,10 +190,12 @@ impl Voice {
             call,
         };
         match level {
-            Level::Error => tracing::debug!(plugin = %self.plugin, generation = %self.generation, ?stream, "{}", line.message),
+            Level::Error => {
+                tracing::debug!(plugin = %self.plugin, generation = %self.generation, ?stream, "{}", line.message)
+            }
             _ => tracing::trace!(plugin = %self.plugin, generation = %self.generation, ?stream, "{}", line.message),
         }
-        if let Some(dropped) = self.hub.push(line) {
+        if let Some(dropped) = self.hub.push(line, Instant::now()) {
             let message = format!("{dropped} lines were dropped: more than {LINES_PER_SECOND} a second");
             tracing::warn!(plugin = %self.plugin, generation = %self.generation, dropped, "log lines dropped");
             self.say(Source::Supervisor, Level::Warn, &message, None, None);
@@ -311,13 +319,26 @@ mod tests {
 
     #[test]
     fn a_flood_is_counted_and_the_count_is_said() {
-        let voice =
-            Voice { hub: Hub::default(), plugin: PluginId::parse("echo").unwrap(), generation: Generation(1) };
-        for _ in 0..10_000 {
-            voice.say(Source::Stdout, Level::Info, "x", None, None);
-        }
-        assert!(voice.hub.last(None, 10_000).len() <= KEPT_LINES_MAX);
-        let dropped = voice.hub.kept()[&voice.plugin].dropped;
-        assert!((9_000..10_000).contains(&dropped), "{dropped}");
+        let hub = Hub::default();
+        let line = || Line {
+            time_unix_ms: 0,
+            plugin: PluginId::parse("echo").unwrap(),
+            generation: Generation(1),
+            stream: Source::Stdout,
+            level: Level::Info,
+            message: "x".to_owned(),
+            fields: None,
+            call: None,
+        };
+        let now = Instant::now();
+        assert!((0..10_000).all(|_| hub.push(line(), now).is_none()));
+        assert_eq!(hub.last(None, 10_000).len(), KEPT_LINES_MAX);
+        let later = now + Duration::from_millis(10);
+        assert_eq!(
+            hub.push(line(), later),
+            Some(10_000 - BURST as u64),
+            "said with the next line that there is room for"
+        );
+        assert_eq!(hub.push(line(), now + Duration::from_secs(1)), None);
     }
 }

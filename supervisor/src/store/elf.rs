@@ -59,7 +59,10 @@ impl Program {
             243 => "RISC-V",
             _ => "an unknown one",
         };
-        Err(format!("was built for another machine: for {name} (ELF machine {machine}), and this host is {}", MACHINE.1))
+        Err(format!(
+            "was built for another machine: for {name} (ELF machine {machine}), and this host is {}",
+            MACHINE.1
+        ))
     }
 }
 

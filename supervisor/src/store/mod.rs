@@ -142,8 +142,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Write`] when the folders cannot be made.
     pub fn open(root: PathBuf) -> Result<Self, StoreError> {
-        let store =
-            Self { root, staged: AtomicU64::new(0), remembered: Mutex::default(), verified: Mutex::default() };
+        let store = Self { root, staged: AtomicU64::new(0), remembered: Mutex::default(), verified: Mutex::default() };
         for folder in [store.files(), store.snapshots(), store.staging()] {
             if folder == store.staging() {
                 remove_tree(&folder)?;
@@ -228,7 +227,8 @@ impl Store {
             }
             let relative = relative.join(&name);
             let path = source.join(&relative);
-            let metadata = fs::symlink_metadata(&path).map_err(|source| StoreError::Read { path: path.clone(), source })?;
+            let metadata =
+                fs::symlink_metadata(&path).map_err(|source| StoreError::Read { path: path.clone(), source })?;
             if metadata.is_dir() {
                 entries.push(Entry { relative: relative.clone(), what: What::Folder });
                 self.walk(source, &relative, depth + 1, entries, bytes)?;
@@ -372,12 +372,15 @@ impl Snapshot {
             }
             _ => format!("the entry point {relative} cannot be opened: {error}"),
         })?;
-        let metadata = file.metadata().map_err(|error| format!("the entry point {relative} cannot be read: {error}"))?;
+        let metadata =
+            file.metadata().map_err(|error| format!("the entry point {relative} cannot be read: {error}"))?;
         if !metadata.is_file() {
             return Err(format!("the entry point {relative} is a folder, not a program"));
         }
         if metadata.permissions().mode() & 0o111 == 0 {
-            return Err(format!("the entry point {relative} is not executable; run `chmod +x {relative}` in the package"));
+            return Err(format!(
+                "the entry point {relative} is not executable; run `chmod +x {relative}` in the package"
+            ));
         }
         let program = Program::read(&mut file).map_err(|reason| format!("the entry point {relative} {reason}"))?;
         Ok(EntryPoint { file: file.into(), path, program })
@@ -508,7 +511,8 @@ mod tests {
     #[test]
     fn a_snapshot_is_read_only_and_outlives_changes_of_its_source() {
         let (_folder, store) = store();
-        let source = package(&[("plugin.json", "{}", 0o644), ("bin/run", "#!/bin/sh\n", 0o755), (".git/x", "no", 0o644)]);
+        let source =
+            package(&[("plugin.json", "{}", 0o644), ("bin/run", "#!/bin/sh\n", 0o755), (".git/x", "no", 0o644)]);
         let snapshot = store.stage(source.path()).unwrap();
         fs::write(source.path().join("bin/run"), "changed").unwrap();
         assert_eq!(fs::read_to_string(snapshot.path.join("bin/run")).unwrap(), "#!/bin/sh\n");
@@ -555,7 +559,10 @@ mod tests {
         let source = package(&[("a", "x", 0o644)]);
         std::os::unix::fs::symlink("/etc/passwd", source.path().join("link")).unwrap();
         let error = store.stage(source.path()).unwrap_err();
-        assert!(matches!(&error, StoreError::Unusual { path, what: "a symbolic link" } if path.ends_with("link")), "{error}");
+        assert!(
+            matches!(&error, StoreError::Unusual { path, what: "a symbolic link" } if path.ends_with("link")),
+            "{error}"
+        );
     }
 
     #[test]
@@ -568,7 +575,8 @@ mod tests {
             header.resize(64, 0);
             header
         };
-        let source = package(&[("plain", "text", 0o755), ("closed", "#!/bin/sh\n", 0o644), ("script", "#!/bin/sh -e\n", 0o755)]);
+        let source =
+            package(&[("plain", "text", 0o755), ("closed", "#!/bin/sh\n", 0o644), ("script", "#!/bin/sh -e\n", 0o755)]);
         fs::write(source.path().join("arm"), elf(183)).unwrap();
         fs::set_permissions(source.path().join("arm"), fs::Permissions::from_mode(0o755)).unwrap();
         let snapshot = store.stage(source.path()).unwrap();

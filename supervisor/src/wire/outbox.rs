@@ -106,7 +106,14 @@ impl Outbox {
     }
 
     /// Puts a message in the bulk lane, behind the data that it must not overtake.
-    pub fn bulk_message<M: Serialize>(&mut self, kind: Kind, flags: Flags, id: u64, message: &M, payload: &[u8]) -> Ticket {
+    pub fn bulk_message<M: Serialize>(
+        &mut self,
+        kind: Kind,
+        flags: Flags,
+        id: u64,
+        message: &M,
+        payload: &[u8],
+    ) -> Ticket {
         let mut bytes = Vec::new();
         encode(&mut bytes, kind, flags, id, message, payload);
         self.push(Chunk::Bytes(bytes))

@@ -193,7 +193,8 @@ mod tests {
     #[tokio::test]
     async fn frames_of_every_size_come_out_whole_however_they_are_cut() {
         let mut bytes = Vec::new();
-        let sizes = [0, 1, 100, LARGE_FRAME_BYTES - 2, LARGE_FRAME_BYTES - 1, LARGE_FRAME_BYTES, 131_072, 131_072, 900_000, 3];
+        let sizes =
+            [0, 1, 100, LARGE_FRAME_BYTES - 2, LARGE_FRAME_BYTES - 1, LARGE_FRAME_BYTES, 131_072, 131_072, 900_000, 3];
         for (id, size) in sizes.iter().enumerate() {
             encode(&mut bytes, Kind::StreamData, Flags::NONE, id as u64, &Empty {}, &vec![7; *size]);
         }

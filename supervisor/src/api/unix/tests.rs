@@ -60,7 +60,11 @@ fn hello(features: &[&str]) -> Hello {
 impl Peer {
     fn connect() -> Self {
         let (near, far) = UnixStream::pair().unwrap();
-        tokio::spawn(receive(far, service(), true));
+        let (stays, leaving) = watch::channel(false);
+        tokio::spawn(async move {
+            receive(far, service(), true, leaving).await;
+            drop(stays);
+        });
         Self { stream: near, decoder: Decoder::default() }
     }
 

@@ -5,9 +5,12 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::plugin::inbox::{Outlet, inbox};
 
+/// A frame: the caller's id, kind, flags, content, and whether it was the last.
+type Told = (u64, Kind, Flags, Vec<u8>, Ends);
+
 /// Keeps what the caller is told.
 #[derive(Debug, Default)]
-pub(crate) struct Heard(Mutex<Vec<(u64, Kind, Flags, Vec<u8>, Ends)>>);
+pub(crate) struct Heard(Mutex<Vec<Told>>);
 
 impl Heard {
     /// The kinds so far, and whether each was the last of its call.
