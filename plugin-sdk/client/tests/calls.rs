@@ -140,12 +140,8 @@ async fn no_more_calls_are_under_way_than_the_supervisor_allows() {
         .collect();
     let mut under_way = vec![agent.expect(Kind::Call).await, agent.expect(Kind::Call).await];
     for _ in 0..3 {
-        // All that the tasks have to do is done after so many turns; a third call sent too early would be here then.
-        for _ in 0..200 {
-            tokio::task::yield_now().await;
-        }
-        let none = tokio::time::timeout(Duration::ZERO, agent.try_next()).await;
-        assert!(none.is_err(), "{none:?}");
+        // A third call sent too early would be here.
+        assert_eq!(unless_quiet(&mut agent).await, None);
         let done = under_way.remove(0);
         agent.send(Kind::Ok, done.id, &nothing(), &done.payload).await;
         under_way.push(agent.expect(Kind::Call).await);
@@ -176,6 +172,49 @@ async fn a_cancelled_call_keeps_its_place_until_it_is_answered() {
     let got = agent.expect(Kind::Call).await;
     agent.ok(got.id, &2).await;
     assert_eq!(within(second).await.unwrap(), Ok(2));
+}
+
+/// The next frame, if there is one once all tasks have done what they can, which takes them far fewer turns than these.
+async fn unless_quiet(agent: &mut fake::Agent) -> Option<fake::Got> {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::timeout(Duration::ZERO, agent.next()).await.ok()
+}
+
+#[tokio::test]
+async fn a_sender_without_credit_waits_for_more() {
+    let fake = Fake::new();
+    let limits = Limits { credit_bytes: 100_000, ..Limits::default() };
+    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
+    let client = client.unwrap();
+    let sent = Raw::encode(&"x".repeat(400_000)).unwrap();
+    let call = tokio::spawn({
+        let (client, sent) = (client.clone(), sent.clone());
+        async move { client.call::<u8>("echo", "echo", &sent).await }
+    });
+    let call_frame = agent.expect(Kind::Call).await;
+    let mut received = call_frame.payload.len();
+    let mut granted = 100_000;
+    loop {
+        let mut more = true;
+        let mut used = 0;
+        while let Some(piece) = unless_quiet(&mut agent).await {
+            assert_eq!(piece.kind, Kind::Continue);
+            received += piece.payload.len();
+            used += piece.payload.len() + 1;
+            more = piece.more;
+        }
+        assert!(0 < used && used <= granted, "{used} of {granted}");
+        if !more {
+            break;
+        }
+        granted = used;
+        credit(&mut agent, call_frame.id, used as u32).await;
+    }
+    assert_eq!(received, sent.bytes().len());
+    agent.ok(call_frame.id, &7).await;
+    assert_eq!(within(call).await.unwrap(), Ok(7));
 }
 
 /// Sends a payload as the result of a call, in pieces under credit; what was spent of it before is taken into account.

@@ -89,6 +89,8 @@ struct InFlight {
     in_bulk: bool,
     /// Whether the plugin may be sent nothing more of a stream: it has aborted it.
     input_refused: bool,
+    /// Whether the caller has said that it wants no more of the output stream, which then need not be ended.
+    output_refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,6 +319,7 @@ impl Link {
                 credit: u64::from(CREDIT_BYTES),
                 in_bulk: large,
                 input_refused: false,
+                output_refused: false,
             },
         );
         if begun.followed {
@@ -356,6 +359,11 @@ impl Link {
                     return;
                 }
                 Follow::Small(kind, flags, content) => {
+                    if kind == Kind::StreamAbort
+                        && let Ok(StreamAbort { by: StreamSide::Receiver, .. }) = rmp_serde::from_slice(&content)
+                    {
+                        flight.output_refused = true;
+                    }
                     let lane = if in_order { Lane::Bulk } else { Lane::Small };
                     self.outbox.content(lane, kind, flags, id, &content);
                     flight.in_bulk |= lane == Lane::Bulk;
@@ -723,7 +731,7 @@ impl InFlight {
             return Err(format!("a {} frame in the middle of a result that continues", kind.name()));
         }
         let ends = match kind {
-            Kind::Ok if self.output == Stream::Open => {
+            Kind::Ok if self.output == Stream::Open && !self.output_refused => {
                 return Err("an Ok frame while its output stream is open".to_owned());
             }
             Kind::Ok | Kind::Continue => {

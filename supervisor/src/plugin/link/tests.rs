@@ -458,6 +458,20 @@ fn a_stream_can_be_aborted_from_both_sides() {
 }
 
 #[test]
+fn a_stream_that_its_reader_refused_need_not_be_ended() {
+    let mut bench = Bench::all();
+    let (call, heard) = bench.call("echo");
+    bench.hear(Kind::StreamOpen, Flags::NONE, 2, &open(), &[]).unwrap();
+    assert!(bench.ok(2).unwrap_err().contains("while its output stream is open"));
+    let error = ErrorBody::new(ErrorCode::Cancelled, "enough");
+    let refuse = super::super::call::body(&StreamAbort { by: StreamSide::Receiver, error });
+    call.follow(Follow::Small(Kind::StreamAbort, Flags::NONE, refuse.into())).unwrap();
+    bench.link.poke(2, bench.now);
+    bench.ok(2).unwrap();
+    assert_eq!(heard.kinds().last(), Some(&(Kind::Ok, Ends::Yes)));
+}
+
+#[test]
 fn draining_cancels_what_has_no_end_of_its_own() {
     let mut bench = Bench::all();
     bench.call("echo");
