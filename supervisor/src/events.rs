@@ -2,6 +2,7 @@
 //!
 //! A bus of bounded length: a subscriber that is too slow is told how many events it missed, and nobody waits for it.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use crate::model::ids::{Generation, PluginId};
 use crate::model::status::PluginState;
 
 /// How many events a subscriber may be behind before it misses some.
-const BEHIND_MAX: usize = 1024;
+const BEHIND_MAX: usize = 256;
 
 /// One event.
 #[derive(Debug, Clone, Serialize)]
@@ -81,7 +82,7 @@ pub fn unix_ms(time: SystemTime) -> u64 {
 
 /// Where events are published and subscribed to. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Bus(broadcast::Sender<Event>);
+pub struct Bus(broadcast::Sender<Arc<Event>>);
 
 impl Default for Bus {
     fn default() -> Self {
@@ -93,12 +94,12 @@ impl Bus {
     /// Tells everybody who listens.
     pub fn publish(&self, event: Event) {
         // An error means that nobody listens.
-        let _ = self.0.send(event);
+        let _ = self.0.send(Arc::new(event));
     }
 
     /// All events from now on.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
         self.0.subscribe()
     }
 }

@@ -482,12 +482,13 @@ fn descend() {
     }
 }
 
-/// A gigabyte on stderr, in lines.
+/// A gigabyte on stderr in lines, or as much as it is told.
 fn log_flood() {
+    let mebibytes = std::env::var("HOSTILE_FLOOD_MIB").ok().and_then(|text| text.parse::<usize>().ok()).unwrap_or(1024);
     let line = [&[b'f'; 1023][..], b"\n"].concat();
     let block = line.repeat(64);
     let mut stderr = std::io::stderr().lock();
-    for _ in 0..(1 << 30) / block.len() {
+    for _ in 0..(mebibytes << 20) / block.len() {
         let _ = stderr.write_all(&block);
     }
 }

@@ -582,11 +582,12 @@ def until_pinged(call, params):
     return {"pings": count}
 
 
-@action("until-drained", "Finishes once the plugin is told to drain.")
+@action("until-drained", "Says that the plugin was told to drain, and finishes with the next item of its input.", input="items")
 def until_drained(call, _params):
     call.progress(0, "waiting for the drain")
     call.wait_until(drain.begun.is_set)
-    return "finished while draining"
+    call.progress(50, "draining")
+    return {"while draining": next(call.items_in())}
 
 
 def letters(count, first=0):

@@ -103,6 +103,8 @@ pub struct Agent {
     decoder: Decoder,
     stash: VecDeque<Received>,
     next_id: u64,
+    /// For how long an answer is waited for before the test fails.
+    pub patience: Duration,
     /// What the daemon said in its welcome.
     pub limits: Limits,
     /// The features both may use.
@@ -122,6 +124,7 @@ impl Agent {
             decoder: Decoder::default(),
             stash: VecDeque::new(),
             next_id: 1,
+            patience: BOUND,
             limits: Limits::default(),
             features: Vec::new(),
         })
@@ -288,7 +291,7 @@ impl Agent {
         if let Some(position) = self.stash.iter().position(|frame| frame.id == id) {
             return self.stash.remove(position).expect("it is there");
         }
-        let until = Instant::now() + BOUND;
+        let until = Instant::now() + self.patience;
         loop {
             match self.next_from_socket(until.saturating_duration_since(Instant::now())).expect("the socket works") {
                 Next::Frame(frame) if frame.id == id => return frame,
@@ -297,7 +300,7 @@ impl Agent {
                 }
                 Next::Frame(frame) => self.stash.push_back(frame),
                 Next::End => panic!("the daemon closed the connection while call {id} was awaited"),
-                Next::Silence => panic!("nothing came for call {id} within {BOUND:?}"),
+                Next::Silence => panic!("nothing came for call {id} within {:?}", self.patience),
             }
         }
     }

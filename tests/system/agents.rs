@@ -153,7 +153,7 @@ fn an_agent_that_does_not_read() {
     // Until the daemon stops reading from it, or two gigabytes: whichever comes first.
     for _ in 0..30_000 {
         let id = deaf.new_id();
-        let call = Call { action: "echo", plugin: Some("echo"), ..Call::default() };
+        let call = Call { action: "echo", plugin: Some("hostile"), ..Call::default() };
         if deaf.send(Kind::Call, Flags::NONE, id, &call, &parameters).is_err() {
             break;
         }

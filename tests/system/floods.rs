@@ -5,7 +5,7 @@ use palisade_tests::daemon::Daemon;
 use palisade_tests::process;
 use serde_json::{Value, json};
 
-use crate::support::{daemon_with, error, expect_echo, hostile};
+use crate::support::{daemon_with, error, expect_echo, full, hostile};
 
 /// However much a plugin says, the daemon takes no more than this.
 const DAEMON_KIB_MAX: u64 = 64 << 10;
@@ -28,7 +28,8 @@ fn flood(row: &str) -> Daemon {
     // A flood blocks the plugin's only thread, so its watchdog has to be patient.
     let patient = hostile("tame")
         .with("limits", json!({"call_timeout_seconds": 300, "stop_grace_seconds": 1}))
-        .with("watchdog", json!({"interval_seconds": 300, "timeout_seconds": 300}));
+        .with("watchdog", json!({"interval_seconds": 300, "timeout_seconds": 300}))
+        .environment("HOSTILE_FLOOD_MIB", if full() { "1024" } else { "64" });
     let daemon = daemon_with(patient);
     let neighbour = daemon.neighbour();
     let outcome = daemon.agent().call("hostile", row, &json!(null));

@@ -403,10 +403,22 @@ async fn expect_goodbye(client: &Client, generation: u64) {
 fn drain_and_the_end_of_the_input() {
     with_plugin(async |client| {
         let running = client.request(PLUGIN, "until-drained").start().await.expect("it starts");
-        running.progress().next().await.expect("it says that it waits");
+        let mut progress = running.progress();
+        let mut input = running.input(StreamKind::Items).expect("streams are agreed");
+        let mut expect_report = async |message| {
+            let report = progress.next().await.expect("the call runs");
+            assert_eq!(report.message.as_deref(), Some(message));
+        };
+        expect_report("waiting for the drain").await;
         let admin = client.admin();
-        let (result, stopped) = tokio::join!(running.result::<String>(), admin.change(Change::Stop, PLUGIN));
-        assert_eq!(result.expect("it finishes"), "finished while draining");
+        // A plugin that says `Drained` too early is not there any more when the item comes.
+        let finish = async {
+            expect_report("draining").await;
+            input.send("an item").await.expect("the input is open");
+            running.result::<Value>().await
+        };
+        let (result, stopped) = tokio::join!(finish, admin.change(Change::Stop, PLUGIN));
+        assert_eq!(result.expect("it finishes"), json!({"while draining": "an item"}));
         let stopped = stopped.expect("it can be stopped");
         assert_eq!((stopped.state.as_str(), stopped.last_failure), ("stopped", None));
         expect_goodbye(client, 1).await;

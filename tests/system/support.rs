@@ -5,6 +5,11 @@ use palisade_tests::daemon::Daemon;
 use palisade_tests::package::Package;
 use serde_json::{Value, json};
 
+/// Whether to take the time for what is shortened otherwise: `PALISADE_TEST_FULL=1`.
+pub(crate) fn full() -> bool {
+    std::env::var_os("PALISADE_TEST_FULL").is_some_and(|value| value == "1")
+}
+
 /// The hostile plugin with short times, so that no test waits long for what it provokes.
 pub(crate) fn hostile(mode: &str) -> Package {
     Package::hostile("hostile", mode)

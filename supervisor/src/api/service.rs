@@ -377,7 +377,7 @@ impl Service {
         loop {
             match live.recv().await {
                 Ok(event) if plugin.as_ref().is_none_or(|plugin| event.plugin.as_ref() == Some(plugin)) => {
-                    items.send(value(&event)?).await?;
+                    items.send(value(&*event)?).await?;
                 }
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(missed)) => {

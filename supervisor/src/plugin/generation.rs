@@ -48,6 +48,9 @@ const CONGESTED_BYTES: usize = 256 << 10;
 const PIPE_BYTES_BULK: usize = 1 << 20;
 const PIPE_BYTES: usize = 64 << 10;
 
+/// Most reads of what an ended process left in its pipe: as much as the largest pipe holds, in the smallest steps.
+const LAST_READS_MAX: usize = 256;
+
 /// Most messages taken from the inbox at once.
 const BATCH: usize = 256;
 
@@ -376,13 +379,12 @@ impl Task {
         .await
     }
 
-    async fn act_on(&mut self, wake: Wake) {
-        // First what was read: it lies in a buffer that others use as soon as this task waits.
-        let now = Instant::now();
+    /// What was read. It lies in a buffer that others use as soon as this task waits, so it is looked at first.
+    async fn take_filled(&mut self, filled: std::io::Result<Filled>, now: Instant) {
         let mut news = Vec::new();
         let mut fault = None;
-        match wake.filled {
-            Some(Ok(Filled::End)) => {
+        match filled {
+            Ok(Filled::End) => {
                 self.close_output();
                 let event = if self.reader.is_mid_frame() {
                     Event::Violation { detail: "its output ended in the middle of a frame".to_owned() }
@@ -391,7 +393,7 @@ impl Task {
                 };
                 fault = Some(event);
             }
-            Some(Ok(filled)) => {
+            Ok(filled) => {
                 self.heard = Some(now);
                 let Self { reader, link, .. } = self;
                 let mut large = false;
@@ -415,11 +417,10 @@ impl Task {
                     self.widen();
                 }
             }
-            Some(Err(_)) => {
+            Err(_) => {
                 self.close_output();
                 fault = Some(Event::OutputClosed);
             }
-            None => {}
         }
         for new in news {
             self.take_news(new, now).await;
@@ -436,6 +437,31 @@ impl Task {
                 self.flush_once().await;
             }
             self.apply(event).await;
+        }
+    }
+
+    /// Reads what the process wrote before it ended, so that an answer is not lost and a frame cut off is seen to be.
+    async fn take_last_words(&mut self, now: Instant) {
+        for _ in 0..LAST_READS_MAX {
+            let Self { reader, child, .. } = self;
+            let Some(output) = child.as_mut().and_then(|child| child.output.as_mut()) else { return };
+            // Nobody writes any more, so what is not there now will not come.
+            let filled = poll_fn(|cx| {
+                Poll::Ready(match reader.poll_fill(cx, output) {
+                    Poll::Ready(filled) => Some(filled),
+                    Poll::Pending => None,
+                })
+            });
+            // Otherwise a busy task could be told to wait where there is something to read.
+            let Some(filled) = tokio::task::unconstrained(filled).await else { return };
+            self.take_filled(filled, now).await;
+        }
+    }
+
+    async fn act_on(&mut self, wake: Wake) {
+        let now = Instant::now();
+        if let Some(filled) = wake.filled {
+            self.take_filled(filled, now).await;
         }
         if wake.messages {
             let mut batch = std::mem::take(&mut self.batch);
@@ -466,6 +492,9 @@ impl Task {
             self.apply(Event::InputClosed).await;
         }
         if let Some(report) = wake.report {
+            if matches!(report, Report::Exited(_)) {
+                self.take_last_words(now).await;
+            }
             self.take_report(report).await;
         }
         if wake.timer {
@@ -535,49 +564,13 @@ impl Task {
                 let message = failure.message.clone();
                 Event::LaunchFailed(LaunchFailure { message, lasting: is_lasting(&failure) })
             }
-            Report::Exited(exited) => {
-                self.read_the_rest().await;
-                Event::Exited(exited.exit.into())
-            }
+            Report::Exited(exited) => Event::Exited(exited.exit.into()),
         };
         if !matches!(event, Event::Launched) {
             // Nothing further comes from it.
             self.child = None;
         }
         self.apply(event).await;
-    }
-
-    /// What a process wrote before it died lies in the pipe, and may be the answer that somebody waits for.
-    async fn read_the_rest(&mut self) {
-        let now = Instant::now();
-        // A launcher that was lost may have left somebody behind who goes on writing.
-        while now.elapsed() < logs::LAST_WORDS {
-            let Some(Held { output: Some(output), .. }) = &mut self.child else { return };
-            let reader = &mut self.reader;
-            // The other end is closed, so this never waits long; a descendant that was killed a moment ago is the exception.
-            let filled = tokio::time::timeout(logs::LAST_WORDS, poll_fn(|cx| reader.poll_fill(cx, output))).await;
-            let Ok(Ok(filled)) = filled else { return };
-            if filled == Filled::End {
-                return;
-            }
-            let link = &mut self.link;
-            let mut last = Vec::new();
-            let read = reader.frames(filled, |incoming| match link.heard(incoming, now) {
-                Ok(Some(news @ (News::Refused(_) | News::Log(_)))) => {
-                    last.push(news);
-                    ControlFlow::Continue(())
-                }
-                Ok(_) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            });
-            for news in last {
-                // Neither of these leads back here.
-                Box::pin(self.take_news(news, now)).await;
-            }
-            if !matches!(read, Ok(ControlFlow::Continue(()))) {
-                return;
-            }
-        }
     }
 
     async fn take_news(&mut self, news: News, now: Instant) {
