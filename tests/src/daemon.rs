@@ -53,6 +53,18 @@ pub struct DaemonOptions {
     environment: Vec<(String, String)>,
     folder: Option<tempfile::TempDir>,
     quiet: bool,
+    surroundings: Surroundings,
+}
+
+/// What a daemon finds itself in.
+#[derive(Debug, Default, Clone, Copy)]
+enum Surroundings {
+    #[default]
+    Ordinary,
+    /// It may open so many descriptors.
+    Descriptors(u32),
+    /// Its state lies on a disk of so many KiB, in a mount namespace of its own.
+    SmallDisk(u32),
 }
 
 impl DaemonOptions {
@@ -87,6 +99,20 @@ impl DaemonOptions {
     #[must_use]
     pub fn folder(mut self, folder: tempfile::TempDir) -> Self {
         self.folder = Some(folder);
+        self
+    }
+
+    /// With so few descriptors.
+    #[must_use]
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.surroundings = Surroundings::Descriptors(most);
+        self
+    }
+
+    /// With its state on a disk of so many KiB. Only for root, and not together with another user.
+    #[must_use]
+    pub fn small_disk(mut self, kib: u32) -> Self {
+        self.surroundings = Surroundings::SmallDisk(kib);
         self
     }
 
@@ -246,9 +272,28 @@ impl Daemon {
         for package in &options.packages {
             package.write(&plugins, &marker);
         }
-        let mut command = match user {
-            Some(uid) => as_user(uid, &built("palisaded")),
-            None => command(built("palisaded")),
+        let program = built("palisaded");
+        let mut command = match options.surroundings {
+            Surroundings::Ordinary => match user {
+                Some(uid) => as_user(uid, &program),
+                None => command(program),
+            },
+            Surroundings::Descriptors(most) => {
+                let mut limited = match user {
+                    Some(uid) => as_user(uid, Path::new("prlimit")),
+                    None => command("prlimit"),
+                };
+                limited.arg(format!("--nofile={most}:{most}")).arg(program);
+                limited
+            }
+            Surroundings::SmallDisk(kib) => {
+                fs::create_dir_all(folder.path().join("state")).expect("the folder is ours");
+                let mut apart = command("unshare");
+                let script = format!("mount -t tmpfs -o size={kib}k,mode=700 none \"$1\" && shift && exec \"$@\"");
+                apart.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
+                apart.arg(folder.path().join("state")).arg(program);
+                apart
+            }
         };
         let path = |name: &str| folder.path().join(name);
         command.arg("--state-dir").arg(path("state")).arg("--runtime-dir").arg(path("run"));
@@ -542,6 +587,7 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("--- log of the daemon ---\n{}---", self.log());
         }
+        self.remember();
         if matches!(self.process.try_wait(), Ok(None)) {
             let _ = self.process.kill();
             let _ = self.process.wait();
@@ -549,6 +595,13 @@ impl Drop for Daemon {
         // A test that failed may have found survivors; they carry this test's marker and nobody else's.
         for process in process::with_text(&self.marker) {
             let _ = kill(pid(process.pid), Signal::SIGKILL);
+        }
+        // A daemon that was killed leaves its cgroups to the next one on its folder, and there will be none. Leaves first; those
+        // that are gone or not empty yet are no concern of a test that has failed.
+        let mut cgroups: Vec<_> = self.cgroups.iter().collect();
+        cgroups.sort_by_key(|cgroup| std::cmp::Reverse(cgroup.components().count()));
+        for cgroup in cgroups {
+            let _ = fs::remove_dir(cgroup);
         }
     }
 }

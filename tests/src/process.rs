@@ -172,3 +172,43 @@ pub fn cgroup(pid: u32) -> Option<PathBuf> {
     })?;
     Some(PathBuf::from(mount).join(own.trim_start_matches('/')))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    /// What the proofs of the system tests rest on: a survivor is found by what stands in its environment, and one that has
+    /// ended is found neither while it is a zombie nor afterwards.
+    #[test]
+    fn a_survivor_is_found_until_it_ends() {
+        let marker = format!("survivor-of-{}", std::process::id());
+        let mut survivor = crate::command::command("sleep")
+            .arg("1000")
+            .env("TEST_MARKER", &marker)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("sleep is everywhere");
+        let found = crate::daemon::wait_for("the survivor", || with_text(&marker).first().copied());
+        assert_eq!(found.pid, survivor.id());
+        assert!(is_alive(found) && descendants(std::process::id()).contains(&found));
+        assert_eq!(parent(found.pid), Some(std::process::id()));
+        survivor.kill().expect("it is ours");
+        crate::daemon::wait_for("a zombie", || (state(found.pid) == Some('Z')).then_some(()));
+        assert!(!is_alive(found) && with_text(&marker).is_empty());
+        assert_eq!(zombies(std::process::id()), 1);
+        survivor.wait().expect("it is ours");
+        assert_eq!((state(found.pid), zombies(std::process::id())), (None, 0));
+    }
+
+    #[test]
+    fn this_process_has_memory_time_and_descriptors() {
+        let own = std::process::id();
+        let memory = memory(own).expect("it runs");
+        assert!(memory.private > 0 && memory.pss >= memory.private);
+        assert!(peak_kib(own).expect("it runs") >= memory.pss);
+        assert!(cpu_nanoseconds(own).expect("it runs") > 0);
+        assert!(descriptors(own).expect("it runs") >= 3 && threads(own).expect("it runs") >= 1);
+    }
+}

@@ -9,6 +9,7 @@ mod calls;
 mod chaos;
 mod cli;
 mod cycles;
+mod exhaustion;
 mod floods;
 mod life;
 mod python;

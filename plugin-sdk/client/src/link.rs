@@ -44,6 +44,9 @@ const PEEK_BYTES: usize = 1 << 10;
 /// A supervisor that listens but says nothing is given up after this.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// A handshake is read in pieces of this size; most are shorter.
+const HANDSHAKE_BYTES: usize = 1 << 10;
+
 /// How often connecting is tried while the supervisor's queue of connections is full, and the pause before the first repetition.
 const BUSY_ATTEMPTS: u32 = 8;
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
@@ -674,7 +677,8 @@ async fn shake_hands(stream: &mut UnixStream) -> Result<(Terms, Vec<u8>), CallEr
                 Some(kind) => Err(broke(&format_args!("it answered the handshake with {}", kind.name()))),
             };
         }
-        let count = match stream.read_buf(&mut (&mut bytes).limit(READ_BYTES)).await {
+        bytes.reserve(HANDSHAKE_BYTES);
+        let count = match stream.read_buf(&mut bytes).await {
             Ok(count) => count,
             Err(error) => return Err(lost(error.to_string())),
         };

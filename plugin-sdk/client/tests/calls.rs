@@ -307,23 +307,22 @@ async fn a_supervisor_that_forgets_the_deadline_is_not_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_shorter_timeout_is_not_held_up_by_a_longer_one() {
     let fake = Fake::new();
-    let (client, _agent) =
+    let (client, mut agent) =
         tokio::join!(Client::builder().path(fake.path()).grace(Duration::ZERO).connect(), fake.accept());
     let client = client.unwrap();
     let begun = tokio::time::Instant::now();
     let long = client.request("echo", "slow").timeout(Duration::from_secs(20)).call::<()>();
     let short = client.request("echo", "slow").timeout(Duration::from_secs(1)).call::<()>();
-    let order = async {
-        tokio::pin!(long, short);
-        tokio::select! {
-            biased;
-            _ = &mut long => panic!("the longer one ended first"),
-            result = &mut short => assert_eq!(result, Err(CallError::TimedOut { after: Duration::from_secs(1) })),
-        }
-        assert!(begun.elapsed() < Duration::from_secs(2));
-        assert_eq!(long.await, Err(CallError::TimedOut { after: Duration::from_secs(20) }));
-    };
-    order.await;
+    tokio::pin!(long);
+    tokio::select! {
+        biased;
+        _ = &mut long => panic!("nobody answered"),
+        // The longer one is under way, and waited for.
+        _ = agent.expect(Kind::Call) => {}
+    }
+    assert_eq!(short.await, Err(CallError::TimedOut { after: Duration::from_secs(1) }));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(long.await, Err(CallError::TimedOut { after: Duration::from_secs(20) }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -690,6 +689,21 @@ async fn dropping_what_runs_cancels_it_even_with_its_input_alive() {
     drop(running);
     assert_eq!(agent.expect(Kind::Cancel).await.id, call.id);
     assert_eq!(input.send(1).await, Err(InputError::Closed));
+}
+
+#[tokio::test]
+async fn cancelling_ends_an_input_that_waits_for_credit() {
+    let fake = Fake::new();
+    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
+    let client = client.unwrap();
+    let (running, call) =
+        tokio::join!(async { client.request("echo", "cat").start().await.unwrap() }, agent.expect(Kind::Call));
+    let mut input = running.input(StreamKind::Bytes).unwrap();
+    let write = tokio::spawn(async move { input.write(vec![0; 2 << 20]).await });
+    while unless_quiet(&mut agent).await.is_some() {}
+    running.canceller().cancel();
+    assert_eq!(within(write).await.unwrap(), Err(InputError::Closed));
+    assert_eq!(agent.expect(Kind::Cancel).await.id, call.id);
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use crate::measure::{Effort, Place, at, median, quantile};
 use crate::subject::Subject;
 use crate::table::{Row, Target};
 
-pub(crate) const NAMES: &[&str] = &["call_64B_p50", "call_64B_p99", "call_1KiB_p50", "call_cpu"];
+pub(crate) const NAMES: &[&str] =
+    &["call_64B_p50", "call_64B_p99", "call_1KiB_p50", "call_cpu", "call_64B_p50_codec", "call_cpu_codec"];
 
 /// What one end yields, a value per round.
 #[derive(Debug, Default)]
@@ -42,16 +43,20 @@ struct Frames {
 }
 
 pub(crate) fn run(effort: &Effort) -> anyhow::Result<Vec<Row>> {
-    let (floor, ours) = at(Place::OneCore, || {
+    let (floor, codec, ours) = at(Place::OneCore, || {
         let mut frames = Frames { small: echo_frame(&plugin_name(0), 64), large: echo_frame(&plugin_name(0), 1024) };
         let relay = Relay::start(Role::BytesRelay, 1)?;
         let mut to_relay = Line::new(relay.connect()?, 1)?;
         to_relay.choose_child(0)?;
+        // No target is set against this one; it shows what an event loop costs in any case.
+        let codec_relay = Relay::start(Role::CodecRelay, 1)?;
+        let mut to_codec = Line::new(codec_relay.connect()?, 1)?;
         let subject = if effort.floors_only { None } else { Some(Subject::start(1)?) };
         let mut to_daemon = subject.as_ref().map(Subject::line).transpose()?;
-        let (mut floor, mut ours) = (Rounds::default(), Rounds::default());
+        let (mut floor, mut codec, mut ours) = (Rounds::default(), Rounds::default(), Rounds::default());
         for _ in 0..effort.rounds {
             floor.take(&mut to_relay, relay.pid(), &mut frames, effort.calls)?;
+            codec.take(&mut to_codec, codec_relay.pid(), &mut frames, effort.calls)?;
             if let (Some(subject), Some((line, _))) = (&subject, &mut to_daemon) {
                 ours.take(line, subject.pid(), &mut frames, effort.calls)?;
             }
@@ -60,19 +65,22 @@ pub(crate) fn run(effort: &Effort) -> anyhow::Result<Vec<Row>> {
         if let Some(subject) = subject {
             subject.stop();
         }
-        Ok((floor, ours))
+        Ok((floor, codec, ours))
     })?;
-    let row = |name: &str, unit, of: fn(&Rounds) -> &Vec<f64>, target| Row {
+    let beside = |floor: &Rounds, name: &str, unit, of: fn(&Rounds) -> &Vec<f64>, target| Row {
         name: name.into(),
         value: median(of(&ours)),
         unit,
-        floor: Some(median(of(&floor))),
+        floor: Some(median(of(floor))),
         target,
     };
+    let row = |name, unit, of, target| beside(&floor, name, unit, of, target);
     Ok(vec![
         row("call_64B_p50", "µs", |rounds| &rounds.p50, Target::RatioAtMost(1.35)),
         row("call_64B_p99", "µs", |rounds| &rounds.p99, Target::RatioAtMost(2.0)),
         row("call_1KiB_p50", "µs", |rounds| &rounds.large_p50, Target::RatioAtMost(1.35)),
         row("call_cpu", "µs", |rounds| &rounds.cpu, Target::RatioAtMost(1.6)),
+        beside(&codec, "call_64B_p50_codec", "µs", |rounds| &rounds.p50, Target::None),
+        beside(&codec, "call_cpu_codec", "µs", |rounds| &rounds.cpu, Target::None),
     ])
 }

@@ -1,9 +1,10 @@
 //! The floors: relays that do less than a daemon could, and the children behind them.
 //!
 //! `BytesRelay` moves bytes with two blocking threads and understands nothing: no daemon between an agent and a plugin can be
-//! faster without leaving the pipes. `FrameRelay` is the least that routes: one tokio thread, the protocol's framing, the head
-//! of a call decoded, the plugin found by its name and a number of its own given to each call; it has no deadlines, limits,
-//! credit or policy. The children answer at once.
+//! faster without leaving the pipes. `codec_relay` is the floor for many calls at once: one tokio thread, the protocol's framing as
+//! a codec, the head of a call decoded, the plugin found by its name and a number of its own given to each call; it has no
+//! deadlines, limits, credit or policy. `FrameRelay` does the same without codec and channels, as lean as it can be had: no
+//! target is set against it, it shows how much room there is. The children answer at once.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -29,7 +30,9 @@ pub(crate) enum Role {
     BytesRelay,
     /// The same with a megabyte in each pipe, for payloads.
     LargeRelay,
-    /// The relay that routes frames.
+    /// The relay that routes frames, made of tokio's parts.
+    CodecRelay,
+    /// The relay that routes frames, as lean as it can be had.
     FrameRelay,
     /// A child that gives back the bytes it gets.
     BytesChild,
@@ -46,6 +49,7 @@ impl Role {
         match self {
             Self::BytesRelay => "bytes-relay",
             Self::LargeRelay => "large-relay",
+            Self::CodecRelay => "codec-relay",
             Self::FrameRelay => "frame-relay",
             Self::BytesChild => "bytes-child",
             Self::PayloadChild => "payload-child",
@@ -120,6 +124,7 @@ pub(crate) fn play(role: Role, socket: Option<&Path>, children: usize) -> anyhow
         Role::SinkChild => sink_child(),
         Role::FrameChild => frame_child(),
         Role::BytesRelay | Role::LargeRelay => bytes_relay(role, socket.context("--socket is missing")?),
+        Role::CodecRelay => super::codec_relay::run(socket.context("--socket is missing")?, children),
         Role::FrameRelay => frame_relay(socket.context("--socket is missing")?, children),
     }
 }
@@ -183,7 +188,7 @@ pub(crate) fn touch(bytes: &[u8]) -> u8 {
 /// The children of this relay, for its end.
 static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
-fn start_child(role: Role) -> anyhow::Result<(ChildStdin, ChildStdout)> {
+pub(crate) fn start_child(role: Role) -> anyhow::Result<(ChildStdin, ChildStdout)> {
     let mut child = own(role).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a child")?;
     let input = child.stdin.take().context("the child's stdin")?;
     let output = child.stdout.take().context("the child's stdout")?;
@@ -192,7 +197,7 @@ fn start_child(role: Role) -> anyhow::Result<(ChildStdin, ChildStdout)> {
 }
 
 /// Says that it is ready, and from now on ends with the benchmark, whose end closes its stdin.
-fn announce() -> anyhow::Result<()> {
+pub(crate) fn announce() -> anyhow::Result<()> {
     std::thread::spawn(|| {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         for child in CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {

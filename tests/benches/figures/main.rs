@@ -7,6 +7,7 @@
 
 mod agent;
 mod call;
+mod codec_relay;
 mod floor;
 mod measure;
 mod memory;

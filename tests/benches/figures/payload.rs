@@ -26,12 +26,11 @@ pub(crate) fn run(effort: &Effort) -> anyhow::Result<Vec<Row>> {
         let (mut floor, mut ours) = (vec![Vec::new(); 3], vec![Vec::new(); 3]);
         for _ in 0..effort.rounds {
             for _ in 0..effort.payloads {
+                // In turns, one by one: these take long enough for the machine to change its mind in between.
                 floor[0].push(source.floor_payload(STREAM).context("the floor")?);
                 floor[1].push(sink.floor_sink(STREAM).context("the floor")?);
                 floor[2].push(source.floor_payload(RESULT).context("the floor")?);
-            }
-            if let Some((line, credit)) = &mut to_daemon {
-                for _ in 0..effort.payloads {
+                if let Some((line, credit)) = &mut to_daemon {
                     ours[0].push(line.daemon_payload(&plugin, "pour", STREAM).context("the daemon's stream")?);
                     ours[1].push(line.daemon_sink(&plugin, "drink", STREAM, *credit).context("the daemon's input")?);
                     ours[2].push(line.daemon_payload(&plugin, "blob", RESULT).context("the daemon's result")?);

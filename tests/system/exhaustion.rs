@@ -1,0 +1,75 @@
+//! A daemon that runs out of something says so, goes on with what it has, and recovers when there is room again.
+
+use palisade_tests::daemon::{Daemon, DaemonOptions, other_user, wait_for};
+use palisade_tests::package::{Entry, Package};
+use palisade_tests::process;
+use palisade_tests::wire::Agent;
+use serde_json::json;
+
+use crate::support::{expect_echo, expect_text, hostile};
+
+/// As few as a daemon needs to come up and run a plugin or two.
+const FEW_DESCRIPTORS: u32 = 64;
+
+/// More connections than there are descriptors: those that got in are served, and when some leave, others get in.
+#[test]
+fn no_descriptors_for_connections() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).descriptors(FEW_DESCRIPTORS));
+    let neighbour = daemon.neighbour();
+    let crowd: Vec<_> =
+        (0..2 * FEW_DESCRIPTORS).filter_map(|_| Agent::connect_silently(&daemon.socket()).ok()).collect();
+    assert!(crowd.len() > FEW_DESCRIPTORS as usize / 2, "{} got in", crowd.len());
+    // It is full now, and what runs goes on.
+    drop(crowd);
+    wait_for("room for another agent", || {
+        let mut agent = Agent::connect(&daemon.socket()).ok()?;
+        agent.call("echo", "echo", &json!("in")).ok().filter(|answer| *answer == json!("in"))
+    });
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A plugin for whose pipes there are no descriptors: its call learns that, those that run go on, and later it starts.
+#[test]
+fn no_descriptors_for_a_plugin() {
+    let daemon = Daemon::start(
+        DaemonOptions::with([Package::echo(), hostile("tame").with("restart", json!("never"))])
+            .descriptors(FEW_DESCRIPTORS),
+    );
+    let neighbour = daemon.neighbour();
+    let mut agent = daemon.agent();
+    let mut crowd = Vec::new();
+    // All but the last few, of which a plugin needs more.
+    while process::descriptors(daemon.pid()).expect("it runs") < FEW_DESCRIPTORS as usize - 2 {
+        let before = process::descriptors(daemon.pid()).expect("it runs");
+        crowd.push(Agent::connect_silently(&daemon.socket()).expect("there is room"));
+        wait_for("the connection to be accepted", || {
+            (process::descriptors(daemon.pid()).expect("it runs") > before).then_some(())
+        });
+    }
+    let error = agent.call("hostile", "echo", &json!(1)).expect_err("there are no descriptors for it");
+    expect_text(&error.message, "descriptors");
+    drop(crowd);
+    wait_for("descriptors", || (process::descriptors(daemon.pid()).expect("it runs") < 40).then_some(()));
+    daemon.operate("start", &json!({"plugin": "hostile"})).expect("there is room now");
+    expect_echo(&daemon, "hostile");
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package for whose snapshot the disk is too small is refused with that reason; a small one runs.
+#[test]
+fn no_room_for_a_snapshot() {
+    if other_user().is_some() || !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can mount a small disk");
+        return;
+    }
+    let small = Package::new("small", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec())).with("restart", json!("never"));
+    let large = Package::new("large", Entry::Bytes([b"#!/bin/sh\n".to_vec(), vec![b'#'; 4 << 20]].concat()));
+    let daemon = Daemon::start(DaemonOptions::with([small, large]).small_disk(2048));
+    let error = daemon.agent().call("large", "echo", &json!(1)).expect_err("it does not fit");
+    expect_text(&error.message.to_lowercase(), "no space left");
+    let error = daemon.agent().call("small", "echo", &json!(1)).expect_err("it exits with 3, which shows that it ran");
+    expect_text(&error.message, "exited with code 3");
+    daemon.stop_and_expect_no_orphans();
+}
