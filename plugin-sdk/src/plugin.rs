@@ -9,6 +9,7 @@ use std::time::Duration;
 use palisade_protocol::{Level, Limits};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use crate::action::Action;
 use crate::descriptors::{Sink, Source, take};
@@ -338,15 +339,25 @@ where
     Box::new(move |state| Box::pin(hook(state)))
 }
 
-/// Waits for SIGTERM.
-async fn terminated() {
+/// Waits for SIGTERM, in a task of its own: it is asked once, and not again with each frame.
+fn terminated() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
+    let (tell, told) = oneshot::channel();
     match signal(SignalKind::terminate()) {
         Ok(mut signal) => {
-            signal.recv().await;
+            tokio::spawn(async move {
+                signal.recv().await;
+                // Nobody is left to be told if the plugin is ending already.
+                let _ = tell.send(());
+            });
         }
         // Then the default action stays: the process ends at once.
-        Err(_) => std::future::pending().await,
+        Err(_) => drop(tell),
+    }
+    async {
+        if told.await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 

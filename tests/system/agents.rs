@@ -238,7 +238,8 @@ fn an_agent_beyond_its_credit() {
     expect_echo(&daemon, "hostile");
     let id = agent.begin("hostile", "wait", &json!(null));
     agent.send(Kind::StreamOpen, Flags::NONE, id, &StreamOpen { kind: StreamKind::Bytes }, &[]).expect("it reads");
-    // The plugin gives no credit for this call before it has read, so sixteen megabytes are too much in any case.
+    // A plugin that stands still gives no credit, so sixteen megabytes are too much in any case.
+    daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it runs");
     for _ in 0..128 {
         if agent.send(Kind::StreamData, Flags::NONE, id, &Empty {}, &[0; 128 << 10]).is_err() {
             break;
@@ -247,6 +248,7 @@ fn an_agent_beyond_its_credit() {
     let refusal = agent.expect_refusal();
     assert_eq!(refusal.code, ErrorCode::ProtocolViolation, "{refusal}");
     expect_text(&refusal.message, "credit");
+    daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it stands still");
     daemon.wait_until("hostile", "the end of its call", |now| now.calls.in_flight == 0);
     expect_echo(&daemon, "hostile");
     neighbour.expect_unharmed(&daemon);

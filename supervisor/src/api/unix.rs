@@ -12,11 +12,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use palisade_protocol::{
     CREDIT_BYTES, Call as CallBody, Cancel, CancelReason, Cancelled, Empty, ErrorBody, ErrorCode, Feature, Flags,
     Frame, FrameError, Hello, Kind, Limits, PAYLOAD_BYTES_MAX, PIECE_BYTES, PROTOCOL, Ping, Pong, Refuse,
@@ -218,7 +219,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     outbox: Outbox,
-    calls: HashMap<u64, Entry>,
+    calls: HashMap<u64, Entry, RandomState>,
     /// Calls with news that was merged and waits for room.
     merged: VecDeque<u64>,
     waker: Option<Waker>,
@@ -429,7 +430,7 @@ impl Agent {
     fn new(stream: UnixStream, service: Arc<Service>, uid: u32) -> Self {
         let state = State {
             outbox: Outbox::default(),
-            calls: HashMap::new(),
+            calls: HashMap::default(),
             merged: VecDeque::new(),
             waker: None,
             condemned: None,
@@ -451,11 +452,24 @@ impl Agent {
     }
 
     async fn run(mut self, mut leaving: watch::Receiver<bool>) {
-        let end = tokio::select! {
-            biased;
-            end = self.work() => end,
+        let told = leaving.clone();
+        let end = {
+            let mut work = pin!(self.work());
             // An error means that nobody is left who could say so.
-            _ = leaving.changed() => End::Condemned("the daemon stops"),
+            let mut left = pin!(leaving.changed());
+            // Polled once, it keeps the waker of this task; from then on a look at what it waits for is enough.
+            let mut waits = false;
+            poll_fn(|cx| {
+                if let Poll::Ready(end) = work.as_mut().poll(cx) {
+                    return Poll::Ready(end);
+                }
+                if !waits || told.has_changed().unwrap_or(true) {
+                    waits = true;
+                    return left.as_mut().poll(cx).map(|_| End::Condemned("the daemon stops"));
+                }
+                Poll::Pending
+            })
+            .await
         };
         self.end(end).await;
     }
@@ -499,7 +513,9 @@ impl Agent {
             return Poll::Ready(Err(end));
         }
         // Operations that have ended are forgotten.
-        while let Poll::Ready(Some(_)) = self.operations.poll_join_next(cx) {}
+        while !self.operations.is_empty()
+            && let Poll::Ready(Some(_)) = self.operations.poll_join_next(cx)
+        {}
         if waiting > BACKPRESSURE_BYTES {
             return Poll::Pending;
         }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, ValueLimits, check_value};
 use serde_json::Value;
 
@@ -23,7 +24,7 @@ const VIOLATIONS_MAX: usize = 5;
 /// The actions of one generation.
 #[derive(Debug)]
 pub struct Actions {
-    by_name: HashMap<Box<str>, Action>,
+    by_name: HashMap<Box<str>, Action, RandomState>,
 }
 
 /// Checking may cost so many steps, a step being a value of the schema for each byte of the parameters; with more the plugin
@@ -89,7 +90,7 @@ impl Actions {
         if announced.len() > ACTIONS_MAX {
             return Err(format!("announced {} actions, more than {ACTIONS_MAX}", announced.len()));
         }
-        let mut by_name = HashMap::with_capacity(announced.len());
+        let mut by_name = HashMap::with_capacity_and_hasher(announced.len(), RandomState::default());
         for mut info in announced {
             let name =
                 ActionName::parse(&info.name).map_err(|error| format!("announced an action whose name {error}"))?;

@@ -10,7 +10,7 @@ use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
@@ -226,13 +226,14 @@ pub fn start(
         logs: None,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         armed: None,
+        quiet: Quiet::default(),
         heard: None,
         bulk: false,
         paused_at: None,
         actions: None,
         lost: None,
     };
-    Running { inbox: sender, orders: orders_sender, gauge, task: tokio::spawn(task.run()) }
+    Running { inbox: sender, orders: orders_sender, gauge, task: tokio::spawn(task.run_polled()) }
 }
 
 /// The ends of the child that this task holds; each is dropped when it is closed.
@@ -260,6 +261,8 @@ struct Task {
     timer: Pin<Box<Sleep>>,
     /// When the timer fires.
     armed: Option<Instant>,
+    /// What need not be looked at again in this poll of the task.
+    quiet: Quiet,
     /// When the last frame was read, if the machine was not told of it yet.
     heard: Option<Instant>,
     /// Whether the pipes are enlarged.
@@ -270,18 +273,70 @@ struct Task {
     lost: Option<Reason>,
 }
 
+/// The sources of news that had none when they were polled last. The task's waker stays registered with them, so until the task
+/// is polled anew there is no news of them: a turn that was woken by one source asks the others once, not once more for the wait
+/// after it.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// Set at the beginning of each poll of the task: somebody may have woken it.
+    anew: Arc<AtomicBool>,
+    now: Silence,
+}
+
+/// Which sources had none.
+#[derive(Debug, Default)]
+struct Silence {
+    output: bool,
+    report: bool,
+    messages: bool,
+    orders: bool,
+    timer: bool,
+}
+
+impl Quiet {
+    /// What is known to have none, as of this poll of the task.
+    fn now(&mut self) -> &mut Silence {
+        if self.anew.load(Ordering::Relaxed) {
+            self.anew.store(false, Ordering::Relaxed);
+            self.now = Silence::default();
+        }
+        &mut self.now
+    }
+}
+
+/// Whether a source had nothing, noted in `quiet`.
+fn note<T>(quiet: &mut bool, polled: Poll<T>) -> Option<T> {
+    match polled {
+        Poll::Ready(news) => Some(news),
+        Poll::Pending => {
+            *quiet = true;
+            None
+        }
+    }
+}
+
 /// What one poll brought.
 #[derive(Default)]
 struct Wake {
     filled: Option<std::io::Result<Filled>>,
     flush_failed: bool,
-    report: Option<Report>,
+    report: Option<Box<Report>>,
     messages: bool,
     order: Option<Order>,
     timer: bool,
 }
 
 impl Task {
+    /// Runs, and notes each poll for [`Quiet`].
+    fn run_polled(self) -> impl Future<Output = ()> + Send {
+        let anew = self.quiet.anew.clone();
+        let mut run = Box::pin(self.run());
+        poll_fn(move |cx| {
+            anew.store(true, Ordering::Relaxed);
+            run.as_mut().poll(cx)
+        })
+    }
+
     async fn run(mut self) {
         match self.blueprint.launch(self.number) {
             Ok(Child { input, output, stdout, stderr, control }) => {
@@ -304,23 +359,22 @@ impl Task {
             (Some(machine), Some(calls)) => Some(machine.min(calls)),
             (machine, calls) => machine.or(calls),
         };
-        if next != self.armed {
+        match (self.armed, next) {
             // A timer that fires early only looks and finds nothing, so it is moved when something becomes due before it
             // and not for every call that ends.
-            match (self.armed, next) {
-                (Some(armed), Some(next)) if armed <= next && armed > Instant::now() => {}
-                (_, Some(next)) => {
-                    self.timer.as_mut().reset(next.into());
-                    self.armed = Some(next);
-                }
-                (_, None) => self.armed = None,
+            (Some(armed), Some(next)) if armed <= next => {}
+            (_, Some(next)) => {
+                self.timer.as_mut().reset(next.into());
+                self.armed = Some(next);
+                self.quiet.now.timer = false;
             }
+            (_, None) => self.armed = None,
         }
     }
 
     /// Waits until anything brings news, and takes all that there is by then.
     async fn wait(&mut self) -> Wake {
-        let Self { link, inbox, orders, batch, reader, child, timer, armed, .. } = self;
+        let Self { link, inbox, orders, batch, reader, child, timer, armed, quiet, .. } = self;
         let (mut input, mut output, control) = match child {
             // What it says is heard once it is known who it is, so that whoever it answers finds its process in `status`.
             Some(Held { input, output, control }) => {
@@ -329,14 +383,20 @@ impl Task {
             }
             None => (None, None, None),
         };
+        let (mut attended, left) = match control {
+            Some(control) if control.is_attended() => (Some(control), None),
+            left => (None, left),
+        };
         // One future for as long as is waited: with a new one in each poll nobody would know whom to wake.
-        let mut report = pin!(async {
-            match control {
+        let mut parting = pin!(async {
+            match left {
                 Some(control) => control.next_report().await,
                 None => std::future::pending().await,
             }
         });
+        let parts = attended.is_none();
         poll_fn(|cx| {
+            let quiet = quiet.now();
             let mut wake = Wake::default();
             let mut ready = false;
             if let Some(input) = &mut input
@@ -351,26 +411,37 @@ impl Task {
                 }
             }
             if let Some(output) = &mut output
-                && let Poll::Ready(filled) = reader.poll_fill(cx, output)
+                && !quiet.output
+                && let Some(filled) = note(&mut quiet.output, reader.poll_fill(cx, output))
             {
                 wake.filled = Some(filled);
                 ready = true;
             }
-            if let Poll::Ready(reported) = report.as_mut().poll(cx) {
-                wake.report = Some(reported);
+            if let Some(control) = &mut attended
+                && !quiet.report
+                && let Some(reported) = note(&mut quiet.report, control.poll_report(cx))
+            {
+                wake.report = reported.map(Box::new);
                 ready = true;
             }
-            if link.outbox.small_bytes() < CONGESTED_BYTES
-                && let Poll::Ready(1..) = inbox.messages.poll_recv_many(cx, batch, BATCH)
+            if parts && let Poll::Ready(reported) = parting.as_mut().poll(cx) {
+                wake.report = Some(Box::new(reported));
+                ready = true;
+            }
+            if !quiet.messages
+                && link.outbox.small_bytes() < CONGESTED_BYTES
+                && let Some(1..) = note(&mut quiet.messages, inbox.messages.poll_recv_many(cx, batch, BATCH))
             {
                 wake.messages = true;
                 ready = true;
             }
-            if let Poll::Ready(Some(order)) = orders.poll_recv(cx) {
+            if !quiet.orders
+                && let Some(Some(order)) = note(&mut quiet.orders, orders.poll_recv(cx))
+            {
                 wake.order = Some(order);
                 ready = true;
             }
-            if armed.is_some() && timer.as_mut().poll(cx).is_ready() {
+            if armed.is_some() && !quiet.timer && note(&mut quiet.timer, timer.as_mut().poll(cx)).is_some() {
                 wake.timer = true;
                 ready = true;
             }
@@ -492,10 +563,10 @@ impl Task {
             self.apply(Event::InputClosed).await;
         }
         if let Some(report) = wake.report {
-            if matches!(report, Report::Exited(_)) {
+            if matches!(*report, Report::Exited(_)) {
                 self.take_last_words(now).await;
             }
-            self.take_report(report).await;
+            self.take_report(*report).await;
         }
         if wake.timer {
             self.armed = None;
@@ -508,15 +579,15 @@ impl Task {
             }
             self.apply(Event::Tick).await;
         }
-        self.note_calls();
+        self.note_calls(now);
     }
 
     /// Keeps the gauge, and gives memory back when nothing is under way.
-    fn note_calls(&mut self) {
+    fn note_calls(&mut self, now: Instant) {
         let in_flight = u32::try_from(self.link.in_flight()).unwrap_or(u32::MAX);
         let before = self.gauge.in_flight.swap(in_flight, Ordering::Relaxed);
         if before > 0 && in_flight == 0 {
-            self.gauge.idle_since_ms.store(self.uptime_ms(), Ordering::Relaxed);
+            self.gauge.idle_since_ms.store(self.uptime_ms(now), Ordering::Relaxed);
             if self.bulk && self.link.outbox.is_empty() {
                 self.narrow();
             }
@@ -524,8 +595,8 @@ impl Task {
     }
 
     /// How long the daemon has been there, by a clock that nobody sets.
-    fn uptime_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn uptime_ms(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn take_call(&mut self, call: Arc<Call>, now: Instant) {
@@ -800,7 +871,7 @@ impl Task {
                 tracing::debug!(plugin = %self.voice.plugin, generation = %self.number, %from, %to, "generation");
                 if to == Phase::Active {
                     // The idle clock begins, or begins again after a pause.
-                    self.gauge.idle_since_ms.store(self.uptime_ms(), Ordering::Relaxed);
+                    self.gauge.idle_since_ms.store(self.uptime_ms(now), Ordering::Relaxed);
                 }
                 self.gauge.change(|seen| {
                     seen.phase = to;

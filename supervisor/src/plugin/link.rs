@@ -11,6 +11,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
+
 use super::actions::SharedActions;
 use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, Follow, error_body};
 use super::inbox::Inbox;
@@ -122,7 +124,7 @@ pub struct Link {
     /// What waits to be written.
     pub outbox: Outbox,
     inbox: Inbox,
-    calls: HashMap<u64, InFlight>,
+    calls: HashMap<u64, InFlight, RandomState>,
     /// Calls beyond the concurrency, the plugin's or their action's, in the order of their arrival. While there is room, only those wait
     /// whose action has as many as it may.
     waiting: VecDeque<Arc<Call>>,
@@ -167,7 +169,7 @@ impl Link {
         Self {
             outbox: Outbox::default(),
             inbox,
-            calls: HashMap::new(),
+            calls: HashMap::default(),
             waiting: VecDeque::new(),
             swept_at: SWEPT_FROM,
             concurrency: 0,

@@ -5,12 +5,14 @@
 //! as well, so that a tree ends even while its launcher is stopped.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSliceMut},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::process::ExitStatusExt,
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -138,13 +140,38 @@ impl Control {
                     self.end(Report::Exited(Exited { exit, usage: palisade_launcher::Usage::default() }));
                 }
                 Phase::Greeting | Phase::Known => {
-                    let received = self.receive().await;
-                    if let Some(report) = self.take_in(received) {
+                    if let Some(report) = poll_fn(|cx| self.poll_report(cx)).await {
                         return report;
                     }
                 }
             }
         }
+    }
+
+    /// Whether the launcher is there and may report; once it is not, only [`Control::next_report`] has news.
+    pub fn is_attended(&self) -> bool {
+        matches!(self.phase, Phase::Greeting | Phase::Known)
+    }
+
+    /// The next report of a launcher that [is attended](Control::is_attended); `None` when it has said its last word.
+    ///
+    /// The waker stays registered after `Pending` until the socket has something, also if this is not polled again.
+    pub fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
+        while self.is_attended() {
+            let readable = ready!(self.socket.poll_recv_ready(cx));
+            let received =
+                readable.and_then(|()| self.socket.try_io(Interest::READABLE, || receive_from(&self.socket)));
+            let received = match received {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                // A reset is how the end of a launcher shows that left something of ours unread.
+                Err(_) => Received::Closed,
+            };
+            if let Some(report) = self.take_in(received) {
+                return Poll::Ready(Some(report));
+            }
+        }
+        Poll::Ready(None)
     }
 
     /// What was reported when the child started, if it has.
@@ -225,15 +252,6 @@ impl Control {
         let bytes = palisade_launcher::encode(&command).map_err(io::Error::other)?;
         rustix::net::send(&self.socket, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
         Ok(())
-    }
-
-    /// Takes one message from the socket. Cancel safe: it is one system call.
-    async fn receive(&self) -> Received {
-        match self.socket.async_io(Interest::READABLE, || receive_from(&self.socket)).await {
-            Ok(received) => received,
-            // A reset is how the end of a launcher shows that left something of ours unread.
-            Err(_) => Received::Closed,
-        }
     }
 
     /// What follows from a message: a report to give out at once, or another phase.
