@@ -376,11 +376,14 @@ impl Link {
                 }
             }
         }
-        if let Some(reason) = followed.cancel
-            && flight.stage == Stage::Working
-        {
-            cancel(&mut self.outbox, flight, id, reason, now + self.cancel_grace);
-            self.next_due = earlier(self.next_due, flight.due);
+        match (followed.cancel, flight.stage) {
+            (Some(reason), Stage::Working) => {
+                cancel(&mut self.outbox, flight, id, reason, now + self.cancel_grace);
+                self.next_due = earlier(self.next_due, flight.due);
+            }
+            // The plugin knows already; but it is the caller now who wants no answer, and is not told to come back.
+            (Some(reason), Stage::Cancelling(CancelReason::Draining)) => flight.stage = Stage::Cancelling(reason),
+            (Some(_), Stage::Cancelling(_) | Stage::Overdue) | (None, _) => {}
         }
     }
 
@@ -441,7 +444,7 @@ impl Link {
                     Stage::Cancelling(reason) => {
                         lapsed.graces_missed += 1;
                         flight.stage = Stage::Overdue;
-                        overdue_answer(flight, reason);
+                        overdue_answer(flight, reason, &self.plugin);
                     }
                     Stage::Overdue => {}
                 }
@@ -560,11 +563,13 @@ impl Link {
             }
             Kind::Cancelled => {
                 frame.parts(kind).map_err(sentence)?;
+                let plugin = self.plugin.clone();
                 let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
                 match flight.stage {
                     Stage::Cancelling(CancelReason::Deadline) => {
                         flight.call.fail(&flight.call.timeout_error("no answer"));
                     }
+                    Stage::Cancelling(CancelReason::Draining) => flight.call.fail(&drained(&plugin)),
                     _ => flight.call.end(Kind::Cancelled, Flags::NONE, frame.content),
                 }
                 self.ended(id, now);
@@ -701,7 +706,7 @@ impl Link {
                 }
             } else {
                 match flight.stage {
-                    Stage::Cancelling(reason) => overdue_answer(&flight, reason),
+                    Stage::Cancelling(reason) => overdue_answer(&flight, reason, &self.plugin),
                     Stage::Working | Stage::Overdue => flight.call.fail(&error(written)),
                 }
             }
@@ -780,10 +785,11 @@ fn cancel(outbox: &mut Outbox, flight: &mut InFlight, id: u64, reason: CancelRea
 }
 
 /// What the caller is told when a cancelled call does not end, or its process does.
-fn overdue_answer(flight: &InFlight, reason: CancelReason) {
+fn overdue_answer(flight: &InFlight, reason: CancelReason, plugin: &str) {
     match reason {
         CancelReason::Deadline => flight.call.fail(&flight.call.timeout_error("no answer")),
-        CancelReason::Caller | CancelReason::Draining | CancelReason::Other => {
+        CancelReason::Draining => flight.call.fail(&drained(plugin)),
+        CancelReason::Caller | CancelReason::Other => {
             let body = super::call::body(&palisade_protocol::Cancelled { message: None });
             flight.call.end(Kind::Cancelled, Flags::NONE, &body);
         }
@@ -800,6 +806,13 @@ fn sentence(error: FrameError) -> Violation {
 
 fn unavailable(plugin: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::Unavailable, format!("{plugin} takes no calls at the moment"))
+}
+
+/// What the caller of an endless action is told when the process that served it is stopped: nobody of its own cancelled the call.
+fn drained(plugin: &str) -> ErrorBody {
+    let message = format!("{plugin} ended the call, as this process of it is being stopped");
+    ErrorBody::new(ErrorCode::Unavailable, message)
+        .with_hint("call again: the process that comes after it takes the call")
 }
 
 /// A `Log` frame may hold that much.

@@ -482,6 +482,34 @@ fn draining_cancels_what_has_no_end_of_its_own() {
 }
 
 #[test]
+fn what_draining_cancelled_may_be_called_again_and_what_the_caller_cancelled_not() {
+    let unavailable = |heard: &Heard| {
+        let error = heard.error();
+        assert_eq!((error.code, error.retryable), (ErrorCode::Unavailable, true), "{error}");
+    };
+    let mut bench = Bench::all();
+    let (_, in_time) = bench.call("forever");
+    let (_, died) = bench.call("forever");
+    let (unwanted, cancelled) = bench.call("forever");
+    bench.link.cancel_endless(bench.now);
+    unwanted.cancel(CancelReason::Caller);
+    bench.link.poke(6, bench.now);
+    bench.written();
+    bench.hear(Kind::Cancelled, Flags::NONE, 2, &Empty {}, &[]).unwrap();
+    unavailable(&in_time);
+    bench.hear(Kind::Cancelled, Flags::NONE, 6, &Empty {}, &[]).unwrap();
+    assert_eq!(cancelled.kinds(), [(Kind::Cancelled, Ends::Yes)]);
+    assert!(bench.link.dissolve(bench.now, |_| ErrorBody::new(ErrorCode::Crashed, "gone")).is_empty());
+    unavailable(&died);
+
+    let mut bench = Bench::all();
+    let (_, too_late) = bench.call("forever");
+    bench.link.cancel_endless(bench.now);
+    assert_eq!(bench.lapse(GRACE, false), 1);
+    unavailable(&too_late);
+}
+
+#[test]
 fn an_error_that_leaves_things_out_is_filled_in() {
     let mut bench = Bench::all();
     let (_, heard) = bench.call("echo");
