@@ -31,7 +31,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Sleep;
 
 use super::service::{Items, Service};
-use crate::plugin::call::{Call, Caller, Ends, Follow, NewCall, Params, body, error_body};
+use crate::model::call::LimitedBy;
+use crate::plugin::call::{Call, Caller, Ends, Follow, NewCall, Params, body, error_body, limit_details};
 use crate::router::Target;
 use crate::wire::{Filled, Incoming, LARGE_FRAME_BYTES, Lane, Outbox, OwnedFrame, Reader};
 
@@ -816,8 +817,9 @@ impl Agent {
             let operation = service.operate(&action, &params, &mut items);
             let outcome = match limit {
                 Some(limit) => tokio::time::timeout(limit, operation).await.unwrap_or_else(|_| {
-                    let message = format!("{action} took more than {} ms, the caller's deadline", limit.as_millis());
-                    Err(ErrorBody::new(ErrorCode::Timeout, message))
+                    let message = format!("{action}: no answer within {} ms, the caller's deadline", limit.as_millis());
+                    Err(ErrorBody::new(ErrorCode::Timeout, message)
+                        .with_details(limit_details(limit, LimitedBy::Caller)))
                 }),
                 None => operation.await,
             };

@@ -245,8 +245,10 @@ impl Call {
             LimitedBy::Action => ("the action's limit", "the action's `timeout_seconds` in plugin.json sets it"),
             LimitedBy::Plugin => ("the plugin's limit", "`limits.call_timeout_seconds` in plugin.json sets it"),
         };
-        let limit = state.limit.as_millis();
-        ErrorBody::new(ErrorCode::Timeout, format!("{what} within {limit} ms, {whose}")).with_hint(hint)
+        let (limit, by) = (state.limit.as_millis(), state.limited_by);
+        ErrorBody::new(ErrorCode::Timeout, format!("{what} within {limit} ms, {whose}"))
+            .with_hint(hint)
+            .with_details(limit_details(state.limit, by))
     }
 
     /// Whether its terminal frame was delivered.
@@ -531,6 +533,12 @@ impl Counters {
             refused: count(&self.refused),
         }
     }
+}
+
+/// The `details` of a timeout: a caller knows more of its own limit than what was left of it when the call arrived.
+#[must_use]
+pub fn limit_details(limit: Duration, by: LimitedBy) -> serde_json::Value {
+    serde_json::json!({ "limited_by": by, "limit_ms": u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) })
 }
 
 /// Longest message, and longest hint, of an error that did not come in a frame of its size.
