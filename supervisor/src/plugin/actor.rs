@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, Fault};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -389,7 +389,11 @@ impl Actor {
         let now = Instant::now();
         if self.next_due.is_some_and(|due| due <= now) {
             let mut next: Option<Instant> = None;
-            let what = format!("{} took no calls", self.shared.blueprint.manifest.id);
+            let id = &self.shared.blueprint.manifest.id;
+            let what = match self.machine.state() {
+                State::Failed { reason, .. } => format!("{id} took no calls ({reason})"),
+                _ => format!("{id} took no calls"),
+            };
             self.waiting.retain(|call| {
                 if call.is_done() {
                     return false;
@@ -522,11 +526,12 @@ impl Actor {
 
     fn refused(&self, refusal: &Refusal) -> ErrorBody {
         let id = &self.shared.blueprint.manifest.id;
-        let code = match refusal {
-            Refusal::Stopped | Refusal::Unloaded | Refusal::Paused => ErrorCode::Unavailable,
-            Refusal::Failed { reason } | Refusal::Quarantined { reason } => failure_code(reason),
+        let message = refusal.message(id);
+        let error = match refusal {
+            Refusal::Stopped | Refusal::Unloaded | Refusal::Paused => ErrorBody::new(ErrorCode::Unavailable, message),
+            Refusal::Failed { reason } | Refusal::Quarantined { reason } => failure(reason, message),
         };
-        ErrorBody::new(code, refusal.message(id)).with_hint(refusal.hint(id))
+        error.with_hint(refusal.hint(id))
     }
 
     /// Answers those operators whose wish has been fulfilled, or cannot be.
@@ -543,7 +548,7 @@ impl Actor {
                     State::Serving { generation, .. } if waiter.from <= *generation => Some(Ok(())),
                     State::Failed { reason, .. } => {
                         let why = self.machine.reason().unwrap_or_else(|| reason.to_string());
-                        let error = ErrorBody::new(failure_code(reason), format!("{id}: {why}"));
+                        let error = failure(reason, format!("{id}: {why}"));
                         Some(Err(error.with_hint(format!("`palisade logs {id}` and `palisade status {id}` say more"))))
                     }
                     State::Unloaded => Some(Err(declined(&Decline::Unloaded))),
@@ -592,8 +597,13 @@ fn declined(decline: &Decline) -> ErrorBody {
 }
 
 /// How a failure of a plugin is told to somebody whose call it never had.
-fn failure_code(reason: &Reason) -> ErrorCode {
-    match reason {
+fn failure(reason: &Reason, message: String) -> ErrorBody {
+    let code = match reason {
+        Reason::LaunchFailed { .. } if reason.is_shortage() => {
+            let error = ErrorBody::new(ErrorCode::ResourceExhausted, message);
+            // It is not the plugin's limit that was reached, and the next attempt may well succeed.
+            return ErrorBody { fault: Fault::Host, retryable: true, ..error };
+        }
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::Stopped { .. }
         | Reason::Overdue { .. }
@@ -602,7 +612,8 @@ fn failure_code(reason: &Reason) -> ErrorCode {
         | Reason::Hung { .. }
         | Reason::Killed
         | Reason::Unconfirmed => ErrorCode::Unavailable,
-    }
+    };
+    ErrorBody::new(code, message)
 }
 
 /// Waits until there is room in the inbox of the generation that serves, where calls wait for that.

@@ -33,7 +33,7 @@ use super::link::{LOG_FIELDS_BYTES_MAX, Link, LinkSettings, News};
 use super::logs::{self, Source, Voice};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
-use crate::model::generation::{Action, Event, LaunchFailure, Machine, Phase, Reason, StopWhy};
+use crate::model::generation::{Action, Event, LaunchFailure, Machine, Outlook, Phase, Reason, StopWhy};
 use crate::model::ids::Generation;
 use crate::model::manifest::OnPause;
 use crate::model::plugin::Refusal;
@@ -562,7 +562,7 @@ impl Task {
             }
             Report::Failed(failure) => {
                 let message = failure.message.clone();
-                Event::LaunchFailed(LaunchFailure { message, lasting: is_lasting(&failure) })
+                Event::LaunchFailed(LaunchFailure { message, outlook: outlook(&failure) })
             }
             Report::Exited(exited) => Event::Exited(exited.exit.into()),
         };
@@ -945,8 +945,9 @@ fn with_hint(error: &ErrorBody) -> String {
     }
 }
 
-/// Whether another attempt at the same step would fail the same way.
-fn is_lasting(failure: &crate::process::Failure) -> bool {
+/// What another attempt at the same step has to expect.
+fn outlook(failure: &crate::process::Failure) -> Outlook {
     use crate::process::Step;
-    matches!(failure.step, Step::Exec)
+    let otherwise = if matches!(failure.step, Step::Exec) { Outlook::Lasting } else { Outlook::Passing };
+    Outlook::of_errno(failure.errno, otherwise)
 }
