@@ -27,7 +27,7 @@ use rustix::fs::{FlockOperation, Mode};
 use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Sleep;
 
 use super::service::{Items, Service};
@@ -500,7 +500,13 @@ impl Agent {
             return Poll::Ready(Err(end));
         }
         // Operations that have ended are forgotten.
-        while let Poll::Ready(Some(_)) = self.operations.poll_join_next(cx) {}
+        while let Poll::Ready(Some(ended)) = self.operations.poll_join_next(cx) {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                self.panicked(&error);
+            }
+        }
         if waiting > BACKPRESSURE_BYTES {
             return Poll::Pending;
         }
@@ -832,6 +838,19 @@ impl Agent {
         // If it has ended already, so has its entry.
         if let Some(entry) = self.shared.state().calls.get_mut(&id) {
             entry.work = Work::Operation { task, credit };
+        }
+    }
+
+    /// An operation ended by a fault of ours, and its call is still owed an answer.
+    fn panicked(&self, error: &JoinError) {
+        tracing::error!(caller = %self.caller, %error, "an operation panicked");
+        let state = self.shared.state();
+        let its = |entry: &Entry| matches!(&entry.work, Work::Operation { task, .. } if task.id() == error.id());
+        let call = state.calls.iter().find_map(|(id, entry)| its(entry).then_some(*id));
+        drop(state);
+        if let Some(id) = call {
+            let error = ErrorBody::new(ErrorCode::Internal, "the operation failed by a fault of the daemon's");
+            self.fail(id, &error.with_hint("the daemon's log says more"));
         }
     }
 

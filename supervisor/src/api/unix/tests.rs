@@ -241,6 +241,22 @@ async fn a_following_operation_is_cancelled_once_and_the_next_call_is_served() {
 }
 
 #[tokio::test]
+async fn an_operation_that_panics_is_answered_and_the_connection_goes_on() {
+    let mut peer = Peer::greeted().await;
+    peer.call(1, SUPERVISOR_ID, "events", &Value::Null).await;
+    peer.call(3, SUPERVISOR_ID, "panic", &Value::Null).await;
+    for expected in [(Kind::StreamOpen, 1), (Kind::StreamOpen, 3)] {
+        let (kind, id, _) = peer.next().await.unwrap();
+        assert_eq!((kind, id), expected);
+    }
+    let told = tokio::time::timeout(Duration::from_secs(10), peer.error(3)).await;
+    assert_eq!(told.expect("it is answered").code, ErrorCode::Internal);
+    peer.call(5, SUPERVISOR_ID, "version", &Value::Null).await;
+    let (kind, id, _) = peer.next().await.unwrap();
+    assert_eq!((kind, id), (Kind::Ok, 5));
+}
+
+#[tokio::test]
 async fn an_agent_without_streams_is_not_sent_one() {
     let mut peer = Peer::connect();
     peer.send(Kind::Hello, 0, &hello(&[]), &[]).await;
