@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use palisade_protocol::{
     Call, Empty, ErrorCode, Flags, Header, Hello, Kind, PROTOCOL, StreamKind, StreamOpen, VersionRange, encode,
 };
-use palisade_tests::daemon::{Daemon, wait_for};
+use palisade_tests::daemon::{Daemon, signal, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use palisade_tests::wire::{Agent, BOUND, Next, hello, pack};
@@ -226,6 +227,35 @@ fn frames_for_no_call() {
     }
     let id = agent.begin_with(&Call { action: "echo", plugin: Some("echo"), ..Call::default() }, &pack(&json!(2)));
     assert_eq!(agent.finish(id), Ok(json!(2)));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Data that comes a byte at a time, for a plugin that does not read: it takes some times its credit of memory and not a hundred times,
+/// and all of it arrives once the plugin reads.
+#[test]
+fn an_agent_that_sends_a_byte_at_a_time() {
+    const FRAMES: usize = 150_000;
+    let daemon = daemon_with(hostile("tame"));
+    let mut agent = daemon.agent();
+    let calls: Vec<_> = (0..4).map(|_| agent.begin("hostile", "swallow", &json!(null))).collect();
+    daemon.wait_until("hostile", "four calls in flight", |now| now.calls.in_flight == 4);
+    let plugin = daemon.process_of("hostile");
+    signal(plugin, Signal::SIGSTOP);
+    let before = process::peak_kib(daemon.pid()).expect("it runs");
+    for id in &calls {
+        agent.send(Kind::StreamOpen, Flags::NONE, *id, &StreamOpen { kind: StreamKind::Bytes }, &[]).expect("it reads");
+        let mut frame = Vec::new();
+        encode(&mut frame, Kind::StreamData, Flags::NONE, *id, &Empty {}, &[]);
+        agent.send_bytes(&frame.repeat(FRAMES)).expect("it reads");
+        agent.send(Kind::StreamEnd, Flags::NONE, *id, &Empty {}, &[]).expect("it reads");
+    }
+    assert_eq!(agent.call("echo", "echo", &json!("all is taken in")), Ok(json!("all is taken in")));
+    let grown = process::peak_kib(daemon.pid()).expect("it runs") - before;
+    assert!(grown <= 24 << 10, "{grown} KiB for {} bytes of data", 4 * FRAMES);
+    signal(plugin, Signal::SIGCONT);
+    for id in calls {
+        assert_eq!(agent.finish(id), Ok(json!(null)));
+    }
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -32,7 +32,8 @@ use tokio::time::Sleep;
 
 use super::service::{Items, Service};
 use crate::model::call::LimitedBy;
-use crate::plugin::call::{Call, Caller, Ends, Follow, NewCall, Params, body, error_body, limit_details};
+use crate::plugin::call::{Call, Caller, Ends, NewCall, Params, body, error_body, limit_details};
+use crate::plugin::following::Follow;
 use crate::router::Target;
 use crate::wire::{Filled, Incoming, LARGE_FRAME_BYTES, Lane, Outbox, OwnedFrame, Reader};
 
@@ -771,16 +772,13 @@ impl Agent {
 
     fn follow_small(&mut self, kind: Kind, frame: &Frame<'_>) -> Result<(), End> {
         let flags = frame.header.flags;
-        self.follow(kind, frame.header.id, flags, Follow::Small(kind, flags, frame.content.into()))
+        self.follow(kind, frame.header.id, flags, Follow::Small(kind, flags, frame.content))
     }
 
     /// Something that belongs to a call under way. What comes for one that has ended crossed with its end.
-    fn follow(&mut self, kind: Kind, id: u64, flags: Flags, follow: Follow) -> Result<(), End> {
+    fn follow(&mut self, kind: Kind, id: u64, flags: Flags, follow: Follow<'_>) -> Result<(), End> {
         let violation = |what: &str| Err(End::Violation(format!("call {id}: a {} frame {what}", kind.name())));
-        let length = match &follow {
-            Follow::Small(_, _, content) => content.len(),
-            Follow::Large(frame) => frame.content().len(),
-        };
+        let length = follow.content_bytes();
         let mut state = self.shared.state();
         let Some(entry) = state.calls.get_mut(&id) else { return Ok(()) };
         if entry.params_continue && matches!(kind, Kind::StreamOpen | Kind::StreamData | Kind::StreamEnd) {

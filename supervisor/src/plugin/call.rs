@@ -4,9 +4,8 @@
 //! after the call (cancel, stream data, credit) waits here until the generation takes it, so it reaches the plugin in order even
 //! if the call waited for a process first, or moved to another one.
 //!
-//! Bounded: at most the credit's worth of stream data waits, and credit given by the caller is kept as a number.
+//! Bounded: at most the credit's worth of stream data waits (`following` says what that takes), and credit given by the caller is kept as a number.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,6 +16,7 @@ use palisade_protocol::{
     check_body,
 };
 
+use super::following::{Follow, Following};
 use super::inbox::Inbox;
 use crate::model::call::LimitedBy;
 use crate::model::status::{CallCounters, clip};
@@ -42,31 +42,6 @@ pub enum Ends {
     No,
     /// The call is over.
     Yes,
-}
-
-/// Something the caller sent after the call itself.
-#[derive(Debug)]
-pub enum Follow {
-    /// A small frame: its kind, flags, and content.
-    Small(Kind, Flags, Box<[u8]>),
-    /// A large one.
-    Large(OwnedFrame),
-}
-
-impl Follow {
-    fn kind(&self) -> Option<Kind> {
-        match self {
-            Self::Small(kind, ..) => Some(*kind),
-            Self::Large(frame) => Kind::from_number(frame.header().kind),
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match self {
-            Self::Small(_, _, content) => content.len() as u64,
-            Self::Large(frame) => frame.content().len() as u64,
-        }
-    }
 }
 
 /// The parameters, as they arrived.
@@ -133,7 +108,7 @@ struct State {
     deadline: Instant,
     limited_by: LimitedBy,
     limit: Duration,
-    follow: VecDeque<Follow>,
+    follow: Following,
     /// Whether anything followed that can not be sent a second time.
     streamed: bool,
     /// Whether the caller has seen a part of the answer.
@@ -178,7 +153,9 @@ pub enum FollowError {
 #[derive(Debug, Default)]
 pub struct Followed {
     /// Frames in order.
-    pub frames: VecDeque<Follow>,
+    pub frames: Following,
+    /// Whether there are more than were wanted.
+    pub rest: bool,
     /// Credit for the plugin's direction.
     pub grant: u64,
     /// The caller wants no answer; said again each time.
@@ -205,7 +182,7 @@ impl Call {
                 deadline: deadline.at,
                 limited_by: deadline.by,
                 limit: deadline.limit,
-                follow: VecDeque::new(),
+                follow: Following::default(),
                 streamed: false,
                 answered: false,
                 grant: 0,
@@ -263,18 +240,18 @@ impl Call {
     ///
     /// # Errors
     /// [`FollowError::BeyondCredit`]: the caller broke the protocol.
-    pub fn follow(&self, follow: Follow) -> Result<(), FollowError> {
+    pub fn follow(&self, follow: Follow<'_>) -> Result<(), FollowError> {
         let mut state = self.state();
         if matches!(state.phase, Phase::Done) {
             return Ok(());
         }
         if follow.kind().is_some_and(Kind::needs_credit) {
-            let bytes = follow.len();
+            let bytes = follow.content_bytes() as u64;
             let allowance = state.allowance;
             state.allowance = allowance.checked_sub(bytes).ok_or(FollowError::BeyondCredit { bytes, allowance })?;
         }
         state.streamed = true;
-        state.follow.push_back(follow);
+        state.follow.push(follow);
         state.poke();
         Ok(())
     }
@@ -326,13 +303,15 @@ impl Call {
         Some(Begun { deadline: state.deadline, followed })
     }
 
-    /// Takes what the caller sent since.
+    /// Takes what the caller sent since; of frames about as many bytes as are `wanted`.
     #[must_use]
-    pub fn take_followed(&self) -> Followed {
+    pub fn take_followed(&self, wanted: usize) -> Followed {
         let mut state = self.state();
         state.poked = false;
+        let frames = state.follow.take(wanted);
         Followed {
-            frames: std::mem::take(&mut state.follow),
+            frames,
+            rest: !state.follow.is_empty(),
             grant: std::mem::take(&mut state.grant),
             cancel: state.cancel,
         }
@@ -458,7 +437,7 @@ impl Call {
         gauge.fetch_sub(1, Ordering::Relaxed);
         counter.fetch_add(1, Ordering::Relaxed);
         state.phase = Phase::Done;
-        state.follow = VecDeque::new();
+        state.follow = Following::default();
     }
 }
 

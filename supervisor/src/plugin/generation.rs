@@ -350,6 +350,8 @@ impl Task {
                     }
                 }
             }
+            // What callers have sent is taken once there is room for it.
+            ready |= link.can_catch_up();
             if let Some(output) = &mut output
                 && let Poll::Ready(filled) = reader.poll_fill(cx, output)
             {
@@ -481,6 +483,7 @@ impl Task {
                 self.widen();
             }
         }
+        self.link.catch_up(now);
         // After the calls that came before it.
         if let Some(order) = wake.order {
             self.obey(order, now).await;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::actions::SharedActions;
-use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, Follow, error_body};
+use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, error_body};
+use super::following::Follow;
 use super::inbox::Inbox;
 use crate::model::call::{AfterEnd, after_end};
 use crate::wire::{Incoming, LARGE_FRAME_BYTES, Lane, Outbox, Ticket};
@@ -31,6 +32,10 @@ const CALL_BODY_BYTES: usize = 64;
 
 /// While fewer calls wait, those among them that have ended are not looked for.
 const SWEPT_FROM: usize = 64;
+
+/// While more than that is to be written, what callers send after their calls stays with the calls, where it takes less memory. So
+/// much is written at once in any case where it can be, so that nothing is slower for it.
+const FOLLOWING_BYTES: usize = 1 << 20;
 
 /// What the link has heard that concerns more than one call.
 #[derive(Debug)]
@@ -91,6 +96,8 @@ struct InFlight {
     input_refused: bool,
     /// Whether the caller has said that it wants no more of the output stream, which then need not be ended.
     output_refused: bool,
+    /// It is among the `lagging`.
+    lags: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +133,8 @@ pub struct Link {
     /// Calls beyond the concurrency, the plugin's or their action's, in the order of their arrival. While there is room, only those wait
     /// whose action has as many as it may.
     waiting: VecDeque<Arc<Call>>,
+    /// Calls with frames of their callers' that wait until less is to be written, in turn.
+    lagging: VecDeque<u64>,
     /// With so many waiting, those that have ended meanwhile are taken out.
     swept_at: usize,
     concurrency: usize,
@@ -169,6 +178,7 @@ impl Link {
             inbox,
             calls: HashMap::new(),
             waiting: VecDeque::new(),
+            lagging: VecDeque::new(),
             swept_at: SWEPT_FROM,
             concurrency: 0,
             limited: HashMap::new(),
@@ -320,6 +330,7 @@ impl Link {
                 in_bulk: large,
                 input_refused: false,
                 output_refused: false,
+                lags: false,
             },
         );
         if begun.followed {
@@ -330,7 +341,11 @@ impl Link {
     /// The caller of that call sent something.
     pub fn poke(&mut self, id: u64, now: Instant) {
         let Some(flight) = self.calls.get_mut(&id) else { return };
-        let followed = flight.call.take_followed();
+        let followed = flight.call.take_followed(FOLLOWING_BYTES.saturating_sub(self.outbox.bytes()));
+        if followed.rest && !flight.lags {
+            flight.lags = true;
+            self.lagging.push_back(id);
+        }
         // What a caller grants beyond what may be outstanding is not passed on: to the plugin it would be our violation.
         let grant = followed.grant.min(CREDIT_OUTSTANDING_MAX.saturating_sub(flight.credit));
         if grant > 0 {
@@ -343,38 +358,23 @@ impl Link {
                 self.outbox.message(Kind::StreamCredit, Flags::NONE, id, &credit, &[]);
             }
         }
-        for follow in followed.frames {
-            let in_order = !matches!(&follow, Follow::Small(Kind::StreamOpen, ..)) || flight.in_bulk;
-            if flight.input_refused && !matches!(&follow, Follow::Small(Kind::StreamAbort, ..)) {
-                continue;
+        let mut refused = false;
+        let (outbox, streams) = (&mut self.outbox, self.streams);
+        followed.frames.for_each_while(|follow| {
+            refused = !streams && matches!(&follow, Follow::Small(kind, ..) if *kind != Kind::Continue);
+            if !refused {
+                forward(outbox, flight, id, follow);
             }
-            match follow {
-                Follow::Small(kind, _, _) if !self.streams && kind != Kind::Continue => {
-                    let message = format!("{} reads no streams", self.plugin);
-                    flight.call.fail(&ErrorBody::new(ErrorCode::StreamingNotSupported, message));
-                    if flight.stage == Stage::Working {
-                        cancel(&mut self.outbox, flight, id, CancelReason::Caller, now + self.cancel_grace);
-                        self.next_due = earlier(self.next_due, flight.due);
-                    }
-                    return;
-                }
-                Follow::Small(kind, flags, content) => {
-                    if kind == Kind::StreamAbort
-                        && let Ok(StreamAbort { by: StreamSide::Receiver, .. }) = rmp_serde::from_slice(&content)
-                    {
-                        flight.output_refused = true;
-                    }
-                    let lane = if in_order { Lane::Bulk } else { Lane::Small };
-                    self.outbox.content(lane, kind, flags, id, &content);
-                    flight.in_bulk |= lane == Lane::Bulk;
-                }
-                Follow::Large(frame) => {
-                    let header = frame.header();
-                    let kind = Kind::from_number(header.kind).unwrap_or(Kind::Continue);
-                    self.outbox.frame(frame.readdressed(kind, header.flags, id));
-                    flight.in_bulk = true;
-                }
+            !refused
+        });
+        if refused {
+            let message = format!("{} reads no streams", self.plugin);
+            flight.call.fail(&ErrorBody::new(ErrorCode::StreamingNotSupported, message));
+            if flight.stage == Stage::Working {
+                cancel(&mut self.outbox, flight, id, CancelReason::Caller, now + self.cancel_grace);
+                self.next_due = earlier(self.next_due, flight.due);
             }
+            return;
         }
         match (followed.cancel, flight.stage) {
             (Some(reason), Stage::Working) => {
@@ -384,6 +384,24 @@ impl Link {
             // The plugin knows already; but it is the caller now who wants no answer, and is not told to come back.
             (Some(reason), Stage::Cancelling(CancelReason::Draining)) => flight.stage = Stage::Cancelling(reason),
             (Some(_), Stage::Cancelling(_) | Stage::Overdue) | (None, _) => {}
+        }
+    }
+
+    /// Whether callers have sent what waits for room, and there is room now.
+    #[must_use]
+    pub fn can_catch_up(&self) -> bool {
+        !self.lagging.is_empty() && self.outbox.bytes() < FOLLOWING_BYTES / 2
+    }
+
+    /// Takes of that as much as there is room for, from one call after the other.
+    pub fn catch_up(&mut self, now: Instant) {
+        while self.can_catch_up()
+            && let Some(id) = self.lagging.pop_front()
+        {
+            if let Some(flight) = self.calls.get_mut(&id) {
+                flight.lags = false;
+                self.poke(id, now);
+            }
         }
     }
 
@@ -672,10 +690,13 @@ impl Link {
 
     /// The plugin owes nothing more for that call.
     fn ended(&mut self, id: u64, now: Instant) {
-        if let Some(flight) = self.calls.remove(&id)
-            && let Some(limited) = self.limited.get_mut(&flight.call.action)
-        {
-            limited.busy -= 1;
+        if let Some(flight) = self.calls.remove(&id) {
+            if let Some(limited) = self.limited.get_mut(&flight.call.action) {
+                limited.busy -= 1;
+            }
+            if flight.lags {
+                self.lagging.retain(|lagging| *lagging != id);
+            }
         }
         if !self.waiting.is_empty() {
             self.refill(now);
@@ -769,6 +790,30 @@ impl InFlight {
             _ => Ends::No,
         };
         Ok(Verdict { kind, ends })
+    }
+}
+
+/// Writes a frame that the caller sent after the call.
+fn forward(outbox: &mut Outbox, flight: &mut InFlight, id: u64, follow: Follow<'_>) {
+    let aborts = matches!(&follow, Follow::Small(Kind::StreamAbort, ..));
+    if flight.input_refused && !aborts {
+        return;
+    }
+    match follow {
+        Follow::Small(kind, flags, content) => {
+            if aborts && let Ok(StreamAbort { by: StreamSide::Receiver, .. }) = rmp_serde::from_slice(content) {
+                flight.output_refused = true;
+            }
+            let lane = if kind == Kind::StreamOpen && !flight.in_bulk { Lane::Small } else { Lane::Bulk };
+            outbox.content(lane, kind, flags, id, content);
+            flight.in_bulk |= lane == Lane::Bulk;
+        }
+        Follow::Large(frame) => {
+            let header = frame.header();
+            let kind = Kind::from_number(header.kind).unwrap_or(Kind::Continue);
+            outbox.frame(frame.readdressed(kind, header.flags, id));
+            flight.in_bulk = true;
+        }
     }
 }
 

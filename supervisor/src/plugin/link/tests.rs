@@ -251,8 +251,8 @@ fn nothing_of_a_call_overtakes_the_call() {
     let (call, _) = call("echo", &vec![0; 100 << 10], true, &bench.counters);
     bench.link.take(call.clone(), bench.now);
     call.grant(5).unwrap();
-    call.follow(Follow::Small(Kind::Continue, Flags::NONE, [0x80].into())).unwrap();
-    call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, [0x80].into())).unwrap();
+    call.follow(Follow::Small(Kind::Continue, Flags::NONE, &[0x80])).unwrap();
+    call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, &[0x80])).unwrap();
     call.cancel(CancelReason::Caller);
     bench.link.poke(2, bench.now);
     bench.link.ping(false);
@@ -430,7 +430,7 @@ fn an_idempotent_call_is_tried_three_times_and_not_four() {
 fn a_stream_for_a_plugin_without_streams_ends_the_call_once() {
     let mut bench = Bench::new(4, &[]);
     let (call, heard) = bench.call("echo");
-    call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, [0x80].into())).unwrap();
+    call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, &[0x80])).unwrap();
     bench.link.poke(2, bench.now);
     assert_eq!(heard.error().code, ErrorCode::StreamingNotSupported);
     assert_eq!(bench.written(), [(Kind::Call, 2), (Kind::Cancel, 2)]);
@@ -450,11 +450,46 @@ fn a_stream_can_be_aborted_from_both_sides() {
     let refuse = StreamAbort { by: StreamSide::Receiver, error };
     bench.hear(Kind::StreamAbort, Flags::NONE, 2, &refuse, &[]).unwrap();
     bench.written();
-    call.follow(Follow::Small(Kind::StreamData, Flags::NONE, [0x80].into())).unwrap();
+    call.follow(Follow::Small(Kind::StreamData, Flags::NONE, &[0x80])).unwrap();
     bench.link.poke(2, bench.now);
     assert_eq!(bench.written(), [], "the plugin wants no more");
     bench.ok(2).unwrap();
     assert_eq!(heard.kinds().last(), Some(&(Kind::Ok, Ends::Yes)));
+}
+
+#[test]
+fn a_plugin_that_does_not_read_is_not_handed_all_that_its_callers_sent() {
+    let mut bench = Bench::new(4, &["streams", "continue"]);
+    let calls: Vec<_> = (0..3).map(|_| bench.call("echo").0).collect();
+    let most = CREDIT_BYTES as usize;
+    for (call, id) in calls.iter().zip([2, 4, 6]) {
+        call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, &[0x80])).unwrap();
+        for _ in 0..most {
+            call.follow(Follow::Small(Kind::StreamData, Flags::NONE, &[0x80])).unwrap();
+        }
+        call.follow(Follow::Small(Kind::StreamEnd, Flags::NONE, &[0x80])).unwrap();
+        bench.link.poke(id, bench.now);
+    }
+    assert!(bench.link.outbox.bytes() <= 4 * FOLLOWING_BYTES, "{}", bench.link.outbox.bytes());
+    assert!(!bench.link.can_catch_up());
+    // What needs no room does not wait for it.
+    calls[1].cancel(CancelReason::Caller);
+    bench.link.poke(4, bench.now);
+    calls[2].end(Kind::Ok, Flags::NONE, &[0x80]);
+    bench.ok(6).unwrap();
+    let mut frames = bench.written();
+    assert!(frames.contains(&(Kind::Cancel, 4)));
+    while bench.link.can_catch_up() {
+        bench.link.catch_up(bench.now);
+        assert!(bench.link.outbox.bytes() <= 4 * FOLLOWING_BYTES, "{}", bench.link.outbox.bytes());
+        frames.extend(bench.written());
+    }
+    for id in [2, 4] {
+        let kinds: Vec<_> = frames.iter().filter(|(_, of)| *of == id).map(|(kind, _)| *kind).collect();
+        let data = kinds.iter().filter(|kind| **kind == Kind::StreamData).count();
+        assert_eq!((data, kinds.last()), (most, Some(&Kind::StreamEnd)), "{id}");
+    }
+    assert_eq!(bench.link.lagging.len(), 0);
 }
 
 #[test]
@@ -465,7 +500,7 @@ fn a_stream_that_its_reader_refused_need_not_be_ended() {
     assert!(bench.ok(2).unwrap_err().contains("while its output stream is open"));
     let error = ErrorBody::new(ErrorCode::Cancelled, "enough");
     let refuse = super::super::call::body(&StreamAbort { by: StreamSide::Receiver, error });
-    call.follow(Follow::Small(Kind::StreamAbort, Flags::NONE, refuse.into())).unwrap();
+    call.follow(Follow::Small(Kind::StreamAbort, Flags::NONE, &refuse)).unwrap();
     bench.link.poke(2, bench.now);
     bench.ok(2).unwrap();
     assert_eq!(heard.kinds().last(), Some(&(Kind::Ok, Ends::Yes)));
