@@ -8,10 +8,12 @@
 //! Elsewhere: what the operations do is `service`; the rules of a call's frames towards the plugin are `plugin::link`.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::Permissions;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -31,6 +33,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Sleep;
 
 use super::service::{Items, Service};
+use crate::config::Config;
 use crate::model::call::LimitedBy;
 use crate::plugin::call::{Call, Caller, Ends, NewCall, Params, body, error_body, limit_details};
 use crate::plugin::following::Follow;
@@ -101,17 +104,20 @@ impl Drop for Listener {
     }
 }
 
-/// Listens on `path`. What a dead daemon left there is taken over.
+/// Listens on the configured socket. What a dead daemon left there is taken over.
 ///
 /// # Errors
 /// [`ListenError`]
-pub fn listen(path: &Path, allowed_uids: &[u32]) -> Result<Listener, ListenError> {
+pub fn listen(config: &Config) -> Result<Listener, ListenError> {
+    let path = config.socket.as_path();
     let system = |what| move |source| ListenError::System { path: path.to_owned(), what, source };
     let lock_path = path.with_extension("lock");
     let lock = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
+        // Whoever can open it can hold the lock.
+        .mode(0o600)
         .open(&lock_path)
         .map_err(system("locked"))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -135,11 +141,21 @@ pub fn listen(path: &Path, allowed_uids: &[u32]) -> Result<Listener, ListenError
         Err(error) => return Err(system("looked at")(error)),
     }
     // From the first moment on, nobody else may connect; who may is checked again for each connection.
-    let everybody = if allowed_uids.is_empty() { 0o177 } else { 0o111 };
-    let before = rustix::process::umask(Mode::from_raw_mode(everybody));
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = UnixListener::bind(path);
     rustix::process::umask(before);
-    Ok(Listener { listener: bound.map_err(system("made"))?, path: path.to_owned(), _lock: lock })
+    let listener = Listener { listener: bound.map_err(system("made"))?, path: path.to_owned(), _lock: lock };
+    let mode = match config.socket_group {
+        Some(group) => {
+            std::os::unix::fs::chown(path, None, Some(group)).map_err(system("given to its group"))?;
+            0o660
+        }
+        // A file has one group, and these have none in common: the kernel lets everybody knock, and we look who it is.
+        None if !config.allowed_uids.is_empty() => 0o666,
+        None => return Ok(listener),
+    };
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(system("opened to others"))?;
+    Ok(listener)
 }
 
 /// Serves agents until it is told to leave; then each connection writes what it can at once, and ends.
@@ -182,7 +198,9 @@ async fn receive(mut stream: UnixStream, service: Arc<Service>, room: bool, leav
         Ok(peer) => {
             let uid = peer.uid();
             let own = rustix::process::geteuid().as_raw();
-            if uid == 0 || uid == own || service.config.allowed_uids.contains(&uid) {
+            // The socket's mode lets nobody in but the group, if there is one.
+            let in_group = service.config.socket_group.is_some();
+            if uid == 0 || uid == own || in_group || service.config.allowed_uids.contains(&uid) {
                 Ok(uid)
             } else {
                 let message = format!("user {uid} may not use this socket");
