@@ -212,6 +212,36 @@ fn an_agent_that_vanishes() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// An agent that has more calls than its plugin takes, again and again, and another agent of the same plugin: that one's calls are all
+/// answered, as what there is of room is shared.
+#[test]
+fn an_agent_that_floods_the_plugin_of_another() {
+    let echo = Package::echo().with("limits", json!({"concurrency": 1, "queue": 8}));
+    let daemon = Daemon::with([echo]);
+    let (mut flooding, mut other) = (daemon.agent(), daemon.agent());
+    let (mut answered, mut turned_away) = (0, 0);
+    for round in 0..4 {
+        let flood: Vec<_> = (0..60).map(|_| flooding.begin("echo", "slow", &json!({"ms": 5}))).collect();
+        let calls: Vec<_> = (0..3).map(|number| (number, other.begin("echo", "echo", &json!(number)))).collect();
+        for (number, id) in calls {
+            assert_eq!(other.finish(id), Ok(json!(number)), "round {round}");
+        }
+        for id in flood {
+            match flooding.finish(id) {
+                Ok(_) => answered += 1,
+                Err(error) => {
+                    assert_eq!(error.code, ErrorCode::Overloaded, "{error}");
+                    turned_away += 1;
+                }
+            }
+        }
+    }
+    assert!(answered >= 4 && turned_away >= 4, "{answered} answered, {turned_away} turned away");
+    let calls = daemon.status("echo").calls;
+    assert_eq!((calls.ok, calls.refused, calls.waiting, calls.in_flight), (answered + 12, turned_away, 0, 0));
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// Stream data, credit and cancels for calls that never were or are long over are skipped.
 #[test]
 fn frames_for_no_call() {

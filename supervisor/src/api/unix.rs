@@ -35,7 +35,7 @@ use tokio::time::Sleep;
 use super::service::{Items, Service};
 use crate::config::Config;
 use crate::model::call::LimitedBy;
-use crate::plugin::call::{Call, Caller, Ends, NewCall, Params, body, error_body, limit_details};
+use crate::plugin::call::{Call, Caller, Counters, Ends, NewCall, Params, body, error_body, limit_details};
 use crate::plugin::following::Follow;
 use crate::router::Target;
 use crate::wire::{Filled, Incoming, LARGE_FRAME_BYTES, Lane, Outbox, OwnedFrame, Reader};
@@ -410,6 +410,12 @@ impl Caller for Shared {
             calls.remove(&id);
         }
         state.wake();
+    }
+
+    fn calls_counted(&self, counters: &Arc<Counters>) -> usize {
+        let state = self.state();
+        let counted = |entry: &&Entry| matches!(&entry.work, Work::Plugin(call) if call.is_counted_by(counters));
+        state.calls.values().filter(counted).count()
     }
 }
 

@@ -7,7 +7,7 @@
 //! Bounded: at most the credit's worth of stream data waits (`following` says what that takes), and credit given by the caller is kept as a number.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,9 @@ pub trait Caller: Send + Sync + fmt::Debug {
 
     /// The same for a large frame, whose header names kind and flags already.
     fn large(&self, id: u64, frame: OwnedFrame, ends: Ends);
+
+    /// How many of its calls are counted by `counters`. Asked only where there is no room for all calls.
+    fn calls_counted(&self, counters: &Arc<Counters>) -> usize;
 }
 
 /// Whether a frame is the last of its call.
@@ -98,6 +101,8 @@ pub struct Call {
     pub caller: Arc<str>,
     reply_to: (Arc<dyn Caller>, u64),
     counters: Arc<Counters>,
+    /// It was let in although the plugin has all the calls that it may: one of an agent that has more is to go for it, or it is.
+    contends: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -177,6 +182,7 @@ impl Call {
             caller: new.caller,
             reply_to: new.reply_to,
             counters,
+            contends: AtomicBool::new(false),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
                 deadline: deadline.at,
@@ -196,6 +202,36 @@ impl Call {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds a call")
+    }
+
+    /// Which agent called: a number that no other connection has while this call is there.
+    #[must_use]
+    pub fn agent(&self) -> usize {
+        Arc::as_ptr(&self.reply_to.0).addr()
+    }
+
+    /// Whether these count it.
+    #[must_use]
+    pub fn is_counted_by(&self, counters: &Arc<Counters>) -> bool {
+        Arc::ptr_eq(&self.counters, counters)
+    }
+
+    /// Notes that it was let in beyond the limit.
+    pub fn contend(&self) {
+        self.contends.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was, and there are still more than `most`; asked once, by whoever lets it wait.
+    pub fn has_to_displace(&self, most: u32) -> bool {
+        self.contends.load(Ordering::Relaxed)
+            && self.contends.swap(false, Ordering::Relaxed)
+            && self.counters.present() > most
+    }
+
+    /// The caller's own id of the call.
+    #[cfg(test)]
+    pub(super) fn callers_id(&self) -> u64 {
+        self.reply_to.1
     }
 
     /// Until when it may take.
@@ -481,14 +517,16 @@ pub struct Counters {
 impl Counters {
     /// Counts a call that comes in, unless `max` are there already.
     pub fn admit(&self, max: u32) -> bool {
-        let there = self.waiting.load(Ordering::Relaxed) + self.in_flight.load(Ordering::Relaxed);
-        let admitted = there < max;
+        let admitted = self.present() < max;
         if admitted {
             self.waiting.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.refused.fetch_add(1, Ordering::Relaxed);
         }
         admitted
+    }
+
+    /// Counts a call that does not come in.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many calls there are, waiting or in flight.

@@ -205,6 +205,7 @@ pub fn start(
         LinkSettings {
             plugin: blueprint.manifest.id.as_str().into(),
             call_limit: limits.call_timeout,
+            calls_max: limits.concurrency + limits.queue,
             cancel_grace: blueprint.manifest.cancel_grace,
         },
     );

@@ -15,6 +15,7 @@ use super::actions::SharedActions;
 use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, error_body};
 use super::following::Follow;
 use super::inbox::Inbox;
+use super::queue::{Queue, overloaded};
 use crate::model::call::{AfterEnd, after_end};
 use crate::wire::{Incoming, LARGE_FRAME_BYTES, Lane, Outbox, Ticket};
 use palisade_protocol::{
@@ -130,9 +131,9 @@ pub struct Link {
     pub outbox: Outbox,
     inbox: Inbox,
     calls: HashMap<u64, InFlight>,
-    /// Calls beyond the concurrency, the plugin's or their action's, in the order of their arrival. While there is room, only those wait
+    /// Calls beyond the concurrency, the plugin's or their action's, their agents in turn. While there is room, only those wait
     /// whose action has as many as it may.
-    waiting: VecDeque<Arc<Call>>,
+    waiting: Queue,
     /// Calls with frames of their callers' that wait until less is to be written, in turn.
     lagging: VecDeque<u64>,
     /// With so many waiting, those that have ended meanwhile are taken out.
@@ -145,6 +146,7 @@ pub struct Link {
     actions: Option<SharedActions>,
     plugin: Arc<str>,
     plugin_limit: Duration,
+    calls_max: u32,
     cancel_grace: Duration,
     streams: bool,
     continues: bool,
@@ -165,6 +167,8 @@ pub struct LinkSettings {
     pub plugin: Arc<str>,
     /// The plugin's limit for a call.
     pub call_limit: Duration,
+    /// So many calls the plugin may have, under way and waiting.
+    pub calls_max: u32,
     /// How long a cancelled call may take to end.
     pub cancel_grace: Duration,
 }
@@ -177,7 +181,7 @@ impl Link {
             outbox: Outbox::default(),
             inbox,
             calls: HashMap::new(),
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             lagging: VecDeque::new(),
             swept_at: SWEPT_FROM,
             concurrency: 0,
@@ -186,6 +190,7 @@ impl Link {
             actions: None,
             plugin: settings.plugin,
             plugin_limit: settings.call_limit,
+            calls_max: settings.calls_max,
             cancel_grace: settings.cancel_grace,
             streams: false,
             continues: false,
@@ -240,8 +245,17 @@ impl Link {
                 self.waiting.retain(|call| !call.is_done());
                 self.swept_at = SWEPT_FROM + 2 * self.waiting.len();
             }
+            if call.has_to_displace(self.calls_max) {
+                let agent = call.agent();
+                let works = self.calls.values().any(|flight| flight.call.agent() == agent);
+                let error = overloaded(&self.plugin, self.calls_max);
+                match self.waiting.displace(agent, works) {
+                    Some(displaced) => displaced.fail(&error),
+                    None => return call.fail(&error),
+                }
+            }
             self.due(call.deadline());
-            self.waiting.push_back(call);
+            self.waiting.push(call);
         }
     }
 
@@ -256,15 +270,11 @@ impl Link {
 
     /// Writes calls that waited, as far as the concurrency allows.
     fn refill(&mut self, now: Instant) {
-        let mut place = 0;
-        while self.has_room()
-            && let Some(next) = self.waiting.get(place)
-        {
-            if self.is_full(&next.action) {
-                place += 1;
-            } else if let Some(call) = self.waiting.remove(place) {
-                self.write(call, now);
-            }
+        while self.has_room() {
+            let limited = &self.limited;
+            let may = |call: &Call| limited.get(&call.action).is_none_or(|limited| limited.busy < limited.most);
+            let Some(call) = self.waiting.take_next(may) else { return };
+            self.write(call, now);
         }
     }
 
@@ -707,7 +717,7 @@ impl Link {
 
     /// Takes back the calls that were not written yet, for another generation.
     pub fn take_waiting(&mut self) -> Vec<Arc<Call>> {
-        self.waiting.drain(..).collect()
+        self.waiting.drain()
     }
 
     /// The process is gone: ends its calls with what `error` says, and returns those that another generation may have.
@@ -732,7 +742,7 @@ impl Link {
                 }
             }
         }
-        returned.extend(self.waiting.drain(..));
+        returned.extend(self.waiting.drain());
         returned
     }
 }

@@ -16,3 +16,4 @@ pub mod handle;
 pub mod inbox;
 pub mod link;
 pub mod logs;
+pub mod queue;

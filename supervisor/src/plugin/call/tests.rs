@@ -36,6 +36,10 @@ impl Caller for Heard {
         let header = frame.header();
         self.frame(id, Kind::from_number(header.kind).unwrap(), header.flags, frame.content(), ends);
     }
+
+    fn calls_counted(&self, _counters: &Arc<Counters>) -> usize {
+        0
+    }
 }
 
 /// A call of that action under the caller's id 1, and what its caller hears.
@@ -51,6 +55,20 @@ pub(crate) fn call(action: &str, params: &[u8], more: bool, counters: &Arc<Count
         reply_to: (heard.clone(), 1),
     };
     (Call::new(new, Duration::from_secs(30), counters.clone()), heard)
+}
+
+/// A call of that agent's under its id.
+pub(crate) fn call_of(agent: &Arc<Heard>, id: u64, counters: &Arc<Counters>) -> Arc<Call> {
+    assert!(counters.admit(10_000));
+    let new = NewCall {
+        action: "echo".into(),
+        params: Params::Small([0xc0][..].into()),
+        more: false,
+        caller_limit: None,
+        caller: "uid:0".into(),
+        reply_to: (agent.clone(), id),
+    };
+    Call::new(new, Duration::from_secs(30), counters.clone())
 }
 
 fn numbers(counters: &Counters) -> (u32, u32) {

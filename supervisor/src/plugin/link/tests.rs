@@ -7,7 +7,7 @@ use palisade_protocol::{ActionInfo, Progress, StreamKind, encode, split};
 use super::*;
 use crate::model::manifest::Manifest;
 use crate::plugin::actions::Actions;
-use crate::plugin::call::tests::{Heard, call};
+use crate::plugin::call::tests::{Heard, call, call_of};
 use crate::plugin::call::{Counters, NewCall, Params};
 use crate::plugin::inbox::{Outlet, inbox};
 
@@ -34,7 +34,8 @@ impl Bench {
         let announced = announced.map(|name| ActionInfo { name: name.to_owned(), ..ActionInfo::default() });
         let actions = Actions::new(announced.to_vec(), &manifest).unwrap();
         let (sender, outlet) = inbox(64);
-        let settings = LinkSettings { plugin: "echo".into(), call_limit: seconds(30), cancel_grace: GRACE };
+        let settings =
+            LinkSettings { plugin: "echo".into(), call_limit: seconds(30), calls_max: 8, cancel_grace: GRACE };
         let mut link = Link::new(sender, settings);
         let features: Vec<_> = features.iter().map(|name| (*name).to_owned()).collect();
         link.agree(&features);
@@ -349,6 +350,52 @@ fn calls_beyond_the_concurrency_wait_in_their_order() {
     }
     assert!(heard.iter().all(|heard| heard.kinds() == [(Kind::Ok, Ends::Yes)]));
     assert_eq!(bench.present(), (0, 0));
+}
+
+#[test]
+fn an_agent_that_fills_the_queue_makes_room_for_another_and_they_take_turns() {
+    let mut bench = Bench::new(2, &[]);
+    let [flood, neighbour] = [(); 2].map(|()| Arc::new(Heard::default()));
+    let calls: Vec<_> = (0..8).map(|id| call_of(&flood, id, &bench.counters)).collect();
+    bench.now = bench.now.max(calls[7].begun);
+    for call in &calls {
+        bench.link.take(call.clone(), bench.now);
+    }
+    let late: Vec<_> = (0..4).map(|id| call_of(&neighbour, id, &bench.counters)).collect();
+    for call in &late {
+        call.contend();
+        bench.link.take(call.clone(), bench.now);
+    }
+    // Of its six that waited three are gone, and the fourth of the other would have been one too many.
+    let overloaded = |heard: &Heard| {
+        assert!(heard.kinds().iter().all(|kind| *kind == (Kind::Err, Ends::Yes)));
+        assert_eq!(heard.error().code, ErrorCode::Overloaded);
+        heard.kinds().len()
+    };
+    assert_eq!((overloaded(&flood), overloaded(&neighbour)), (3, 1));
+    assert!(calls[5..].iter().all(|call| call.is_done()) && late[3].is_done());
+    assert_eq!(bench.present(), (6, 2));
+    for id in (2..=16).step_by(2) {
+        bench.ok(id).unwrap();
+    }
+    let ended = |heard: &Heard| heard.kinds().iter().filter(|(kind, _)| *kind == Kind::Ok).count();
+    assert_eq!((ended(&flood), ended(&neighbour)), (5, 3));
+    assert_eq!(bench.present(), (0, 0));
+}
+
+#[test]
+fn a_call_that_contends_for_room_that_there_is_by_now_displaces_nobody() {
+    let mut bench = Bench::new(1, &[]);
+    let [flood, neighbour] = [(); 2].map(|()| Arc::new(Heard::default()));
+    for id in 0..7 {
+        let call = call_of(&flood, id, &bench.counters);
+        bench.link.take(call, bench.now);
+    }
+    let late = call_of(&neighbour, 0, &bench.counters);
+    late.contend();
+    bench.link.take(late, bench.now);
+    assert_eq!((flood.kinds(), neighbour.kinds()), (vec![], vec![]));
+    assert_eq!(bench.present(), (7, 1));
 }
 
 #[test]
