@@ -97,8 +97,12 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     }
     let cgroups = match tree {
         Ok(tree) => Some(tree),
-        Err(reason) => {
+        Err(reason) if reason.is_usual() => {
             tracing::info!(%reason, "plugins run without a cgroup of their own");
+            None
+        }
+        Err(reason) => {
+            tracing::warn!(%reason, "plugins run without a cgroup of their own");
             None
         }
     };
