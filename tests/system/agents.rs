@@ -298,8 +298,11 @@ fn an_agent_beyond_its_credit() {
     expect_echo(&daemon, "hostile");
     let id = agent.begin("hostile", "wait", &json!(null));
     agent.send(Kind::StreamOpen, Flags::NONE, id, &StreamOpen { kind: StreamKind::Bytes }, &[]).expect("it reads");
-    // The plugin gives no credit for this call before it has read, so sixteen megabytes are too much in any case.
-    for _ in 0..128 {
+    daemon.wait_until("hostile", "its call in flight", |now| now.calls.in_flight == 1);
+    // It gives credit for all that it reads; as it stands still, two mebibytes are too much in any case.
+    let plugin = daemon.process_of("hostile");
+    signal(plugin, Signal::SIGSTOP);
+    for _ in 0..16 {
         if agent.send(Kind::StreamData, Flags::NONE, id, &Empty {}, &[0; 128 << 10]).is_err() {
             break;
         }
@@ -307,6 +310,7 @@ fn an_agent_beyond_its_credit() {
     let refusal = agent.expect_refusal();
     assert_eq!(refusal.code, ErrorCode::ProtocolViolation, "{refusal}");
     expect_text(&refusal.message, "credit");
+    signal(plugin, Signal::SIGCONT);
     daemon.wait_until("hostile", "the end of its call", |now| now.calls.in_flight == 0);
     expect_echo(&daemon, "hostile");
     neighbour.expect_unharmed(&daemon);
