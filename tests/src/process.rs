@@ -16,8 +16,10 @@ pub struct Identity {
 pub struct Memory {
     /// Shared pages count in proportion.
     pub pss: u64,
-    /// Pages that only this process has.
+    /// Pages that only this process has. Those of its program are among them only while no other process runs the same.
     pub private: u64,
+    /// Pages that come from no file: what it allocated. Nothing that other processes do changes it.
+    pub anonymous: u64,
 }
 
 /// The fields of `/proc/PID/stat` from the third on: the second may hold spaces and parentheses.
@@ -118,6 +120,7 @@ pub fn memory(pid: u32) -> Option<Memory> {
         match key {
             "Pss:" => memory.pss = kib,
             "Private_Clean:" | "Private_Dirty:" | "Private_Hugetlb:" => memory.private += kib,
+            "Anonymous:" => memory.anonymous = kib,
             _ => {}
         }
     }
