@@ -176,15 +176,10 @@ pub fn cgroup(pid: u32) -> Option<PathBuf> {
     Some(PathBuf::from(mount).join(own.trim_start_matches('/')))
 }
 
-/// Sets the limit on the descriptors of `pid` to what follows from how many it has open, and says what the limit was.
-///
-/// # Panics
-/// When it is not there, or not ours to limit.
-pub fn limit_descriptors(pid: u32, limit: impl FnOnce(u64) -> u64) -> u64 {
-    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-    let open = descriptors(pid).expect("it runs") as u64;
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let process = Pid::from_raw(pid.try_into().expect("a process number")).expect("it is not 0");
-    let new = Rlimit { current: Some(limit(open)), maximum };
-    prlimit(Some(process), Resource::Nofile, new).expect("it is ours to limit").current.expect("there is a limit")
+/// The soft limit on the descriptors of `pid`.
+#[must_use]
+pub fn descriptors_max(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }

@@ -384,14 +384,16 @@ fn the_daemon_is_out_of_descriptors() {
     let neighbour = daemon.neighbour();
     let mut agent = daemon.agent();
     assert_eq!(agent.call("echo", "echo", &json!(1)), Ok(json!(1)));
-    let before = process::limit_descriptors(daemon.pid(), |open| open + 2);
+    let before = process::descriptors_max(daemon.pid()).expect("there is a limit");
+    let open = process::descriptors(daemon.pid()).expect("it runs") as u64;
+    daemon.limit_descriptors(open + 2);
     let error = agent.call("hostile", "echo", &json!(1)).expect_err("there is nothing to start it with");
     assert_eq!(
         (error.code, error.fault, error.retryable),
         (ErrorCode::ResourceExhausted, Fault::Host, true),
         "{error}"
     );
-    process::limit_descriptors(daemon.pid(), |_| before);
+    daemon.limit_descriptors(before);
     assert_eq!(agent.call("hostile", "echo", &json!(2)), Ok(json!(2)));
     let status = daemon.status("hostile");
     assert_eq!((status.restarts, status.quarantined, status.state.as_str()), (0, false, "active"));
