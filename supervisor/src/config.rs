@@ -37,6 +37,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Users who may call besides root and the daemon's own.
     pub allowed_uids: Vec<u32>,
+    /// The group whose members may call.
+    pub socket_group: Option<u32>,
     /// What is said of single plugins.
     pub plugins: BTreeMap<String, PluginConfig>,
 }
@@ -51,8 +53,32 @@ struct ConfigFile {
     socket: Option<PathBuf>,
     #[serde(default)]
     allowed_uids: Vec<u32>,
+    socket_group: Option<Group>,
     #[serde(default)]
     plugins: BTreeMap<String, PluginConfig>,
+}
+
+/// A group, by its number or its name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Group {
+    Number(u32),
+    Name(String),
+}
+
+impl Group {
+    fn number(&self) -> Result<u32, String> {
+        match self {
+            Self::Number(number) => Ok(*number),
+            Self::Name(name) => match nix::unistd::Group::from_name(name) {
+                Ok(Some(group)) => Ok(group.gid.as_raw()),
+                Ok(None) => {
+                    Err(format!("`socket_group`: there is no group {name:?}; `groupadd --system {name}` makes it"))
+                }
+                Err(errno) => Err(format!("`socket_group`: the group {name:?} cannot be looked up: {errno}")),
+            },
+        }
+    }
 }
 
 /// What the configuration says of one plugin.
@@ -123,10 +149,16 @@ impl Config {
             Some(path) => (true, Some(path.clone())),
             None => (false, default_config(mode)),
         };
-        let file = match path {
-            Some(path) if named || path.exists() => read(&path)?,
+        let file = match &path {
+            Some(path) if named || path.exists() => read(path)?,
             _ => ConfigFile::default(),
         };
+        let wrong = |detail| ConfigError::Wrong { path: path.clone().unwrap_or_default(), detail };
+        if file.socket_group.is_some() && !file.allowed_uids.is_empty() {
+            let detail = "`socket_group` and `allowed_uids` exclude each other: put those users into the group";
+            return Err(wrong(detail.to_owned()));
+        }
+        let socket_group = file.socket_group.as_ref().map(Group::number).transpose().map_err(wrong)?;
         let plugin_directories = match (overrides.plugins, file.plugin_directories) {
             (given, _) if !given.is_empty() => given,
             (_, Some(configured)) => configured,
@@ -146,6 +178,7 @@ impl Config {
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| runtime_directory.join("palisade.sock")),
             runtime_directory,
             allowed_uids: file.allowed_uids,
+            socket_group,
             plugins: file.plugins,
         })
     }
@@ -243,6 +276,16 @@ mod tests {
         assert!(config.plugin_directories[0].is_absolute() && config.plugin_directories[0].ends_with("p"));
         assert_eq!(config.plugin_directories[1], Path::new("/q"));
         assert_eq!(config.socket, config.runtime_directory.join("palisade.sock"));
+    }
+
+    #[test]
+    fn a_group_has_a_number_or_a_name_and_must_be_there() {
+        assert_eq!(load("socket_group = 7\n").unwrap().socket_group, Some(7));
+        assert_eq!(load("socket_group = \"root\"\n").unwrap().socket_group, Some(0));
+        let error = load("socket_group = \"no such group\"\n").unwrap_err().to_string();
+        assert!(error.contains("there is no group \"no such group\""), "{error}");
+        let error = load("socket_group = 7\nallowed_uids = [1]\n").unwrap_err().to_string();
+        assert!(error.contains("exclude each other"), "{error}");
     }
 
     #[test]

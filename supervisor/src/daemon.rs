@@ -83,7 +83,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     own_folder("state directory", &config.state_directory)?;
     own_folder("runtime directory", &config.runtime_directory)?;
     let _state = lock(&config.state_directory)?;
-    let listener = unix::listen(&config.socket, &config.allowed_uids)?;
+    let listener = unix::listen(&config)?;
     let image = LauncherImage::load(launcher)?;
     let tree = Tree::open_or_create(&config.state_directory).map(|opened| {
         if opened.stale_leaves > 0 {
@@ -97,8 +97,12 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     }
     let cgroups = match tree {
         Ok(tree) => Some(tree),
-        Err(reason) => {
+        Err(reason) if reason.is_usual() => {
             tracing::info!(%reason, "plugins run without a cgroup of their own");
+            None
+        }
+        Err(reason) => {
+            tracing::warn!(%reason, "plugins run without a cgroup of their own");
             None
         }
     };

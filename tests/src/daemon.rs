@@ -458,6 +458,19 @@ impl Daemon {
         Neighbour { stop, thread: Some(thread), generation }
     }
 
+    /// Sets how many descriptors it may have open.
+    ///
+    /// # Panics
+    /// When it cannot be set.
+    pub fn limit_descriptors(&self, most: u64) {
+        // Its own user may do that; root itself may lack the capability.
+        let program = Path::new("prlimit");
+        let mut command = other_user().map_or_else(|| command(program), |uid| as_user(uid, program));
+        let pid = format!("--pid={}", self.pid());
+        let status = command.args([pid, format!("--nofile={most}:")]).status().expect("prlimit is there");
+        assert!(status.success(), "prlimit: {status}");
+    }
+
     /// Notes which processes and cgroups belong to it now.
     pub fn remember(&mut self) {
         for process in process::descendants(self.pid()) {

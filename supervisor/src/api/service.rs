@@ -190,6 +190,11 @@ impl Service {
     /// What went wrong, in the taxonomy's terms.
     pub async fn operate(&self, action: &str, params: &[u8], items: &mut impl Items) -> Result<Value, ErrorBody> {
         match action {
+            #[cfg(test)]
+            "panic" => {
+                items.open();
+                panic!("as the test wants it")
+            }
             "list" => {
                 parameters::<NoParams>(params)?;
                 self.list()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use palisade_protocol::{Guarantee, GuaranteeState};
 
-use crate::model::generation::LaunchFailure;
+use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::Generation;
 use crate::model::manifest::Manifest;
 use crate::process::{Child, Launch, LauncherImage, Limit, Resource, SpawnError, Spec, UserMap, spawn};
@@ -92,15 +92,14 @@ impl Blueprint {
     /// # Errors
     /// A sentence, and whether trying again can help.
     pub fn launch(&self, generation: Generation) -> Result<Child, LaunchFailure> {
-        let lasting = |message: String| LaunchFailure { message, lasting: true };
         let snapshot = self.snapshot.as_ref().map_err(|error| lasting(error.clone()))?;
-        let EntryPoint { file, path, program } =
-            snapshot.entry_point(self.manifest.entry_point.as_str()).map_err(lasting)?;
-        let (arguments, interpreter) = arguments(&path, program).map_err(lasting)?;
-        let transient = |message: String| LaunchFailure { message, lasting: false };
+        let EntryPoint { file, path, program } = snapshot.entry_point(self.manifest.entry_point.as_str())?;
+        let (arguments, interpreter) = arguments(&path, program)?;
         let data = self.host.data.join(self.manifest.id.as_str());
-        std::fs::create_dir_all(&data)
-            .map_err(|error| transient(format!("the data folder {} cannot be made: {error}", data.display())))?;
+        std::fs::create_dir_all(&data).map_err(|error| {
+            let message = format!("the data folder {} cannot be made: {error}", data.display());
+            LaunchFailure { message, outlook: outlook(&error, Outlook::Passing) }
+        })?;
         let folder = c_string(data.into_os_string().into_encoded_bytes()).map_err(lasting)?;
         let spec = Spec {
             arguments,
@@ -121,10 +120,12 @@ impl Blueprint {
         let interpreter = interpreter.as_ref().map(AsFd::as_fd);
         spawn(&self.host.image, Launch { spec, entry: file.as_fd(), interpreter, leaf }).map_err(|error| {
             let message = error.to_string();
-            match error {
-                SpawnError::Specification(_) => lasting(message),
-                SpawnError::Resources { .. } | SpawnError::Launcher(_) => transient(message),
-            }
+            let outlook = match error {
+                SpawnError::Specification(_) => Outlook::Lasting,
+                SpawnError::Resources { .. } => Outlook::Shortage,
+                SpawnError::Launcher(error) => outlook(&error, Outlook::Passing),
+            };
+            LaunchFailure { message, outlook }
         })
     }
 
@@ -160,22 +161,31 @@ pub fn descriptor_limit() -> (u64, u64) {
 }
 
 /// What is executed and with which arguments: the program itself, or the interpreter of a script, as the kernel would.
-fn arguments(path: &std::path::Path, program: Program) -> Result<(Vec<CString>, Option<OwnedFd>), String> {
-    let path = c_string(path.as_os_str().as_encoded_bytes())?;
+fn arguments(path: &std::path::Path, program: Program) -> Result<(Vec<CString>, Option<OwnedFd>), LaunchFailure> {
+    let path = c_string(path.as_os_str().as_encoded_bytes()).map_err(lasting)?;
     match program {
         Program::Elf => Ok((vec![path], None)),
         Program::Script { interpreter, argument } => {
             let file = File::open(&interpreter).map_err(|error| {
-                format!("the script's interpreter {interpreter} cannot be opened: {error}; install it, or correct the #! line")
+                let message = format!("the script's interpreter {interpreter} cannot be opened: {error}; install it, or correct the #! line");
+                LaunchFailure { message, outlook: outlook(&error, Outlook::Lasting) }
             })?;
-            let mut arguments = vec![c_string(interpreter)?];
+            let mut arguments = vec![c_string(interpreter).map_err(lasting)?];
             if let Some(argument) = argument {
-                arguments.push(c_string(argument)?);
+                arguments.push(c_string(argument).map_err(lasting)?);
             }
             arguments.push(path);
             Ok((arguments, Some(file.into())))
         }
     }
+}
+
+fn lasting(message: String) -> LaunchFailure {
+    LaunchFailure { message, outlook: Outlook::Lasting }
+}
+
+fn outlook(error: &std::io::Error, otherwise: Outlook) -> Outlook {
+    error.raw_os_error().map_or(otherwise, |errno| Outlook::of_errno(errno, otherwise))
 }
 
 fn c_string(bytes: impl AsRef<[u8]>) -> Result<CString, String> {

@@ -33,7 +33,7 @@ use super::link::{LOG_FIELDS_BYTES_MAX, Link, LinkSettings, News};
 use super::logs::{self, Source, Voice};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
-use crate::model::generation::{Action, Event, LaunchFailure, Machine, Phase, Reason, StopWhy};
+use crate::model::generation::{Action, Event, LaunchFailure, Machine, Outlook, Phase, Reason, StopWhy};
 use crate::model::ids::Generation;
 use crate::model::manifest::OnPause;
 use crate::model::plugin::Refusal;
@@ -205,6 +205,7 @@ pub fn start(
         LinkSettings {
             plugin: blueprint.manifest.id.as_str().into(),
             call_limit: limits.call_timeout,
+            calls_max: limits.concurrency + limits.queue,
             cancel_grace: blueprint.manifest.cancel_grace,
         },
     );
@@ -410,6 +411,8 @@ impl Task {
                     }
                 }
             }
+            // What callers have sent is taken once there is room for it.
+            ready |= link.can_catch_up();
             if let Some(output) = &mut output
                 && !quiet.output
                 && let Some(filled) = note(&mut quiet.output, reader.poll_fill(cx, output))
@@ -552,6 +555,7 @@ impl Task {
                 self.widen();
             }
         }
+        self.link.catch_up(now);
         // After the calls that came before it.
         if let Some(order) = wake.order {
             self.obey(order, now).await;
@@ -633,7 +637,7 @@ impl Task {
             }
             Report::Failed(failure) => {
                 let message = failure.message.clone();
-                Event::LaunchFailed(LaunchFailure { message, lasting: is_lasting(&failure) })
+                Event::LaunchFailed(LaunchFailure { message, outlook: outlook(&failure) })
             }
             Report::Exited(exited) => Event::Exited(exited.exit.into()),
         };
@@ -1016,8 +1020,9 @@ fn with_hint(error: &ErrorBody) -> String {
     }
 }
 
-/// Whether another attempt at the same step would fail the same way.
-fn is_lasting(failure: &crate::process::Failure) -> bool {
+/// What another attempt at the same step has to expect.
+fn outlook(failure: &crate::process::Failure) -> Outlook {
     use crate::process::Step;
-    matches!(failure.step, Step::Exec)
+    let otherwise = if matches!(failure.step, Step::Exec) { Outlook::Lasting } else { Outlook::Passing };
+    Outlook::of_errno(failure.errno, otherwise)
 }
