@@ -252,6 +252,9 @@ pub struct LaunchFailure {
     pub message: String,
     /// Trying again as it is would fail again: the executable is missing, or for another machine.
     pub lasting: bool,
+    /// It is the host that cannot confine the plugin as it must be; the plugin is not to blame.
+    #[serde(default)]
+    pub sandbox: bool,
 }
 
 /// Why a process never became active.

@@ -594,6 +594,7 @@ fn declined(decline: &Decline) -> ErrorBody {
 /// How a failure of a plugin is told to somebody whose call it never had.
 fn failure_code(reason: &Reason) -> ErrorCode {
     match reason {
+        Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::Stopped { .. }
         | Reason::Overdue { .. }

@@ -562,7 +562,8 @@ impl Task {
             }
             Report::Failed(failure) => {
                 let message = failure.message.clone();
-                Event::LaunchFailed(LaunchFailure { message, lasting: is_lasting(&failure) })
+                let (lasting, sandbox) = (is_lasting(&failure), failure.step.is_confinement());
+                Event::LaunchFailed(LaunchFailure { message, lasting, sandbox })
             }
             Report::Exited(exited) => Event::Exited(exited.exit.into()),
         };
@@ -636,7 +637,7 @@ impl Task {
     }
 
     fn guarantees(&self) -> Vec<Guarantee> {
-        self.blueprint.host.guarantees()
+        self.blueprint.host.facts.guarantees(None)
     }
 
     async fn take_ready(&mut self, ready: Ready) {
@@ -917,6 +918,7 @@ fn call_error(
     let code = match reason {
         Reason::Stopped { .. } | Reason::Killed => ErrorCode::Unavailable,
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
+        Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => {
             ErrorCode::Crashed
@@ -948,5 +950,5 @@ fn with_hint(error: &ErrorBody) -> String {
 /// Whether another attempt at the same step would fail the same way.
 fn is_lasting(failure: &crate::process::Failure) -> bool {
     use crate::process::Step;
-    matches!(failure.step, Step::Exec)
+    matches!(failure.step, Step::Exec | Step::EntryPoint)
 }

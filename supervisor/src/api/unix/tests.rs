@@ -29,12 +29,21 @@ fn service() -> Arc<Service> {
         runtime_directory: nowhere.clone(),
         socket: nowhere,
         allowed_uids: Vec::new(),
+        lent_uids: 1..=1,
         plugins: BTreeMap::new(),
     };
     let no = || Ability::No("not tried".to_owned());
     let host = probe::Host {
         user_namespaces: no(),
         pid_namespaces: no(),
+        private_root: no(),
+        network_namespaces: no(),
+        ipc_namespaces: no(),
+        host_names: no(),
+        landlock: no(),
+        landlock_version: 0,
+        lent_users: no(),
+        trials: Vec::new(),
         cgroup: no(),
         controllers: Vec::new(),
         descriptors: Descriptors { soft: None, hard: None },

@@ -209,7 +209,7 @@ fn policies_decide_what_follows_an_end() {
 
 #[test]
 fn failures_that_nobody_can_wait_out_refuse_the_calls_at_once() {
-    let failure = LaunchFailure { message: "no such file".into(), lasting: true };
+    let failure = LaunchFailure { message: "no such file".into(), lasting: true, sandbox: false };
     let refused = InitFailure::Refused { error: "no key".into() };
     for (mode, reason, restart_due) in [
         (RestartMode::OnFailure, Reason::LaunchFailed { failure }, false),
