@@ -6,9 +6,14 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+/// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
+/// from people, services and containers.
+const LENT_UIDS: RangeInclusive<u32> = 1_900_000_000..=1_900_004_095;
 
 /// Largest configuration file.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -39,6 +44,8 @@ pub struct Config {
     pub allowed_uids: Vec<u32>,
     /// The group whose members may call.
     pub socket_group: Option<u32>,
+    /// The user numbers that are lent to plugins, where the daemon is root.
+    pub lent_uids: RangeInclusive<u32>,
     /// What is said of single plugins.
     pub plugins: BTreeMap<String, PluginConfig>,
 }
@@ -54,6 +61,7 @@ struct ConfigFile {
     #[serde(default)]
     allowed_uids: Vec<u32>,
     socket_group: Option<Group>,
+    lent_uids: Option<[u32; 2]>,
     #[serde(default)]
     plugins: BTreeMap<String, PluginConfig>,
 }
@@ -88,6 +96,20 @@ pub struct PluginConfig {
     /// Handed to the plugin in its welcome.
     #[serde(default)]
     pub configuration: serde_json::Map<String, serde_json::Value>,
+    /// What becomes of a start on a host that cannot confine the plugin as every start needs it.
+    #[serde(default)]
+    pub on_degraded: OnDegraded,
+}
+
+/// What becomes of a start on a host that lacks something that every start needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDegraded {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The plugin runs with what there is, and the log and `info` say what is missing.
+    Warn,
 }
 
 /// What the command line says.
@@ -179,6 +201,7 @@ impl Config {
             runtime_directory,
             allowed_uids: file.allowed_uids,
             socket_group,
+            lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             plugins: file.plugins,
         })
     }
@@ -196,8 +219,18 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let base = path.parent().unwrap_or(Path::new(""));
     let paths = file.plugin_directories.iter_mut().flatten();
     let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];
-    for path in paths.chain(others.into_iter().flatten()) {
-        *path = base.join(&*path);
+    for place in paths.chain(others.into_iter().flatten()) {
+        *place = base.join(&*place);
+    }
+    if let Some([first, last]) = file.lent_uids
+        && (first == 0 || last < first)
+    {
+        return Err(ConfigError::Wrong {
+            path: path.to_owned(),
+            detail: format!(
+                "lent_uids = [{first}, {last}] is no range of ordinary users; give the first and the last of it"
+            ),
+        });
     }
     Ok(file)
 }
@@ -286,6 +319,24 @@ mod tests {
         assert!(error.contains("there is no group \"no such group\""), "{error}");
         let error = load("socket_group = 7\nallowed_uids = [1]\n").unwrap_err().to_string();
         assert!(error.contains("exclude each other"), "{error}");
+    }
+
+    #[test]
+    fn the_lent_users_are_a_range_without_root() {
+        assert_eq!(load("").unwrap().lent_uids, LENT_UIDS);
+        assert_eq!(load("lent_uids = [7, 9]\n").unwrap().lent_uids, 7..=9);
+        for wrong in ["lent_uids = [0, 9]\n", "lent_uids = [9, 7]\n"] {
+            let error = load(wrong).unwrap_err().to_string();
+            assert!(error.contains("lent_uids"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_cannot_confine_refuses_unless_told_otherwise() {
+        let config = load("[plugins.one]\n[plugins.two]\non_degraded = \"warn\"\n").unwrap();
+        assert_eq!(config.plugins["one"].on_degraded, OnDegraded::Refuse);
+        assert_eq!(config.plugins["two"].on_degraded, OnDegraded::Warn);
+        assert!(load("[plugins.one]\non_degraded = \"shrug\"\n").is_err());
     }
 
     #[test]

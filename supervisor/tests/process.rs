@@ -34,7 +34,7 @@ use palisaded::{
     },
     sandbox::{
         cgroup::{Leaf, LeafError, Tree, Unavailable},
-        probe::{Ability, Tier, probe},
+        probe::{Ability, Ground, Tier, probe},
         user_map,
     },
 };
@@ -58,7 +58,9 @@ const ENOENT: i32 = 2;
 const ENOEXEC: i32 = 8;
 const EACCES: i32 = 13;
 const EPERM: i32 = 1;
+const EINVAL: i32 = 22;
 const ETXTBSY: i32 = 26;
+const EROFS: i32 = 30;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What a child finds.
@@ -740,7 +742,7 @@ fn arguments_that_do_not_fit_into_a_message_are_refused_at_once() {
         let mut spec = sh("exit 0");
         spec.environment = vec![CString::new(vec![b'x'; 200 * 1024]).unwrap()];
         let entry = open("/bin/sh");
-        let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: None };
+        let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
         let error = spawn(image(), launch).unwrap_err();
         assert!(error.to_string().contains("exceeds"), "{error}");
     });
@@ -852,9 +854,30 @@ fn the_probe_finds_what_the_other_tests_use() {
     run(async {
         let state = tempfile::tempdir().unwrap();
         let tree = Tree::open_or_create(state.path());
-        let host = within(probe(image(), tree.as_ref().map(|opened| &opened.tree))).await;
+        let host = within(probe(image(), tree.as_ref().map(|opened| &opened.tree), ground(state.path()))).await;
         println!("{host:?}");
         assert_eq!(host.pid_namespaces, Ability::Yes);
+        for ability in [
+            &host.user_namespaces,
+            &host.private_root,
+            &host.network_namespaces,
+            &host.ipc_namespaces,
+            &host.host_names,
+        ] {
+            assert_eq!(*ability, Ability::Yes);
+        }
+        assert_eq!(host.landlock.is_yes(), host.landlock_version != 0);
+        // Landlock answers before the capability is looked for.
+        let mknod = if host.landlock.is_yes() { EACCES } else { EPERM };
+        for (act, errno) in [
+            ("read-shadow", ENOENT),
+            ("write-outside", EROFS),
+            ("write-data", 0),
+            ("mknod", mknod),
+            ("setuid0", EINVAL),
+        ] {
+            assert_eq!(host.trial(act).map(|trial| trial.errno), Some(errno), "{act}");
+        }
         assert_eq!(host.cgroup.is_yes(), tree.is_ok(), "{}", host.cgroup);
         assert_eq!(host.tier() == Tier::C, tree.is_err());
         assert!(host.descriptors.plugins_max().is_none_or(|fit| 0 < fit));
@@ -882,7 +905,8 @@ fn a_user_who_owns_no_cgroup_is_told_so() {
 fn a_host_without_namespaces_is_told_so() {
     if std::env::var_os(INNER_VARIABLE).is_some_and(|inner| inner == "no namespaces") {
         return run(async {
-            let host = within(probe(image(), Err(&Unavailable::NotMounted))).await;
+            let state = tempfile::tempdir().unwrap();
+            let host = within(probe(image(), Err(&Unavailable::NotMounted), ground(state.path()))).await;
             for (ability, sysctl) in
                 [(&host.user_namespaces, "max_user_namespaces"), (&host.pid_namespaces, "max_pid_namespaces")]
             {
@@ -1064,6 +1088,13 @@ fn image() -> &'static LauncherImage {
     IMAGE.get_or_init(|| LauncherImage::load(&launcher_path()).unwrap())
 }
 
+/// A user of the host that nobody is.
+const NOBODY_ELSE: u32 = 1_900_000_000;
+
+fn ground(folder: &Path) -> Ground<'_> {
+    Ground { folder, uid: NOBODY_ELSE }
+}
+
 /// The launcher as it is shipped, built if need be.
 fn launcher_path() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -1116,7 +1147,7 @@ fn sh(script: &str) -> Spec {
 
 fn launch(place: &Place, entry: &OwnedFd, interpreter: Option<&OwnedFd>, spec: Spec) -> (Child, ()) {
     let interpreter = interpreter.map(AsFd::as_fd);
-    (spawn(image(), Launch { spec, entry: entry.as_fd(), interpreter, leaf: place.leaf() }).unwrap(), ())
+    (spawn(image(), Launch { spec, entry: entry.as_fd(), interpreter, leaf: place.leaf(), lent: None }).unwrap(), ())
 }
 
 /// Starts a shell and waits until it runs.
@@ -1135,7 +1166,7 @@ async fn failure_of_launcher(bytes: &[u8]) -> Failure {
     std::fs::write(&path, bytes).unwrap();
     let image = LauncherImage::load(&path).unwrap();
     let entry = open("/bin/sh");
-    let launch = Launch { spec: sh("exit 0"), entry: entry.as_fd(), interpreter: None, leaf: None };
+    let launch = Launch { spec: sh("exit 0"), entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
     failure(Place::without_leaf().last_report(spawn(&image, launch).unwrap()).await)
 }
 

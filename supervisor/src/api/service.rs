@@ -296,7 +296,9 @@ impl Service {
     }
 
     async fn info(&self, handle: &Handle) -> Result<Value, ErrorBody> {
-        let mut info = value(&handle.info().await)?;
+        let info = handle.info().await;
+        let process = info.status.generations.iter().find_map(|generation| generation.process_id);
+        let mut info = value(&info)?;
         let blueprint = handle.blueprint();
         if let Some(map) = info.as_object_mut() {
             if let Some(actions) = handle.actions() {
@@ -305,7 +307,7 @@ impl Service {
             if let Ok(snapshot) = &blueprint.snapshot {
                 map.insert("snapshot".to_owned(), json!({ "digest": snapshot.digest, "path": snapshot.path }));
             }
-            map.insert("guarantees".to_owned(), value(&blueprint.host.guarantees())?);
+            map.insert("guarantees".to_owned(), value(&blueprint.host.guarantees(process))?);
             let limits = &blueprint.manifest.limits;
             map.insert(
                 "limits".to_owned(),

@@ -257,6 +257,9 @@ pub struct LaunchFailure {
     pub message: String,
     /// What the next attempt has to expect.
     pub outlook: Outlook,
+    /// It is the host that cannot confine the plugin as it must be; the plugin is not to blame.
+    #[serde(default)]
+    pub sandbox: bool,
 }
 
 /// What a failed launch says about the next one.

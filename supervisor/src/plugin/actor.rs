@@ -609,6 +609,7 @@ fn declined(decline: &Decline) -> ErrorBody {
 /// How a failure of a plugin is told to somebody whose call it never had.
 fn failure(reason: &Reason, message: String) -> ErrorBody {
     let code = match reason {
+        Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
         Reason::LaunchFailed { .. } if reason.is_shortage() => {
             let error = ErrorBody::new(ErrorCode::ResourceExhausted, message);
             // It is not the plugin's limit that was reached, and the next attempt may well succeed.

@@ -3,20 +3,20 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use palisade_protocol::{Guarantee, GuaranteeState};
+use palisade_protocol::Guarantee;
 
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::Generation;
 use crate::model::manifest::Manifest;
-use crate::process::{Child, Launch, LauncherImage, Limit, Resource, SpawnError, Spec, UserMap, spawn};
+use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
 use crate::sandbox::cgroup::Tree;
+use crate::sandbox::evidence::{Facts, Observed, Users};
+use crate::sandbox::lend::{Lender, Lent};
+use crate::sandbox::spec::{self, Inside};
 use crate::store::{EntryPoint, Program, Snapshot};
-
-/// The descriptors that a plugin may open, unless its manifest says otherwise.
-const OPEN_FILES: u64 = 1024;
 
 /// Plugins go before the daemon when memory is short.
 const OOM_SCORE_ADJ: i16 = 500;
@@ -28,44 +28,19 @@ pub struct Host {
     pub image: LauncherImage,
     /// The cgroups of this daemon, where there are any.
     pub cgroups: Option<Tree>,
-    /// The id map of a user namespace, where one is needed for a pid namespace.
-    pub user_map: Option<UserMap>,
+    /// What confines plugins here, and how that is known.
+    pub facts: Facts,
+    /// The users that are lent to plugins; none where plugins run as the daemon's own.
+    pub lender: Option<Lender>,
     /// Where each plugin's private data lie.
     pub data: PathBuf,
 }
 
 impl Host {
-    /// What confines every plugin of this daemon, for the plugin's own information.
+    /// What confines a plugin of this daemon. `process` is its main one, as the host counts, while it runs.
     #[must_use]
-    pub fn guarantees(&self) -> Vec<Guarantee> {
-        let guarantee = |control: &str, state, evidence: &str| Guarantee {
-            control: control.to_owned(),
-            state,
-            evidence: evidence.to_owned(),
-        };
-        use GuaranteeState::{Absent, Enforced};
-        let user_namespace = match self.user_map {
-            Some(_) => (Enforced, "made by the launcher, or the start fails"),
-            None => (Absent, "not needed by root for a pid namespace"),
-        };
-        let cgroup = match self.cgroups {
-            Some(_) => (Enforced, "born in a leaf cgroup of its own"),
-            None => (Absent, "no writable cgroup2 on this host"),
-        };
-        let later = "not built yet";
-        vec![
-            guarantee("pid_namespace", Enforced, "made by the launcher, or the start fails"),
-            guarantee("kill_tree", Enforced, "the kernel ends a pid namespace with its pid 1"),
-            guarantee("user_namespace", user_namespace.0, user_namespace.1),
-            guarantee("cgroup", cgroup.0, cgroup.1),
-            guarantee("open_files", Enforced, "RLIMIT_NOFILE, set by the launcher, or the start fails"),
-            guarantee("private_root", Absent, later),
-            guarantee("network_namespace", Absent, later),
-            guarantee("seccomp", Absent, later),
-            guarantee("landlock", Absent, later),
-            guarantee("memory", Absent, later),
-            guarantee("cpu", Absent, later),
-        ]
+    pub fn guarantees(&self, process: Option<u32>) -> Vec<Guarantee> {
+        self.facts.guarantees(process.map(Observed::of).as_ref())
     }
 }
 
@@ -84,6 +59,17 @@ pub struct Blueprint {
     pub host: Arc<Host>,
     /// The operator's configuration for it.
     pub configuration: serde_json::Value,
+    /// What the operator wants where this host cannot confine it as every start needs it.
+    pub on_degraded: OnDegraded,
+}
+
+/// What becomes of a start that this host cannot confine as it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDegraded {
+    /// It is refused.
+    Refuse,
+    /// It is made with what there is, and the log says what is missing.
+    Warn,
 }
 
 impl Blueprint {
@@ -92,23 +78,45 @@ impl Blueprint {
     /// # Errors
     /// A sentence, and whether trying again can help.
     pub fn launch(&self, generation: Generation) -> Result<Child, LaunchFailure> {
+        self.accept_the_host()?;
         let snapshot = self.snapshot.as_ref().map_err(|error| lasting(error.clone()))?;
-        let EntryPoint { file, path, program } = snapshot.entry_point(self.manifest.entry_point.as_str())?;
-        let (arguments, interpreter) = arguments(&path, program)?;
-        let data = self.host.data.join(self.manifest.id.as_str());
-        std::fs::create_dir_all(&data).map_err(|error| {
-            let message = format!("the data folder {} cannot be made: {error}", data.display());
-            LaunchFailure { message, outlook: outlook(&error, Outlook::Passing) }
+        let entry = self.manifest.entry_point.as_str();
+        let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
+        let offer = &self.host.facts.offer;
+        let lent = self.host.lender.as_ref().and_then(Lender::lend);
+        let identity = self.host.facts.users.identity(lent.as_ref().map(Lent::uid)).ok_or_else(|| {
+            let message = "every user number that may be lent is; widen `lent_uids` in palisade.toml".to_owned();
+            LaunchFailure { message, outlook: Outlook::Shortage, sandbox: false }
         })?;
-        let folder = c_string(data.into_os_string().into_encoded_bytes()).map_err(lasting)?;
-        let spec = Spec {
+        let data = self.host.data.join(self.manifest.id.as_str());
+        spec::make_data_folder(&data, identity).map_err(|error| {
+            let message = format!("the data folder {} cannot be made: {error}", data.display());
+            LaunchFailure { message, outlook: outlook(&error, Outlook::Passing), sandbox: false }
+        })?;
+        // As the plugin sees them, which is as the host does only where there is no private root.
+        let (path, folder) = if offer.private_root {
+            (spec::inside_package(entry), c_string(spec::DATA))
+        } else {
+            (path, c_string(data.as_os_str().as_encoded_bytes()))
+        };
+        let folder = folder.map_err(lasting)?;
+        let Executed { arguments, interpreter } = arguments(&path, program)?;
+        let mut spec = Spec {
             arguments,
             environment: self.environment(&folder).map_err(lasting)?,
-            user_namespace: self.host.user_map,
-            limits: self.limits(),
+            limits: spec::limits(&self.manifest.limits.resources, offer, descriptor_limit().1),
             oom_score_adj: OOM_SCORE_ADJ,
             ..Spec::new(folder)
         };
+        let inside = Inside {
+            identity,
+            hostname: hostname(self.manifest.id.as_str()),
+            package: &snapshot.path,
+            data: &data,
+            entry: Some(entry),
+            interpreter: interpreter.as_ref().map(|(path, _)| path.as_path()),
+        };
+        spec::confine(&mut spec, offer, &inside);
         let leaf = match &self.host.cgroups {
             // Without its leaf the tree is still killed through its pid namespace.
             Some(tree) => tree
@@ -117,15 +125,15 @@ impl Blueprint {
                 .ok(),
             None => None,
         };
-        let interpreter = interpreter.as_ref().map(AsFd::as_fd);
-        spawn(&self.host.image, Launch { spec, entry: file.as_fd(), interpreter, leaf }).map_err(|error| {
+        let interpreter = interpreter.as_ref().map(|(_, file)| file.as_fd());
+        spawn(&self.host.image, Launch { spec, entry: file.as_fd(), interpreter, leaf, lent }).map_err(|error| {
             let message = error.to_string();
             let outlook = match error {
                 SpawnError::Specification(_) => Outlook::Lasting,
                 SpawnError::Resources { .. } => Outlook::Shortage,
                 SpawnError::Launcher(error) => outlook(&error, Outlook::Passing),
             };
-            LaunchFailure { message, outlook }
+            LaunchFailure { message, outlook, sandbox: false }
         })
     }
 
@@ -146,42 +154,69 @@ impl Blueprint {
         Ok(environment)
     }
 
-    fn limits(&self) -> Vec<Limit> {
-        let resources = &self.manifest.limits.resources;
-        let both = |resource, value| Limit { resource, soft: Some(value), hard: Some(value) };
-        let (_, most) = descriptor_limit();
-        vec![both(Resource::Descriptors, resources.open_files.unwrap_or(OPEN_FILES).min(most)), both(Resource::Core, 0)]
+    /// Whether this host has what every start needs, or the operator bears with less.
+    fn accept_the_host(&self) -> Result<(), LaunchFailure> {
+        let facts = &self.host.facts;
+        let missing = facts.missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let id = &self.manifest.id;
+        let missing = missing.join("; ");
+        // Without these a plugin of root's would be the host's root, or could not reach its data: that is never borne.
+        let root = facts.users != Users::Own && !(facts.offer.user_namespaces && facts.offer.private_root);
+        if self.on_degraded == OnDegraded::Refuse || root {
+            let hint = if root { "" } else { ", or set on_degraded = \"warn\" for it in palisade.toml" };
+            let message = format!("this host cannot confine it: {missing}; see `palisade doctor`{hint}");
+            return Err(LaunchFailure { message, outlook: Outlook::Lasting, sandbox: true });
+        }
+        tracing::warn!(plugin = %id, %missing, "the plugin is confined less than it should be, as configured");
+        Ok(())
     }
+}
+
+/// A plugin's id as a host's name, which the kernel wants no longer than this.
+fn hostname(id: &str) -> &str {
+    const BYTES_MAX: usize = 64;
+    id.get(..BYTES_MAX).unwrap_or(id)
 }
 
 /// The daemon's own limit on descriptors: soft and hard.
 #[must_use]
 pub fn descriptor_limit() -> (u64, u64) {
-    rlimit::Resource::NOFILE.get().unwrap_or((OPEN_FILES, OPEN_FILES))
+    rlimit::Resource::NOFILE.get().unwrap_or((spec::OPEN_FILES, spec::OPEN_FILES))
+}
+
+/// What is executed.
+struct Executed {
+    /// The argument vector.
+    arguments: Vec<CString>,
+    /// The interpreter of a script, and where it lies.
+    interpreter: Option<(PathBuf, OwnedFd)>,
 }
 
 /// What is executed and with which arguments: the program itself, or the interpreter of a script, as the kernel would.
-fn arguments(path: &std::path::Path, program: Program) -> Result<(Vec<CString>, Option<OwnedFd>), LaunchFailure> {
+fn arguments(path: &Path, program: Program) -> Result<Executed, LaunchFailure> {
     let path = c_string(path.as_os_str().as_encoded_bytes()).map_err(lasting)?;
     match program {
-        Program::Elf => Ok((vec![path], None)),
+        Program::Elf => Ok(Executed { arguments: vec![path], interpreter: None }),
         Program::Script { interpreter, argument } => {
             let file = File::open(&interpreter).map_err(|error| {
                 let message = format!("the script's interpreter {interpreter} cannot be opened: {error}; install it, or correct the #! line");
-                LaunchFailure { message, outlook: outlook(&error, Outlook::Lasting) }
+                LaunchFailure { message, outlook: outlook(&error, Outlook::Lasting), sandbox: false }
             })?;
-            let mut arguments = vec![c_string(interpreter).map_err(lasting)?];
+            let mut arguments = vec![c_string(&interpreter).map_err(lasting)?];
             if let Some(argument) = argument {
                 arguments.push(c_string(argument).map_err(lasting)?);
             }
             arguments.push(path);
-            Ok((arguments, Some(file.into())))
+            Ok(Executed { arguments, interpreter: Some((interpreter.into(), file.into())) })
         }
     }
 }
 
 fn lasting(message: String) -> LaunchFailure {
-    LaunchFailure { message, outlook: Outlook::Lasting }
+    LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false }
 }
 
 fn outlook(error: &std::io::Error, otherwise: Outlook) -> Outlook {

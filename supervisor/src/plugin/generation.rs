@@ -637,7 +637,11 @@ impl Task {
             }
             Report::Failed(failure) => {
                 let message = failure.message.clone();
-                Event::LaunchFailed(LaunchFailure { message, outlook: outlook(&failure) })
+                Event::LaunchFailed(LaunchFailure {
+                    message,
+                    outlook: outlook(&failure),
+                    sandbox: failure.step.is_confinement(),
+                })
             }
             Report::Exited(exited) => Event::Exited(exited.exit.into()),
         };
@@ -711,7 +715,7 @@ impl Task {
     }
 
     fn guarantees(&self) -> Vec<Guarantee> {
-        self.blueprint.host.guarantees()
+        self.blueprint.host.facts.guarantees(None)
     }
 
     async fn take_ready(&mut self, ready: Ready) {
@@ -992,6 +996,7 @@ fn call_error(
     let code = match reason {
         Reason::Stopped { .. } | Reason::Killed => ErrorCode::Unavailable,
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
+        Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => {
             ErrorCode::Crashed
@@ -1023,6 +1028,7 @@ fn with_hint(error: &ErrorBody) -> String {
 /// What another attempt at the same step has to expect.
 fn outlook(failure: &crate::process::Failure) -> Outlook {
     use crate::process::Step;
-    let otherwise = if matches!(failure.step, Step::Exec) { Outlook::Lasting } else { Outlook::Passing };
+    let otherwise =
+        if matches!(failure.step, Step::Exec | Step::EntryPoint) { Outlook::Lasting } else { Outlook::Passing };
     Outlook::of_errno(failure.errno, otherwise)
 }

@@ -367,7 +367,7 @@ impl Snapshot {
     /// # Errors
     /// A sentence that names the file and says what to do; and whether only the host lacks the means to open it.
     pub fn entry_point(&self, relative: &str) -> Result<EntryPoint, LaunchFailure> {
-        let lasting = |message| LaunchFailure { message, outlook: Outlook::Lasting };
+        let lasting = |message| LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false };
         let path = self.path.join(relative);
         let file = File::open(&path).map_err(|error| {
             let outlook = error.raw_os_error().map_or(Outlook::Lasting, |errno| Outlook::of_errno(errno, Outlook::Lasting));
@@ -377,7 +377,7 @@ impl Snapshot {
                 }
                 _ => format!("the entry point {relative} cannot be opened: {error}"),
             };
-            LaunchFailure { message, outlook }
+            LaunchFailure { message, outlook, sandbox: false }
         })?;
         Self::executable(path, file, relative).map_err(lasting)
     }

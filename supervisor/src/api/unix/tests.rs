@@ -30,6 +30,7 @@ fn config() -> Config {
         socket: nowhere,
         allowed_uids: Vec::new(),
         socket_group: None,
+        lent_uids: 1..=1,
         plugins: BTreeMap::new(),
     }
 }
@@ -39,6 +40,14 @@ fn service() -> Arc<Service> {
     let host = probe::Host {
         user_namespaces: no(),
         pid_namespaces: no(),
+        private_root: no(),
+        network_namespaces: no(),
+        ipc_namespaces: no(),
+        host_names: no(),
+        landlock: no(),
+        landlock_version: 0,
+        lent_users: no(),
+        trials: Vec::new(),
         cgroup: no(),
         controllers: Vec::new(),
         descriptors: Descriptors { soft: None, hard: None },
