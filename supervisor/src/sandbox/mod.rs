@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod probe;
+pub mod seccomp;
 
 use palisade_launcher::UserMap;
 
