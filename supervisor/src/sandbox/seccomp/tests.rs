@@ -126,6 +126,9 @@ fn what_kills_is_short_and_listed() {
         "umount2",
         "userfaultfd",
     ];
+    let page = include_str!("../../../../docs/security.md");
+    let listed = page.split("Killed: ").nth(1).unwrap().split("\n\n").next().unwrap();
+    assert_eq!(listed.split('`').skip(1).step_by(2).collect::<Vec<_>>(), expected, "docs/security.md");
     for profile in Profile::ALL {
         let killed = |call: &&str| answer(&profile, call, &[]) == Action::Kill;
         let killed: BTreeSet<&str> = numbers::calls(Abi::X86_64).values().copied().filter(killed).collect();
@@ -425,6 +428,31 @@ fn too_long_a_program_is_refused() {
     assert!(length > INSTRUCTIONS_MAX);
 }
 
+/// Both ways of a condition lead far away, at every distance around what a jump can span.
+#[test]
+fn far_answers_are_reached_from_every_distance() {
+    let checked = |argument, values: Vec<u64>| {
+        let test = Test::Is { mask: u64::MAX, values };
+        let when = vec![Condition { argument, width: Width::Lower, test }];
+        Leaf::Checked(Checks { cases: vec![Case { when, action: Action::Kill }], otherwise: Action::Notify })
+    };
+    let (one, other) = (checked(0, vec![1]), checked(1, vec![1]));
+    for values in 1..=200 {
+        // The same two leaves at the bottom and at the top, and more and more in between.
+        let between = (3..148).map(|number| Leaf::Always(if number % 2 == 0 { EPERM } else { Action::Allow }));
+        let leaves = [one.clone(), other.clone(), checked(2, (0..values).collect())].into_iter();
+        let leaves = leaves.chain(between).chain([other.clone(), one.clone()]);
+        let decisions = Decisions::new(EPERM, EINVAL, (0..).zip(leaves));
+        let bytes = program(&decisions).unwrap().bytes();
+        for number in [0, 1, 2, 148, 149] {
+            for arguments in [[0; 6], [1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 7, 0, 0, 0]] {
+                let call = Data::new(number, arguments);
+                assert_eq!(run(&bytes, &call), Ok(decisions.decide(&call)), "{call:?} with {values} values");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_program_that_is_none_is_a_fault() {
     let data = Data::new(0, [0; 6]);
@@ -491,11 +519,13 @@ fn any_leaf() -> impl Strategy<Value = Leaf> {
 }
 
 fn any_decisions() -> impl Strategy<Value = Decisions> {
-    let starts = prop::collection::btree_set(prop_oneof![3 => 1..600_u32, 1 => 1..X32_BIT], 0..200);
-    (any_action(), any_action(), starts).prop_flat_map(|(foreign, x32, starts)| {
-        prop::collection::vec(any_leaf(), starts.len() + 1).prop_map(move |leaves| {
-            Decisions::new(foreign, x32, [0].into_iter().chain(starts.iter().copied()).zip(leaves))
-        })
+    let starts = prop::collection::btree_set(prop_oneof![3 => 1..600_u32, 1 => 1..X32_BIT], 0..300);
+    // Many leaves, or a few that are shared by ranges far apart.
+    let leaves = prop_oneof![prop::collection::vec(any_leaf(), 200), prop::collection::vec(any_leaf(), 3..12)];
+    (any_action(), any_action(), starts, leaves, any::<u64>()).prop_map(|(foreign, x32, starts, leaves, seed)| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let leaf = |start| (start, leaves[random.usize(..leaves.len())].clone());
+        Decisions::new(foreign, x32, [0].into_iter().chain(starts).map(leaf))
     })
 }
 
@@ -535,7 +565,7 @@ fn calls_near(decisions: &Decisions, seed: u64) -> Vec<Data> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_program_answers_as_its_decisions_read(decisions in any_decisions(), seed: u64) {
