@@ -218,7 +218,17 @@ fn node_lives() {
 
 /// No test of time, but the place where it can be seen.
 #[test]
-fn what_installing_costs() {
+fn what_a_filter_costs() {
+    const CALLS: u32 = 100_000;
+    let getppid = numbers::number("getppid").unwrap();
+    let call = move || {
+        let before = Instant::now();
+        for _ in 0..CALLS {
+            sys::call(getppid, [0; 6]).unwrap();
+        }
+        before.elapsed().as_nanos() / u128::from(CALLS)
+    };
+    println!("an allowed call without a filter: {} ns", call());
     for profile in Profile::ALL {
         let filter = compile(&profile);
         let mut micros: Vec<u128> = (0..31)
@@ -234,7 +244,17 @@ fn what_installing_costs() {
             })
             .collect();
         micros.sort_unstable();
-        println!("{profile:?}: {} instructions, {} µs to install (median of 31)", filter.len() / 8, micros[15]);
+        let filtered = filter.clone();
+        let thread = std::thread::spawn(move || {
+            sys::install(&filtered).unwrap();
+            call()
+        });
+        let nanos = thread.join().unwrap();
+        println!(
+            "{profile:?}: {} instructions, {} µs to install (median of 31), {nanos} ns for an allowed call",
+            filter.len() / 8,
+            micros[15]
+        );
     }
 }
 

@@ -19,8 +19,6 @@ use std::sync::{LazyLock, OnceLock};
 pub use evaluate::Data;
 pub use policy::{Action, Permission, Policy, Profile};
 
-use policy::{Denials, Execution};
-
 /// The rules that this build was made with.
 static POLICY: LazyLock<Policy> =
     LazyLock::new(|| Policy::shipped().expect("a test reads these very files, which are part of the program"));
@@ -28,12 +26,7 @@ static POLICY: LazyLock<Policy> =
 /// The filter for a child with that profile, as the kernel takes it: an array of `struct sock_filter`.
 pub fn compile(profile: &Profile) -> Vec<u8> {
     static PROGRAMS: [OnceLock<Vec<u8>>; Profile::ALL.len()] = [const { OnceLock::new() }; Profile::ALL.len()];
-    let number = match (profile.execution, profile.denials) {
-        (Execution::Once, Denials::Answered) => 0,
-        (Execution::Any, Denials::Answered) => 1,
-        (Execution::Once, Denials::Traced) => 2,
-        (Execution::Any, Denials::Traced) => 3,
-    };
+    let number = Profile::ALL.iter().position(|one| one == profile).expect("these are all there are");
     let program = PROGRAMS[number].get_or_init(|| {
         let program = emit::program(&POLICY.decisions(profile));
         program.expect("a test emits the program of every profile").bytes()

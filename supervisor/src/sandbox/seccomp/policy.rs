@@ -195,10 +195,10 @@ pub struct Policy {
     rules: Vec<Rule>,
     /// The rule of each call that has one.
     by_number: BTreeMap<u32, usize>,
-    known: Default,
-    unknown: Default,
-    foreign: Default,
-    x32: Default,
+    known: Otherwise,
+    unknown: Otherwise,
+    foreign: Otherwise,
+    x32: Otherwise,
 }
 
 /// One rule, for one or more calls.
@@ -217,8 +217,9 @@ impl Rule {
     }
 }
 
+/// What holds where no rule says otherwise.
 #[derive(Clone, Debug)]
-struct Default {
+struct Otherwise {
     action: Action,
     reason: String,
 }
@@ -483,7 +484,7 @@ impl Policy {
         Decisions::new(self.foreign.action, self.x32.action, ranges)
     }
 
-    fn elsewhere(&self, number: u32) -> &Default {
+    fn elsewhere(&self, number: u32) -> &Otherwise {
         match numbers::name(Abi::X86_64, number) {
             Some(_) => &self.known,
             None => &self.unknown,
@@ -625,9 +626,9 @@ impl<'a> File<'a> {
         }
     }
 
-    fn default(&self, raw: RawDefault) -> Result<Default, PolicyError> {
+    fn default(&self, raw: RawDefault) -> Result<Otherwise, PolicyError> {
         self.has_reason(&raw.reason)?;
-        Ok(Default { action: self.action(&raw.action)?, reason: raw.reason.into_inner() })
+        Ok(Otherwise { action: self.action(&raw.action)?, reason: raw.reason.into_inner() })
     }
 
     fn number(&self, raw: &Spanned<RawNumber>, constants: &BTreeMap<String, u64>) -> Result<u64, PolicyError> {

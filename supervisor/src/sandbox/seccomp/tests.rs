@@ -267,6 +267,29 @@ fn arguments_decide_where_the_rules_say_so() {
     }
 }
 
+/// Of all families, types and protocols, exactly these make a socket.
+#[test]
+fn sockets_of_few_kinds_are_made() {
+    let program = compile(&BASE);
+    let socket = number("socket");
+    let mut made = BTreeSet::new();
+    for (family, kind, protocol) in
+        (0..64).flat_map(|family| (0..16).flat_map(move |kind| (0..=263).map(move |protocol| (family, kind, protocol))))
+    {
+        if run(&program, &Data::new(socket, [family, kind, protocol, 0, 0, 0])) == Ok(Action::Allow) {
+            // Local sockets and route netlink leave it to the kernel what else there is.
+            made.insert(match family {
+                1 => (1, 0, 0),
+                16 => (16, 0, protocol),
+                _ => (family, kind, protocol),
+            });
+        }
+    }
+    let inet = |family| [(family, 1, 0), (family, 1, 6), (family, 2, 0), (family, 2, 17)];
+    let expected: BTreeSet<_> = inet(2).into_iter().chain(inet(10)).chain([(1, 0, 0), (16, 0, 0)]).collect();
+    assert_eq!(made, expected);
+}
+
 #[test]
 fn a_permission_and_tracing_change_who_is_asked() {
     let [base, execute, trace, both] = Profile::ALL;
