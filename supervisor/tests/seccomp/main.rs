@@ -142,6 +142,17 @@ fn a_program_is_executed_once() {
     }
 }
 
+/// Where ours asks and nobody listens, a plugin could listen in our place: the rule about listeners is what prevents it.
+#[test]
+fn a_plugin_cannot_listen_in_place_of_pid_1() {
+    let with_the_rule = inside(Some(BASE), "listen");
+    assert_eq!(outcome(&with_the_rule), Outcome::Errno(EPERM));
+    // A filter that only asks about execve lets the listener be made, and the kernel asks there: it was executed.
+    let without = inside(None, "ask listen");
+    let stdout = String::from_utf8_lossy(&without.stdout);
+    assert!(without.status.success() && stdout.ends_with("executed\n"), "{without:?}");
+}
+
 #[test]
 fn traced_denials_are_asked_about_and_end_as_they_would_have() {
     let unshare = numbers::number("unshare").unwrap();
@@ -290,6 +301,11 @@ fn inside_the_filter() {
         ["exec", program] => command(program).exec().raw_os_error().unwrap(),
         ["exec", program, "-c", script] => command(program).args(["-c", script]).exec().raw_os_error().unwrap(),
         ["exec", program, argument] => command(program).arg(argument).exec().raw_os_error().unwrap(),
+        ["ask", "listen"] => {
+            sys::install(&asking_about_execve()).unwrap();
+            listen_and_execute()
+        }
+        ["listen"] => listen_and_execute(),
         ["i386"] => {
             assert!(sys::getpid_of_i386() > 0);
             0
@@ -306,6 +322,33 @@ fn inside_the_filter() {
 }
 
 const RESULT: &str = "errno ";
+
+/// A filter that asks about execve and allows the rest.
+fn asking_about_execve() -> Vec<u8> {
+    let instruction = |code: u16, no: u8, k: u32| [&code.to_le_bytes()[..], &[0, no], &k.to_le_bytes()].concat();
+    let execve = numbers::number("execve").unwrap();
+    let [asks, allows] = [Action::Notify, Action::Allow].map(|action| instruction(0x06, 0, action.to_kernel()));
+    [instruction(0x20, 0, 0), instruction(0x15, 1, execve), asks, allows].concat()
+}
+
+/// Installs a filter of its own that asks about execve, lets every one through, and executes; the errno of what failed.
+fn listen_and_execute() -> i32 {
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<OwnedFd>(1);
+    // Of this thread nothing is asked, as a filter is of the thread that installs it.
+    std::thread::spawn(move || {
+        let listener = receiver.recv().unwrap();
+        while let Ok(question) = sys::next_question(listener.as_fd()) {
+            sys::answer(listener.as_fd(), question, None).unwrap();
+        }
+    });
+    match sys::install_with_listener(&asking_about_execve()) {
+        Ok(listener) => {
+            sender.send(listener).unwrap();
+            command("/bin/echo").arg("executed").exec().raw_os_error().unwrap()
+        }
+        Err(error) => error.raw_os_error().unwrap(),
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
