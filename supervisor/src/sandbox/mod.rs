@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod evidence;
 pub mod lend;
 pub mod probe;
+pub mod seccomp;
 pub mod spec;
 
 use palisade_launcher::UserMap;
