@@ -53,6 +53,15 @@ pub struct DaemonOptions {
     environment: Vec<(String, String)>,
     folder: Option<tempfile::TempDir>,
     quiet: bool,
+    networks: Networks,
+}
+
+/// Whether the daemon's host lets it make network namespaces.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Networks {
+    #[default]
+    AsTheHostDoes,
+    None,
 }
 
 impl DaemonOptions {
@@ -87,6 +96,13 @@ impl DaemonOptions {
     #[must_use]
     pub fn folder(mut self, folder: tempfile::TempDir) -> Self {
         self.folder = Some(folder);
+        self
+    }
+
+    /// On a host that allows no network namespaces: one in a user namespace with that limit.
+    #[must_use]
+    pub fn without_network_namespaces(mut self) -> Self {
+        self.networks = Networks::None;
         self
     }
 
@@ -205,6 +221,16 @@ pub fn as_user(uid: u32, program: &Path) -> std::process::Command {
     command
 }
 
+/// Gives the user namespace that the process is about to make every user of the host, and lets it go on.
+fn map_every_user(process: u32, mut go: std::process::ChildStdin) {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).ok();
+    wait_for("a user namespace", || (namespace(&process.to_string()) != namespace("self")).then_some(()));
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{process}/{file}"), "0 0 4294967295").expect("root may");
+    }
+    std::io::Write::write_all(&mut go, b"go\n").expect("it reads");
+}
+
 impl Daemon {
     /// Starts a daemon and waits until its socket answers.
     ///
@@ -248,6 +274,15 @@ impl Daemon {
         }
         let mut command = match user {
             Some(uid) => as_user(uid, &built("palisaded")),
+            None if options.networks == Networks::None => {
+                // The exec at the end leaves the process that was started the daemon's.
+                // Root's rights come with an exec that follows the map.
+                let script = "read go; exec /bin/sh -c 'echo 0 > /proc/sys/user/max_net_namespaces && exec \"$@\" </dev/null' sh \"$@\"";
+                let mut command = command("/usr/bin/unshare");
+                command.args(["--user", "--mount", "--propagation", "unchanged", "/bin/sh", "-c", script, "sh"]);
+                command.arg(built("palisaded"));
+                command
+            }
             None => command(built("palisaded")),
         };
         let path = |name: &str| folder.path().join(name);
@@ -265,10 +300,13 @@ impl Daemon {
             .env("HOME", folder.path())
             .env("TEST_MARKER", &marker)
             .env_remove("XDG_RUNTIME_DIR")
-            .stdin(Stdio::null())
+            .stdin(if options.networks == Networks::None { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::null())
             .stderr(stderr);
-        let process = command.spawn().expect("palisaded can be executed");
+        let mut process = command.spawn().expect("palisaded can be executed");
+        if let Some(go) = process.stdin.take() {
+            map_every_user(process.id(), go);
+        }
         let mut daemon = Self { process, folder: Some(folder), marker, seen: HashSet::new(), cgroups: HashSet::new() };
         let ended = wait_for("an answer on the daemon's socket", || {
             if let Some(status) = daemon.process.try_wait().expect("it is our child") {

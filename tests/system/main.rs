@@ -10,6 +10,7 @@ mod chaos;
 mod cli;
 mod cycles;
 mod floods;
+mod isolation;
 mod life;
 mod python;
 mod starts;

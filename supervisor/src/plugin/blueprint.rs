@@ -183,8 +183,11 @@ pub fn descriptor_limit() -> (u64, u64) {
     rlimit::Resource::NOFILE.get().unwrap_or((spec::OPEN_FILES, spec::OPEN_FILES))
 }
 
+/// An interpreter by its path on the host, and the file that was found there.
+type Interpreter = (PathBuf, OwnedFd);
+
 /// What is executed and with which arguments: the program itself, or the interpreter of a script, as the kernel would.
-fn arguments(path: &Path, program: Program) -> Result<(Vec<CString>, Option<(PathBuf, OwnedFd)>), String> {
+fn arguments(path: &Path, program: Program) -> Result<(Vec<CString>, Option<Interpreter>), String> {
     let path = c_string(path.as_os_str().as_encoded_bytes())?;
     match program {
         Program::Elf => Ok((vec![path], None)),

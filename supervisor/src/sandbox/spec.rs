@@ -526,7 +526,7 @@ mod tests {
 
     #[test]
     fn landlock_asks_for_exactly_what_a_version_knows() {
-        let sets: Vec<_> = (1..=7).map(|version| known(version)).collect();
+        let sets: Vec<_> = (1..=7).map(known).collect();
         assert_eq!(sets[0], ((1 << 13) - 1, 0, 0));
         assert_eq!(sets[1], ((1 << 14) - 1, 0, 0));
         assert_eq!(sets[2], ((1 << 15) - 1, 0, 0));
