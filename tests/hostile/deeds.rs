@@ -9,6 +9,7 @@ use palisade_protocol::{
     Level, Log, PIECE_BYTES, Ping, Progress, StreamInfo, StreamKind, StreamOpen, encode, encode_parts,
 };
 
+use crate::escapes;
 use crate::sys;
 use crate::wire::Wire;
 
@@ -104,6 +105,7 @@ const NAMES: &[&str] = &[
 pub(crate) fn actions() -> Vec<ActionInfo> {
     NAMES
         .iter()
+        .chain(escapes::ROWS)
         .map(|name| ActionInfo {
             name: (*name).to_owned(),
             idempotent: *name == "crash-first-idempotent",
@@ -461,7 +463,12 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             ok(wire, id, NIL);
         }
         // Not answered: `ignore-cancel` for that reason, `swallow` when its stream ends.
-        _ => {}
+        action => {
+            let parameters = rmp_serde::from_slice(payload).unwrap_or_default();
+            if let Some(outcomes) = escapes::attempt(action, &parameters) {
+                ok(wire, id, &rmp_serde::to_vec(&outcomes).unwrap_or_else(|error| panic!("a map of strings: {error}")));
+            }
+        }
     }
 }
 

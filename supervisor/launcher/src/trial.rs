@@ -20,6 +20,9 @@ use std::{
 /// An address for documentation, to which nothing is ever sent: connecting such a socket only looks for a route.
 const NOWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
 
+/// A name, and what is done.
+type Act = (&'static str, fn() -> Result<(), Errno>);
+
 /// Says what can be found without trying anything.
 pub(crate) fn look() -> c_int {
     say(&format!("landlock {}\n", sys::landlock_version().unwrap_or(0)))
@@ -31,7 +34,7 @@ pub(crate) fn run() -> c_int {
     if rustix::fs::stat(TRIAL_FILE).is_err() {
         return EXIT_NOT_ENCLOSED;
     }
-    let acts: [(&str, fn() -> Result<(), Errno>); 7] = [
+    let acts: [Act; 7] = [
         ("read-shadow", || read(c"/etc/shadow")),
         ("write-outside", || create(c"/usr/palisade-trial")),
         ("write-data", || create(c"/data/trial")),

@@ -191,7 +191,7 @@ pub fn descriptor_limit() -> (u64, u64) {
 struct Executed {
     /// The argument vector.
     arguments: Vec<CString>,
-    /// The interpreter of a script, and where it lies.
+    /// The interpreter of a script by its path on the host, and the file that was found there.
     interpreter: Option<(PathBuf, OwnedFd)>,
 }
 
