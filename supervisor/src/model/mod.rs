@@ -15,6 +15,7 @@ pub mod generation;
 pub mod ids;
 pub mod manifest;
 pub mod overdue;
+pub mod permission;
 pub mod plugin;
 pub mod restart;
 pub mod specifier;
