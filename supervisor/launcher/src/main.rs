@@ -18,6 +18,7 @@ mod channel;
 mod confine;
 mod control;
 mod failure;
+mod gate;
 mod init;
 mod plugin;
 mod root;

@@ -8,7 +8,8 @@ use crate::{
     confine,
     control::Descriptors,
     failure::Stumble,
-    sys,
+    gate,
+    sys::{self, Answers},
     user_namespace::write,
 };
 use palisade_launcher::{Resource, Spec, Step};
@@ -16,7 +17,7 @@ use rustix::{
     io::Errno,
     process::{DumpableBehavior, Rlimit},
 };
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A file that is being written cannot be executed; whoever unpacked it a moment ago is given this many pauses to close
 /// it, a second in all.
@@ -62,14 +63,20 @@ fn instructions(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// Becomes the plugin, or says why not and ends.
-pub(crate) fn run(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_>, channel: BorrowedFd<'_>) -> ! {
-    let stumble = become_plugin(plan, descriptors, null);
+pub(crate) fn run(
+    plan: &Plan<'_>,
+    descriptors: &Descriptors,
+    gate: Option<&OwnedFd>,
+    null: BorrowedFd<'_>,
+    channel: BorrowedFd<'_>,
+) -> ! {
+    let stumble = become_plugin(plan, descriptors, gate, null);
     channel::tell(channel, &Record::Failed(stumble), None);
     sys::exit(EXIT_NO_PLUGIN)
 }
 
-fn become_plugin(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_>) -> Stumble {
-    match prepare(plan, descriptors, null) {
+fn become_plugin(plan: &Plan<'_>, descriptors: &Descriptors, gate: Option<&OwnedFd>, null: BorrowedFd<'_>) -> Stumble {
+    match prepare(plan, descriptors, gate, null) {
         Ok(()) => {}
         Err(stumble) => return stumble,
     }
@@ -86,7 +93,12 @@ fn become_plugin(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_
 }
 
 /// The steps between the clone and the exec, in their order.
-fn prepare(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_>) -> Result<(), Stumble> {
+fn prepare(
+    plan: &Plan<'_>,
+    descriptors: &Descriptors,
+    gate: Option<&OwnedFd>,
+    null: BorrowedFd<'_>,
+) -> Result<(), Stumble> {
     rustix::process::setsid().map_err(Stumble::at(Step::Session))?;
 
     // The files of an undumpable process belong to root, and exec undoes this anyway; nothing of the plugin runs yet.
@@ -125,7 +137,12 @@ fn prepare(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_>) -> 
     }
     // Last, as it forbids what the others need.
     if !plan.filter.is_empty() {
-        sys::install_filter(&plan.filter).map_err(Stumble::at(Step::Seccomp))?;
+        let failed = Stumble::at(Step::Seccomp);
+        let answers = if gate.is_some() { Answers::Listener } else { Answers::Kernel };
+        let listener = sys::install_filter(&plan.filter, answers).map_err(&failed)?;
+        if let (Some(gate), Some(listener)) = (gate, listener) {
+            gate::hand_over(gate.as_fd(), &listener).map_err(&failed)?;
+        }
     }
     Ok(())
 }

@@ -40,6 +40,8 @@ pub struct Spec {
     /// A system call filter, installed last: an array of the kernel's `struct sock_filter` as it lies in memory.
     #[serde(with = "bytes")]
     pub seccomp: Option<Vec<u8>>,
+    /// The filter asks about each exec; the one that makes the child the plugin is let through, and no other.
+    pub exec_once: bool,
     /// A leaf cgroup's folder is among the descriptors, and the child is to be born in it.
     pub leaf: bool,
     /// An interpreter is among the descriptors and is executed in place of the entry point, which it reads as a file.
@@ -63,6 +65,7 @@ impl Spec {
             powerless: false,
             landlock: None,
             seccomp: None,
+            exec_once: false,
             leaf: false,
             interpreter: false,
         }

@@ -381,14 +381,58 @@ struct FilterProgram {
     instructions: *const u64,
 }
 
-/// Installs a system call filter. Each number is one of the kernel's instructions, as it lies in memory.
-pub(crate) fn install_filter(filter: &[u64]) -> Result<(), Errno> {
+/// Installs a system call filter. Each number is one of the kernel's instructions, as it lies in memory. `Answers::Listener` gives
+/// the descriptor on which the filter asks.
+pub(crate) fn install_filter(filter: &[u64], answers: Answers) -> Result<Option<OwnedFd>, Errno> {
     let Ok(length) = u16::try_from(filter.len()) else { return Err(Errno::INVAL) };
     let program = FilterProgram { length, instructions: filter.as_ptr() };
+    let flags = match answers {
+        Answers::Kernel => 0,
+        Answers::Listener => libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    };
     // SAFETY: an instruction is eight bytes, so `length` of them lie where the pointer leads, and they outlive the call,
     // which copies and checks them.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(&program)) };
-    checked(result)?;
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, ptr::from_ref(&program)) };
+    let number = checked(result)?;
+    Ok(match answers {
+        Answers::Kernel => None,
+        // SAFETY: with that flag a call that succeeds gives a new descriptor, which nobody else knows.
+        Answers::Listener => Some(unsafe { OwnedFd::from_raw_fd(number as RawFd) }),
+    })
+}
+
+/// Who answers what a filter does not decide.
+#[derive(Clone, Copy)]
+pub(crate) enum Answers {
+    /// Nothing is left open.
+    Kernel,
+    /// Whoever holds the listener.
+    Listener,
+}
+
+/// A question that waits for its answer.
+pub(crate) struct Question(u64);
+
+/// Takes the next question from a listener that has one.
+pub(crate) fn next_question(listener: BorrowedFd<'_>) -> Result<Question, Errno> {
+    // SAFETY: the structure is made of numbers, for which zeros are values; the kernel wants them to be zero.
+    let mut asked: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the kernel writes one such structure, which outlives the call.
+    checked(c_long::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, ptr::from_mut(&mut asked))
+    }))?;
+    Ok(Question(asked.id))
+}
+
+/// Lets the call go on as if there were no filter.
+pub(crate) fn let_through(listener: BorrowedFd<'_>, question: Question) -> Result<(), Errno> {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let mut answer = libc::seccomp_notif_resp { id: question.0, val: 0, error: 0, flags };
+    // SAFETY: the kernel reads one such structure, which outlives the call.
+    checked(c_long::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, ptr::from_mut(&mut answer))
+    }))?;
     Ok(())
 }
 
