@@ -73,15 +73,19 @@ pub async fn serve<A: Audit>(
             Err(error) => return Err(error),
         };
         number += 1;
-        let shared = Arc::clone(&shared);
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            let shared = Arc::clone(&shared);
             connections.spawn(async move {
                 connection::serve(client, number, shared).await;
                 drop(place);
             });
-        } else if let Ok(place) = Arc::clone(&places_told).try_acquire_owned() {
+            continue;
+        }
+        let answer = connection::one_too_many(&shared, number);
+        if let Ok(place) = Arc::clone(&places_told).try_acquire_owned() {
+            let mut client = client;
             connections.spawn(async move {
-                connection::refuse(client, number, shared).await;
+                connection::say_and_close(&mut client, &answer).await;
                 drop(place);
             });
         }
