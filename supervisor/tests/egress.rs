@@ -757,6 +757,23 @@ async fn one_connection_too_many_is_told_so_and_the_others_go_on() {
     .await;
 }
 
+/// By a clock that moves only when everything waits.
+#[tokio::test(start_paused = true)]
+async fn connections_that_come_too_fast_wait_for_their_turn() {
+    let mut setup = Setup::granting(&["a.test"]);
+    setup.limits = Limits { connections_per_second: 1, connections_burst: 3, ..Limits::default() };
+    let proxy = setup.start();
+    let began = tokio::time::Instant::now();
+    for _ in 0..60 {
+        let mut client = proxy.connect().await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert!(began.elapsed() >= Duration::from_secs(57), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn many_connections_at_once() {
     const MANY: usize = 150;
