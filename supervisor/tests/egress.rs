@@ -730,6 +730,20 @@ async fn one_connection_too_many_is_told_so_and_the_others_go_on() {
     );
     let sentence = "the plugin has 2 connections open, and may have no more".to_owned();
     assert_eq!(proxy.refusal().await, (Kind::Limited, sentence));
+    // More than are told so are closed without a word, and recorded all the same.
+    let mut more = Vec::new();
+    for _ in 0..20 {
+        more.push(proxy.connect().await);
+    }
+    for _ in 0..20 {
+        assert_eq!(proxy.refusal().await.0, Kind::Limited);
+    }
+    let mut told = 0;
+    for client in &mut more {
+        told += usize::from(rest(client).await.starts_with("HTTP/1.1 503 "));
+    }
+    assert!((1..=9).contains(&told), "{told} were told");
+    drop(more);
     // The others are as they were, and a place that becomes free is free.
     second.write_all(b"x").await.unwrap();
     assert_eq!(bounded(accepted.1.read_u8()).await.unwrap(), b'x');
@@ -741,6 +755,23 @@ async fn one_connection_too_many_is_told_so_and_the_others_go_on() {
         }
     })
     .await;
+}
+
+/// By a clock that moves only when everything waits.
+#[tokio::test(start_paused = true)]
+async fn connections_that_come_too_fast_wait_for_their_turn() {
+    let mut setup = Setup::granting(&["a.test"]);
+    setup.limits = Limits { connections_per_second: 1, connections_burst: 3, ..Limits::default() };
+    let proxy = setup.start();
+    let began = tokio::time::Instant::now();
+    for _ in 0..60 {
+        let mut client = proxy.connect().await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert!(began.elapsed() >= Duration::from_secs(57), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -41,14 +41,12 @@ const READ_BYTES: usize = 4 << 10;
 const ALERT_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 const ALERT_DECODE: &[u8] = &[21, 3, 3, 0, 2, 2, 50];
 
-/// A connection that is one too many: it is told so.
-///
-/// Dropping this closes it.
-pub(super) async fn refuse<A: Audit>(mut client: TcpStream, number: u64, shared: Arc<Shared<A>>) {
+/// Records a connection that is one too many; what it may be told.
+pub(super) fn one_too_many<A: Audit>(shared: &Shared<A>, number: u64) -> Vec<u8> {
     let refusal = Refusal::Connections { connections_max: shared.limits.connections_max };
     let answer = refusal.answer();
-    record(&shared, number, None, Event::Refused(refusal));
-    say_and_close(&mut client, &answer).await;
+    record(shared, number, None, Event::Refused(refusal));
+    answer
 }
 
 /// Serves a connection to its end.
@@ -256,7 +254,9 @@ async fn connect(
 }
 
 /// Writes the last words, and waits a little for the client to have read them.
-async fn say_and_close(client: &mut TcpStream, answer: &[u8]) {
+///
+/// Dropping this closes the connection at once.
+pub(super) async fn say_and_close(client: &mut TcpStream, answer: &[u8]) {
     let farewell = async {
         client.write_all(answer).await?;
         client.shutdown().await?;

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 pub use self::audit::Audit;
 pub use self::limits::Limits;
@@ -54,6 +54,7 @@ pub async fn serve<A: Audit>(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let places_told = Arc::new(Semaphore::new(limits::TOLD_OF_LIMIT_MAX));
+    let mut pace = limits::Pace::new(&limits, Instant::now());
     let shared = Arc::new(connection::Shared { policy, audit, resolver, limits });
     let mut connections = JoinSet::new();
     let mut number = 0;
@@ -73,17 +74,26 @@ pub async fn serve<A: Audit>(
             Err(error) => return Err(error),
         };
         number += 1;
-        let shared = Arc::clone(&shared);
+        let pause = pace.accepted(Instant::now());
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            let shared = Arc::clone(&shared);
             connections.spawn(async move {
                 connection::serve(client, number, shared).await;
                 drop(place);
             });
-        } else if let Ok(place) = Arc::clone(&places_told).try_acquire_owned() {
-            connections.spawn(async move {
-                connection::refuse(client, number, shared).await;
-                drop(place);
-            });
+        } else {
+            let answer = connection::one_too_many(&shared, number);
+            if let Ok(place) = Arc::clone(&places_told).try_acquire_owned() {
+                let mut client = client;
+                connections.spawn(async move {
+                    connection::say_and_close(&mut client, &answer).await;
+                    drop(place);
+                });
+            }
+        }
+        // Those that come meanwhile wait in the listener's queue, in the kernel, which is bounded too.
+        if let Some(until) = pause {
+            sleep_until(until).await;
         }
     }
 }

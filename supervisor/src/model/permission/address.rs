@@ -88,6 +88,15 @@ pub fn class(address: IpAddr) -> Option<Class> {
     }
 }
 
+/// Where a packet to this address arrives, if it is one of version 6 that carries one of version 4.
+#[must_use]
+pub fn arrives_at(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => carried(six).map_or(address, IpAddr::V4),
+    }
+}
+
 fn class_v4(address: Ipv4Addr) -> Option<Class> {
     Some(match address.octets() {
         [0, 0, 0, 0] => Class::Unspecified,

@@ -16,7 +16,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::address::{Class, class};
+use super::address::{Class, arrives_at, class};
 use super::host::{Host, HostError, Name, PortError, parse_port, split_port};
 
 /// More entries than any honest plugin needs in one list; a list is walked for each connection.
@@ -324,7 +324,9 @@ impl Policy {
     pub fn address(&self, host: &Host, port: u16, address: IpAddr) -> Result<(), Denied> {
         // A mapped address is connected to as what it carries; so it is judged as that.
         let plain = address.to_canonical();
-        if let Some(denial) = self.deny.iter().find(|denial| denial.denies(&Host::Address(plain), port)) {
+        // Denied is also the way to a denied address through a gateway.
+        let meant = [plain, arrives_at(plain)].map(Host::Address);
+        if let Some(denial) = self.deny.iter().find(|denial| meant.iter().any(|meant| denial.denies(meant, port))) {
             return Err(Denied::AddressDenied { host: host.clone(), address, denial: Box::new(denial.clone()) });
         }
         let Some(class) = class(plain) else { return Ok(()) };
