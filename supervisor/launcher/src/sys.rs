@@ -3,7 +3,7 @@
 //! Facts that all of it relies on: this process, and each that it makes, has exactly one thread; nothing here shares
 //! memory between two processes (`CLONE_VM` is never given), so a child's writes and its exit touch only its own copy.
 
-use rustix::{io::Errno, mount::MountAttrFlags, thread::UnshareFlags};
+use rustix::{io::Errno, mount::MountAttrFlags, process::Pid, thread::UnshareFlags};
 use std::{
     ffi::{CString, c_char, c_int, c_long, c_uint},
     marker::PhantomData,
@@ -436,9 +436,13 @@ pub(crate) fn let_through(listener: BorrowedFd<'_>, question: Question) -> Resul
     Ok(())
 }
 
-/// Waits for the signal that ends it.
-pub(crate) fn sleep_until_killed() -> ! {
+/// Waits for the signal that ends it, which comes at the latest when `parent` ends.
+pub(crate) fn sleep_until_killed(parent: Pid) -> ! {
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // A parent that ended before the line above sends no signal any more; somebody else has taken its place then.
+    if rustix::process::getppid() != Some(parent) {
+        exit(1);
+    }
     loop {
         // SAFETY: it takes no memory.
         unsafe { libc::pause() };

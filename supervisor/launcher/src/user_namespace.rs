@@ -26,8 +26,9 @@ pub(crate) fn map(pid: i32, map: UserMap) -> Result<(), Failed> {
 
 /// A user namespace by which a mount shows its owner as somebody else. No process is left in it.
 pub(crate) fn for_idmap(map: IdMap) -> Result<OwnedFd, Errno> {
+    let launcher = rustix::process::getpid();
     let (pid, pidfd) = match sys::clone(Kind::Holder)? {
-        Cloned::Child => sys::sleep_until_killed(),
+        Cloned::Child => sys::sleep_until_killed(launcher),
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     let namespace = write_maps(pid, (map.disk_uid, map.host_uid), (map.disk_gid, map.host_gid)).and_then(|()| {
