@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::model::permission::grants::Grants;
+
 /// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
 /// from people, services and containers.
 const LENT_UIDS: RangeInclusive<u32> = 1_900_000_000..=1_900_004_095;
@@ -99,6 +101,14 @@ pub struct PluginConfig {
     /// What becomes of a start on a host that cannot confine the plugin as every start needs it.
     #[serde(default)]
     pub on_degraded: OnDegraded,
+    /// What it may do beyond the default.
+    #[serde(default, deserialize_with = "grants")]
+    pub grant: Grants,
+}
+
+fn grants<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Grants, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    Grants::parse(names.iter().map(String::as_str)).map_err(serde::de::Error::custom)
 }
 
 /// What becomes of a start on a host that lacks something that every start needs.
@@ -337,6 +347,15 @@ mod tests {
         assert_eq!(config.plugins["one"].on_degraded, OnDegraded::Refuse);
         assert_eq!(config.plugins["two"].on_degraded, OnDegraded::Warn);
         assert!(load("[plugins.one]\non_degraded = \"shrug\"\n").is_err());
+    }
+
+    #[test]
+    fn a_grant_is_of_something_that_is_offered() {
+        let config = load("[plugins.one]\n[plugins.two]\ngrant = [\"execute_code\"]\n").unwrap();
+        assert_eq!(config.plugins["one"].grant, Grants::default());
+        assert_eq!(config.plugins["two"].grant, Grants { execute_code: true });
+        let error = load("[plugins.one]\ngrant = [\"everything\"]\n").unwrap_err().to_string();
+        assert!(error.contains("there is no permission \"everything\""), "{error}");
     }
 
     #[test]

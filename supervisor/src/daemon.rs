@@ -226,6 +226,7 @@ async fn build(
             snapshot,
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
+            grants: configured.grant,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,

@@ -28,6 +28,7 @@ use std::{
 };
 
 use palisade_launcher::{MadeUp, Mount, Source};
+use palisaded::model::permission::grants::Grants;
 use palisaded::{
     process::{
         Child, Exit, Exited, Failure, ImageError, Launch, LauncherImage, Limit, Report, Resource, Spec, Started, Step,
@@ -1011,6 +1012,7 @@ impl Confined {
             ipc: true,
             hostname: true,
             landlock,
+            seccomp: true,
             memory_controller: false,
         };
         let mut spec = sh(script);
@@ -1022,6 +1024,8 @@ impl Confined {
             data: &self.folder.path().join("data"),
             entry: None,
             interpreter: None,
+            // It runs a shell with programs of its own.
+            grants: Grants { execute_code: true },
         };
         confine(&mut spec, &offer, &inside);
         spec

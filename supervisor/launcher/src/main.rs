@@ -55,6 +55,7 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
         None => launch(),
         Some(b"--probe") => probe(trial::look),
         Some(b"--trial") => probe(trial::run),
+        Some(b"--trial-filter") => trial::run_filtered(),
         Some(b"--build-id") => say(BUILD_ID),
         Some(_) => refuse(),
     }

@@ -3,5 +3,6 @@
 //! Elsewhere: who grants is the configuration's business; who enforces is the sandbox, and `egress` for the network.
 
 pub mod address;
+pub mod grants;
 pub mod host;
 pub mod network;

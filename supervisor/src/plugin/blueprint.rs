@@ -11,6 +11,7 @@ use palisade_protocol::Guarantee;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::Generation;
 use crate::model::manifest::Manifest;
+use crate::model::permission::grants::Grants;
 use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::{Facts, Observed, Users};
@@ -39,8 +40,8 @@ pub struct Host {
 impl Host {
     /// What confines a plugin of this daemon. `process` is its main one, as the host counts, while it runs.
     #[must_use]
-    pub fn guarantees(&self, process: Option<u32>) -> Vec<Guarantee> {
-        self.facts.guarantees(process.map(Observed::of).as_ref())
+    pub fn guarantees(&self, grants: Grants, process: Option<u32>) -> Vec<Guarantee> {
+        self.facts.guarantees(grants, process.map(Observed::of).as_ref())
     }
 }
 
@@ -61,6 +62,8 @@ pub struct Blueprint {
     pub configuration: serde_json::Value,
     /// What the operator wants where this host cannot confine it as every start needs it.
     pub on_degraded: OnDegraded,
+    /// What the operator granted it.
+    pub grants: Grants,
 }
 
 /// What becomes of a start that this host cannot confine as it must be.
@@ -115,6 +118,7 @@ impl Blueprint {
             data: &data,
             entry: Some(entry),
             interpreter: interpreter.as_ref().map(|(path, _)| path.as_path()),
+            grants: self.grants,
         };
         spec::confine(&mut spec, offer, &inside);
         let leaf = match &self.host.cgroups {

@@ -706,7 +706,7 @@ impl Task {
                 generation: self.number.0,
                 ready_within_ms: u64::try_from(ready_within.as_millis()).unwrap_or(u64::MAX),
                 configuration: self.blueprint.configuration.clone(),
-                permissions: Vec::new(),
+                permissions: self.blueprint.grants.names(),
                 guarantees: self.guarantees(),
                 state_schema: None,
             }),
@@ -715,7 +715,7 @@ impl Task {
     }
 
     fn guarantees(&self) -> Vec<Guarantee> {
-        self.blueprint.host.facts.guarantees(None)
+        self.blueprint.host.facts.guarantees(self.blueprint.grants, None)
     }
 
     async fn take_ready(&mut self, ready: Ready) {

@@ -10,6 +10,7 @@ use std::fs;
 use palisade_protocol::{Guarantee, GuaranteeState};
 
 use super::spec::{Identity, Offer};
+use crate::model::permission::grants::Grants;
 
 /// What is known about this host since the daemon started.
 #[derive(Clone, Debug)]
@@ -96,6 +97,7 @@ impl Facts {
             ("user_namespace", self.offer.user_namespaces),
             ("private_root", self.offer.private_root),
             ("network_namespace", self.offer.network),
+            ("seccomp", self.offer.seccomp),
         ];
         let missing = needed.into_iter().filter(|(_, there)| !there);
         missing.map(|(name, _)| format!("{name}: {}", self.reason(name))).collect()
@@ -109,9 +111,9 @@ impl Facts {
         self.trials.iter().find(|(name, _)| name == act).map(|(name, met)| format!("trial: {name} met \"{met}\""))
     }
 
-    /// Every control. `observed` is what the kernel says of the plugin, while it runs.
+    /// Every control, for a plugin with these grants. `observed` is what the kernel says of it, while it runs.
     #[must_use]
-    pub fn guarantees(&self, observed: Option<&Observed>) -> Vec<Guarantee> {
+    pub fn guarantees(&self, grants: Grants, observed: Option<&Observed>) -> Vec<Guarantee> {
         use GuaranteeState::{Absent, Degraded, Enforced};
         let mut report = Report { facts: self, observed, guarantees: Vec::new() };
         let offer = &self.offer;
@@ -173,7 +175,17 @@ impl Facts {
             evidence.extend(self.trial("landlock-read"));
             report.push("landlock", Enforced, &mechanism, &evidence);
         }
-        report.push("seccomp", Absent, "", &["no filter is installed by this version".to_owned()]);
+        if offer.seccomp {
+            let mechanism = "the calls of config/seccomp are allowed, and no others";
+            report.confirmed("seccomp", mechanism, &["unshare-user"], "Seccomp", "2");
+        } else {
+            report.push("seccomp", Absent, "", &[self.reason("seccomp").to_owned()]);
+        }
+        if grants.execute_code {
+            report.push("exec_once", Absent, "", &["execute_code is granted".to_owned()]);
+        } else {
+            report.offered("exec_once", offer.seccomp, "it executes nothing but itself, once", &["exec-again"], None);
+        }
         if self.cgroup {
             report.push("cgroup", Enforced, "born in a leaf of its own", &["launcher: pid namespace".to_owned()]);
         } else {
@@ -273,6 +285,7 @@ mod tests {
             ipc: true,
             hostname: true,
             landlock: 7,
+            seccomp: true,
             ..Offer::default()
         }
     }
@@ -286,18 +299,18 @@ mod tests {
     fn a_layer_that_is_taken_away_is_absent_with_its_reason_and_missed() {
         let there = facts(all());
         assert!(there.missing().is_empty());
-        let guarantees = there.guarantees(None);
+        let guarantees = there.guarantees(Grants::default(), None);
         let (shown, evidence) = state(&guarantees, "private_root");
         assert_eq!(shown, GuaranteeState::Enforced);
         assert!(evidence.contains("trial: read-shadow met \"No such file or directory\""), "{evidence}");
 
         let gone = facts(Offer { network: false, ..all() });
         assert_eq!(gone.missing(), ["network_namespace: this host allows no more"]);
-        let (shown, evidence) = state(&gone.guarantees(None), "network_namespace");
+        let (shown, evidence) = state(&gone.guarantees(Grants::default(), None), "network_namespace");
         assert_eq!((shown, evidence.as_str()), (GuaranteeState::Absent, "this host allows no more"));
         let gone = facts(Offer { landlock: 0, ..all() });
         assert!(gone.missing().is_empty(), "a start does not need it");
-        assert_eq!(state(&gone.guarantees(None), "landlock").0, GuaranteeState::Absent);
+        assert_eq!(state(&gone.guarantees(Grants::default(), None), "landlock").0, GuaranteeState::Absent);
     }
 
     #[test]
@@ -305,11 +318,14 @@ mod tests {
         let facts = facts(all());
         let mut observed =
             Observed { status: vec![("NoNewPrivs".to_owned(), "1".to_owned())], namespaces: vec!["net"] };
-        let (shown, evidence) = state(&facts.guarantees(Some(&observed)), "no_new_privs");
+        let (shown, evidence) = state(&facts.guarantees(Grants::default(), Some(&observed)), "no_new_privs");
         assert_eq!(shown, GuaranteeState::Enforced);
         assert!(evidence.contains("kernel: NoNewPrivs: 1"), "{evidence}");
         observed.status[0].1 = "0".to_owned();
-        assert_eq!(state(&facts.guarantees(Some(&observed)), "no_new_privs").0, GuaranteeState::Absent);
+        assert_eq!(
+            state(&facts.guarantees(Grants::default(), Some(&observed)), "no_new_privs").0,
+            GuaranteeState::Absent
+        );
     }
 
     #[test]

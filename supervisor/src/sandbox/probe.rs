@@ -12,10 +12,11 @@ use rustix::process::{Resource, getrlimit};
 use super::{
     cgroup::{Tree, Unavailable},
     evidence::{Facts, Users},
-    own_user_map,
+    own_user_map, seccomp,
     spec::{self, Identity, Inside, Layout, Offer},
     user_map,
 };
+use crate::model::permission::grants::Grants;
 use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, LauncherImage, Report, spawn};
 
 /// A probe's child takes a millisecond; one that takes this long will not answer.
@@ -71,6 +72,8 @@ pub struct Host {
     pub landlock: Ability,
     /// The version of Landlock's interface that this kernel offers, 0 without it.
     pub landlock_version: u32,
+    /// A system call filter with a listener, installed and found to refuse.
+    pub seccomp: Ability,
     /// Users of the host are lent to plugins by mapping ids. An ordinary user has none to lend.
     pub lent_users: Ability,
     /// What became of forbidden acts that a child tried which was confined like a plugin.
@@ -141,6 +144,7 @@ impl Host {
             ipc: self.ipc_namespaces.is_yes(),
             hostname: self.host_names.is_yes(),
             landlock: if self.landlock.is_yes() { self.landlock_version } else { 0 },
+            seccomp: self.seccomp.is_yes(),
             memory_controller: self.cgroup.is_yes() && self.controllers.iter().any(|name| name == "memory"),
         }
     }
@@ -155,6 +159,8 @@ impl Host {
             ("hostname", &self.host_names),
             ("cgroup_namespace", &self.private_root),
             ("landlock", &self.landlock),
+            ("seccomp", &self.seccomp),
+            ("exec_once", &self.seccomp),
             ("own_user", &self.lent_users),
             ("cgroup", &self.cgroup),
         ];
@@ -230,6 +236,7 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
             _ => not_tried(),
         },
         landlock_version,
+        seccomp: not_tried(),
         lent_users: not_tried(),
         trials: Vec::new(),
         cgroup,
@@ -237,7 +244,30 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         descriptors,
     };
     confine_a_child(image, ground, &mut host).await;
+    filter_a_child(image, &mut host).await;
     host
+}
+
+/// The acts that only a filter refuses.
+const FILTERED: [&str; 2] = ["unshare-user", "exec-again"];
+
+/// Lets a child with the filter of an ordinary plugin, and as little else as possible, try what the filter refuses.
+async fn filter_a_child(image: &LauncherImage, host: &mut Host) {
+    let mut spec = enclosed(user_map());
+    spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial-filter".to_owned()];
+    spec.powerless = true;
+    let profile = spec::profile(Grants::default());
+    spec.seccomp = Some(seccomp::compile(&profile));
+    spec.exec_once = true;
+    let (made, said) = attempt(image, spec, None).await;
+    host.trials.extend(trials(&said));
+    host.seccomp = match made {
+        Ability::Yes => {
+            let open = FILTERED.iter().find(|act| !refused(host, act, "").is_yes());
+            open.map_or(Ability::Yes, |act| Ability::No(format!("a filter was installed, and did not refuse {act}")))
+        }
+        no => no,
+    };
 }
 
 /// Confines a child as a plugin is, and lets it try what a plugin must not. Whatever cannot be made is looked for.
@@ -250,6 +280,8 @@ async fn confine_a_child(image: &LauncherImage, ground: Ground<'_>, host: &mut H
         ipc: true,
         hostname: true,
         landlock: host.landlock_version,
+        // Found by itself, so that what the other fences refuse is not its doing.
+        seccomp: false,
         memory_controller: false,
     };
     let root = rustix::process::geteuid().is_root();
@@ -334,7 +366,15 @@ async fn attempt_confined(
     if let Err(reason) = made {
         return (Ability::No(format!("the folder for the probe cannot be made: {reason}")), String::new());
     }
-    let inside = Inside { identity, hostname: "probe", package: &package, data: &data, entry: None, interpreter: None };
+    let inside = Inside {
+        identity,
+        hostname: "probe",
+        package: &package,
+        data: &data,
+        entry: None,
+        interpreter: None,
+        grants: Grants::default(),
+    };
     let mut spec = enclosed(None);
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial".to_owned()];
     spec::confine(&mut spec, offer, &inside);
@@ -411,6 +451,7 @@ mod tests {
             host_names: Ability::Yes,
             landlock: Ability::Yes,
             landlock_version: 7,
+            seccomp: Ability::Yes,
             lent_users: Ability::Yes,
             trials: Vec::new(),
             cgroup: ability(cgroup),

@@ -15,8 +15,15 @@ use palisade_launcher::{
     UserMap,
 };
 
-use super::{PLUGIN_UID, own_user_map};
+use super::{
+    PLUGIN_UID, own_user_map,
+    seccomp::{
+        self, Profile,
+        policy::{Denials, Execution},
+    },
+};
 use crate::model::manifest::Resources;
+use crate::model::permission::grants::Grants;
 
 /// Memory of a plugin, unless its manifest says otherwise.
 pub const MEMORY_MIB: u64 = 512;
@@ -198,6 +205,8 @@ pub struct Offer {
     pub hostname: bool,
     /// The version of Landlock's interface, 0 without it.
     pub landlock: u32,
+    /// System call filters, and listeners on which they ask.
+    pub seccomp: bool,
     /// The memory of a cgroup can be limited.
     pub memory_controller: bool,
 }
@@ -217,6 +226,15 @@ pub struct Inside<'a> {
     pub entry: Option<&'a str>,
     /// The path of the interpreter, if the entry point is a script.
     pub interpreter: Option<&'a Path>,
+    /// What it was granted.
+    pub grants: Grants,
+}
+
+/// Which system calls a plugin with these grants may make.
+#[must_use]
+pub fn profile(grants: Grants) -> Profile {
+    let execution = if grants.execute_code { Execution::Any } else { Execution::Once };
+    Profile { execution, denials: Denials::Answered }
 }
 
 /// Puts everything that confines into a specification.
@@ -230,6 +248,11 @@ pub fn confine(spec: &mut Spec, offer: &Offer, inside: &Inside<'_>) {
     spec.namespaces.ipc = offer.ipc;
     spec.hostname = offer.hostname.then(|| of(inside.hostname));
     spec.powerless = true;
+    if offer.seccomp {
+        let profile = profile(inside.grants);
+        spec.seccomp = Some(seccomp::compile(&profile));
+        spec.exec_once = profile.execution == Execution::Once;
+    }
     if offer.user_namespaces {
         spec.user_namespace =
             Some(UserMap { inside_uid: PLUGIN_UID, outside_uid: host.0, inside_gid: PLUGIN_UID, outside_gid: host.1 });
@@ -466,6 +489,7 @@ mod tests {
             ipc: true,
             hostname: true,
             landlock,
+            seccomp: true,
             memory_controller: false,
         }
     }
@@ -478,6 +502,7 @@ mod tests {
             data: Path::new("/state/data/x"),
             entry: Some("bin/main"),
             interpreter: None,
+            grants: Grants::default(),
         }
     }
 

@@ -47,6 +47,7 @@ fn service() -> Arc<Service> {
         landlock: no(),
         landlock_version: 0,
         lent_users: no(),
+        seccomp: no(),
         trials: Vec::new(),
         cgroup: no(),
         controllers: Vec::new(),
