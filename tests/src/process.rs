@@ -18,6 +18,8 @@ pub struct Memory {
     pub pss: u64,
     /// Pages that only this process has.
     pub private: u64,
+    /// Those of them that it has written to: others become private or shared as other processes of the same program come and go.
+    pub dirty: u64,
 }
 
 /// The fields of `/proc/PID/stat` from the third on: the second may hold spaces and parentheses.
@@ -117,7 +119,11 @@ pub fn memory(pid: u32) -> Option<Memory> {
         let (Some(key), Some(Ok(kib))) = (words.next(), words.next().map(str::parse::<u64>)) else { continue };
         match key {
             "Pss:" => memory.pss = kib,
-            "Private_Clean:" | "Private_Dirty:" | "Private_Hugetlb:" => memory.private += kib,
+            "Private_Clean:" => memory.private += kib,
+            "Private_Dirty:" | "Private_Hugetlb:" => {
+                memory.private += kib;
+                memory.dirty += kib;
+            }
             _ => {}
         }
     }
