@@ -18,13 +18,9 @@ use rustix::{
     },
 };
 use std::{
-    ffi::c_int,
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
-
-/// Where pid 1 keeps its end: behind the channel.
-pub(crate) const GATE: c_int = 4;
 
 /// Both ends: pid 1's, then the child's.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
@@ -40,45 +36,37 @@ pub(crate) fn hand_over(gate: BorrowedFd<'_>, listener: &OwnedFd) -> Result<(), 
     sendmsg(gate, &[IoSlice::new(&[1])], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// pid 1's side.
-pub(crate) struct Gate {
-    child: OwnedFd,
-    listener: Option<OwnedFd>,
-}
-
-impl Gate {
-    pub(crate) fn new(child: OwnedFd) -> Self {
-        Self { child, listener: None }
-    }
-
-    /// What to wait for: the child's end, and the questions.
-    pub(crate) fn watched(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
-        (self.child.as_fd(), self.listener.as_ref().map(AsFd::as_fd))
-    }
-
-    /// Deals with what there is. `false`: the child has become the plugin, or is gone, and the gate is to be dropped.
-    pub(crate) fn attend(&mut self) -> bool {
-        if self.listener.is_none() {
-            match receive(self.child.as_fd()) {
-                Ok(Some(listener)) => self.listener = Some(listener),
-                Ok(None) => return true,
-                Err(_) => return false,
+/// pid 1's side: lets the child's own execs through until it has become the plugin, or is gone. When this returns the
+/// listener is closed.
+pub(crate) fn attend(gate: OwnedFd) -> Result<(), Errno> {
+    let mut listener: Option<OwnedFd> = None;
+    loop {
+        // What is not there yet is replaced by what is watched in any case.
+        let questions = listener.as_ref().map_or(gate.as_fd(), AsFd::as_fd);
+        let mut ready = [PollFd::new(&gate, PollFlags::IN), PollFd::from_borrowed_fd(questions, PollFlags::IN)];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        if listener.is_none() {
+            match receive(gate.as_fd()) {
+                Ok(received) => listener = received,
+                Err(_) => return Ok(()),
             }
         }
-        let Some(listener) = &self.listener else { return true };
+        let Some(listener) = &listener else { continue };
         // A question is taken first and the gate looked at afterwards: one that is there while the gate is open was asked
         // by our own code.
         let question =
             if has(listener.as_fd(), PollFlags::IN) { sys::next_question(listener.as_fd()).ok() } else { None };
-        if has(self.child.as_fd(), PollFlags::HUP) {
+        if has(gate.as_fd(), PollFlags::HUP) {
             // Whoever asked finds the listener gone, which the kernel answers with ENOSYS.
-            return false;
+            return Ok(());
         }
         if let Some(question) = question {
             // A child that was killed meanwhile needs no answer.
             let _ = sys::let_through(listener.as_fd(), question);
         }
-        true
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     confine,
     control::Descriptors,
     failure::Stumble,
-    gate::{self, GATE, Gate},
+    gate,
     plugin::{self, Plan},
     root::{self, Taken},
     sys::{self, Cloned, Kind},
@@ -26,7 +26,7 @@ use rustix::{
 };
 use std::{
     ffi::c_int,
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 /// With what mask the private root is made, and what a plugin finds as its own, whatever the daemon's is.
@@ -93,14 +93,20 @@ fn supervise(
     }
 
     let gate = if spec.exec_once { Some(gate::pair().map_err(Stumble::at(Step::Seccomp))?) } else { None };
-    let (plugin, pidfd) = match sys::clone(Kind::Program).map_err(Stumble::at(Step::Process))? {
-        Cloned::Child => {
-            let theirs = gate.map(|(_, theirs)| theirs);
-            plugin::run(plan, &descriptors, theirs.as_ref(), reserved.null.as_fd(), channel)
-        }
-        Cloned::Parent { pid, pidfd } => (pid, pidfd),
-    };
-    let gate = gate.map(|(ours, _)| ours);
+    let (plugin, pidfd) =
+        match sys::clone(Kind::Program { asks: spec.exec_once }).map_err(Stumble::at(Step::Process))? {
+            Cloned::Child => {
+                let theirs = gate.map(|(_, theirs)| theirs);
+                plugin::run(plan, &descriptors, theirs.as_ref(), reserved.null.as_fd(), channel)
+            }
+            Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        };
+    // Until here a child that asks nobody has held this process up until its exec, and one that asks has gone on alone.
+    if let Some((ours, theirs)) = gate {
+        // A copy of the child's end would keep the gate open.
+        drop(theirs);
+        gate::attend(ours).map_err(&failed)?;
+    }
     channel::tell(channel, &Record::Started, Some(pidfd.as_fd()));
     if spec.powerless {
         // What is left to do needs no right over anything but this namespace's own processes.
@@ -110,45 +116,16 @@ fn supervise(
 
     // Whatever stayed open here would keep a pipe open that the plugin has closed.
     sys::install(channel, CHANNEL).map_err(&failed)?;
-    let mut gate = match gate {
-        Some(ours) => {
-            sys::install(ours.as_fd(), GATE).map_err(&failed)?;
-            // Its first number goes with all others in the next line.
-            std::mem::forget(ours);
-            sys::close_from(GATE as u32 + 1);
-            // SAFETY: it was just put at this number, which nothing else owns, as for the channel below.
-            Some(Gate::new(unsafe { OwnedFd::from_raw_fd(GATE) }))
-        }
-        None => {
-            sys::close_from(CHANNEL as u32 + 1);
-            None
-        }
-    };
+    sys::close_from(CHANNEL as u32 + 1);
     // SAFETY: the channel was just put at this number, which nothing else owns: what owned it (a descriptor that was
     // only held to reserve the number) lives in a caller that is never returned to.
     let channel = unsafe { BorrowedFd::borrow_raw(CHANNEL) };
     let children = sys::child_signal_descriptor().map_err(&failed)?;
     loop {
-        {
-            let (child, listener) = gate.as_ref().map_or((None, None), |gate| {
-                let (child, listener) = gate.watched();
-                (Some(child), listener)
-            });
-            // What there is not is replaced by what is watched in any case.
-            let (child, listener) = (child.unwrap_or(channel), listener.unwrap_or(channel));
-            let mut ready = [
-                PollFd::from_borrowed_fd(channel, PollFlags::IN),
-                PollFd::new(&children, PollFlags::IN),
-                PollFd::from_borrowed_fd(child, PollFlags::IN),
-                PollFd::from_borrowed_fd(listener, PollFlags::IN),
-            ];
-            match poll(&mut ready, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
-        if gate.as_mut().is_some_and(|gate| !gate.attend()) {
-            gate = None;
+        let mut ready = [PollFd::new(&channel, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno)),
         }
         reap(&children, plugin, channel);
         follow_orders(channel);

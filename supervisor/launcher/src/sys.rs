@@ -146,8 +146,9 @@ pub(crate) enum Cloned {
 pub(crate) enum Kind<'a> {
     /// pid 1 of a new pid namespace, in other new namespaces as well, born in this cgroup.
     Init { leaf: Option<BorrowedFd<'a>>, namespaces: UnshareFlags },
-    /// A process that executes a program at once; the parent sleeps until it has, or is gone.
-    Program,
+    /// A process that executes a program at once. The parent sleeps until it has, or is gone; unless the child `asks` the parent about
+    /// it, which then finds out by its gate.
+    Program { asks: bool },
     /// A process that holds a user namespace until somebody else has opened it.
     Holder,
 }
@@ -172,7 +173,8 @@ pub(crate) fn clone(kind: Kind<'_>) -> Result<Cloned, Errno> {
         }
         // Without CLONE_VM this shares no memory: it only orders the two, so that what the parent says next is said
         // after whatever the child had to say about its exec.
-        Kind::Program => arguments.flags |= libc::CLONE_VFORK as u64,
+        Kind::Program { asks: false } => arguments.flags |= libc::CLONE_VFORK as u64,
+        Kind::Program { asks: true } => {}
         Kind::Holder => arguments.flags |= libc::CLONE_NEWUSER as u64,
     }
     // SAFETY: the structure and `pidfd` outlive the call. Without CLONE_VM and with a null stack this is a fork: the
