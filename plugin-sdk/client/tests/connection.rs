@@ -21,7 +21,16 @@ async fn nobody_there_says_so_and_what_to_do() {
     let absent = folder.path().join("absent.sock");
     let error = Client::connect(&absent).await.unwrap_err();
     assert!(matches!(&error, CallError::NotReachable { path, .. } if *path == absent), "{error:?}");
-    assert_eq!(error.to_string(), format!("no supervisor is running: there is no socket at {}", absent.display()));
+    assert_eq!(error.to_string(), format!("no daemon is running: there is no socket at {}", absent.display()));
+    // What cannot be a socket is told as such, and not tried for long.
+    let folder = tempfile::tempdir().unwrap();
+    let long = folder.path().join("x".repeat(108));
+    for (path, detail) in [(folder.path(), "it is no socket"), (&long, "a socket's path has at most 107 bytes")] {
+        let error = Client::connect(path).await.unwrap_err();
+        let told = format!("{} cannot be the daemon's socket: {detail}", path.display());
+        assert_eq!((error.to_string(), error.is_retryable()), (told, false));
+        assert!(error.hint().unwrap().contains("--socket"));
+    }
     assert!(error.hint().unwrap().contains("palisade run"));
     assert_eq!((error.code(), error.is_retryable()), (ErrorCode::Unavailable, true));
 
@@ -115,7 +124,7 @@ async fn losing_the_connection_fails_what_was_sent_and_the_next_call_connects_ag
         agent.expect(Kind::Call).await;
         drop(agent);
     });
-    assert_eq!(result, Err(CallError::Lost { reason: "the supervisor closed it".into(), sent: true }));
+    assert_eq!(result, Err(CallError::Lost { reason: "the daemon closed it".into(), sent: true }));
     let error = result.unwrap_err();
     assert!(error.hint().unwrap().contains("may have been carried out"));
     assert!(!error.is_retryable());
