@@ -123,7 +123,8 @@ impl CallError {
                 (error.kind(), format!("a socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes"))
             }
             io::ErrorKind::ConnectionRefused if is_something_else() => {
-                (io::ErrorKind::InvalidInput, "it is no socket".to_owned())
+                // A socket may yet take its place.
+                (io::ErrorKind::AddrInUse, "it is no socket".to_owned())
             }
             kind => (kind, error.to_string()),
         };
@@ -149,7 +150,9 @@ impl std::fmt::Display for NotReachable<'_> {
             io::ErrorKind::ConnectionRefused => {
                 write!(f, "no daemon is running: nobody listens at {path}, which a dead one may have left behind")
             }
-            io::ErrorKind::InvalidInput => write!(f, "{path} cannot be the daemon's socket: {}", self.detail),
+            io::ErrorKind::InvalidInput | io::ErrorKind::AddrInUse => {
+                write!(f, "{path} cannot be the daemon's socket: {}", self.detail)
+            }
             io::ErrorKind::PermissionDenied => write!(f, "this user may not use the socket {path}"),
             _ => write!(f, "cannot reach the daemon at {path}: {}", self.detail),
         }
@@ -162,7 +165,9 @@ fn reach_hint(path: &Path, kind: io::ErrorKind) -> String {
             "run as the user who started the daemon, or as a member of the socket's group (`ls -l {}`)",
             path.display()
         ),
-        io::ErrorKind::InvalidInput => "name the daemon's socket with `--socket` or PALISADE_SOCKET".into(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::AddrInUse => {
+            "name the daemon's socket with `--socket` or PALISADE_SOCKET".into()
+        }
         _ => "start it with `palisaded --user`, or as a service with `systemctl start palisaded`; \
               if it listens elsewhere, name the socket with `--socket` or PALISADE_SOCKET"
             .into(),

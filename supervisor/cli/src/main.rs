@@ -135,7 +135,13 @@ fn usage(error: &clap::Error, screen: &Screen) -> ExitCode {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     if as_json {
         let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        Failure::usage(one_line(text)).with_hint(one_line(rest)).print(screen, true);
+        let failure = Failure::usage(one_line(text));
+        // What clap suggests, or else how the command is used; the rest only says that there is help.
+        let lines = || rest.lines().map(str::trim);
+        let tip =
+            lines().find_map(|line| line.strip_prefix("tip: ")).or(lines().find(|line| line.starts_with("Usage: ")));
+        let failure = if let Some(tip) = tip { failure.with_hint(tip) } else { failure };
+        failure.print(screen, true);
         return ExitCode::from(failure::USAGE);
     }
     let _ = screen.error_line(&screen.labelled("error", &harmless(text.trim_end())));

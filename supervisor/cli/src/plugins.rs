@@ -253,7 +253,7 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
                     Cell::new(&action.name, Tone::Strong),
                     parameters(action.parameters.as_ref()).into(),
                     traits(action).into(),
-                    (&action.description).into(),
+                    flowing(&action.description).into(),
                 ]
             })
             .collect();
@@ -278,6 +278,11 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
         text.push_str(&screen.wrapping_table(&["GUARANTEE", "STATE", "EVIDENCE"], &rows));
     }
     text
+}
+
+/// Text whose line ends mean no more than blanks, as in a comment.
+fn flowing(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn traits(action: &ActionInfo) -> String {
@@ -308,7 +313,7 @@ pub(crate) async fn action_info(context: &Context, plugin: &str, action: &str) -
 fn action_text(plugin: &str, action: &ActionInfo, screen: &Screen) -> String {
     let title = format!("{} {}", one_line(plugin), one_line(&action.name));
     let mut fields = Fields { screen, text: format!("{}\n", screen.tone(&title, Tone::Strong)) };
-    fields.add("description", &one_line(&action.description));
+    fields.add("description", &one_line(&flowing(&action.description)));
     fields.add("traits", &traits(action));
     if let Some(timeout) = action.timeout_ms {
         let timeout = std::time::Duration::from_millis(timeout);
@@ -330,7 +335,7 @@ fn action_text(plugin: &str, action: &ActionInfo, screen: &Screen) -> String {
                 (&parameter.kind).into(),
                 if parameter.is_required { "yes" } else { "no" }.into(),
                 parameter.default.as_ref().map(ToString::to_string).unwrap_or_default().into(),
-                parameter.description.as_deref().unwrap_or_default().into(),
+                flowing(parameter.description.as_deref().unwrap_or_default()).into(),
             ]
         })
         .collect();
@@ -532,7 +537,7 @@ mod tests {
             parameters: Some(json!({
                 "type": "object",
                 "properties": {
-                    "to": {"type": "integer", "minimum": 1, "maximum": 9, "description": "How far."},
+                    "to": {"type": "integer", "minimum": 1, "maximum": 9, "description": "How\n  far."},
                     "step": {"type": ["integer", "null"], "minimum": 1, "default": 1},
                     "names": {"type": "array", "items": {"type": "string", "maxLength": 8}, "maxItems": 3},
                     "level": {"$ref": "#/$defs/Level"},

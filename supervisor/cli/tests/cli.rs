@@ -203,17 +203,21 @@ async fn wrong_parameters_are_told_before_the_call() {
         assert_eq!(stderr.starts_with("palisade: error: "), !arguments.is_empty(), "help is no error: {stderr}");
     }
     // For programs as JSON, wherever it was asked for.
-    for (line, expected) in [
-        ("--json bogus", "unrecognized subcommand 'bogus'"),
-        ("--json call", "the following required arguments were not provided: <PLUGIN> <ACTION>"),
-        ("call echo echo a --json", "invalid value 'a'"),
-        ("--json", "requires a subcommand"),
+    for (line, expected, hint) in [
+        ("--json bogus", "unrecognized subcommand 'bogus'", "a similar subcommand exists: 'logs'"),
+        (
+            "--json call",
+            "the following required arguments were not provided: <PLUGIN> <ACTION>",
+            "Usage: palisade call --socket <PATH> <PLUGIN> <ACTION> [KEY=VALUE]...",
+        ),
+        ("--json", "requires a subcommand", "Usage: palisade [OPTIONS] <COMMAND>"),
     ] {
         let (status, stdout, stderr) = finish(palisade(&absent, line.split(' ')).spawn().unwrap()).await;
         assert_eq!((status, stdout.as_str()), (2, ""), "{line}: {stderr}");
         let error: Value = serde_json::from_str(&stderr).unwrap_or_else(|error| panic!("{line}: {error}: {stderr}"));
         assert_eq!((&error["error"]["code"], &error["error"]["exit_status"]), (&json!("usage"), &json!(2)));
         assert!(error["error"]["message"].as_str().unwrap().contains(expected), "{stderr}");
+        assert_eq!(error["error"]["hint"], hint, "{line}");
     }
 }
 
