@@ -48,8 +48,10 @@ pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Resul
     let action = match attendant.wait(described, || Ok(())).await? {
         Ok(action) => action,
         Err(error) if error.code() == ErrorCode::Timeout && reached(&error) => {
-            let asked = late(context, plugin, version, &arguments.action, began_unix_ms, limit);
-            return Err(attendant.wait(asked, || Ok(())).await?);
+            let known = attendant
+                .wait(does_not_start(context, plugin, version, &arguments.action, began_unix_ms), || Ok(()))
+                .await?;
+            return Err(known.unwrap_or_else(|| not_ready(plugin, &arguments.action, limit)));
         }
         Err(error) => return Err(error.into()),
     };
@@ -79,6 +81,11 @@ pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Resul
     match (outcome, attendant.interrupted()) {
         // Whatever it says of having been cancelled, the user knows.
         (Err(_), Some(status)) => Err(Failure::silent(status)),
+        // The actions are known of a plugin that ran before, so that the call itself may be what waited for its start.
+        (Err(failure), None) if failure.status == ErrorCode::Timeout.exit_status() && attendant.reader.is_none() => {
+            let known = does_not_start(context, plugin, version, &arguments.action, began_unix_ms);
+            Err(attendant.wait(known, || Ok(())).await?.unwrap_or(failure))
+        }
         (outcome, _) => outcome,
     }
 }
@@ -117,26 +124,26 @@ fn reached(error: &CallError) -> bool {
     matches!(error, CallError::Remote(_) | CallError::TimedOut { .. })
 }
 
-/// What is said when the time was over before the action was even called: why the plugin did not start, if the daemon knows.
-async fn late(
+/// What is said when the time was over because the plugin does not start, if the daemon knows that.
+async fn does_not_start(
     context: &Context,
     plugin: &str,
     version: Option<&str>,
     action: &str,
     began_unix_ms: u64,
-    limit: Option<Limit>,
-) -> Failure {
+) -> Option<Failure> {
     let target = Target { plugin: Some(plugin), version };
     let asked = context.client.admin().request("status", &target).timeout(LAST_WORD).call::<PluginStatus>();
-    let status = tokio::time::timeout(LAST_WORD, asked).await;
-    if let Ok(Ok(status)) = &status
-        && let Some(failure) = start_failure(status, began_unix_ms)
-    {
-        let message = format!("`{plugin}` does not start, so `{action}` was not called: {}", failure.reason);
-        let hint = format!("`palisade status {plugin}` and `palisade logs {plugin}` show more");
-        let body = ErrorBody::new(ErrorCode::InitializationFailed, message).with_hint(hint);
-        return CallError::Remote(Box::new(body)).into();
-    }
+    let status = tokio::time::timeout(LAST_WORD, asked).await.ok()?.ok()?;
+    let failure = start_failure(&status, began_unix_ms)?;
+    let message = format!("`{plugin}` does not start, so `{action}` was not called: {}", failure.reason);
+    let hint = format!("`palisade status {plugin}` and `palisade logs {plugin}` show more");
+    let body = ErrorBody::new(ErrorCode::InitializationFailed, message).with_hint(hint);
+    Some(CallError::Remote(Box::new(body)).into())
+}
+
+/// What is said when the time was over before the action was even called.
+fn not_ready(plugin: &str, action: &str, limit: Option<Limit>) -> Failure {
     let after = limit.map(|(_, after)| format!(": {}", CallError::TimedOut { after })).unwrap_or_default();
     let message = format!("`{plugin}` was not ready for `{action}`{after}");
     let hint = format!("give it more time with --timeout, or see `palisade status {plugin}`");
@@ -170,7 +177,9 @@ async fn print_all(
         let Some(piece) = attendant.wait(next, || output.flush()).await?? else { break };
         attendant.hide();
         // Only of what streams it is known that somebody should be reading it.
-        attendant.reader.get_or_insert_with(Reader::of_stdout);
+        if piece.is_ok() {
+            attendant.reader.get_or_insert_with(Reader::of_stdout);
+        }
         match piece {
             Ok(Piece::Bytes(bytes)) => output.write(&bytes)?,
             Ok(Piece::Item(item)) => output.line(&value::to_json(&item, Layout::Line)?)?,

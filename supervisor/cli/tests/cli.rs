@@ -292,6 +292,22 @@ async fn a_plugin_that_dies_at_its_start_is_told_as_such() {
         assert_eq!(error["error"]["message"], message);
         assert!(!stderr.contains("describe"), "{stderr}");
     }
+    // The actions of one that ran before are known, and it is the call that waits for the start.
+    let (_fake, child, mut agent, call) = begin("call broken work --timeout 3s", json!({"name": "work"})).await;
+    agent.send(Kind::Err, call.id, &ErrorBody::new(ErrorCode::Timeout, "no answer"), &[]).await;
+    let asked = agent.expect(Kind::Call).await;
+    let last_failure = json!({"generation": 1, "at_unix_ms": 1, "reason": reason});
+    agent.ok(asked.id, &json!({"state": "failed", "restart_in_ms": 9, "last_failure": last_failure})).await;
+    let (status, _, stderr) = finish(child).await;
+    assert_eq!(status, 8, "{stderr}");
+    assert!(stderr.contains("`broken` does not start, so `work` was not called: exited with code 1"), "{stderr}");
+    // One that runs is just slow.
+    let (_fake, child, mut agent, call) = begin("call slow work --timeout 3s", json!({"name": "work"})).await;
+    agent.send(Kind::Err, call.id, &ErrorBody::new(ErrorCode::Timeout, "no answer"), &[]).await;
+    let asked = agent.expect(Kind::Call).await;
+    let last_failure = json!({"generation": 1, "at_unix_ms": u64::MAX, "reason": reason});
+    agent.ok(asked.id, &json!({"state": "active", "last_failure": last_failure})).await;
+    assert_eq!(finish(child).await, (6, String::new(), "palisade: error: no answer\n".into()));
 }
 
 #[tokio::test]
