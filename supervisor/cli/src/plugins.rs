@@ -113,6 +113,13 @@ impl Fields<'_> {
         self.text.push_str(&format!("{pad}{}  {value}\n", self.screen.tone(name, Tone::Faint)));
     }
 
+    /// Adds a sentence or more, continued beneath itself.
+    fn prose(&mut self, name: &str, value: &str) {
+        let mut lines = self.screen.lines(value, Self::NAME_WIDTH + 2).into_iter();
+        self.add(name, &lines.next().unwrap_or_default());
+        lines.for_each(|line| self.more(&line));
+    }
+
     fn more(&mut self, value: &str) {
         self.text.push_str(&format!("{}  {value}\n", " ".repeat(Self::NAME_WIDTH)));
     }
@@ -166,7 +173,7 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
         state += &format!(" for {}, since {}", since(status.since_unix_ms), stamp(status.since_unix_ms));
     }
     fields.add("state", &state);
-    fields.add("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
+    fields.prose("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
     if status.quarantined {
         fields.add("quarantine", &format!("restarted too often; `palisade reset {}` lifts it", one_line(&status.id)));
     }
@@ -226,7 +233,7 @@ pub(crate) async fn info(context: &Context, plugin: &str) -> Result<(), Failure>
 
 fn info_text(info: &PluginInfo, screen: &Screen) -> String {
     let mut fields = Fields { screen, text: status_text(&info.status, screen) };
-    fields.add("description", &one_line(info.description.as_deref().unwrap_or_default()));
+    fields.prose("description", &one_line(info.description.as_deref().unwrap_or_default()));
     fields.add("source", &one_line(&info.source));
     fields.add("entry point", &one_line(&info.entry_point));
     let snapshot = match &info.snapshot {
@@ -313,7 +320,7 @@ pub(crate) async fn action_info(context: &Context, plugin: &str, action: &str) -
 fn action_text(plugin: &str, action: &ActionInfo, screen: &Screen) -> String {
     let title = format!("{} {}", one_line(plugin), one_line(&action.name));
     let mut fields = Fields { screen, text: format!("{}\n", screen.tone(&title, Tone::Strong)) };
-    fields.add("description", &one_line(&flowing(&action.description)));
+    fields.prose("description", &one_line(&flowing(&action.description)));
     fields.add("traits", &traits(action));
     if let Some(timeout) = action.timeout_ms {
         let timeout = std::time::Duration::from_millis(timeout);
@@ -570,6 +577,12 @@ mod tests {
           "type": "string"
         }
         "#);
+        let narrow = Screen { width: Some(30), ..Screen::plain() };
+        let told = ActionInfo { description: "Counts, and does\nso slowly.".into(), ..ActionInfo::default() };
+        assert!(
+            action_text("echo", &told, &narrow)
+                .contains("description  Counts, and\n                does so\n                slowly.\n")
+        );
         let action = ActionInfo { name: "stop".into(), ..ActionInfo::default() };
         insta::assert_snapshot!(action_text("echo", &action, &Screen::plain()), @r"
         echo stop

@@ -118,6 +118,14 @@ impl Screen {
         self.table(heading, &rows)
     }
 
+    /// Text in the lines that it takes beside what stands `before` it, where the width is known.
+    pub(crate) fn lines(&self, text: &str, before: usize) -> Vec<String> {
+        match self.width {
+            Some(width) => wrap(text, width.saturating_sub(before).max(LAST_COLUMN_MIN)),
+            None => vec![text.to_owned()],
+        }
+    }
+
     /// As [`Screen::table`], with the text of all columns but the first continued beneath itself where the terminal is too narrow.
     pub(crate) fn wrapping_table(&self, heading: &[&str], rows: &[Vec<Cell>]) -> String {
         let Some(width) = self.width else { return self.table(heading, rows) };
