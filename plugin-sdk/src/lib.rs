@@ -9,6 +9,7 @@
 //!
 //! /// Whom to greet.
 //! #[derive(Deserialize, JsonSchema)]
+//! #[serde(deny_unknown_fields)]
 //! struct Greet { name: String }
 //!
 //! #[derive(Serialize, JsonSchema)]
@@ -25,7 +26,8 @@
 //!
 //! Beside the executable stands a `plugin.json` with the same id and version: `{"id": "greeter", "name": "Greeter",
 //! "version": "1.0.0", "entry_point": "greeter"}`. The schemas that agents see come from the types; parameters that do
-//! not fit never reach the handler.
+//! not fit never reach the handler. Serde passes over fields that a type does not have; `deny_unknown_fields` refuses them
+//! and says so in the schema, so that a mistyped optional parameter is an error.
 //!
 //! # Actions
 //!

@@ -103,6 +103,24 @@ async fn wrong_parameters_name_their_path_and_run_nothing() {
     assert_eq!(runs.load(Ordering::Relaxed), 0);
 }
 
+/// As the first example of the documentation says.
+#[tokio::test(start_paused = true)]
+async fn parameters_that_a_strict_type_does_not_have_are_refused() {
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Greet {
+        name: String,
+    }
+    let plugin =
+        Plugin::new("greeter", "1.0.0").action("greet", "Greets.", |_: Call, greet: Greet| async { Ok(greet.name) });
+    let host = TestHost::start(plugin).await.unwrap();
+    assert_eq!(host.ready().actions[0].parameters.as_ref().unwrap()["additionalProperties"], false);
+    assert_eq!(host.call::<String>("greet", &json!({"name": "Eva"})).await.unwrap(), "Eva");
+    let error = host.call::<String>("greet", &json!({"name": "Eva", "nmae": "Ada"})).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::InvalidParams);
+    assert!(error.message.contains("unknown field `nmae`"), "{}", error.message);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unknown_action_is_answered_with_those_there_are() {
     let host = TestHost::start(shop()).await.unwrap();

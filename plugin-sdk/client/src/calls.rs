@@ -310,7 +310,7 @@ impl Calls {
         if content > self.limits.frame_bytes_max as usize {
             lane.truncate(start);
             return Err(CallError::invalid(format!(
-                "the parameters have {} bytes, more than the supervisor's frame limit of {}",
+                "the parameters have {} bytes, more than the daemon's frame limit of {}",
                 payload.len(),
                 self.limits.frame_bytes_max
             )));

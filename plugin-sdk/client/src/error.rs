@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 
+/// What the system has room for in a socket's address.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
 /// Why a call, or a connection, failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -21,7 +24,7 @@ pub enum CallError {
         detail: String,
     },
     /// The supervisor would not go on with this connection.
-    #[error("the supervisor refused the connection: {}", .0.message)]
+    #[error("the daemon refused the connection: {}", .0.message)]
     Refused(Box<ErrorBody>),
     /// The call reached the supervisor and ended with this error.
     #[error("{}", .0.message)]
@@ -34,7 +37,7 @@ pub enum CallError {
         after: Duration,
     },
     /// The connection ended before the answer came.
-    #[error("the connection to the supervisor was lost: {reason}")]
+    #[error("the connection to the daemon was lost: {reason}")]
     Lost {
         /// What ended it.
         reason: String,
@@ -101,7 +104,9 @@ impl CallError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NotReachable { kind, .. } => *kind != io::ErrorKind::PermissionDenied,
+            Self::NotReachable { kind, .. } => {
+                !matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput)
+            }
             Self::Refused(body) | Self::Remote(body) => body.retryable,
             Self::Lost { sent, .. } => !sent,
             Self::TimedOut { .. } => true,
@@ -110,7 +115,20 @@ impl CallError {
     }
 
     pub(crate) fn not_reachable(path: &Path, error: &io::Error) -> Self {
-        Self::NotReachable { path: path.to_owned(), kind: error.kind(), detail: error.to_string() }
+        // For the system a folder is a socket that nobody listens at.
+        let is_something_else =
+            || path.metadata().is_ok_and(|found| !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()));
+        let (kind, detail) = match error.kind() {
+            io::ErrorKind::InvalidInput if SOCKET_PATH_BYTES_MAX < path.as_os_str().len() => {
+                (error.kind(), format!("a socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes"))
+            }
+            io::ErrorKind::ConnectionRefused if is_something_else() => {
+                // A socket may yet take its place.
+                (io::ErrorKind::AddrInUse, "it is no socket".to_owned())
+            }
+            kind => (kind, error.to_string()),
+        };
+        Self::NotReachable { path: path.to_owned(), kind, detail }
     }
 
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
@@ -128,12 +146,15 @@ impl std::fmt::Display for NotReachable<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path.display();
         match self.kind {
-            io::ErrorKind::NotFound => write!(f, "no supervisor is running: there is no socket at {path}"),
+            io::ErrorKind::NotFound => write!(f, "no daemon is running: there is no socket at {path}"),
             io::ErrorKind::ConnectionRefused => {
-                write!(f, "no supervisor is running: nobody listens at {path}, which a dead one may have left behind")
+                write!(f, "no daemon is running: nobody listens at {path}, which a dead one may have left behind")
+            }
+            io::ErrorKind::InvalidInput | io::ErrorKind::AddrInUse => {
+                write!(f, "{path} cannot be the daemon's socket: {}", self.detail)
             }
             io::ErrorKind::PermissionDenied => write!(f, "this user may not use the socket {path}"),
-            _ => write!(f, "cannot reach the supervisor at {path}: {}", self.detail),
+            _ => write!(f, "cannot reach the daemon at {path}: {}", self.detail),
         }
     }
 }
@@ -144,7 +165,10 @@ fn reach_hint(path: &Path, kind: io::ErrorKind) -> String {
             "run as the user who started the daemon, or as a member of the socket's group (`ls -l {}`)",
             path.display()
         ),
-        _ => "start it with `palisade run`, or `systemctl start palisaded`; \
+        io::ErrorKind::InvalidInput | io::ErrorKind::AddrInUse => {
+            "name the daemon's socket with `--socket` or PALISADE_SOCKET".into()
+        }
+        _ => "start it with `palisaded --user`, or as a service with `systemctl start palisaded`; \
               if it listens elsewhere, name the socket with `--socket` or PALISADE_SOCKET"
             .into(),
     }

@@ -115,7 +115,7 @@ impl Connection {
         let mut stream = connect(path).await.map_err(|error| CallError::not_reachable(path, &error))?;
         let shaken = timeout(HANDSHAKE, shake_hands(&mut stream)).await;
         let (terms, left_over) = shaken.unwrap_or_else(|_| {
-            Err(lost(format!("the supervisor did not answer the handshake within {} s", HANDSHAKE.as_secs())))
+            Err(lost(format!("the daemon did not answer the handshake within {} s", HANDSHAKE.as_secs())))
         })?;
         let (read, socket) = stream.into_split();
         let link = Arc::new(Link {
@@ -367,11 +367,11 @@ async fn drive(ended: Ended, mut reader: Reader, keepalive: Option<Duration>) {
     link.end(match loss {
         End::Released => Loss::Ended("it was closed".into()),
         End::Refused(body) => Loss::Refused(body),
-        End::Closed => Loss::Ended("the supervisor closed it".into()),
-        End::Cut => Loss::Ended("the supervisor closed it in the middle of a frame".into()),
+        End::Closed => Loss::Ended("the daemon closed it".into()),
+        End::Cut => Loss::Ended("the daemon closed it in the middle of a frame".into()),
         End::Io(error) => Loss::Ended(error.to_string()),
-        End::Violation(detail) => Loss::Ended(format!("the supervisor broke the protocol: {detail}")),
-        End::Silent(after) => Loss::Ended(format!("the supervisor was silent for {} s", after.as_secs_f64())),
+        End::Violation(detail) => Loss::Ended(format!("the daemon broke the protocol: {detail}")),
+        End::Silent(after) => Loss::Ended(format!("the daemon was silent for {} s", after.as_secs_f64())),
     });
 }
 
@@ -658,7 +658,7 @@ async fn shake_hands(stream: &mut UnixStream) -> Result<(Terms, Vec<u8>), CallEr
     let written = stream.write_all(&hello).await;
     let mut bytes = Vec::new();
     loop {
-        let broke = |error: &dyn std::fmt::Display| lost(format!("the supervisor broke the protocol: {error}"));
+        let broke = |error: &dyn std::fmt::Display| lost(format!("the daemon broke the protocol: {error}"));
         if let Some((frame, rest)) = split(&bytes, FRAME_BYTES_MAX).map_err(|error| broke(&error))? {
             let rest = rest.to_vec();
             return match frame.kind().map_err(|error| broke(&error))? {
@@ -685,7 +685,7 @@ async fn shake_hands(stream: &mut UnixStream) -> Result<(Terms, Vec<u8>), CallEr
         if count == 0 {
             return Err(match written {
                 Err(error) => lost(error.to_string()),
-                Ok(()) => lost("the supervisor closed it during the handshake".into()),
+                Ok(()) => lost("the daemon closed it during the handshake".into()),
             });
         }
     }
@@ -696,13 +696,13 @@ fn agree(welcome: Welcome) -> Result<Terms, CallError> {
     let Welcome { protocol, features, software, mut limits, plugin: _ } = welcome;
     if !(PROTOCOL.min..=PROTOCOL.max).contains(&protocol) {
         return Err(lost(format!(
-            "the supervisor ({software}) speaks version {protocol} of the protocol, this client versions {} to {}; use releases \
+            "the daemon ({software}) speaks version {protocol} of the protocol, this client versions {} to {}; use releases \
              that belong together",
             PROTOCOL.min, PROTOCOL.max
         )));
     }
     if limits.frame_bytes_max < FRAME_BYTES_MIN || limits.credit_bytes == 0 || limits.calls_max == 0 {
-        return Err(lost("the supervisor broke the protocol: its limits leave nothing to work with".into()));
+        return Err(lost("the daemon broke the protocol: its limits leave nothing to work with".into()));
     }
     limits.frame_bytes_max = limits.frame_bytes_max.min(FRAME_BYTES_CEILING);
     limits.payload_bytes_max = limits.payload_bytes_max.min(PAYLOAD_BYTES_MAX);

@@ -59,7 +59,7 @@ impl Running {
     /// [`CallError::Invalid`] when the supervisor speaks no streams.
     pub fn input(&self, kind: StreamKind) -> Result<Input, CallError> {
         if !self.handle.terms().streams {
-            return Err(CallError::invalid("this supervisor does not know streams"));
+            return Err(CallError::invalid("this daemon does not know streams"));
         }
         self.handle.open_input(kind);
         Ok(Input { handle: self.handle.clone(), kind, state: InputState::Open })

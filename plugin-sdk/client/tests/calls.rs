@@ -364,7 +364,7 @@ async fn a_silent_supervisor_is_asked_and_then_given_up() {
         agent.expect(Kind::Ping).await;
         assert_eq!(agent.try_next().await, None, "the connection is closed");
     });
-    assert_eq!(result, Err(CallError::Lost { reason: "the supervisor was silent for 10 s".into(), sent: true }));
+    assert_eq!(result, Err(CallError::Lost { reason: "the daemon was silent for 10 s".into(), sent: true }));
 }
 
 #[tokio::test]

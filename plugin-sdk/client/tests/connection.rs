@@ -21,8 +21,8 @@ async fn nobody_there_says_so_and_what_to_do() {
     let absent = folder.path().join("absent.sock");
     let error = Client::connect(&absent).await.unwrap_err();
     assert!(matches!(&error, CallError::NotReachable { path, .. } if *path == absent), "{error:?}");
-    assert_eq!(error.to_string(), format!("no supervisor is running: there is no socket at {}", absent.display()));
-    assert!(error.hint().unwrap().contains("palisade run"));
+    assert_eq!(error.to_string(), format!("no daemon is running: there is no socket at {}", absent.display()));
+    assert!(error.hint().unwrap().contains("palisaded --user"));
     assert_eq!((error.code(), error.is_retryable()), (ErrorCode::Unavailable, true));
 
     let fake = Fake::new();
@@ -30,6 +30,16 @@ async fn nobody_there_says_so_and_what_to_do() {
     let _folder = fake.die();
     let error = Client::connect(&path).await.unwrap_err();
     assert!(error.to_string().contains("which a dead one may have left behind"), "{error}");
+
+    // What cannot be a socket is told as such; a socket may yet take the place of something else.
+    let long = folder.path().join("x".repeat(108));
+    let rows = [(folder.path(), "it is no socket", true), (&long, "a socket's path has at most 107 bytes", false)];
+    for (path, detail, may_change) in rows {
+        let error = Client::connect(path).await.unwrap_err();
+        let told = format!("{} cannot be the daemon's socket: {detail}", path.display());
+        assert_eq!((error.to_string(), error.is_retryable()), (told, may_change));
+        assert!(error.hint().unwrap().contains("--socket"));
+    }
 }
 
 #[tokio::test]
@@ -115,7 +125,7 @@ async fn losing_the_connection_fails_what_was_sent_and_the_next_call_connects_ag
         agent.expect(Kind::Call).await;
         drop(agent);
     });
-    assert_eq!(result, Err(CallError::Lost { reason: "the supervisor closed it".into(), sent: true }));
+    assert_eq!(result, Err(CallError::Lost { reason: "the daemon closed it".into(), sent: true }));
     let error = result.unwrap_err();
     assert!(error.hint().unwrap().contains("may have been carried out"));
     assert!(!error.is_retryable());

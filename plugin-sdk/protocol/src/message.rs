@@ -293,6 +293,18 @@ pub enum CancelReason {
     Other,
 }
 
+impl std::fmt::Display for CancelReason {
+    /// As it travels.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Caller => "caller",
+            Self::Deadline => "deadline",
+            Self::Draining => "draining",
+            Self::Other => "other",
+        })
+    }
+}
+
 /// How far a call has come. Progress is news, not data: older ones may be dropped for newer ones.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Progress {

@@ -78,7 +78,7 @@ async fn slow(call: Call, params: Slow) -> Result<u64> {
     tokio::select! {
         () = work => Ok(params.ms),
         reason = cancelled => {
-            log::info!(call; "cancelled: {reason:?}");
+            log::info!(call; "cancelled: {reason}");
             Err(Error::cancelled())
         }
     }

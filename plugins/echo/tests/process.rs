@@ -211,7 +211,11 @@ fn a_termination_ends_it_within_a_call() {
     echo.call(2, "slow", &[0x81, 0xa2, b'm', b's', 0xce, 0x7f, 0, 0, 0]);
     echo.expect(Kind::Progress, &[]);
     kill_process(Pid::from_child(&echo.child), Signal::TERM).unwrap();
-    echo.next(|kind, _, _| assert_eq!(kind, Kind::Log));
+    echo.next(|kind, body, _| {
+        assert_eq!(kind, Kind::Log);
+        let told = String::from_utf8_lossy(body).into_owned();
+        assert!(told.contains("cancelled: draining"), "in the protocol's words: {told}");
+    });
     echo.expect(Kind::Cancelled, &[]);
     assert_eq!(echo.status(), 0);
 }

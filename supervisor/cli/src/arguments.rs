@@ -44,10 +44,12 @@ pub(crate) enum Command {
         /// PLUGIN or PLUGIN@VERSION
         plugin: Option<String>,
     },
-    /// Show what a plugin is and what it can do
+    /// Show what a plugin is and what it can do, or all about one of its actions
     Info {
         /// PLUGIN or PLUGIN@VERSION
         plugin: String,
+        /// This action: its parameters and its result; starts a plugin that has not run yet
+        action: Option<String>,
     },
     /// Show what plugins write
     Logs(Logs),

@@ -10,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-use crate::failure::{Failure, INTERRUPTED, TERMINATED};
+use crate::failure::{BROKEN_PIPE, Failure, INTERRUPTED, TERMINATED};
+use crate::output::Reader;
 use crate::screen::{Screen, one_line};
 
 /// Nothing is shown of what takes less.
@@ -72,6 +73,8 @@ pub(crate) struct Attendant {
     /// What to cancel on an interruption; without it the command just ends.
     pub(crate) canceller: Option<Canceller>,
     pub(crate) progress: Option<ProgressUpdates>,
+    /// Who is waited for no longer than they read; without it that is noticed by writing.
+    pub(crate) reader: Option<Reader>,
     interrupted: Option<(u8, Instant)>,
     bar: Option<ProgressBar>,
     begun: Instant,
@@ -86,6 +89,7 @@ impl Attendant {
             interrupts: interrupts.clone(),
             canceller: None,
             progress: None,
+            reader: None,
             interrupted: None,
             bar,
             begun: Instant::now(),
@@ -102,7 +106,7 @@ impl Attendant {
     /// Waits for `future`, and calls `idle` once before it really has to wait.
     ///
     /// # Errors
-    /// A silent failure when the user interrupts and there is nothing to cancel, or it does not end in time.
+    /// A silent failure when the user interrupts and there is nothing to cancel, or it does not end in time; likewise when nobody reads any more.
     pub(crate) async fn wait<T>(
         &mut self,
         future: impl Future<Output = T>,
@@ -132,6 +136,7 @@ impl Attendant {
                 () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
                     return Err(Failure::silent(self.interrupted().unwrap_or(INTERRUPTED)));
                 }
+                () = gone(self.reader.as_ref()), if self.reader.is_some() => return Err(Failure::silent(BROKEN_PIPE)),
                 update = next(&mut self.progress), if self.progress.is_some() => match update {
                     Some(update) => self.latest = Some(update),
                     None => self.progress = None,
@@ -189,6 +194,13 @@ async fn next(progress: &mut Option<ProgressUpdates>) -> Option<Progress> {
     match progress {
         Some(progress) => progress.next().await,
         None => None,
+    }
+}
+
+async fn gone(reader: Option<&Reader>) {
+    match reader {
+        Some(reader) => reader.gone().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
+use palisade_client::admin::{Dossier, PluginStatus, Target};
 use palisade_client::{CallError, Input, InputError, Piece, Raw, Running, StreamKind};
-use palisade_protocol::{ActionInfo, ErrorCode, PAYLOAD_BYTES_MAX};
-use serde::{Deserialize, Serialize};
+use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, PAYLOAD_BYTES_MAX};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -14,8 +15,10 @@ use tokio::time::Instant;
 use crate::arguments::{self, split_target};
 use crate::attend::Attendant;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Reader};
+use crate::plugins::{Describe, Described};
 use crate::screen::harmless;
+use crate::times::now_unix_ms;
 use crate::value::{self, Layout};
 use crate::{Context, Limit, operate, params};
 
@@ -23,9 +26,13 @@ use crate::{Context, Limit, operate, params};
 const INPUT_PIECE_BYTES: usize = 64 << 10;
 const INPUT_PIECES_AHEAD: usize = 4;
 
+/// How long the daemon is asked, after the time is over, what became of the plugin.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// Calls an action and prints what comes of it.
 pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Result<(), Failure> {
     let limit = arguments.timeout.map(|timeout| (Instant::now(), timeout));
+    let began_unix_ms = now_unix_ms();
     let (plugin, version) = split_target(&arguments.plugin);
     let stdin_twice = arguments.params.as_deref() == Some("-") && arguments.input.as_deref() == Some(Path::new("-"));
     if stdin_twice {
@@ -38,7 +45,16 @@ pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Resul
     let what = format!("{plugin} {}", arguments.action);
     let mut attendant = Attendant::new(&context.screen, &context.interrupts, what);
     let described = describe(context, plugin, version, &arguments.action, limit);
-    let action = attendant.wait(described, || Ok(())).await??;
+    let action = match attendant.wait(described, || Ok(())).await? {
+        Ok(action) => action,
+        Err(error) if error.code() == ErrorCode::Timeout && reached(&error) => {
+            let known = attendant
+                .wait(does_not_start(context, plugin, version, &arguments.action, began_unix_ms), || Ok(()))
+                .await?;
+            return Err(known.unwrap_or_else(|| not_ready(plugin, &arguments.action, limit)));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let params = params::assemble(base, &arguments.assignments, action.parameters.as_ref())?;
     let input_kind = input_kind(&action, source.is_some())?;
 
@@ -59,10 +75,17 @@ pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Resul
         Some(kind) => Some(tokio::spawn(feed(running.input(kind)?, kind, source))),
         None => None,
     };
-    let outcome = print_all(context, &mut attendant, running, feeder).await;
+    let outcome = print_all(context, &mut attendant, running, feeder).await.map_err(|failure| {
+        if failure.is_unreadable() { failure.about(&format!("{plugin} {}", arguments.action)) } else { failure }
+    });
     match (outcome, attendant.interrupted()) {
         // Whatever it says of having been cancelled, the user knows.
         (Err(_), Some(status)) => Err(Failure::silent(status)),
+        // The actions are known of a plugin that ran before, so that the call itself may be what waited for its start.
+        (Err(failure), None) if failure.status == ErrorCode::Timeout.exit_status() && attendant.reader.is_none() => {
+            let known = does_not_start(context, plugin, version, &arguments.action, began_unix_ms);
+            Err(attendant.wait(known, || Ok(())).await?.unwrap_or(failure))
+        }
         (outcome, _) => outcome,
     }
 }
@@ -87,18 +110,6 @@ async fn describe(
     action: &str,
     limit: Option<Limit>,
 ) -> Result<ActionInfo, CallError> {
-    #[derive(Serialize)]
-    struct Describe<'a> {
-        plugin: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        version: Option<&'a str>,
-        action: &'a str,
-    }
-    #[derive(Deserialize)]
-    struct Described {
-        #[serde(default)]
-        actions: Vec<ActionInfo>,
-    }
     let params = Describe { plugin, version, action };
     let Described { actions } = operate(&context.client, "describe", &params, limit).await?;
     // One that is not described is called all the same; the plugin decides.
@@ -106,6 +117,44 @@ async fn describe(
         .into_iter()
         .find(|info| info.name == action)
         .unwrap_or_else(|| ActionInfo { name: action.to_owned(), ..ActionInfo::default() }))
+}
+
+/// Whether it was the daemon that ran out of time, rather than the way to it.
+fn reached(error: &CallError) -> bool {
+    matches!(error, CallError::Remote(_) | CallError::TimedOut { .. })
+}
+
+/// What is said when the time was over because the plugin does not start, if the daemon knows that.
+async fn does_not_start(
+    context: &Context,
+    plugin: &str,
+    version: Option<&str>,
+    action: &str,
+    began_unix_ms: u64,
+) -> Option<Failure> {
+    let target = Target { plugin: Some(plugin), version };
+    let asked = context.client.admin().request("status", &target).timeout(LAST_WORD).call::<PluginStatus>();
+    let status = tokio::time::timeout(LAST_WORD, asked).await.ok()?.ok()?;
+    let failure = start_failure(&status, began_unix_ms)?;
+    let message = format!("`{plugin}` does not start, so `{action}` was not called: {}", failure.reason);
+    let hint = format!("`palisade status {plugin}` and `palisade logs {plugin}` show more");
+    let body = ErrorBody::new(ErrorCode::InitializationFailed, message).with_hint(hint);
+    Some(CallError::Remote(Box::new(body)).into())
+}
+
+/// What is said when the time was over before the action was even called.
+fn not_ready(plugin: &str, action: &str, limit: Option<Limit>) -> Failure {
+    let after = limit.map(|(_, after)| format!(": {}", CallError::TimedOut { after })).unwrap_or_default();
+    let message = format!("`{plugin}` was not ready for `{action}`{after}");
+    let hint = format!("give it more time with --timeout, or see `palisade status {plugin}`");
+    CallError::Remote(Box::new(ErrorBody::new(ErrorCode::Timeout, message).with_hint(hint))).into()
+}
+
+/// The failure that keeps a plugin from running: one since the command began, or one after which it has not come up again.
+fn start_failure(status: &PluginStatus, began_unix_ms: u64) -> Option<&Dossier> {
+    let failure = status.last_failure.as_ref().filter(|_| !status.is_active())?;
+    let stays_down = status.state == "failed" || status.restart_in_ms.is_some();
+    (stays_down || began_unix_ms <= failure.at_unix_ms).then_some(failure)
 }
 
 async fn print_all(
@@ -127,6 +176,10 @@ async fn print_all(
         };
         let Some(piece) = attendant.wait(next, || output.flush()).await?? else { break };
         attendant.hide();
+        // Only of what streams it is known that somebody should be reading it.
+        if piece.is_ok() {
+            attendant.reader.get_or_insert_with(Reader::of_stdout);
+        }
         match piece {
             Ok(Piece::Bytes(bytes)) => output.write(&bytes)?,
             Ok(Piece::Item(item)) => output.line(&value::to_json(&item, Layout::Line)?)?,
@@ -281,5 +334,27 @@ fn read_items(source: Source, pieces: &Pieces) {
         if pieces.blocking_send(item).is_err() || failed {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_failure_of_a_plugin_that_is_starting_is_not_blamed() {
+        let failure = |at_unix_ms| Some(Dossier { at_unix_ms, ..Dossier::default() });
+        let status = |state: &str, at| PluginStatus {
+            state: state.into(),
+            last_failure: failure(at),
+            ..PluginStatus::default()
+        };
+        assert_eq!(start_failure(&status("loaded", 99), 100), None);
+        assert_eq!(start_failure(&status("active", 100), 100), None);
+        assert!(start_failure(&status("loaded", 100), 100).is_some());
+        assert!(start_failure(&status("failed", 1), 100).is_some());
+        let waiting = PluginStatus { restart_in_ms: Some(500), ..status("loaded", 1) };
+        assert!(start_failure(&waiting, 100).is_some());
+        assert_eq!(start_failure(&PluginStatus { last_failure: None, ..waiting }, 100), None);
     }
 }

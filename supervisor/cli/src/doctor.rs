@@ -67,7 +67,7 @@ fn text(checks: &[Check], screen: &Screen) -> String {
             rows.push(vec!["".into(), "".into(), format!("hint: {hint}").into()]);
         }
     }
-    screen.table(&["STATE", "CHECK", "SUMMARY"], &rows)
+    screen.wrapping_table(&["STATE", "CHECK", "SUMMARY"], &rows)
 }
 
 fn check(name: &str, state: CheckState, summary: impl Into<String>, hint: Option<&str>) -> Check {
@@ -222,12 +222,12 @@ mod tests {
     #[test]
     fn hints_stand_beneath_what_they_belong_to() {
         let checks = [
-            check("daemon", CheckState::Fail, "no supervisor is running", Some("start it")),
+            check("daemon", CheckState::Fail, "no daemon is running", Some("start it")),
             check("cgroup", CheckState::Ok, "cgroup v2", None),
         ];
         insta::assert_snapshot!(text(&checks, &Screen::plain()), @r"
         STATE  CHECK   SUMMARY
-        fail   daemon  no supervisor is running
+        fail   daemon  no daemon is running
                        hint: start it
         ok     cgroup  cgroup v2
         ");

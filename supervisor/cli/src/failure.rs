@@ -70,10 +70,19 @@ impl Failure {
 
     /// Puts before the message what it concerns.
     pub(crate) fn about(mut self, what: &str) -> Self {
-        if let Some(report) = &mut self.report {
+        // What the daemon says of a plugin mostly begins with it.
+        if let Some(report) = &mut self.report
+            && !report.message.starts_with(&format!("{what}: "))
+        {
             report.message = format!("{what}: {}", report.message);
         }
         self
+    }
+
+    /// Whether this program found that the answer cannot be read.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        let code = ErrorCode::ProtocolViolation.name();
+        self.report.as_ref().is_some_and(|report| report.body.is_none() && report.code == code)
     }
 
     #[cfg(test)]
@@ -94,7 +103,11 @@ impl Failure {
             let _ = screen.error_line(&self.json(report).to_string());
             return;
         }
-        let _ = screen.error_line(&screen.labelled("error", &harmless(&report.message)));
+        let message = match report.message.trim() {
+            "" => format!("{}, and nothing was said of why", report.code),
+            message => harmless(message),
+        };
+        let _ = screen.error_line(&screen.labelled("error", &message));
         if let Some(hint) = &report.hint {
             let _ = screen.error_line(&screen.labelled("hint", &harmless(hint)));
         }
@@ -205,6 +218,8 @@ mod tests {
                 "hint": "yes", "details": {"at": 3}, "exit_status": 1,
             }})
         );
+        let failure = Failure::usage("exits: with code 1").about("exits").about("exits");
+        assert_eq!(failure.message(), "exits: with code 1");
         let failure = Failure::usage("what?");
         let report = failure.report.as_ref().unwrap();
         assert_eq!(failure.json(report), json!({"error": {"code": "usage", "message": "what?", "exit_status": 2}}));

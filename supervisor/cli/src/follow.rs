@@ -10,7 +10,7 @@ use crate::Context;
 use crate::arguments;
 use crate::attend::Attendant;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Reader};
 use crate::screen::{Screen, Tone, harmless, one_line};
 use crate::times::stamp;
 use crate::value::{self, Layout};
@@ -54,6 +54,8 @@ async fn follow(
     let started = context.client.request(SUPERVISOR_ID, operation).params(query).items::<Raw>();
     let mut items: Items<Raw> = attendant.wait(started, || Ok(())).await??;
     let mut output = Output::new();
+    // The next line may be long in coming, and there is nothing else to do.
+    attendant.reader = Some(Reader::of_stdout());
     while let Some(item) = attendant.wait(items.next(), || output.flush()).await? {
         let item = match item {
             Ok(item) => item,
@@ -95,7 +97,8 @@ fn log_text(line: &LogLine, screen: &Screen) -> String {
         "{} {} {} {} {}",
         screen.tone(&stamp(line.time_unix_ms), Tone::Faint),
         screen.tone(&whose, Tone::Strong),
-        screen.tone(&one_line(&line.stream), Tone::Faint),
+        // The protocol has another word for the daemon.
+        screen.tone(&if line.stream == "supervisor" { "daemon".into() } else { one_line(&line.stream) }, Tone::Faint),
         screen.tone(&format!("{level:<5}"), tone),
         // One line of the log is one line here, whatever is in it.
         screen.tone(&one_line(&line.message), tone),
@@ -154,6 +157,8 @@ mod tests {
             log_text(&line, &Screen::plain()),
             "2026-11-20T19:27:37.123Z echo[3] log warn  two\\nlines \\u{1b}[2J n=1 name=x y call=8"
         );
+        let line: LogLine = serde_json::from_value(json!({"stream": "supervisor", "message": "up"})).unwrap();
+        assert_eq!(log_text(&line, &Screen::plain()), "1970-01-01T00:00:00.000Z palisaded daemon info  up");
         let line: LogLine = serde_json::from_value(json!({"missed": 7})).unwrap();
         assert_eq!(log_text(&line, &Screen::plain()), "… 7 more that came too fast to be shown …");
     }

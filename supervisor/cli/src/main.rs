@@ -21,6 +21,7 @@ mod value;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use palisade_client::admin::Change;
 use palisade_client::{CallError, Client, FromPayload, Raw};
@@ -32,7 +33,7 @@ use crate::arguments::{Arguments, Command};
 use crate::attend::{Attendant, Interrupts};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::screen::Screen;
+use crate::screen::{Screen, harmless};
 
 /// What every command needs.
 #[derive(Debug)]
@@ -119,11 +120,32 @@ fn usage(error: &clap::Error, screen: &Screen) -> ExitCode {
             Err(error) => ExitCode::from(Failure::output(&error).status),
         };
     }
+    // The arguments cannot be read, but what this one of them means is plain.
+    let as_json =
+        std::env::args_os().skip(1).take_while(|argument| argument != "--").any(|argument| argument == "--json");
+    if !as_json
+        && matches!(error.kind(), ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand)
+    {
+        // Nothing was asked for, so this is how to ask.
+        let _ = screen.error_line(Arguments::command().render_help().to_string().trim_end());
+        return ExitCode::from(failure::USAGE);
+    }
     let text = error.render().to_string();
     let (text, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
     let text = text.strip_prefix("error: ").unwrap_or(text);
-    let _ = screen.error_line(&screen.labelled("error", text.trim_end()));
-    let _ = screen.error_line(rest.trim_end());
+    if as_json {
+        let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let failure = Failure::usage(one_line(text));
+        // What clap suggests, or else how the command is used; the rest only says that there is help.
+        let lines = || rest.lines().map(str::trim);
+        let tip =
+            lines().find_map(|line| line.strip_prefix("tip: ")).or(lines().find(|line| line.starts_with("Usage: ")));
+        let failure = if let Some(tip) = tip { failure.with_hint(tip) } else { failure };
+        failure.print(screen, true);
+        return ExitCode::from(failure::USAGE);
+    }
+    let _ = screen.error_line(&screen.labelled("error", &harmless(text.trim_end())));
+    let _ = screen.error_line(&harmless(rest.trim_end()));
     ExitCode::from(failure::USAGE)
 }
 
@@ -160,7 +182,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::List => plugins::list(context).await?,
         Command::Status { plugin: None } => plugins::daemon_status(context).await?,
         Command::Status { plugin: Some(plugin) } => plugins::status(context, &plugin).await?,
-        Command::Info { plugin } => plugins::info(context, &plugin).await?,
+        Command::Info { plugin, action: None } => plugins::info(context, &plugin).await?,
+        Command::Info { plugin, action: Some(action) } => plugins::action_info(context, &plugin, &action).await?,
         Command::Logs(logs) => follow::logs(context, &logs).await?,
         Command::Events { plugin, follow: _ } => follow::events(context, plugin.as_deref()).await?,
         Command::Start(targets) => plugins::change(context, Change::Start, targets.plugins).await?,

@@ -1,6 +1,10 @@
-//! Writing to stdout: buffered, and an error when it cannot be done.
+//! Writing to stdout: buffered, and an error when it cannot be done. Whether anybody reads it can be watched as well.
 
 use std::io::{BufWriter, Stdout, Write};
+use std::os::fd::AsFd;
+
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 
 use crate::failure::Failure;
 
@@ -35,4 +39,27 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut output = Output::new();
     output.write(text.as_bytes())?;
     output.flush()
+}
+
+/// Who reads stdout, if it is a pipe; of files and terminals nothing is known.
+#[derive(Debug)]
+pub(crate) struct Reader(Option<pipe::Sender>);
+
+impl Reader {
+    pub(crate) fn of_stdout() -> Self {
+        let own = std::io::stdout().as_fd().try_clone_to_owned();
+        // It is only watched. Making it one that does not block would make it so for all that share it. A file cannot be watched,
+        // and need not be.
+        Self(own.and_then(pipe::Sender::from_owned_fd_unchecked).ok())
+    }
+
+    /// Waits until nobody can read what would be written; otherwise that is only noticed by writing.
+    pub(crate) async fn gone(&self) {
+        if let Some(watched) = &self.0
+            && watched.ready(Interest::ERROR).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
 }

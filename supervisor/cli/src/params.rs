@@ -161,12 +161,14 @@ fn typed(key: &str, text: &str, field: &Schema<'_>) -> Result<Value, Failure> {
 /// `5.0` where an integer is wanted is 5.
 fn whole(value: Value, kinds: Kinds) -> Value {
     match value.as_f64() {
-        // Up to here every integer is exactly a float.
-        Some(number) if kinds & NUMBER == 0 && value.is_f64() && number.abs() <= 9_007_199_254_740_992.0 => {
-            Value::from(number as i64)
-        }
+        Some(number) if kinds & NUMBER == 0 && value.is_f64() && is_exact_integer(number) => Value::from(number as i64),
         _ => value,
     }
+}
+
+/// Whether a float is the integer that was meant: up to here each of them is exactly a float, and `1e30` is what no integer holds.
+fn is_exact_integer(number: f64) -> bool {
+    number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0
 }
 
 fn unknown_key(key: &str, schema: &Schema<'_>) -> Failure {
@@ -224,7 +226,8 @@ fn kind_of(value: &Value) -> Kinds {
     match value {
         Value::Null => NULL,
         Value::Bool(_) => BOOLEAN,
-        Value::Number(number) if number.as_f64().is_some_and(|number| number.fract() == 0.0) => INTEGER | NUMBER,
+        Value::Number(number) if number.is_i64() || number.is_u64() => INTEGER | NUMBER,
+        Value::Number(number) if number.as_f64().is_some_and(is_exact_integer) => INTEGER | NUMBER,
         Value::Number(_) => NUMBER,
         Value::String(_) => STRING,
         Value::Array(_) => ARRAY,
@@ -240,6 +243,45 @@ fn describe(kinds: Kinds) -> String {
 
 fn example(kinds: Kinds) -> &'static str {
     NAMES.iter().rev().find(|row| kinds & row.0 & !NULL != 0).map_or("null", |row| row.3)
+}
+
+/// One parameter, as the action's schema describes it.
+#[derive(Debug)]
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    /// What it may be, with its bounds.
+    pub(crate) kind: String,
+    pub(crate) is_required: bool,
+    pub(crate) default: Option<Value>,
+    pub(crate) description: Option<String>,
+}
+
+/// The parameters that a schema names, the required ones first.
+pub(crate) fn parameters(schema: &Value) -> Vec<Parameter> {
+    let steps = Cell::new(SCHEMA_STEPS_MAX);
+    let schema = Schema { root: schema, node: schema, steps: &steps, depth: 0 };
+    let required: Vec<&str> = schema
+        .parts()
+        .iter()
+        .filter_map(|part| part.node.get("required")?.as_array())
+        .flat_map(|names| names.iter().filter_map(Value::as_str))
+        .collect();
+    let mut parameters: Vec<_> = schema
+        .keys()
+        .into_iter()
+        .filter_map(|name| {
+            let field = schema.field(name)?;
+            Some(Parameter {
+                name: name.to_owned(),
+                kind: field.told(),
+                is_required: required.contains(&name),
+                default: field.keyword("default").cloned(),
+                description: field.keyword("description").and_then(Value::as_str).map(ToOwned::to_owned),
+            })
+        })
+        .collect();
+    parameters.sort_by_key(|parameter| !parameter.is_required);
+    parameters
 }
 
 /// A schema within the one it may refer to.
@@ -334,6 +376,46 @@ impl<'a> Schema<'a> {
             parts.extend(self.each(keyword).iter().flat_map(Schema::parts));
         }
         parts
+    }
+
+    /// What stands under a keyword, here or in what this schema refers to.
+    fn keyword(&self, name: &str) -> Option<&'a Value> {
+        self.parts().iter().find_map(|part| part.node.get(name))
+    }
+
+    /// What the value may be, in a few words: `integer or null, 1 to 9`.
+    fn told(&self) -> String {
+        if let Some(names) = self.names() {
+            return format!("one of {}", names.join(", "));
+        }
+        let kinds = self.kinds();
+        let kinds = if kinds & NUMBER != 0 { kinds & !INTEGER } else { kinds };
+        let mut told = match kinds | INTEGER {
+            ALL => "anything".to_owned(),
+            _ => NAMES.iter().filter(|row| kinds & row.0 != 0).map(|row| row.1).collect::<Vec<_>>().join(" or "),
+        };
+        if kinds & ARRAY != 0
+            && kinds & !NULL == ARRAY
+            && let Some(items) = self.keyword("items").filter(|_| self.step())
+        {
+            told += &format!(" of ({})", self.at(items).told());
+        }
+        for (least, most, what) in
+            [("minimum", "maximum", ""), ("minLength", "maxLength", " characters"), ("minItems", "maxItems", " items")]
+        {
+            match (self.keyword(least), self.keyword(most)) {
+                (Some(least), Some(most)) => told += &format!(", {least} to {most}{what}"),
+                (Some(least), None) => told += &format!(", at least {least}{what}"),
+                (None, Some(most)) => told += &format!(", at most {most}{what}"),
+                (None, None) => {}
+            }
+        }
+        for (keyword, what) in [("exclusiveMinimum", "more than"), ("exclusiveMaximum", "less than")] {
+            if let Some(bound) = self.keyword(keyword) {
+                told += &format!(", {what} {bound}");
+            }
+        }
+        told
     }
 
     fn keys(&self) -> Vec<&'a str> {
@@ -442,6 +524,8 @@ mod tests {
     fn what_does_not_fit_says_what_would() {
         for (text, message, hint) in [
             ("count=five", "`count` has to be an integer, not `five`", None),
+            ("count=1e30", "`count` has to be an integer, not `1e30`", None),
+            ("count=18446744073709551616", "`count` has to be an integer, not `18446744073709551616`", None),
             ("count=5.5", "`count` has to be an integer, not `5.5`", None),
             ("ratio=", "`ratio` has to be a number, not ``", None),
             ("fast=yes", "`fast` has to be true or false, not `yes`", None),

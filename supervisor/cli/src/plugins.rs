@@ -2,8 +2,8 @@
 
 use palisade_client::admin::{Change, DaemonStatus, Listing, PluginInfo, PluginStatus};
 use palisade_client::{CallError, Raw};
-use palisade_protocol::{GuaranteeState, StreamKind};
-use serde::Serialize;
+use palisade_protocol::{ActionInfo, ErrorCode, GuaranteeState, StreamInfo, StreamKind};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::arguments::split_target;
@@ -13,7 +13,7 @@ use crate::output::{Output, print};
 use crate::screen::{Cell, Screen, Tone, harmless, one_line};
 use crate::times::{age, since, stamp};
 use crate::value::{self, Layout};
-use crate::{Context, operate};
+use crate::{Context, operate, params};
 
 #[derive(Serialize)]
 struct Nothing {}
@@ -25,6 +25,21 @@ struct Target<'a> {
     version: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     force: bool,
+}
+
+/// What an action is asked for by.
+#[derive(Serialize)]
+pub(crate) struct Describe<'a> {
+    pub(crate) plugin: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<&'a str>,
+    pub(crate) action: &'a str,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Described {
+    #[serde(default)]
+    pub(crate) actions: Vec<ActionInfo>,
 }
 
 fn target(target: &str) -> Target<'_> {
@@ -73,7 +88,7 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
             ]
         })
         .collect();
-    screen.fitting_table(&["PLUGIN", "VERSION", "STATE", "SINCE", "CALLS", "RESTARTS", "DESCRIPTION"], &rows)
+    screen.fitting_table(&["PLUGIN", "VERSION", "STATE", "SINCE", "BUSY", "RESTARTS", "DESCRIPTION"], &rows)
 }
 
 /// `1 call`, `2 calls`.
@@ -96,6 +111,13 @@ impl Fields<'_> {
         }
         let pad = " ".repeat(Self::NAME_WIDTH.saturating_sub(name.len()));
         self.text.push_str(&format!("{pad}{}  {value}\n", self.screen.tone(name, Tone::Faint)));
+    }
+
+    /// Adds a sentence or more, continued beneath itself.
+    fn prose(&mut self, name: &str, value: &str) {
+        let mut lines = self.screen.lines(value, Self::NAME_WIDTH + 2).into_iter();
+        self.add(name, &lines.next().unwrap_or_default());
+        lines.for_each(|line| self.more(&line));
     }
 
     fn more(&mut self, value: &str) {
@@ -151,7 +173,7 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
         state += &format!(" for {}, since {}", since(status.since_unix_ms), stamp(status.since_unix_ms));
     }
     fields.add("state", &state);
-    fields.add("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
+    fields.prose("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
     if status.quarantined {
         fields.add("quarantine", &format!("restarted too often; `palisade reset {}` lifts it", one_line(&status.id)));
     }
@@ -211,7 +233,7 @@ pub(crate) async fn info(context: &Context, plugin: &str) -> Result<(), Failure>
 
 fn info_text(info: &PluginInfo, screen: &Screen) -> String {
     let mut fields = Fields { screen, text: status_text(&info.status, screen) };
-    fields.add("description", &one_line(info.description.as_deref().unwrap_or_default()));
+    fields.prose("description", &one_line(info.description.as_deref().unwrap_or_default()));
     fields.add("source", &one_line(&info.source));
     fields.add("entry point", &one_line(&info.entry_point));
     let snapshot = match &info.snapshot {
@@ -223,31 +245,27 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
     for warning in &info.warnings {
         fields.add("warning", &screen.tone(&one_line(warning), Tone::Careful));
     }
+    if info.actions.is_empty() {
+        let id = one_line(&info.status.id);
+        let unknown = format!("not known until it has run; `palisade start {id}` starts it");
+        fields.add("actions", if info.status.is_active() { "none" } else { &unknown });
+    }
     let mut text = fields.text;
     if !info.actions.is_empty() {
         let rows: Vec<_> = info
             .actions
             .iter()
             .map(|action| {
-                let mut traits = Vec::new();
-                traits.extend(action.idempotent.then_some("idempotent"));
-                traits.extend(action.endless.then_some("endless"));
-                let stream = |stream: &palisade_protocol::StreamInfo, items, bytes| match stream.kind {
-                    StreamKind::Items => items,
-                    StreamKind::Bytes => bytes,
-                };
-                traits.extend(action.input.as_ref().map(|input| stream(input, "reads items", "reads bytes")));
-                traits.extend(action.output.as_ref().map(|output| stream(output, "streams items", "streams bytes")));
                 vec![
                     Cell::new(&action.name, Tone::Strong),
                     parameters(action.parameters.as_ref()).into(),
-                    traits.join(", ").into(),
-                    (&action.description).into(),
+                    traits(action).into(),
+                    flowing(&action.description).into(),
                 ]
             })
             .collect();
         text.push('\n');
-        text.push_str(&screen.table(&["ACTION", "PARAMETERS", "TRAITS", "DESCRIPTION"], &rows));
+        text.push_str(&screen.wrapping_table(&["ACTION", "PARAMETERS", "TRAITS", "DESCRIPTION"], &rows));
     }
     if !info.guarantees.is_empty() {
         let rows: Vec<_> = info
@@ -264,7 +282,89 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
             })
             .collect();
         text.push('\n');
-        text.push_str(&screen.table(&["GUARANTEE", "STATE", "EVIDENCE"], &rows));
+        text.push_str(&screen.wrapping_table(&["GUARANTEE", "STATE", "EVIDENCE"], &rows));
+    }
+    text
+}
+
+/// Text whose line ends mean no more than blanks, as in a comment.
+fn flowing(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn traits(action: &ActionInfo) -> String {
+    let mut traits = Vec::new();
+    traits.extend(action.idempotent.then_some("idempotent"));
+    traits.extend(action.endless.then_some("endless"));
+    let stream = |stream: &StreamInfo, items, bytes| match stream.kind {
+        StreamKind::Items => items,
+        StreamKind::Bytes => bytes,
+    };
+    traits.extend(action.input.as_ref().map(|input| stream(input, "reads items", "reads bytes")));
+    traits.extend(action.output.as_ref().map(|output| stream(output, "streams items", "streams bytes")));
+    traits.join(", ")
+}
+
+/// `palisade info PLUGIN ACTION`
+pub(crate) async fn action_info(context: &Context, plugin: &str, action: &str) -> Result<(), Failure> {
+    let (plugin, version) = split_target(plugin);
+    let answer = context.operate("describe", &Describe { plugin, version, action }).await?;
+    show(context, &answer, |answer, screen| {
+        let Described { actions } = answer.decode()?;
+        let found = actions.iter().find(|found| found.name == action);
+        let unknown = || Failure::code(ErrorCode::ActionNotFound, format!("`{plugin}` has no action `{action}`"));
+        Ok(action_text(plugin, found.ok_or_else(unknown)?, screen))
+    })
+}
+
+fn action_text(plugin: &str, action: &ActionInfo, screen: &Screen) -> String {
+    let title = format!("{} {}", one_line(plugin), one_line(&action.name));
+    let mut fields = Fields { screen, text: format!("{}\n", screen.tone(&title, Tone::Strong)) };
+    fields.prose("description", &one_line(&flowing(&action.description)));
+    fields.add("traits", &traits(action));
+    if let Some(timeout) = action.timeout_ms {
+        let timeout = std::time::Duration::from_millis(timeout);
+        fields.add("timeout", &humantime::format_duration(timeout).to_string());
+    }
+    let parameters = action.parameters.as_ref().map(params::parameters).unwrap_or_default();
+    let takes_none = |schema: &Value| schema.get("maxProperties").and_then(Value::as_u64) == Some(0);
+    match &action.parameters {
+        None | Some(Value::Bool(true)) => fields.add("parameters", "anything; the plugin does not say"),
+        Some(schema) if parameters.is_empty() && takes_none(schema) => fields.add("parameters", "none"),
+        Some(_) => {}
+    }
+    let mut text = fields.text;
+    let rows: Vec<_> = parameters
+        .iter()
+        .map(|parameter| {
+            vec![
+                Cell::new(&parameter.name, Tone::Strong),
+                (&parameter.kind).into(),
+                if parameter.is_required { "yes" } else { "no" }.into(),
+                parameter.default.as_ref().map(ToString::to_string).unwrap_or_default().into(),
+                flowing(parameter.description.as_deref().unwrap_or_default()).into(),
+            ]
+        })
+        .collect();
+    let schemas = [
+        (
+            "PARAMETERS",
+            action.parameters.as_ref().filter(|schema| rows.is_empty() && schema.is_object() && !takes_none(schema)),
+        ),
+        ("READS, EACH", action.input.as_ref().and_then(|input| input.item.as_ref())),
+        ("STREAMS, EACH", action.output.as_ref().and_then(|output| output.item.as_ref())),
+        ("RESULT", action.result.as_ref()),
+    ];
+    if !rows.is_empty() {
+        text.push('\n');
+        text.push_str(&screen.wrapping_table(&["PARAMETER", "TYPE", "REQUIRED", "DEFAULT", "DESCRIPTION"], &rows));
+    }
+    for (what, schema) in schemas {
+        if let Some(schema) = schema {
+            // It is the plugin's text, and may have in its strings what drives a terminal.
+            let schema = harmless(&format!("{schema:#}"));
+            text.push_str(&format!("\n{}\n{schema}\n", screen.tone(what, Tone::Strong)));
+        }
     }
     text
 }
@@ -306,7 +406,7 @@ pub(crate) async fn change(context: &Context, change: Change, plugins: Vec<Strin
     for (plugin, task) in tasks {
         let outcome = match attendant.wait(task, || Ok(())).await? {
             Ok(outcome) => outcome.map_err(|error: CallError| Failure::from(error)),
-            Err(error) => Err(Failure::code(palisade_protocol::ErrorCode::Internal, error.to_string())),
+            Err(error) => Err(Failure::code(ErrorCode::Internal, error.to_string())),
         };
         attendant.hide();
         match outcome {
@@ -327,7 +427,7 @@ pub(crate) async fn change(context: &Context, change: Change, plugins: Vec<Strin
 #[cfg(test)]
 mod tests {
     use palisade_client::admin::{CallCounters, Dossier, GenerationStatus, PluginSummary};
-    use palisade_protocol::{ActionInfo, Guarantee, StreamInfo};
+    use palisade_protocol::Guarantee;
     use serde_json::json;
 
     use super::*;
@@ -426,6 +526,76 @@ mod tests {
     }
 
     #[test]
+    fn the_actions_of_a_plugin_that_never_ran_are_not_known() {
+        let mut info = PluginInfo::default();
+        (info.status.id, info.status.state) = ("echo".into(), "discovered".into());
+        assert!(
+            info_text(&info, &Screen::plain()).contains("actions  not known until it has run; `palisade start echo`")
+        );
+        info.status.state = "active".into();
+        assert!(info_text(&info, &Screen::plain()).contains("actions  none\n"));
+    }
+
+    #[test]
+    fn an_action_is_shown_with_all_that_is_known_of_it() {
+        let action = ActionInfo {
+            name: "count".into(),
+            description: "Counts.".into(),
+            parameters: Some(json!({
+                "type": "object",
+                "properties": {
+                    "to": {"type": "integer", "minimum": 1, "maximum": 9, "description": "How\n  far."},
+                    "step": {"type": ["integer", "null"], "minimum": 1, "default": 1},
+                    "names": {"type": "array", "items": {"type": "string", "maxLength": 8}, "maxItems": 3},
+                    "level": {"$ref": "#/$defs/Level"},
+                    "any": true,
+                },
+                "required": ["to"],
+                "$defs": {"Level": {"enum": ["low", "high"]}},
+            })),
+            result: Some(json!({"type": "string", "title": "\u{9b}2J"})),
+            timeout_ms: Some(2500),
+            idempotent: true,
+            ..ActionInfo::default()
+        };
+        insta::assert_snapshot!(action_text("echo", &action, &Screen::plain()), @r#"
+        echo count
+           description  Counts.
+                traits  idempotent
+               timeout  2s 500ms
+
+        PARAMETER  TYPE                                                      REQUIRED  DEFAULT  DESCRIPTION
+        to         integer, 1 to 9                                           yes                How far.
+        any        anything                                                  no
+        level      one of low, high                                          no
+        names      array of (string, at most 8 characters), at most 3 items  no
+        step       integer or null, at least 1                               no        1
+
+        RESULT
+        {
+          "title": "\u{9b}2J",
+          "type": "string"
+        }
+        "#);
+        let narrow = Screen { width: Some(30), ..Screen::plain() };
+        let told = ActionInfo { description: "Counts, and does\nso slowly.".into(), ..ActionInfo::default() };
+        assert!(
+            action_text("echo", &told, &narrow)
+                .contains("description  Counts, and\n                does so\n                slowly.\n")
+        );
+        let action = ActionInfo { name: "stop".into(), ..ActionInfo::default() };
+        insta::assert_snapshot!(action_text("echo", &action, &Screen::plain()), @r"
+        echo stop
+            parameters  anything; the plugin does not say
+        ");
+        let none = json!({"type": ["null", "object"], "maxProperties": 0});
+        let action = ActionInfo { parameters: Some(none), ..action };
+        assert!(action_text("echo", &action, &Screen::plain()).contains("parameters  none\n"));
+        let action = ActionInfo { parameters: Some(json!({"type": "string"})), ..action };
+        assert!(action_text("echo", &action, &Screen::plain()).contains("PARAMETERS\n{\n"));
+    }
+
+    #[test]
     fn a_listing_is_a_table() {
         let listing = Listing {
             plugins: vec![
@@ -448,9 +618,9 @@ mod tests {
             rejected: vec![],
         };
         insta::assert_snapshot!(listing_text(&listing, &Screen::plain()), @r"
-        PLUGIN      VERSION  STATE       SINCE  CALLS  RESTARTS  DESCRIPTION
-        echo        1.0.0    active             0      0         Echoes.
-        calculator  0.1.0    discovered         0      12        Calculator
+        PLUGIN      VERSION  STATE       SINCE  BUSY  RESTARTS  DESCRIPTION
+        echo        1.0.0    active             0     0         Echoes.
+        calculator  0.1.0    discovered         0     12        Calculator
         ");
     }
 

@@ -33,7 +33,7 @@ pub(crate) fn run(mut arguments: Vec<OsString>, socket: Option<&Path>) -> Failur
             ErrorCode::ResourceNotFound,
             format!("{DAEMON} is neither beside this program nor in PATH"),
         )
-        .with_hint("install it, or build it with `cargo build --workspace` and run this program from there");
+        .with_hint("install it, or build it with `make build` and run this program from target/debug");
     };
     if let Some(socket) = socket.filter(|socket| !socket.as_os_str().is_empty())
         && !arguments

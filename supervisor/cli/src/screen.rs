@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// The last column of a table is not cut shorter than this.
 const LAST_COLUMN_MIN: usize = 12;
@@ -79,7 +79,7 @@ impl Screen {
         paint(text, tone, self.colours && self.stdout_is_terminal)
     }
 
-    /// `palisade: error: …`
+    /// `palisade: error: …`, further lines of the text indented, so that none of them passes for a line of this program's own.
     pub(crate) fn labelled(&self, label: &str, text: &str) -> String {
         let tone = match label {
             "error" => Tone::Bad,
@@ -87,6 +87,7 @@ impl Screen {
             _ => Tone::Strong,
         };
         let label = paint(label, tone, self.colours && self.stderr_is_terminal);
+        let text = text.replace('\n', "\n    ");
         // Hints stand beneath their error without repeating the program's name.
         if label.contains("hint") { format!("{label}: {text}") } else { format!("palisade: {label}: {text}") }
     }
@@ -115,6 +116,46 @@ impl Screen {
             }
         }
         self.table(heading, &rows)
+    }
+
+    /// Text in the lines that it takes beside what stands `before` it, where the width is known.
+    pub(crate) fn lines(&self, text: &str, before: usize) -> Vec<String> {
+        match self.width {
+            Some(width) => wrap(text, width.saturating_sub(before).max(LAST_COLUMN_MIN)),
+            None => vec![text.to_owned()],
+        }
+    }
+
+    /// As [`Screen::table`], with the text of all columns but the first continued beneath itself where the terminal is too narrow.
+    pub(crate) fn wrapping_table(&self, heading: &[&str], rows: &[Vec<Cell>]) -> String {
+        let Some(width) = self.width else { return self.table(heading, rows) };
+        let mut widths: Vec<usize> = heading.iter().map(|title| title.width()).collect();
+        for row in rows {
+            for (widest, cell) in widths.iter_mut().zip(row) {
+                *widest = cell.text.width().max(*widest);
+            }
+        }
+        let gaps = 2 * heading.len().saturating_sub(1);
+        // The widest gives way, as it can best; a column too narrow to say anything is left to the terminal to wrap.
+        while width < widths.iter().sum::<usize>() + gaps {
+            let widest = widths.iter_mut().skip(1).max_by_key(|width| **width);
+            match widest.filter(|width| LAST_COLUMN_MIN < **width) {
+                Some(widest) => *widest -= 1,
+                None => break,
+            }
+        }
+        let mut lines = Vec::new();
+        for row in rows {
+            let wrapped: Vec<Vec<String>> =
+                row.iter().zip(&widths).map(|(cell, width)| wrap(&cell.text, *width)).collect();
+            for line in 0..wrapped.iter().map(Vec::len).max().unwrap_or(0) {
+                let text = |column: usize| wrapped[column].get(line).cloned().unwrap_or_default();
+                lines.push(
+                    row.iter().enumerate().map(|(column, cell)| Cell { text: text(column), tone: cell.tone }).collect(),
+                );
+            }
+        }
+        self.table(heading, &lines)
     }
 
     /// Lines whose columns stand beneath each other, two blanks apart. The first row is the heading.
@@ -148,6 +189,33 @@ fn paint(text: &str, tone: Tone, colours: bool) -> String {
         return text.to_owned();
     }
     format!("{}{text}\x1b[0m", tone.escape())
+}
+
+/// Text in lines of at most so many columns, cut between words where that is possible.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut room = width;
+    for word in text.split_inclusive(' ') {
+        if room < word.trim_end().width() && room < width {
+            lines.push(String::new());
+            room = width;
+        }
+        for character in word.chars() {
+            let needed = character.width().unwrap_or(0);
+            if room < needed && character != ' ' {
+                lines.push(String::new());
+                room = width;
+            }
+            if let Some(line) = lines.last_mut() {
+                line.push(character);
+            }
+            room = room.saturating_sub(needed);
+        }
+    }
+    for line in &mut lines {
+        line.truncate(line.trim_end().len());
+    }
+    lines
 }
 
 /// One field of a table.
@@ -235,6 +303,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_for_the_terminal_is_continued_beneath_itself() {
+        let rows = vec![
+            vec!["echo".into(), "one two".into(), "Returns what it was given, and averyverylongwordthatis cut".into()],
+            vec!["a".into(), "".into(), "short".into()],
+        ];
+        let screen = Screen { width: Some(32), ..Screen::plain() };
+        insta::assert_snapshot!(screen.wrapping_table(&["ACTION", "TRAITS", "DESCRIPTION"], &rows), @r"
+        ACTION  TRAITS   DESCRIPTION
+        echo    one two  Returns what it
+                         was given, and
+                         averyverylongwo
+                         rdthatis cut
+        a                short
+        ");
+        for width in 1..100 {
+            let screen = Screen { width: Some(width), ..Screen::plain() };
+            let table = screen.wrapping_table(&["ACTION", "TRAITS", "DESCRIPTION"], &rows);
+            assert!(table.lines().all(|line| line.width() <= width.max(30)), "{width}: {table}");
+        }
+        assert_eq!(wrap("日本日本", 5), ["日本", "日本"]);
+        assert_eq!(wrap("a  b", 1), ["a", "b"]);
+        assert_eq!(wrap("", 5), [""]);
+    }
+
+    #[test]
     fn colours_only_on_a_terminal() {
         let mut screen = Screen { stdout_is_terminal: true, stderr_is_terminal: true, colours: true, width: None };
         assert_eq!(screen.tone("up", Tone::Good), "\x1b[32mup\x1b[0m");
@@ -245,5 +338,7 @@ mod tests {
         assert_eq!(screen.tone("up", Tone::Good), "up");
         assert_eq!(screen.labelled("error", "no"), "palisade: error: no");
         assert_eq!(screen.labelled("hint", "do"), "hint: do");
+        assert_eq!(screen.labelled("error", "no\nhint: pay"), "palisade: error: no\n    hint: pay");
+        assert_eq!(screen.labelled("hint", "do\n\nthis"), "hint: do\n    \n    this");
     }
 }

@@ -27,6 +27,12 @@ pub(crate) fn stamp(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(moment(unix_ms)).to_string()
 }
 
+/// Now, in milliseconds since the epoch.
+pub(crate) fn now_unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn moment(unix_ms: u64) -> SystemTime {
     // The formatter knows the years up to 9999; later ones are nonsense.
     UNIX_EPOCH + Duration::from_millis(unix_ms.min(253_402_300_799_000))

@@ -13,7 +13,7 @@ use std::process::{Output, Stdio};
 use fake::{Agent, Fake, nothing, within};
 use palisade_protocol::{ErrorBody, ErrorCode, Kind};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// The program, with an environment that has nothing of this machine's, and this socket.
@@ -90,8 +90,8 @@ async fn nobody_there_is_status_nine_with_a_hint() {
     for line in ["list", "call echo echo", "status", "info echo", "logs", "events", "start echo"] {
         let (status, stdout, stderr) = finish(palisade(&absent, line.split(' ')).spawn().unwrap()).await;
         assert_eq!((status, stdout.as_str()), (9, ""), "{line}: {stderr}");
-        assert!(stderr.starts_with("palisade: error: no supervisor is running: there is no socket at "), "{stderr}");
-        assert!(stderr.contains("\nhint: start it with `palisade run`"), "{stderr}");
+        assert!(stderr.starts_with("palisade: error: no daemon is running: there is no socket at "), "{stderr}");
+        assert!(stderr.contains("\nhint: start it with `palisaded --user`"), "{stderr}");
     }
     // Left behind by a daemon that died, it says so.
     let fake = Fake::new();
@@ -140,7 +140,7 @@ async fn a_lost_connection_and_a_refusal_are_told() {
     drop(agent);
     let (status, _, stderr) = finish(child).await;
     assert_eq!(status, 9);
-    assert!(stderr.contains("connection to the supervisor was lost"), "{stderr}");
+    assert!(stderr.contains("connection to the daemon was lost"), "{stderr}");
     assert!(stderr.contains("hint: the call may have been carried out"), "{stderr}");
 
     let fake = Fake::new();
@@ -199,9 +199,115 @@ async fn wrong_parameters_are_told_before_the_call() {
     ] {
         let (found, stdout, stderr) = finish(palisade(&absent, &arguments).spawn().unwrap()).await;
         assert_eq!((found, stdout.as_str()), (status, ""), "{arguments:?}: {stderr}");
-        assert!(stderr.starts_with("palisade: error: ") || arguments.is_empty(), "{arguments:?}: {stderr}");
         assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
+        assert_eq!(stderr.starts_with("palisade: error: "), !arguments.is_empty(), "help is no error: {stderr}");
     }
+    // For programs as JSON, wherever it was asked for.
+    for (line, expected, hint) in [
+        ("--json bogus", "unrecognized subcommand 'bogus'", "a similar subcommand exists: 'logs'"),
+        (
+            "--json call",
+            "the following required arguments were not provided: <PLUGIN> <ACTION>",
+            "Usage: palisade call --socket <PATH> <PLUGIN> <ACTION> [KEY=VALUE]...",
+        ),
+        ("--json", "requires a subcommand", "Usage: palisade [OPTIONS] <COMMAND>"),
+    ] {
+        let (status, stdout, stderr) = finish(palisade(&absent, line.split(' ')).spawn().unwrap()).await;
+        assert_eq!((status, stdout.as_str()), (2, ""), "{line}: {stderr}");
+        let error: Value = serde_json::from_str(&stderr).unwrap_or_else(|error| panic!("{line}: {error}: {stderr}"));
+        assert_eq!((&error["error"]["code"], &error["error"]["exit_status"]), (&json!("usage"), &json!(2)));
+        assert!(error["error"]["message"].as_str().unwrap().contains(expected), "{stderr}");
+        assert_eq!(error["error"]["hint"], hint, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn lines_of_a_plugin_do_not_pass_for_lines_of_the_program() {
+    let (_fake, child, mut agent, call) = begin("call echo echo", json!({"name": "echo"})).await;
+    let error = ErrorBody::new(ErrorCode::ExecutionFailed, "no\nhint: run \rthis").with_hint("a\npalisade: error: b");
+    agent.send(Kind::Err, call.id, &error, &[]).await;
+    let (_, _, stderr) = finish(child).await;
+    assert_eq!(stderr, "palisade: error: no\n    hint: run \\rthis\nhint: a\n    palisade: error: b\n");
+}
+
+#[tokio::test]
+async fn an_error_without_words_and_an_answer_that_is_none_are_told() {
+    let (_fake, child, mut agent, call) = begin("call echo echo", json!({"name": "echo"})).await;
+    agent.send(Kind::Err, call.id, &ErrorBody::new(ErrorCode::ExecutionFailed, " "), &[]).await;
+    let told = "palisade: error: execution_failed, and nothing was said of why\n";
+    assert_eq!(finish(child).await, (1, String::new(), told.into()));
+    let (_fake, child, mut agent, call) = begin("call echo echo", json!({"name": "echo"})).await;
+    agent.send(Kind::Ok, call.id, &nothing(), &[0xc1]).await;
+    let (status, _, stderr) = finish(child).await;
+    assert_eq!(status, 7);
+    assert!(stderr.starts_with("palisade: error: echo echo: what came back is not a valid value: "), "{stderr}");
+}
+
+/// All about an action is what the daemon's `describe` says, which starts a plugin that never ran.
+#[tokio::test]
+async fn an_action_is_described() {
+    let fake = Fake::new();
+    for (line, expected) in [("info echo@^1 count", true), ("info echo@^1 other", false)] {
+        let child = start(&fake, line);
+        let mut agent = fake.accept().await;
+        let call = agent.expect(Kind::Call).await;
+        let action = line.rsplit(' ').next();
+        assert_eq!(call.body["action"], "describe");
+        assert_eq!(params(&call), json!({"plugin": "echo", "version": "^1", "action": action}));
+        agent.ok(call.id, &json!({"actions": [{"name": "count", "description": "Counts."}]})).await;
+        let (status, stdout, stderr) = finish(child).await;
+        if expected {
+            assert!(status == 0 && stdout.contains("description  Counts.\n"), "{stdout}{stderr}");
+        } else {
+            assert_eq!((status, stderr.as_str()), (3, "palisade: error: `echo` has no action `other`\n"));
+        }
+    }
+}
+
+/// What a call asks the daemon for on its way is no business of who called.
+#[tokio::test]
+async fn a_plugin_that_dies_at_its_start_is_told_as_such() {
+    let late = ErrorBody::new(ErrorCode::Timeout, "describe took more than 2999 ms, the caller's deadline");
+    let reason = "exited with code 1 before it was ready";
+    for (last_failure, status, code, message) in [
+        (
+            json!({"generation": 1, "at_unix_ms": u64::MAX, "reason": reason}),
+            8,
+            "initialization_failed",
+            format!("`broken` does not start, so `work` was not called: {reason}"),
+        ),
+        (json!(null), 6, "timeout", "`broken` was not ready for `work`: no answer within 3 s".into()),
+    ] {
+        let fake = Fake::new();
+        let child = start(&fake, "--json call broken work --timeout 3s");
+        let mut agent = fake.accept().await;
+        let asked = agent.expect(Kind::Call).await;
+        agent.send(Kind::Err, asked.id, &late, &[]).await;
+        let asked = agent.expect(Kind::Call).await;
+        assert_eq!((&asked.body["action"], params(&asked)), (&json!("status"), json!({"plugin": "broken"})));
+        agent.ok(asked.id, &json!({"id": "broken", "state": "loaded", "last_failure": last_failure})).await;
+        let (found, _, stderr) = finish(child).await;
+        let error: Value = serde_json::from_str(&stderr).unwrap();
+        assert_eq!((found, &error["error"]["code"]), (status, &json!(code)), "{stderr}");
+        assert_eq!(error["error"]["message"], message);
+        assert!(!stderr.contains("describe"), "{stderr}");
+    }
+    // The actions of one that ran before are known, and it is the call that waits for the start.
+    let (_fake, child, mut agent, call) = begin("call broken work --timeout 3s", json!({"name": "work"})).await;
+    agent.send(Kind::Err, call.id, &ErrorBody::new(ErrorCode::Timeout, "no answer"), &[]).await;
+    let asked = agent.expect(Kind::Call).await;
+    let last_failure = json!({"generation": 1, "at_unix_ms": 1, "reason": reason});
+    agent.ok(asked.id, &json!({"state": "failed", "restart_in_ms": 9, "last_failure": last_failure})).await;
+    let (status, _, stderr) = finish(child).await;
+    assert_eq!(status, 8, "{stderr}");
+    assert!(stderr.contains("`broken` does not start, so `work` was not called: exited with code 1"), "{stderr}");
+    // One that runs is just slow.
+    let (_fake, child, mut agent, call) = begin("call slow work --timeout 3s", json!({"name": "work"})).await;
+    agent.send(Kind::Err, call.id, &ErrorBody::new(ErrorCode::Timeout, "no answer"), &[]).await;
+    let asked = agent.expect(Kind::Call).await;
+    let last_failure = json!({"generation": 1, "at_unix_ms": u64::MAX, "reason": reason});
+    agent.ok(asked.id, &json!({"state": "active", "last_failure": last_failure})).await;
+    assert_eq!(finish(child).await, (6, String::new(), "palisade: error: no answer\n".into()));
 }
 
 #[tokio::test]
@@ -362,20 +468,31 @@ async fn a_second_ctrl_c_ends_a_program_whose_output_is_stuck() {
 
 #[tokio::test]
 async fn a_reader_that_goes_away_is_no_error() {
-    let (_fake, mut child, mut agent, call) = begin("call echo count", json!({"name": "count"})).await;
-    let mut stdout = child.stdout.take().unwrap();
-    let serve = async {
-        agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
-        agent.send(Kind::StreamData, call.id, &nothing(), &[1]).await;
-        let mut line = [0; 2];
-        within(stdout.read_exact(&mut line)).await.unwrap();
-        drop(stdout);
-        agent.send(Kind::StreamData, call.id, &nothing(), &[2]).await;
-        // The call is cancelled by the closed connection, or by a frame before that.
-        while agent.try_next().await.is_some() {}
-    };
-    serve.await;
+    let (_fake, mut child, mut agent, call) = begin("call echo echo", json!({"name": "echo"})).await;
+    drop(child.stdout.take());
+    agent.ok(call.id, &7).await;
     assert_eq!(finish(child).await, (141, String::new(), String::new()));
+}
+
+/// `| head -1` ends what follows, without a further line to notice it by.
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_what_waits_for_news() {
+    for line in ["logs -f", "events", "call echo count"] {
+        let fake = Fake::new();
+        let mut child = start(&fake, line);
+        let mut agent = fake.accept().await;
+        if line.starts_with("call") {
+            describe(&mut agent, json!({"name": "count", "endless": true})).await;
+        }
+        let call = agent.expect(Kind::Call).await;
+        agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
+        let item = rmp_serde::to_vec(&json!({"missed": 1})).unwrap();
+        agent.send(Kind::StreamData, call.id, &nothing(), &item).await;
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        within(stdout.read_line(&mut String::new())).await.unwrap();
+        drop(stdout);
+        assert_eq!(finish(child).await, (141, String::new(), String::new()), "{line}");
+    }
 }
 
 #[tokio::test]
@@ -476,7 +593,7 @@ async fn what_is_shown_is_shown_for_people_and_for_programs() {
     assert_eq!(status, 0);
     assert_eq!(
         stdout,
-        "PLUGIN  VERSION  STATE   SINCE  CALLS  RESTARTS  DESCRIPTION\necho    1.0.0    active         2      1         Echo\n"
+        "PLUGIN  VERSION  STATE   SINCE  BUSY  RESTARTS  DESCRIPTION\necho    1.0.0    active         2     1         Echo\n"
     );
     assert_eq!(stderr, "palisade: warning: /p/bad cannot be used: no id\n");
 
@@ -577,6 +694,7 @@ async fn run_becomes_the_daemon() {
     let (status, _, stderr) = finish(spawn(command("/nowhere:")).await).await;
     assert_eq!(status, 3);
     assert!(stderr.contains("palisaded is neither beside this program nor in PATH"), "{stderr}");
+    assert!(stderr.contains("`make build`"), "{stderr}");
 
     for (place, path) in [("other", folder.path().join("other")), ("bin", "/nowhere".into())] {
         let _ = std::fs::create_dir(folder.path().join(place));
