@@ -187,9 +187,7 @@ impl Action {
         let message = text.collect::<Vec<_>>().join("; ");
         let details: Vec<_> =
             violations.iter().map(|(path, what)| serde_json::json!({"path": path, "problem": what})).collect();
-        Err(invalid(message)
-            .with_hint(format!("`palisade info` shows the schema of {}", self.info().name))
-            .with_details(serde_json::json!({ "violations": details })))
+        Err(invalid(message).with_details(serde_json::json!({ "violations": details })))
     }
 }
 

@@ -300,7 +300,8 @@ impl Link {
         if !call.more
             && let Err(error) = action.check(params)
         {
-            return call.fail(&error);
+            let hint = format!("`palisade info {} {}` shows its schema", self.plugin, call.action);
+            return call.fail(&error.with_hint(hint));
         }
         call.limit(action.limit(), self.plugin_limit);
         let (idempotent, endless) = (action.idempotent, action.endless);
