@@ -204,6 +204,9 @@ async fn build(
         Ok(found) => found?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
+    for id in service.config.plugins.keys().filter(|id| staged.iter().all(|(found, _)| found.manifest.id != **id)) {
+        tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
+    }
     for rejected in &rejected {
         tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
     }
@@ -218,7 +221,7 @@ async fn build(
         if let Err(reason) = &snapshot {
             tracing::warn!(plugin = %id, %reason, "the package cannot be copied");
         }
-        let configured = service.config.plugins.get(id.as_str()).cloned().unwrap_or_default();
+        let configured = service.config.plugins.get(&id).cloned().unwrap_or_default();
         let blueprint = Blueprint {
             manifest: found.manifest,
             source: found.path,

@@ -232,6 +232,7 @@ fn a_daemon_with_a_wrong_configuration() {
         (&["--plugins", "/nonexistent/plugins"][..], None, &["/nonexistent/plugins"][..]),
         (&[], Some("colour = \"red\"\n"), &["colour", "palisade.toml", "1"]),
         (&[], Some("this is not toml\n"), &["palisade.toml"]),
+        (&[], Some("[plugins.Bad_Id]\n"), &["palisade.toml", "line 1", "Bad_Id"]),
     ] {
         let mut options = DaemonOptions::with([Package::echo()]).arguments(arguments);
         if let Some(text) = configuration {
@@ -247,6 +248,36 @@ fn a_daemon_with_a_wrong_configuration() {
             }
         }
     }
+}
+
+/// Where the daemon stands when it is started makes no difference to its plugins, whose launcher stands elsewhere.
+#[test]
+fn every_path_may_be_relative() {
+    let options = DaemonOptions::with([Package::echo()]).relative().configuration("[plugins.echo]\n");
+    let daemon = Daemon::start(options);
+    expect_echo(&daemon, "echo");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What the log is to hold is not guessed.
+#[test]
+fn a_log_filter_that_is_none() {
+    let options = DaemonOptions::with([Package::echo()]).environment("PALISADE_LOG", "palisaded=loud");
+    let failed = Daemon::try_start(options).expect_err("the filter is none");
+    assert_eq!(failed.status.code(), Some(4), "{}", failed.log);
+    expect_text(&failed.log, "PALISADE_LOG is \"palisaded=loud\"");
+}
+
+/// Configuration for a plugin that is not there is told, and is no error: it may come.
+#[test]
+fn configuration_for_nobody() {
+    let options = DaemonOptions::with([Package::echo()]).configuration("[plugins.ehco]\n[plugins.echo]\n");
+    let daemon = Daemon::start(options);
+    expect_text(&daemon.log(), "speaks of a plugin that is not there");
+    let report = daemon.operate("doctor", &json!({})).expect("there is a report").to_string();
+    expect_text(&report, "the configuration speaks of ehco");
+    assert!(!report.contains("speaks of echo"), "{report}");
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// A plugin folder that is broken is told, and costs the others nothing.

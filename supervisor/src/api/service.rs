@@ -236,8 +236,7 @@ impl Service {
             "events" => self.events(parameters(params)?, items).await,
             "doctor" => {
                 parameters::<NoParams>(params)?;
-                let rejected = self.registry()?.rejected();
-                value(&doctor::report(&self.host, &self.config, rejected))
+                value(&doctor::report(&self.host, &self.config, self.registry()?))
             }
             "version" => {
                 parameters::<NoParams>(params)?;

@@ -222,6 +222,18 @@ impl Handle {
         self.shared.board().state
     }
 
+    /// Why it is in its state, where that is not plain.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.shared.board().reason.clone()
+    }
+
+    /// Whether it failed so often that it is not tried again by itself.
+    #[must_use]
+    pub fn is_quarantined(&self) -> bool {
+        self.shared.board().quarantined
+    }
+
     /// What `status` shows.
     pub async fn status(&self) -> PluginStatus {
         let generations = self.ask(Command::Inspect).await.unwrap_or_default();
