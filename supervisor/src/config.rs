@@ -47,6 +47,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Users who may call besides root and the daemon's own.
     pub allowed_uids: Vec<u32>,
+    /// Users who may stop, pause and restart besides root and the daemon's own. They still have to be let in.
+    pub operators: Vec<u32>,
     /// The group whose members may call.
     pub socket_group: Option<u32>,
     /// The user numbers that are lent to plugins, where the daemon is root.
@@ -65,6 +67,8 @@ struct ConfigFile {
     socket: Option<PathBuf>,
     #[serde(default)]
     allowed_uids: Vec<u32>,
+    #[serde(default)]
+    operators: Vec<u32>,
     socket_group: Option<Group>,
     lent_uids: Option<[u32; 2]>,
     #[serde(default)]
@@ -245,6 +249,7 @@ impl Config {
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| runtime_directory.join("palisade.sock")),
             runtime_directory,
             allowed_uids: file.allowed_uids,
+            operators: file.operators,
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
