@@ -140,7 +140,7 @@ fn cannot_be_executed(package: &Package, sentences: &[&str]) {
     assert!(!error.retryable, "{error}");
     for sentence in sentences {
         expect_text(&format!("{} {hint}", error.message), sentence);
-        expect_text(status.reason.as_deref().unwrap_or_default(), sentence);
+        expect_text(&format!("broken: {}", status.reason.as_deref().unwrap_or_default()), sentence);
     }
     expect_echo(&daemon, "echo");
     neighbour.expect_unharmed(&daemon);
