@@ -1,7 +1,9 @@
 //! The daemon's configuration: where things are, and what the operator wants of plugins.
 //!
 //! Everything has a default, so that an ordinary user needs none. An unknown key is an error that names its line. What is given on
-//! the command line goes before the file; a relative path in the file is relative to the file.
+//! the command line goes before the file; a relative path in the file is relative to the file, one on the command line to the
+//! folder in which the daemon was started. Every path that leaves this module is absolute: processes that are started from them
+//! stand elsewhere.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::model::ids::PluginId;
 use crate::model::permission::grants::Grants;
 
 /// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
@@ -44,12 +47,14 @@ pub struct Config {
     pub socket: PathBuf,
     /// Users who may call besides root and the daemon's own.
     pub allowed_uids: Vec<u32>,
+    /// Users who may stop, pause and restart besides root and the daemon's own. They still have to be let in.
+    pub operators: Vec<u32>,
     /// The group whose members may call.
     pub socket_group: Option<u32>,
     /// The user numbers that are lent to plugins, where the daemon is root.
     pub lent_uids: RangeInclusive<u32>,
     /// What is said of single plugins.
-    pub plugins: BTreeMap<String, PluginConfig>,
+    pub plugins: BTreeMap<PluginId, PluginConfig>,
 }
 
 /// The file.
@@ -62,10 +67,25 @@ struct ConfigFile {
     socket: Option<PathBuf>,
     #[serde(default)]
     allowed_uids: Vec<u32>,
+    #[serde(default)]
+    operators: Vec<u32>,
     socket_group: Option<Group>,
     lent_uids: Option<[u32; 2]>,
     #[serde(default)]
-    plugins: BTreeMap<String, PluginConfig>,
+    plugins: BTreeMap<ConfiguredId, PluginConfig>,
+}
+
+/// A plugin's id as a key of the file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+struct ConfiguredId(PluginId);
+
+impl TryFrom<String> for ConfiguredId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        PluginId::parse(&text).map(Self).map_err(|error| format!("`plugins.{text}`: {error}"))
+    }
 }
 
 /// A group, by its number or its name.
@@ -139,6 +159,16 @@ pub struct Overrides {
     pub socket: Option<PathBuf>,
 }
 
+impl Overrides {
+    fn make_absolute(&mut self) -> Result<(), ConfigError> {
+        let others = [&mut self.config, &mut self.state_directory, &mut self.runtime_directory, &mut self.socket];
+        for path in self.plugins.iter_mut().chain(others.into_iter().flatten()) {
+            *path = std::path::absolute(&*path).map_err(|source| ConfigError::NoPath { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -158,6 +188,14 @@ pub enum ConfigError {
         /// What and where.
         detail: String,
     },
+    /// A path that was given is none, or the folder in which the daemon was started is gone.
+    #[error("{path:?} cannot be made an absolute path: {source}", path = .path)]
+    NoPath {
+        /// As it was given.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A path that follows from the environment does not.
     #[error("no {what} can be derived from the environment: set {variable}, or give {flag}")]
     NoHome {
@@ -175,7 +213,8 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`]; a file that was named must exist, the default one need not.
-    pub fn load(overrides: Overrides, uid: u32) -> Result<Self, ConfigError> {
+    pub fn load(mut overrides: Overrides, uid: u32) -> Result<Self, ConfigError> {
+        overrides.make_absolute()?;
         let mode = if uid == 0 && !overrides.user { Mode::System } else { Mode::User };
         let (named, path) = match &overrides.config {
             Some(path) => (true, Some(path.clone())),
@@ -210,22 +249,26 @@ impl Config {
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| runtime_directory.join("palisade.sock")),
             runtime_directory,
             allowed_uids: file.allowed_uids,
+            operators: file.operators,
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
-            plugins: file.plugins,
+            plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
         })
     }
 }
 
 fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
-    let mut text = String::new();
+    let wrong = |detail: String| ConfigError::Wrong { path: path.to_owned(), detail };
+    let mut text = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(CONFIG_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
-    let mut file: ConfigFile = toml::from_str(&text).map_err(|error| ConfigError::Wrong {
-        path: path.to_owned(),
-        detail: error.to_string().trim_end().to_owned(),
-    })?;
+    // One byte more than allowed, so that a file that is too long is seen to be, and is not read in part.
+    file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if CONFIG_BYTES_MAX < text.len() as u64 {
+        return Err(wrong(format!("it has more than {CONFIG_BYTES_MAX} bytes")));
+    }
+    let text = String::from_utf8(text).map_err(|error| wrong(format!("it is not UTF-8: {error}")))?;
+    let mut file: ConfigFile = toml::from_str(&text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
     let base = path.parent().unwrap_or(Path::new(""));
     let paths = file.plugin_directories.iter_mut().flatten();
     let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];
@@ -235,12 +278,9 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     if let Some([first, last]) = file.lent_uids
         && (first == 0 || last < first)
     {
-        return Err(ConfigError::Wrong {
-            path: path.to_owned(),
-            detail: format!(
-                "lent_uids = [{first}, {last}] is no range of ordinary users; give the first and the last of it"
-            ),
-        });
+        return Err(wrong(format!(
+            "lent_uids = [{first}, {last}] is no range of ordinary users; give the first and the last of it"
+        )));
     }
     Ok(file)
 }
@@ -305,6 +345,41 @@ mod tests {
         Config::load(Overrides { config: Some(path), ..Overrides::default() }, 0)
     }
 
+    fn id(text: &str) -> PluginId {
+        PluginId::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_id_is_an_error_with_its_line() {
+        let error = load("allowed_uids = [1]\n[plugins.Bad_Id]\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("`plugins.Bad_Id`"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_not_read_in_part() {
+        let longest = format!("# {}\n", "x".repeat(usize::try_from(CONFIG_BYTES_MAX).unwrap() - 3));
+        assert!(load(&longest).is_ok());
+        let error = load(&format!("{longest}nonsense = 1\n")).unwrap_err().to_string();
+        assert!(error.contains("more than 1048576 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_the_command_line_gives_is_relative_to_the_folder_it_was_given_in() {
+        let overrides = Overrides {
+            plugins: vec!["p".into()],
+            state_directory: Some("s".into()),
+            runtime_directory: Some("./r".into()),
+            socket: Some("socket".into()),
+            ..Overrides::default()
+        };
+        let config = Config::load(overrides, 0).unwrap();
+        let here = env::current_dir().unwrap();
+        assert_eq!(config.plugin_directories, [here.join("p")]);
+        assert_eq!(config.state_directory, here.join("s"));
+        assert_eq!(config.runtime_directory, here.join("r"));
+        assert_eq!(config.socket, here.join("socket"));
+    }
+
     #[test]
     fn an_unknown_key_is_an_error_with_its_line() {
         let error = load("allowed_uids = [1]\nplugin_directory = \"/x\"\n").unwrap_err().to_string();
@@ -344,16 +419,16 @@ mod tests {
     #[test]
     fn a_host_that_cannot_confine_refuses_unless_told_otherwise() {
         let config = load("[plugins.one]\n[plugins.two]\non_degraded = \"warn\"\n").unwrap();
-        assert_eq!(config.plugins["one"].on_degraded, OnDegraded::Refuse);
-        assert_eq!(config.plugins["two"].on_degraded, OnDegraded::Warn);
+        assert_eq!(config.plugins[&id("one")].on_degraded, OnDegraded::Refuse);
+        assert_eq!(config.plugins[&id("two")].on_degraded, OnDegraded::Warn);
         assert!(load("[plugins.one]\non_degraded = \"shrug\"\n").is_err());
     }
 
     #[test]
     fn a_grant_is_of_something_that_is_offered() {
         let config = load("[plugins.one]\n[plugins.two]\ngrant = [\"execute_code\"]\n").unwrap();
-        assert_eq!(config.plugins["one"].grant, Grants::default());
-        assert_eq!(config.plugins["two"].grant, Grants { execute_code: true });
+        assert_eq!(config.plugins[&id("one")].grant, Grants::default());
+        assert_eq!(config.plugins[&id("two")].grant, Grants { execute_code: true });
         let error = load("[plugins.one]\ngrant = [\"everything\"]\n").unwrap_err().to_string();
         assert!(error.contains("there is no permission \"everything\""), "{error}");
     }

@@ -10,7 +10,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
@@ -21,7 +22,7 @@ use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
 use crate::config::{self, Config};
 use crate::events::{Bus, Event, EventKind};
-use crate::plugin::actor::{self, Surroundings};
+use crate::plugin::actor::{self, Numbers, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
@@ -126,7 +127,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     for missing in facts.missing() {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
     }
-    let store = Store::open(config.state_directory.join("store"))?;
+    let store = Arc::new(Store::open(config.state_directory.join("store"))?);
     let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
@@ -136,6 +137,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         host,
         started,
         stop: Notify::new(),
+        stopping: false.into(),
+        ended: watch::Sender::new(false),
     });
 
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
@@ -159,6 +162,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     service.bus.publish(Event::new(EventKind::DaemonStopping));
+    service.stopping.store(true, Ordering::Relaxed);
     {
         let mut stopping = pin!(service.stop_plugins(tasks));
         loop {
@@ -171,6 +175,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
             service.kill_plugins().await;
         }
     }
+    // Those who follow get what there was to the last, and an end. One that does not read is not waited for.
+    service.ended.send_replace(true);
+    let _ = tokio::time::timeout(LAST_ANSWERS, service.ended.closed()).await;
     // The connections have the last answers in hand, and say goodbye.
     let _ = leave.send(true);
     let abort = agents.abort_handle();
@@ -184,17 +191,18 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
 /// Finds the plugins, copies them into the store, and brings them to life.
 async fn build(
     service: &Arc<Service>,
-    store: Store,
+    store: Arc<Store>,
     host: Arc<Host>,
     started: Instant,
 ) -> Result<Vec<tokio::task::JoinHandle<()>>, DaemonError> {
     let directories = service.config.plugin_directories.clone();
+    let staging = store.clone();
     let found = tokio::task::spawn_blocking(move || -> Result<_, DirectoryError> {
         let Discovery { found, rejected } = registry::discover(&directories)?;
         let staged: Vec<_> = found
             .into_iter()
             .map(|found| {
-                let snapshot = store.stage(&found.path).map_err(|error| error.to_string());
+                let snapshot = staging.stage(&found.path).map_err(|error| error.to_string());
                 (found, snapshot)
             })
             .collect();
@@ -204,9 +212,14 @@ async fn build(
         Ok(found) => found?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
+    for id in service.config.plugins.keys().filter(|id| staged.iter().all(|(found, _)| found.manifest.id != **id)) {
+        tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
+    }
     for rejected in &rejected {
         tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
     }
+    let numbers_folder = service.config.state_directory.join("generations");
+    own_folder("folder of generation numbers", &numbers_folder)?;
     let mut numbers = HashMap::new();
     let mut handles = Vec::new();
     let mut tasks = Vec::new();
@@ -218,12 +231,13 @@ async fn build(
         if let Err(reason) = &snapshot {
             tracing::warn!(plugin = %id, %reason, "the package cannot be copied");
         }
-        let configured = service.config.plugins.get(id.as_str()).cloned().unwrap_or_default();
+        let configured = service.config.plugins.get(&id).cloned().unwrap_or_default();
         let blueprint = Blueprint {
             manifest: found.manifest,
             source: found.path,
             warnings: found.warnings,
-            snapshot,
+            snapshot: Mutex::new(snapshot),
+            store: store.clone(),
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
             grants: configured.grant,
@@ -233,7 +247,10 @@ async fn build(
             },
         };
         let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
-        let numbers = numbers.entry(id).or_insert_with(actor::numbers).clone();
+        let numbers = numbers
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(Numbers::open(numbers_folder.join(id.as_str()))))
+            .clone();
         let (handle, task) = actor::start(blueprint, surroundings, numbers);
         handles.push(handle);
         tasks.push(task);

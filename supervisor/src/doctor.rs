@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::registry::Rejected;
+use crate::model::status::PluginState;
+use crate::registry::Registry;
 use crate::sandbox::probe::{Ability, Host};
 
 /// How a check came out.
@@ -49,7 +50,7 @@ impl Report {
 
 /// What is known about this host and configuration.
 #[must_use]
-pub fn report(host: &Host, config: &Config, rejected: &[Rejected]) -> Report {
+pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
     let ability = |name, ability: &Ability, missing: Outcome, what: &str| match ability {
         Ability::Yes => Check { name, state: Outcome::Ok, summary: what.to_owned(), hint: None },
         Ability::No(reason) => Check { name, state: missing, summary: reason.clone(), hint: None },
@@ -123,12 +124,34 @@ pub fn report(host: &Host, config: &Config, rejected: &[Rejected]) -> Report {
     } else {
         Check { name: "plugin_directories", state: Outcome::Ok, summary: directories.join(", "), hint: None }
     });
-    for rejected in rejected {
+    for rejected in registry.rejected() {
         checks.push(Check {
             name: "package",
             state: Outcome::Warn,
             summary: format!("{}: {}", rejected.path.display(), rejected.reason),
-            hint: None,
+            hint: Some("correct it, then restart the daemon".to_owned()),
+        });
+    }
+    for handle in registry.all().filter(|handle| handle.state() == PluginState::Failed) {
+        let (id, reason) = (handle.id(), handle.reason().unwrap_or_default());
+        let (how, hint) = if handle.is_quarantined() {
+            ("is quarantined", format!("see `palisade logs {id}`; `palisade reset {id}` ends the quarantine"))
+        } else {
+            ("has failed", format!("see `palisade status {id}`; `palisade start {id}` tries again"))
+        };
+        checks.push(Check {
+            name: "plugin",
+            state: Outcome::Warn,
+            summary: format!("{id} {} {how}: {reason}", handle.version()),
+            hint: Some(hint),
+        });
+    }
+    for id in config.plugins.keys().filter(|id| registry.all().all(|handle| handle.id() != *id)) {
+        checks.push(Check {
+            name: "configuration",
+            state: Outcome::Warn,
+            summary: format!("the configuration speaks of {id}, and there is no such plugin"),
+            hint: Some(format!("correct the name, or take `plugins.{id}` out of palisade.toml")),
         });
     }
     Report { checks }

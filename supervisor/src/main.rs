@@ -48,10 +48,13 @@ enum Log {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    telemetry::begin(match arguments.log {
+    let log = telemetry::begin(match arguments.log {
         Log::Text => LogFormat::Text,
         Log::Json => LogFormat::Json,
     });
+    if let Err(error) = log {
+        return fail(&error, Some("docs/configuration.md says what it may be"), EXIT_CONFIGURATION);
+    }
     let overrides = Overrides {
         config: arguments.config,
         user: arguments.user,
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let hint = match error {
                 ConfigError::Wrong { .. } => Some("docs/configuration.md lists every key"),
-                ConfigError::Read { .. } | ConfigError::NoHome { .. } => None,
+                ConfigError::Read { .. } | ConfigError::NoPath { .. } | ConfigError::NoHome { .. } => None,
             };
             return fail(&error, hint, EXIT_CONFIGURATION);
         }

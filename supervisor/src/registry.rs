@@ -19,6 +19,7 @@ use crate::model::ids::PluginId;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::model::specifier::Specifier;
 use crate::plugin::handle::Handle;
+use crate::store;
 
 /// Most packages in all directories together.
 pub const PACKAGES_MAX: usize = 10_000;
@@ -82,9 +83,16 @@ pub fn discover(directories: &[PathBuf]) -> Result<Discovery, DirectoryError> {
         if !metadata.is_dir() {
             return Err(problem("is not a folder".to_owned(), "name the folder that holds plugin folders"));
         }
-        if directory.join("plugin.json").is_file() {
-            discovery.look_at(directory);
-            continue;
+        match manifest_of(directory) {
+            Ok(true) => {
+                discovery.look_at(directory);
+                continue;
+            }
+            Ok(false) => {}
+            Err(reason) => {
+                discovery.reject(directory, reason);
+                continue;
+            }
         }
         let unreadable = |error: std::io::Error| {
             problem(format!("cannot be read: {error}"), "see its permissions and those of the folders above it")
@@ -98,14 +106,15 @@ pub fn discover(directories: &[PathBuf]) -> Result<Discovery, DirectoryError> {
                     "name a folder that holds plugins alone",
                 ));
             }
-            // Anything but a file is no manifest, and reading a pipe would wait for ever.
-            if path.join("plugin.json").is_file() {
-                folders.push(path);
-            }
+            folders.push(path);
         }
         folders.sort();
         for folder in folders {
-            discovery.look_at(&folder);
+            match manifest_of(&folder) {
+                Ok(true) => discovery.look_at(&folder),
+                Ok(false) => {}
+                Err(reason) => discovery.reject(&folder, reason),
+            }
         }
     }
     Ok(discovery)
@@ -134,6 +143,19 @@ impl Discovery {
     }
 }
 
+/// Whether the folder has a manifest. What cannot be looked at, or is something else of that name, is told: nobody names it so by
+/// chance. Anything but a file is no manifest, and reading a pipe would wait for ever.
+fn manifest_of(folder: &Path) -> Result<bool, String> {
+    let path = folder.join("plugin.json");
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => Ok(true),
+        Ok(_) => Err(format!("{} is not a file", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => Ok(false),
+        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+    }
+}
+
 fn read(folder: &Path) -> Result<Found, String> {
     let path = folder.join("plugin.json");
     let file = fs::File::open(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
@@ -142,7 +164,10 @@ fn read(folder: &Path) -> Result<Found, String> {
     let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     let (manifest, warnings) = Manifest::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    let warnings = warnings.into_iter().map(|warning| warning.to_string()).collect();
+    let mut warnings: Vec<_> = warnings.into_iter().map(|warning| warning.to_string()).collect();
+    for left_out in store::LEFT_OUT.iter().filter(|name| folder.join(name).is_dir()) {
+        warnings.push(format!("the folder {left_out} is left out of the package; what it needs has to lie elsewhere"));
+    }
     Ok(Found { manifest, path: folder.to_owned(), warnings })
 }
 

@@ -13,13 +13,30 @@ pub enum LogFormat {
     Json,
 }
 
+/// The variable says nothing that can be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("PALISADE_LOG is {value:?}: {detail}")]
+pub struct FilterError {
+    value: String,
+    detail: String,
+}
+
 /// Begins logging. `PALISADE_LOG` filters, in the manner of `RUST_LOG`; `info` by default.
-pub fn begin(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("PALISADE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+///
+/// # Errors
+/// [`FilterError`], and nothing is logged then.
+pub fn begin(format: LogFormat) -> Result<(), FilterError> {
+    let wanted = std::env::var_os("PALISADE_LOG").unwrap_or_default();
+    let wanted = wanted.to_string_lossy();
+    let wanted = if wanted.is_empty() { "info" } else { &wanted };
+    let filter = EnvFilter::builder()
+        .parse(wanted)
+        .map_err(|error| FilterError { value: wanted.to_owned(), detail: error.to_string() })?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {
         LogFormat::Text => subscriber.with_ansi(colours).init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
+    Ok(())
 }

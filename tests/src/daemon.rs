@@ -53,6 +53,7 @@ pub struct DaemonOptions {
     environment: Vec<(String, String)>,
     folder: Option<tempfile::TempDir>,
     quiet: bool,
+    relative: bool,
     surroundings: Surroundings,
 }
 
@@ -122,6 +123,13 @@ impl DaemonOptions {
     #[must_use]
     pub fn without_network_namespaces(mut self) -> Self {
         self.surroundings = Surroundings::NoNetworks;
+        self
+    }
+
+    /// Every path given relative to the folder that it is started in.
+    #[must_use]
+    pub fn relative(mut self) -> Self {
+        self.relative = true;
         self
     }
 
@@ -324,11 +332,15 @@ impl Daemon {
             }
         };
         let path = |name: &str| folder.path().join(name);
-        command.arg("--state-dir").arg(path("state")).arg("--runtime-dir").arg(path("run"));
-        command.arg("--socket").arg(path("palisade.sock")).arg("--plugins").arg(&plugins);
+        let given = |name: &str| if options.relative { PathBuf::from(name) } else { path(name) };
+        command.arg("--state-dir").arg(given("state")).arg("--runtime-dir").arg(given("run"));
+        command.arg("--socket").arg(given("palisade.sock")).arg("--plugins").arg(given("plugins"));
+        if options.relative {
+            command.current_dir(folder.path());
+        }
         if let Some(text) = &options.configuration {
             fs::write(path("palisade.toml"), text).expect("the folder is ours");
-            command.arg("--config").arg(path("palisade.toml"));
+            command.arg("--config").arg(given("palisade.toml"));
         }
         let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).expect("the folder is ours");
         let stderr = if options.quiet { Stdio::null() } else { log.into() };

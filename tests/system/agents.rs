@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use palisade_protocol::{
     Call, Empty, ErrorCode, Flags, Header, Hello, Kind, PROTOCOL, StreamKind, StreamOpen, VersionRange, encode,
 };
-use palisade_tests::daemon::{Daemon, signal, wait_for};
+use palisade_tests::daemon::{Daemon, DaemonOptions, signal, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use palisade_tests::wire::{Agent, BOUND, Next, hello, pack};
@@ -51,6 +51,7 @@ fn wrong_frames() {
         agent.send_bytes(&bytes).expect("it reads");
         let refusal = agent.expect_refusal();
         assert_eq!(refusal.code, ErrorCode::ProtocolViolation, "{what}: {refusal}");
+        assert_eq!(refusal.fault, palisade_protocol::Fault::Caller, "{what}: {refusal}");
         expect_text(&refusal.message, sentence);
     }
     let mut again = Vec::new();
@@ -349,6 +350,41 @@ fn another_user() {
     expect_text(&stderr, "user 65534 may not use this socket");
     expect_echo(&daemon, "echo");
     daemon.stop_and_expect_no_orphans();
+}
+
+/// Whoever is let in may call and look, and not decide for everybody.
+#[test]
+fn another_user_is_no_operator() {
+    if palisade_tests::daemon::other_user().is_some() || !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can be somebody else");
+        return;
+    }
+    let cli = palisade_tests::command::built("palisade");
+    for (configuration, may) in
+        [("allowed_uids = [65534]\n", false), ("allowed_uids = [65534]\noperators = [65534]\n", true)]
+    {
+        let options = DaemonOptions::with([Package::echo()]).configuration(configuration);
+        let daemon = Daemon::start(options);
+        open_to_all(daemon.path(), 0o755);
+        let run = |arguments: &[&str]| {
+            let output = palisade_tests::daemon::as_user(65534, &cli)
+                .args(["--socket", &daemon.socket().display().to_string()])
+                .args(arguments)
+                .output()
+                .expect("it can be executed");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        assert_eq!(run(&["list"]).0, Some(0));
+        let (status, stderr) = run(&["stop", "echo"]);
+        if may {
+            assert_eq!(status, Some(0), "{stderr}");
+        } else {
+            assert_eq!(status, Some(5), "{stderr}");
+            expect_text(&stderr, "uid:65534 may call plugins, and not stop them");
+            expect_echo(&daemon, "echo");
+        }
+        daemon.stop_and_expect_no_orphans();
+    }
 }
 
 fn open_to_all(path: &std::path::Path, mode: u32) {

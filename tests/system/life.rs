@@ -69,6 +69,77 @@ fn a_restart_is_a_new_generation() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// A call that goes down with what an operator stopped is not told that it cancelled itself, and nothing has failed.
+#[test]
+fn a_call_is_told_who_stopped_its_plugin() {
+    let daemon = Daemon::with([Package::echo()]);
+    let mut agent = daemon.agent();
+    let call = agent.begin("echo", "slow", &json!({"ms": 60_000}));
+    daemon.wait_until("echo", "a call in flight", |now| now.calls.in_flight == 1);
+    daemon.operate("stop", &json!({"plugin": "echo", "force": true})).expect("it can be stopped");
+    let ended = error(agent.finish(call), ErrorCode::Unavailable);
+    expect_text(&ended.message, "stopped by the operator");
+    assert_eq!(daemon.status("echo").last_failure, None);
+    assert!(!daemon.log().contains("a generation failed"), "{}", daemon.log());
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// While the daemon stops, that is what callers are told, and those who follow get an end.
+#[test]
+fn who_calls_while_the_daemon_stops() {
+    let mut daemon = daemon_with(hostile("tame"));
+    let (mut agent, mut late) = (daemon.agent(), daemon.agent());
+    expect_echo(&daemon, "hostile");
+    let mut followers = ["events", "logs"].map(|what| {
+        let mut agent = daemon.agent();
+        let follow = agent.begin("palisade", what, &json!({"plugin": "hostile", "follow": true}));
+        assert_eq!(agent.next_of(follow).kind, Some(palisade_protocol::Kind::StreamOpen));
+        (agent, follow)
+    });
+    let call = agent.begin("hostile", "sleep-blocking", &json!(null));
+    daemon.wait_until("hostile", "a call in flight", |now| now.calls.in_flight == 1);
+    daemon.remember();
+    daemon.terminate();
+    daemon.wait_until("hostile", "the beginning of the end", |now| now.is("stopping"));
+    for plugin in ["hostile", "echo"] {
+        let refused = error(late.call(plugin, "echo", &json!(1)), ErrorCode::Unavailable);
+        assert_eq!(refused.message, "the daemon is stopping");
+    }
+    let refused = error(late.call("palisade", "start", &json!({"plugin": "echo"})), ErrorCode::Unavailable);
+    assert_eq!(refused.message, "the daemon is stopping");
+    assert_eq!(agent.finish(call), Ok(json!(null)));
+    for (agent, follow) in &mut followers {
+        assert_eq!(agent.finish(*follow), Ok(json!({})));
+    }
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+}
+
+/// A number names one process, whichever daemon started it, and each event names the one that it is about.
+#[test]
+fn a_number_is_never_used_again() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let daemon = Daemon::start(DaemonOptions::with([hostile("tame")]).folder(folder));
+    expect_echo(&daemon, "hostile");
+    let mut agent = daemon.agent();
+    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
+    assert_eq!(agent.next_of(follow).kind, Some(palisade_protocol::Kind::StreamOpen));
+    daemon.operate("restart", &json!({"plugin": "hostile"})).expect("it can be restarted");
+    let seen: Vec<_> = std::iter::from_fn(|| Some(agent.next_of(follow).value()))
+        .filter(|event| event["kind"] == "state_changed")
+        .map(|event| (event["to"].as_str().map(str::to_owned).unwrap_or_default(), event["generation"].as_u64()))
+        .take(5)
+        .collect();
+    let expected = [("stopping", 1), ("stopped", 1), ("loaded", 2), ("initialized", 2), ("active", 2)]
+        .map(|(to, generation)| (to.to_owned(), Some(generation)));
+    assert_eq!(seen, expected);
+    drop(agent);
+    let folder = daemon.kill_nine();
+    let daemon = Daemon::start(DaemonOptions::with([hostile("tame")]).folder(folder));
+    expect_echo(&daemon, "hostile");
+    assert_eq!(daemon.status("hostile").generation, Some(3));
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// A call under way when its plugin is stopped may finish within the drain timeout.
 #[test]
 fn a_call_finishes_while_its_plugin_drains() {
@@ -232,6 +303,7 @@ fn a_daemon_with_a_wrong_configuration() {
         (&["--plugins", "/nonexistent/plugins"][..], None, &["/nonexistent/plugins"][..]),
         (&[], Some("colour = \"red\"\n"), &["colour", "palisade.toml", "1"]),
         (&[], Some("this is not toml\n"), &["palisade.toml"]),
+        (&[], Some("[plugins.Bad_Id]\n"), &["palisade.toml", "line 1", "Bad_Id"]),
     ] {
         let mut options = DaemonOptions::with([Package::echo()]).arguments(arguments);
         if let Some(text) = configuration {
@@ -249,6 +321,36 @@ fn a_daemon_with_a_wrong_configuration() {
     }
 }
 
+/// Where the daemon stands when it is started makes no difference to its plugins, whose launcher stands elsewhere.
+#[test]
+fn every_path_may_be_relative() {
+    let options = DaemonOptions::with([Package::echo()]).relative().configuration("[plugins.echo]\n");
+    let daemon = Daemon::start(options);
+    expect_echo(&daemon, "echo");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What the log is to hold is not guessed.
+#[test]
+fn a_log_filter_that_is_none() {
+    let options = DaemonOptions::with([Package::echo()]).environment("PALISADE_LOG", "palisaded=loud");
+    let failed = Daemon::try_start(options).expect_err("the filter is none");
+    assert_eq!(failed.status.code(), Some(4), "{}", failed.log);
+    expect_text(&failed.log, "PALISADE_LOG is \"palisaded=loud\"");
+}
+
+/// Configuration for a plugin that is not there is told, and is no error: it may come.
+#[test]
+fn configuration_for_nobody() {
+    let options = DaemonOptions::with([Package::echo()]).configuration("[plugins.ehco]\n[plugins.echo]\n");
+    let daemon = Daemon::start(options);
+    expect_text(&daemon.log(), "speaks of a plugin that is not there");
+    let report = daemon.operate("doctor", &json!({})).expect("there is a report").to_string();
+    expect_text(&report, "the configuration speaks of ehco");
+    assert!(!report.contains("speaks of echo"), "{report}");
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// A plugin folder that is broken is told, and costs the others nothing.
 #[test]
 fn a_broken_manifest_costs_the_others_nothing() {
@@ -263,6 +365,12 @@ fn a_broken_manifest_costs_the_others_nothing() {
         std::fs::create_dir_all(plugins.join(name)).expect("the folder is ours");
         std::fs::write(plugins.join(name).join("plugin.json"), manifest).expect("the folder is ours");
     }
+    // What stands where a manifest should is no manifest, and is not passed over either.
+    std::fs::create_dir_all(plugins.join("a-pipe")).expect("the folder is ours");
+    let made = palisade_tests::command::command("mkfifo").arg(plugins.join("a-pipe/plugin.json")).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    std::fs::create_dir_all(plugins.join("a-link")).expect("the folder is ours");
+    std::os::unix::fs::symlink("/nonexistent", plugins.join("a-link/plugin.json")).expect("the folder is ours");
     std::fs::create_dir(plugins.join("empty")).expect("the folder is ours");
     std::fs::write(plugins.join("a-file"), "nothing").expect("the folder is ours");
     let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).folder(folder));
@@ -271,7 +379,7 @@ fn a_broken_manifest_costs_the_others_nothing() {
     let ids: Vec<_> = list["plugins"].as_array().expect("a list").iter().map(|plugin| plugin["id"].clone()).collect();
     assert_eq!(ids, ["echo"]);
     let log = daemon.log();
-    for name in ["not-json", "no-id", "outside", "reserved"] {
+    for name in ["not-json", "no-id", "outside", "reserved", "a-pipe", "a-link"] {
         assert!(log.contains(&format!("{name}/plugin.json")), "{name} is named in the log:\n{log}");
     }
     daemon.stop_and_expect_no_orphans();

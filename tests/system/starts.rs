@@ -1,7 +1,7 @@
 //! Plugins that do not start, each in its own way: the call that wanted them learns why, at once, and nothing is left.
 
 use palisade_protocol::ErrorCode;
-use palisade_tests::daemon::Daemon;
+use palisade_tests::daemon::{Daemon, DaemonOptions};
 use palisade_tests::package::{Entry, Package};
 use serde_json::json;
 
@@ -40,11 +40,11 @@ failures! {
     it_exits_well_at_once: "exit-zero-at-once", InitializationFailed, "exited with code 0 before it said hello", None;
     it_aborts_at_once: "abort-at-once", InitializationFailed, "killed by SIGABRT", None;
     it_says_nothing: "silent", InitializationFailed, "did not say hello in time", None;
-    it_says_something_else: "garbage-first", Unavailable, "bytes was announced", None;
-    it_is_ready_before_hello: "ready-first", Unavailable, "ready before hello", None;
-    it_says_half_a_hello: "half-a-hello", Unavailable, "in the middle of a frame", None;
+    it_says_something_else: "garbage-first", ProtocolViolation, "bytes was announced", None;
+    it_is_ready_before_hello: "ready-first", ProtocolViolation, "ready before hello", None;
+    it_says_half_a_hello: "half-a-hello", ProtocolViolation, "in the middle of a frame", None;
     it_speaks_another_version: "other-version", InitializationFailed, "protocol versions 900 to 901", Some("rebuild it");
-    it_says_hello_twice: "hello-twice", Unavailable, "hello a second time", None;
+    it_says_hello_twice: "hello-twice", ProtocolViolation, "hello a second time", None;
     it_is_never_ready: "never-ready", InitializationFailed, "did not become ready in time", None;
     it_exits_after_the_welcome: "exit-after-welcome", InitializationFailed, "exited with code 4", None;
     it_refuses_its_configuration: "refuse", InitializationFailed, "no database was named", None;
@@ -130,11 +130,17 @@ fn a_schema_that_cannot_be_used() {
 fn cannot_be_executed(package: &Package, sentences: &[&str]) {
     let daemon = Daemon::with([Package::echo(), package.clone()]);
     let neighbour = daemon.neighbour();
+    let status = daemon.status("broken");
+    assert!(status.is("failed"), "known before anybody calls it: {status:?}");
+    let report = daemon.operate("doctor", &json!({})).expect("there is a report").to_string();
+    expect_text(&report, "broken 0.1.0 has failed");
     let error = daemon.agent().call("broken", "echo", &json!(1)).expect_err("it cannot be executed");
     let hint = error.hint.clone().unwrap_or_default();
     assert!(matches!(error.code, ErrorCode::InitializationFailed | ErrorCode::ConfigurationInvalid), "{error}");
+    assert!(!error.retryable, "{error}");
     for sentence in sentences {
         expect_text(&format!("{} {hint}", error.message), sentence);
+        expect_text(&format!("broken: {}", status.reason.as_deref().unwrap_or_default()), sentence);
     }
     expect_echo(&daemon, "echo");
     neighbour.expect_unharmed(&daemon);
@@ -150,6 +156,50 @@ fn an_entry_point_that_is_missing() {
 fn an_entry_point_without_the_right_to_execute() {
     let package = Package::new("broken", Entry::Bytes(b"#!/bin/sh\nexit 0\n".to_vec())).mode(0o644);
     cannot_be_executed(&package, &["executable", "chmod"]);
+}
+
+/// Once a package is mended, whoever starts it need not start the daemon anew.
+#[test]
+fn a_package_that_is_mended() {
+    use std::os::unix::fs::PermissionsExt;
+    let daemon = daemon_with(hostile("tame").mode(0o644));
+    let entry = daemon.plugins().join("hostile").join("main");
+    for operation in ["start", "restart"] {
+        daemon.operate(operation, &json!({"plugin": "hostile"})).expect_err("it is as it was");
+    }
+    std::fs::set_permissions(entry, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    daemon.operate("start", &json!({"plugin": "hostile"})).expect("it is mended");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What does not belong into a package is named, from the beginning, and forgotten once it is gone.
+#[test]
+fn a_link_in_a_package() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let link = folder.path().join("plugins/hostile/link");
+    std::fs::create_dir_all(link.parent().expect("it has one")).expect("the folder is ours");
+    std::os::unix::fs::symlink("/etc/passwd", &link).expect("the folder is ours");
+    let options = DaemonOptions::with([Package::echo(), hostile("tame")]).folder(folder);
+    let daemon = Daemon::start(options);
+    let status = daemon.status("hostile");
+    assert!(status.is("failed"), "{status:?}");
+    expect_text(&status.reason.unwrap_or_default(), "link is a symbolic link");
+    std::fs::remove_file(daemon.plugins().join("hostile/link")).expect("it is ours");
+    daemon.operate("reset", &json!({"plugin": "hostile"})).expect("it is mended");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The program and its manifest do not agree: that lasts, so nobody tries again.
+#[test]
+fn a_disagreement_is_not_tried_again() {
+    let daemon = daemon_with(hostile("wrong-id"));
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::InitializationFailed);
+    let status = daemon.status("hostile");
+    assert!(status.is("failed") && status.restart_in_ms.is_none() && !status.quarantined, "{status:?}");
+    assert_eq!(status.restarts, 0);
+    daemon.stop_and_expect_no_orphans();
 }
 
 #[test]

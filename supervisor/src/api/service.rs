@@ -3,6 +3,7 @@
 //! Administrative operations are calls to the reserved plugin id `palisade`. Each is a row of [`ACTIONS`], which is also what
 //! `describe` answers for that id, so that the command line types their parameters as it does those of any plugin.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,11 +11,12 @@ use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, Level, SUPERVISOR_ID, 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::config::Config;
 use crate::doctor;
 use crate::events::{Bus, unix_ms};
+use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
@@ -46,6 +48,10 @@ pub struct Service {
     pub started: (Instant, SystemTime),
     /// Rung when somebody asks the daemon to stop.
     pub stop: Notify,
+    /// No new calls, and no operation that changes anything: the daemon stops.
+    pub stopping: AtomicBool,
+    /// Everything has happened that will: whoever follows is done.
+    pub ended: watch::Sender<bool>,
 }
 
 /// Where an operation that goes on puts its items.
@@ -92,6 +98,9 @@ pub const ACTIONS: &[Row] = &[
     ("version", "The daemon's version.", &[], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
+
+/// Those of them that are an operator's: what they change is not only the caller's.
+pub const CHANGES: &[&str] = &["start", "stop", "restart", "pause", "resume", "reset", "shutdown"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -152,11 +161,20 @@ impl Service {
         })
     }
 
+    fn refuse_while_stopping(&self) -> Result<(), ErrorBody> {
+        if self.stopping.load(Ordering::Relaxed) {
+            let hint = "call again once the daemon is back";
+            return Err(ErrorBody::new(ErrorCode::Unavailable, "the daemon is stopping").with_hint(hint));
+        }
+        Ok(())
+    }
+
     /// Sends a call to a plugin.
     ///
     /// # Errors
     /// Why it was refused; nothing was sent then.
     pub fn call(&self, target: Target<'_>, call: NewCall, known: impl FnOnce(&Arc<Call>)) -> Result<(), ErrorBody> {
+        self.refuse_while_stopping()?;
         router::route(self.registry()?, target, call, known)
     }
 
@@ -219,7 +237,7 @@ impl Service {
             }
             "stop" => {
                 let StopParams { plugin, version, force } = parameters(params)?;
-                self.act(&plugin, version.as_deref(), Operation::Stop { force }).await
+                self.act(&plugin, version.as_deref(), Operation::Stop { force, why: StopWhy::Operator }).await
             }
             "start" | "restart" | "pause" | "resume" | "reset" => {
                 let Which { plugin, version } = parameters(params)?;
@@ -236,8 +254,7 @@ impl Service {
             "events" => self.events(parameters(params)?, items).await,
             "doctor" => {
                 parameters::<NoParams>(params)?;
-                let rejected = self.registry()?.rejected();
-                value(&doctor::report(&self.host, &self.config, rejected))
+                value(&doctor::report(&self.host, &self.config, self.registry()?))
             }
             "version" => {
                 parameters::<NoParams>(params)?;
@@ -304,7 +321,7 @@ impl Service {
             if let Some(actions) = handle.actions() {
                 map.insert("actions".to_owned(), value(&actions.infos())?);
             }
-            if let Ok(snapshot) = &blueprint.snapshot {
+            if let Ok(snapshot) = blueprint.snapshot() {
                 map.insert("snapshot".to_owned(), json!({ "digest": snapshot.digest, "path": snapshot.path }));
             }
             map.insert("guarantees".to_owned(), value(&blueprint.host.guarantees(blueprint.grants, process))?);
@@ -340,6 +357,7 @@ impl Service {
     }
 
     async fn act(&self, plugin: &str, version: Option<&str>, operation: Operation) -> Result<Value, ErrorBody> {
+        self.refuse_while_stopping()?;
         let handle = self.find(plugin, version)?;
         handle.operate(operation).await?;
         value(&handle.status().await)
@@ -353,6 +371,7 @@ impl Service {
         };
         // Followed before the past is read, so that nothing falls between.
         let mut live = self.hub.follow();
+        let mut ended = self.ended.subscribe();
         items.open();
         let most = params.lines.unwrap_or(LINES_DEFAULT).min(LINES_MAX);
         let past = self.hub.last(plugin.as_ref(), LINES_MAX);
@@ -364,7 +383,7 @@ impl Service {
             return Ok(json!({}));
         }
         loop {
-            match live.recv().await {
+            match next(&mut live, &mut ended).await {
                 Ok(line) if wanted(&line) && !past.iter().any(|seen| Arc::ptr_eq(seen, &line)) => {
                     items.send(value(&*line)?).await?;
                 }
@@ -380,9 +399,10 @@ impl Service {
     async fn events(&self, params: EventsParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
         let plugin = self.known(params.plugin.as_deref())?;
         let mut live = self.bus.subscribe();
+        let mut ended = self.ended.subscribe();
         items.open();
         loop {
-            match live.recv().await {
+            match next(&mut live, &mut ended).await {
                 Ok(event) if plugin.as_ref().is_none_or(|plugin| event.plugin.as_ref() == Some(plugin)) => {
                     items.send(value(&*event)?).await?;
                 }
@@ -419,7 +439,7 @@ impl Service {
                         let handle = handle.clone();
                         tokio::spawn(async move {
                             // Its own ladder bounds this.
-                            let _ = handle.operate(Operation::Stop { force: false }).await;
+                            let _ = handle.operate(Operation::Stop { force: false, why: StopWhy::Shutdown }).await;
                             handle.tell(crate::plugin::handle::Command::Shutdown).await;
                         })
                     })
@@ -436,6 +456,18 @@ impl Service {
                 tracing::error!(%error, "the actor of a plugin panicked");
             }
         }
+    }
+}
+
+/// What comes next, until all that will come has.
+async fn next<T: Clone>(
+    live: &mut broadcast::Receiver<T>,
+    ended: &mut watch::Receiver<bool>,
+) -> Result<T, broadcast::error::RecvError> {
+    tokio::select! {
+        biased;
+        item = live.recv() => item,
+        _ = ended.wait_for(|ended| *ended) => Err(broadcast::error::RecvError::Closed),
     }
 }
 

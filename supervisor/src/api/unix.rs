@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use palisade_protocol::{
-    CREDIT_BYTES, Call as CallBody, Cancel, CancelReason, Cancelled, Empty, ErrorBody, ErrorCode, Feature, Flags,
-    Frame, FrameError, Hello, Kind, Limits, PAYLOAD_BYTES_MAX, PIECE_BYTES, PROTOCOL, Ping, Pong, Refuse,
+    CREDIT_BYTES, Call as CallBody, Cancel, CancelReason, Cancelled, Empty, ErrorBody, ErrorCode, Fault, Feature,
+    Flags, Frame, FrameError, Hello, Kind, Limits, PAYLOAD_BYTES_MAX, PIECE_BYTES, PROTOCOL, Ping, Pong, Refuse,
     SUPERVISOR_ID, StreamAbort, StreamCredit, StreamKind, StreamOpen, StreamSide, Welcome, common_features,
     common_version,
 };
@@ -33,7 +33,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Sleep;
 
-use super::service::{Items, Service};
+use super::service::{CHANGES, Items, Service};
 use crate::config::Config;
 use crate::model::call::LimitedBy;
 use crate::plugin::call::{Call, Caller, Counters, Ends, NewCall, Params, body, error_body, limit_details};
@@ -426,6 +426,8 @@ struct Agent {
     shared: Arc<Shared>,
     service: Arc<Service>,
     caller: Arc<str>,
+    /// Whether it may do what concerns others: the daemon and the plugins as a whole.
+    is_operator: bool,
     reader: Reader,
     greeted: bool,
     last_id: u64,
@@ -454,6 +456,8 @@ impl From<FrameError> for End {
 
 impl Agent {
     fn new(stream: UnixStream, service: Arc<Service>, uid: u32) -> Self {
+        let own = rustix::process::geteuid().as_raw();
+        let is_operator = uid == 0 || uid == own || service.config.operators.contains(&uid);
         let state = State {
             outbox: Outbox::default(),
             calls: HashMap::default(),
@@ -468,6 +472,7 @@ impl Agent {
             shared: Arc::new(Shared { state: Mutex::new(state) }),
             service,
             caller: format!("uid:{uid}").into(),
+            is_operator,
             reader: Reader::default(),
             greeted: false,
             last_id: 0,
@@ -856,6 +861,12 @@ impl Agent {
         let action = head.action.to_owned();
         let params = params.bytes().to_vec();
         let limit = head.deadline_ms.map(Duration::from_millis);
+        if !self.is_operator && CHANGES.contains(&head.action) {
+            let message = format!("{} may call plugins, and not {action} them", self.caller);
+            let error = ErrorBody::new(ErrorCode::PermissionDenied, message);
+            let hint = "root, the daemon's own user, and `operators` of palisade.toml may";
+            return self.fail(id, &error.with_hint(hint));
+        }
         let mut items = StreamItems { shared: shared.clone(), id, credit: credit.clone(), open: false };
         let work = async move {
             let operation = service.operate(&action, &params, &mut items);
@@ -906,7 +917,7 @@ impl Agent {
             End::Gone => return,
             End::Violation(detail) => {
                 tracing::info!(caller = %self.caller, %detail, "an agent broke the protocol");
-                ErrorBody::new(ErrorCode::ProtocolViolation, detail)
+                ErrorBody { fault: Fault::Caller, ..ErrorBody::new(ErrorCode::ProtocolViolation, detail) }
             }
             End::Condemned(why) => {
                 tracing::info!(caller = %self.caller, why, "an agent was cut off");

@@ -216,17 +216,31 @@ impl Reason {
         matches!(self, Self::LaunchFailed { failure } if failure.outlook == Outlook::Shortage)
     }
 
+    /// Whether it would end the same way again, as long as the package stays as it is.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::LaunchFailed { failure } => failure.outlook == Outlook::Lasting,
+            Self::InitializationFailed { why } => matches!(why, InitFailure::Disagreed { .. }),
+            Self::Stopped { .. }
+            | Self::Overdue { .. }
+            | Self::Crashed { .. }
+            | Self::ProtocolViolation { .. }
+            | Self::Hung { .. }
+            | Self::Killed
+            | Self::Unconfirmed => false,
+        }
+    }
+
     /// Whether something went wrong, as opposed to an end that was asked for, or clean.
     pub fn is_failure(&self) -> bool {
         match self {
-            Self::Stopped { .. } => false,
+            Self::Stopped { .. } | Self::Killed => false,
             Self::Crashed { exit } => !exit.is_clean(),
             Self::Overdue { .. }
             | Self::LaunchFailed { .. }
             | Self::InitializationFailed { .. }
             | Self::ProtocolViolation { .. }
             | Self::Hung { .. }
-            | Self::Killed
             | Self::Unconfirmed => true,
         }
     }
@@ -291,6 +305,8 @@ impl Outlook {
 pub enum InitFailure {
     /// It said so itself, with this sentence.
     Refused { error: String },
+    /// It is not the program that its manifest speaks of.
+    Disagreed { error: String },
     /// It did not get out of this phase in time.
     TimedOut { phase: Phase },
     /// It ended in this phase.
@@ -303,6 +319,7 @@ impl fmt::Display for InitFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { error } => write!(f, "refused to start: {error}"),
+            Self::Disagreed { error } => f.write_str(error),
             Self::TimedOut { phase: Phase::Starting } => f.write_str("did not say hello in time"),
             Self::TimedOut { phase: Phase::Loaded } => f.write_str("did not become ready in time"),
             Self::TimedOut { .. } => f.write_str("did not answer the first health check in time"),
@@ -362,6 +379,10 @@ pub enum Event {
     Ready,
     /// It cannot work with what the welcome said.
     Refused {
+        error: String,
+    },
+    /// It says of itself what its manifest does not.
+    Disagreed {
         error: String,
     },
     /// It needs so much more time to start.
@@ -588,6 +609,7 @@ fn starting(timing: &Timing, hello_by: Instant, cap: Instant, event: Event, now:
         | Event::WatchdogExpired => (State::Starting { hello_by, cap }, vec![]),
         Event::LaunchFailed(_)
         | Event::Refused { .. }
+        | Event::Disagreed { .. }
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
@@ -619,6 +641,7 @@ fn loaded(timing: &Timing, ready_by: Instant, cap: Instant, event: Event, now: I
         | Event::WatchdogExpired => (State::Loaded { ready_by, cap }, vec![]),
         Event::LaunchFailed(_)
         | Event::Refused { .. }
+        | Event::Disagreed { .. }
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
@@ -654,6 +677,7 @@ fn initialized(timing: &Timing, healthy_by: Instant, cap: Instant, event: Event,
         | Event::WatchdogExpired => (State::Initialized { healthy_by, cap }, vec![]),
         Event::LaunchFailed(_)
         | Event::Refused { .. }
+        | Event::Disagreed { .. }
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
@@ -698,7 +722,9 @@ fn active(
         }
         Event::Hello => return routed(timing, Fault::Violation("hello a second time"), now),
         Event::Ready => return routed(timing, Fault::Violation("ready a second time"), now),
-        Event::Refused { error } => return routed(timing, Fault::Event(Phase::Active, gave_up(&error)), now),
+        Event::Refused { error } | Event::Disagreed { error } => {
+            return routed(timing, Fault::Event(Phase::Active, gave_up(&error)), now);
+        }
         Event::Drained => return routed(timing, Fault::Violation("drained without being asked to"), now),
         Event::Launched | Event::Extended { .. } | Event::FreezeFailed | Event::ResumeAsked => {}
         Event::LaunchFailed(_)
@@ -764,7 +790,9 @@ fn paused(timing: &Timing, frozen: Frozen, event: Event, now: Instant) -> Next {
         | Event::PauseAsked => (frozen.stay(), vec![]),
         Event::Hello => thawed(routed(timing, Fault::Violation("hello a second time"), now)),
         Event::Ready => thawed(routed(timing, Fault::Violation("ready a second time"), now)),
-        Event::Refused { error } => thawed(routed(timing, Fault::Event(Phase::Paused, gave_up(&error)), now)),
+        Event::Refused { error } | Event::Disagreed { error } => {
+            thawed(routed(timing, Fault::Event(Phase::Paused, gave_up(&error)), now))
+        }
         Event::Drained => thawed(routed(timing, Fault::Violation("drained without being asked to"), now)),
         Event::LaunchFailed(_)
         | Event::StopAsked { .. }
@@ -814,7 +842,7 @@ fn draining(timing: &Timing, until: Instant, why: StopWhy, event: Event, now: In
         }
         Event::KillAsked => kill_and_fail(timing, Reason::Killed, now),
         Event::Violation { detail } => kill_and_fail(timing, Reason::ProtocolViolation { detail }, now),
-        Event::Hello | Event::Ready | Event::Refused { .. } => {
+        Event::Hello | Event::Ready | Event::Refused { .. } | Event::Disagreed { .. } => {
             let detail = "a message of the start-up, long after it".to_owned();
             kill_and_fail(timing, Reason::ProtocolViolation { detail }, now)
         }
@@ -884,6 +912,7 @@ fn stopping(timing: &Timing, step: StopStep, next_at: Instant, ending: Ending, e
         | Event::Hello
         | Event::Ready
         | Event::Refused { .. }
+        | Event::Disagreed { .. }
         | Event::Extended { .. }
         | Event::Heard { .. }
         | Event::Pong { .. }
@@ -950,6 +979,10 @@ fn before_active(timing: &Timing, fault: Fault, now: Instant) -> Next {
         }
         Fault::Event(_, Event::Refused { error }) => {
             let reason = Reason::InitializationFailed { why: InitFailure::Refused { error } };
+            (close(timing, Ending::Decided(reason), now), vec![Action::CloseInput])
+        }
+        Fault::Event(_, Event::Disagreed { error }) => {
+            let reason = Reason::InitializationFailed { why: InitFailure::Disagreed { error } };
             (close(timing, Ending::Decided(reason), now), vec![Action::CloseInput])
         }
         // There is no call to finish, so draining is stopping.

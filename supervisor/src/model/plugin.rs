@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::generation::{InitFailure, Outlook, Reason, StopWhy};
+use super::generation::{InitFailure, LaunchFailure, Reason, StopWhy};
 use super::ids::{Generation, PluginId};
 use super::manifest::{Activation, Manifest, OnPause};
 use super::restart::{History, RestartMode, RestartPolicy, SHORTAGES_PATIENT, Verdict};
@@ -195,6 +195,37 @@ pub enum Event {
     Tick,
 }
 
+impl Event {
+    /// The generation that it is news of.
+    fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::GenerationLoaded(generation)
+            | Self::GenerationInitialized(generation)
+            | Self::GenerationActive(generation)
+            | Self::GenerationPaused(generation)
+            | Self::GenerationPauseFailed(generation)
+            | Self::GenerationResumed(generation)
+            | Self::GenerationStopping(generation)
+            | Self::GenerationGone { generation, .. }
+            | Self::ReplaceAsked { generation, .. }
+            | Self::SwitchAsked { generation } => Some(*generation),
+            Self::Begin
+            | Self::StartAsked
+            | Self::StopAsked { .. }
+            | Self::RestartAsked
+            | Self::PauseAsked
+            | Self::ResumeAsked
+            | Self::ResetAsked
+            | Self::UnloadAsked
+            | Self::CandidateAsked { .. }
+            | Self::CandidateDropAsked
+            | Self::CallWaiting
+            | Self::Idle
+            | Self::Tick => None,
+        }
+    }
+}
+
 /// What the plugin's owner has to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
@@ -232,6 +263,8 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     Stopped,
+    /// The daemon stops.
+    Shutdown,
     Unloaded,
     Paused,
     /// It failed, and is not started again by itself, or told us that it cannot work.
@@ -248,6 +281,7 @@ impl Refusal {
     pub fn message(&self, id: &PluginId) -> String {
         match self {
             Self::Stopped => format!("plugin `{id}` was stopped"),
+            Self::Shutdown => "the daemon is stopping".to_owned(),
             Self::Unloaded => format!("plugin `{id}` was unloaded"),
             Self::Paused => format!("plugin `{id}` is paused, and refuses calls meanwhile"),
             Self::Failed { reason } => format!("plugin `{id}` failed: {reason}"),
@@ -261,6 +295,7 @@ impl Refusal {
     pub fn hint(&self, id: &PluginId) -> String {
         match self {
             Self::Stopped => format!("start it with `palisade start {id}`"),
+            Self::Shutdown => "call again once the daemon is back".to_owned(),
             Self::Unloaded => "load it again, or call another version".to_owned(),
             Self::Paused => format!("resume it with `palisade resume {id}`"),
             Self::Failed { reason } if reason.is_shortage() => {
@@ -326,6 +361,12 @@ impl Machine {
         Self { context, state: State::Resting { last: None } }
     }
 
+    /// A plugin that was just discovered, and cannot be started as it is.
+    pub fn broken(settings: Settings, first: Generation, failure: LaunchFailure) -> Self {
+        let machine = Self::new(settings, first);
+        Self { state: State::Failed { reason: Reason::LaunchFailed { failure }, next: Next::Nothing }, ..machine }
+    }
+
     /// Numbers below `first` have been given out to other versions of the same id, and will not be given out here.
     pub fn not_before(&mut self, first: Generation) {
         self.context.next = self.context.next.max(first);
@@ -334,6 +375,8 @@ impl Machine {
     /// What follows from `event`, and what the owner has to do about it, in this order.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let (seen, route) = (self.projection(), self.route());
+        // Of whose life a change of the state is a part: what the event is about, or else what served or was on its way before.
+        let about = event.generation().or_else(|| self.generation());
         if let Event::GenerationGone { generation, .. } = &event {
             self.context.retired.remove(generation);
         }
@@ -348,7 +391,7 @@ impl Machine {
         }
         let now_seen = self.projection();
         if now_seen != seen {
-            let (generation, reason) = (self.generation(), self.reason());
+            let (generation, reason) = (about.or_else(|| self.generation()), self.reason());
             actions.push(Action::Publish { from: seen, to: now_seen, generation, reason });
         }
         actions
@@ -472,7 +515,8 @@ fn step(context: &mut Context, actions: &mut Vec<Action>, state: State, event: E
             let why = *why;
             if context.desired != Desired::Unloaded {
                 context.desired = Desired::Stopped;
-                actions.push(Action::RefuseWaiting(Refusal::Stopped));
+                let refusal = if why == StopWhy::Shutdown { Refusal::Shutdown } else { Refusal::Stopped };
+                actions.push(Action::RefuseWaiting(refusal));
             }
             return match state {
                 // Nothing runs, so nothing has to stop; a restart that was due is not due any more.
@@ -1022,9 +1066,7 @@ fn judge(context: &mut Context, actions: &mut Vec<Action>, end: End, now: Instan
         }
         return State::Failed { reason, next: Next::RestartAt(at) };
     }
-    if let Reason::LaunchFailed { failure } = &reason
-        && failure.outlook == Outlook::Lasting
-    {
+    if reason.is_lasting() {
         actions.push(Action::RefuseWaiting(Refusal::Failed { reason: reason.clone() }));
         return State::Failed { reason, next: Next::Nothing };
     }

@@ -7,6 +7,7 @@
 //! a generation, ends by its deadline, or is refused with the reason why.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,8 +24,8 @@ use super::inbox::Inbox;
 use super::logs::{Hub, Voice};
 use super::queue::{Queue, overloaded};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
-use crate::model::generation::{Reason, StopWhy};
-use crate::model::ids::Generation;
+use crate::model::generation::{Outlook, Reason, StopWhy};
+use crate::model::ids::{Generation, PluginId};
 use crate::model::manifest::Activation;
 use crate::model::plugin::{Action, Decline, Desired, Event, Machine, Mode, Refusal, Settings, State};
 use crate::model::status::{GenerationStatus, PluginState, Role};
@@ -43,29 +44,63 @@ pub struct Surroundings {
     pub started: Instant,
 }
 
-/// The number that the next generation of one id will have. Its versions share it, so that a number names one process.
-pub type Numbers = Arc<Mutex<Generation>>;
+/// The number that the next generation of one id will have. Its versions share it, and it is kept in a file before it is used, so
+/// that a number names one process, whichever daemon started it.
+#[derive(Debug)]
+pub struct Numbers {
+    next: Mutex<Generation>,
+    file: PathBuf,
+}
 
-/// Numbers of which none has been given out.
-#[must_use]
-pub fn numbers() -> Numbers {
-    Arc::new(Mutex::new(Generation(1)))
+impl Numbers {
+    /// Goes on where the last daemon ended.
+    #[must_use]
+    pub fn open(file: PathBuf) -> Self {
+        let next = match std::fs::read_to_string(&file) {
+            Ok(text) => text.trim().parse().unwrap_or_else(|error| {
+                tracing::warn!(file = %file.display(), %error, "the numbers of generations begin again");
+                1
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 1,
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "the numbers of generations begin again");
+                1
+            }
+        };
+        Self { next: Mutex::new(Generation(next.max(1))), file }
+    }
+
+    /// Appears by a rename, so a crash leaves the old number or the new one.
+    fn keep(&self, next: Generation) {
+        let beside = self.file.with_extension("new");
+        let kept = std::fs::write(&beside, next.to_string()).and_then(|()| std::fs::rename(&beside, &self.file));
+        if let Err(error) = kept {
+            tracing::warn!(file = %self.file.display(), %error, "the number of a generation cannot be kept");
+        }
+    }
 }
 
 /// Brings a plugin version to life. The task ends after `Command::Shutdown`.
 #[must_use]
-pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Numbers) -> (Handle, JoinHandle<()>) {
+pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numbers>) -> (Handle, JoinHandle<()>) {
     let blueprint = Arc::new(blueprint);
     let limits = &blueprint.manifest.limits;
     // Every admitted call may be here, as many that contend for their room, and some operators.
     let room = 2 * (limits.concurrency + limits.queue) as usize + WAITERS_MAX;
     let (commands, inbox) = mpsc::channel(room);
     let (told_sender, told) = mpsc::channel(64);
-    let machine = Machine::new(Settings::from(&blueprint.manifest), Generation(1));
+    let settings = Settings::from(&blueprint.manifest);
+    let first = Generation(1);
+    let machine = match blueprint.executable() {
+        Ok(()) => Machine::new(settings, first),
+        Err(failure) if failure.outlook == Outlook::Lasting => Machine::broken(settings, first, failure),
+        // The host is short of something at the moment.
+        Err(_) => Machine::new(settings, first),
+    };
     let board = Board {
         state: machine.projection(),
         since: SystemTime::now(),
-        reason: None,
+        reason: machine.reason(),
         generation: None,
         restarts: 0,
         restart_at: None,
@@ -104,7 +139,7 @@ struct Waiter {
 struct Actor {
     shared: Arc<Shared>,
     surroundings: Surroundings,
-    numbers: Numbers,
+    numbers: Arc<Numbers>,
     machine: Machine,
     running: HashMap<Generation, Running>,
     /// Calls without a route, their agents in turn.
@@ -159,7 +194,7 @@ impl Actor {
         while let Ok(command) = self.inbox.try_recv() {
             self.obey(command);
         }
-        self.refuse_waiting(&Refusal::Unloaded);
+        self.refuse_waiting(&Refusal::Shutdown);
     }
 
     /// When something is due: a restart, a call that waits, the end of being idle.
@@ -203,7 +238,7 @@ impl Actor {
             Command::Shutdown => {
                 self.shutting_down = true;
                 self.step(Event::StopAsked { why: StopWhy::Shutdown });
-                self.refuse_waiting(&Refusal::Unloaded);
+                self.refuse_waiting(&Refusal::Shutdown);
             }
             Command::Kill => {
                 self.obey(Command::Shutdown);
@@ -215,8 +250,7 @@ impl Actor {
     }
 
     fn stopping(&self) -> ErrorBody {
-        let id = &self.shared.blueprint.manifest.id;
-        ErrorBody::new(ErrorCode::Unavailable, format!("{id} is stopped with the daemon"))
+        self.refused(&Refusal::Shutdown)
     }
 
     fn take_call(&mut self, call: Arc<Call>) {
@@ -277,16 +311,16 @@ impl Actor {
         self.waiters.push(Waiter { operation, from, reply });
         let event = match operation {
             Operation::Start => Event::StartAsked,
-            Operation::Stop { .. } => Event::StopAsked { why: StopWhy::Operator },
+            Operation::Stop { why, .. } => Event::StopAsked { why },
             Operation::Restart => Event::RestartAsked,
             Operation::Pause => Event::PauseAsked,
             Operation::Resume => Event::ResumeAsked,
             Operation::Reset => Event::ResetAsked,
         };
         self.step(event);
-        if operation == (Operation::Stop { force: true }) {
+        if let Operation::Stop { force: true, why } = operation {
             for running in self.running.values() {
-                order(running, Order::Stop { why: StopWhy::Operator });
+                order(running, Order::Stop { why });
             }
         }
     }
@@ -431,10 +465,13 @@ impl Actor {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let actions = {
-                let mut next = self.numbers.lock().expect("nothing panics while it holds the numbers");
+                let mut next = self.numbers.next.lock().expect("nothing panics while it holds the numbers");
                 self.machine.not_before(*next);
                 let actions = self.machine.step(event, Instant::now());
-                *next = self.machine.next_generation();
+                if *next != self.machine.next_generation() {
+                    *next = self.machine.next_generation();
+                    self.numbers.keep(*next);
+                }
                 actions
             };
             for action in actions {
@@ -487,7 +524,7 @@ impl Actor {
             }
             Action::Decline(decline) => {
                 if let Some(waiter) = self.waiters.pop() {
-                    let _ = waiter.reply.send(Err(declined(&decline)));
+                    let _ = waiter.reply.send(Err(declined(&id, &decline)));
                 }
             }
             Action::Publish { from, to, generation, reason } => {
@@ -538,7 +575,9 @@ impl Actor {
         let id = &self.shared.blueprint.manifest.id;
         let message = refusal.message(id);
         let error = match refusal {
-            Refusal::Stopped | Refusal::Unloaded | Refusal::Paused => ErrorBody::new(ErrorCode::Unavailable, message),
+            Refusal::Stopped | Refusal::Shutdown | Refusal::Unloaded | Refusal::Paused => {
+                ErrorBody::new(ErrorCode::Unavailable, message)
+            }
             Refusal::Failed { reason } | Refusal::Quarantined { reason } => failure(reason, message),
         };
         error.with_hint(refusal.hint(id))
@@ -561,7 +600,7 @@ impl Actor {
                         let error = failure(reason, format!("{id}: {why}"));
                         Some(Err(error.with_hint(format!("`palisade logs {id}` and `palisade status {id}` say more"))))
                     }
-                    State::Unloaded => Some(Err(declined(&Decline::Unloaded))),
+                    State::Unloaded => Some(Err(declined(id, &Decline::Unloaded))),
                     State::Resting { .. } => meanwhile("stopped"),
                     _ if self.machine.desired() == Desired::Stopped => meanwhile("stopped"),
                     State::Starting { .. } | State::Serving { .. } | State::Ending { .. } | State::Stopping { .. } => {
@@ -581,7 +620,7 @@ impl Actor {
                 (Operation::Pause, State::Serving { mode: Mode::Active, .. }) => meanwhile("resumed"),
                 (Operation::Resume, State::Serving { mode: Mode::Active, .. }) => Some(Ok(())),
                 (Operation::Resume, State::Serving { .. }) => None,
-                (Operation::Pause | Operation::Resume, _) => Some(Err(declined(&Decline::NotActive(now_it_is)))),
+                (Operation::Pause | Operation::Resume, _) => Some(Err(declined(id, &Decline::NotActive(now_it_is)))),
                 (Operation::Reset, _) => Some(Ok(())),
             };
             match verdict {
@@ -602,8 +641,13 @@ fn order(running: &Running, order: Order) {
     }
 }
 
-fn declined(decline: &Decline) -> ErrorBody {
-    ErrorBody::new(ErrorCode::Unavailable, decline.to_string())
+fn declined(id: &PluginId, decline: &Decline) -> ErrorBody {
+    let error = ErrorBody::new(ErrorCode::Unavailable, format!("{id}: {decline}"));
+    match decline {
+        Decline::NotActive(_) => error.with_hint(format!("`palisade start {id}` starts it")),
+        Decline::Paused => error.with_hint(format!("`palisade resume {id}` does")),
+        Decline::CandidateExists | Decline::NoSuchCandidate | Decline::TooManyRetired | Decline::Unloaded => error,
+    }
 }
 
 /// How a failure of a plugin is told to somebody whose call it never had.
@@ -616,15 +660,17 @@ fn failure(reason: &Reason, message: String) -> ErrorBody {
             return ErrorBody { fault: Fault::Host, retryable: true, ..error };
         }
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
+        Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
         Reason::Stopped { .. }
         | Reason::Overdue { .. }
         | Reason::Crashed { .. }
-        | Reason::ProtocolViolation { .. }
         | Reason::Hung { .. }
         | Reason::Killed
         | Reason::Unconfirmed => ErrorCode::Unavailable,
     };
-    ErrorBody::new(code, message)
+    let error = ErrorBody::new(code, message);
+    // Only another package, or another host, makes a difference.
+    ErrorBody { retryable: error.retryable && !reason.is_lasting(), ..error }
 }
 
 /// Waits until there is room in the inbox of the generation that serves, where calls wait for that.

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use palisade_protocol::Guarantee;
 
@@ -17,7 +17,7 @@ use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::{Facts, Observed, Users};
 use crate::sandbox::lend::{Lender, Lent};
 use crate::sandbox::spec::{self, Inside};
-use crate::store::{EntryPoint, Program, Snapshot};
+use crate::store::{EntryPoint, Program, Snapshot, Store};
 
 /// Plugins go before the daemon when memory is short.
 const OOM_SCORE_ADJ: i16 = 500;
@@ -55,7 +55,9 @@ pub struct Blueprint {
     /// What was found odd in the manifest.
     pub warnings: Vec<String>,
     /// The copy that runs, or why there is none.
-    pub snapshot: Result<Snapshot, String>,
+    pub snapshot: Mutex<Result<Snapshot, String>>,
+    /// Where copies are made.
+    pub store: Arc<Store>,
     /// How this host runs it.
     pub host: Arc<Host>,
     /// The operator's configuration for it.
@@ -76,13 +78,45 @@ pub enum OnDegraded {
 }
 
 impl Blueprint {
+    /// The copy that runs, or why there is none.
+    ///
+    /// # Errors
+    /// That.
+    pub fn snapshot(&self) -> Result<Snapshot, String> {
+        self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone()
+    }
+
+    /// Whether there is a program in the package that this host can execute.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn executable(&self) -> Result<(), LaunchFailure> {
+        let snapshot = self.snapshot().map_err(lasting)?;
+        let EntryPoint { path, program, .. } = snapshot.entry_point(self.manifest.entry_point.as_str())?;
+        arguments(&path, program).map(|_| ())
+    }
+
+    /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by the next daemon.
+    pub fn look_again(&self) {
+        let staged = self.store.stage(&self.source).map_err(|error| error.to_string()).and_then(|snapshot| {
+            let manifest = std::fs::read(snapshot.path.join("plugin.json")).map_err(|error| error.to_string());
+            match manifest.map(|bytes| Manifest::parse(&bytes)) {
+                Ok(Ok((manifest, _))) if manifest == self.manifest => Ok(snapshot),
+                Ok(Ok(_)) => Err("its plugin.json was changed; restart the daemon, which reads it anew".to_owned()),
+                Ok(Err(error)) => Err(format!("plugin.json: {error}")),
+                Err(error) => Err(format!("plugin.json: {error}")),
+            }
+        });
+        *self.snapshot.lock().expect("nothing panics while it holds the snapshot") = staged;
+    }
+
     /// Starts a process. Blocks for about as long as a small program takes to be executed.
     ///
     /// # Errors
     /// A sentence, and whether trying again can help.
     pub fn launch(&self, generation: Generation) -> Result<Child, LaunchFailure> {
         self.accept_the_host()?;
-        let snapshot = self.snapshot.as_ref().map_err(|error| lasting(error.clone()))?;
+        let snapshot = self.snapshot().map_err(lasting)?;
         let entry = self.manifest.entry_point.as_str();
         let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
         let offer = &self.host.facts.offer;

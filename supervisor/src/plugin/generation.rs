@@ -726,7 +726,7 @@ impl Task {
                 "the program calls itself {} {}, and its plugin.json {id} {version}; make them agree",
                 ready.id, ready.version
             );
-            return self.apply(Event::Refused { error }).await;
+            return self.apply(Event::Disagreed { error }).await;
         }
         let actions = match Actions::new(ready.actions, manifest) {
             Ok(actions) => Arc::new(actions),
@@ -866,7 +866,7 @@ impl Task {
             }
             // Ended below, when it is known how the process ended and what it said last.
             Action::FailCalls { reason } => {
-                self.link.close();
+                self.link.lose();
                 self.lost.get_or_insert(reason);
             }
             Action::ReportHealth { healthy, detail, .. } => {

@@ -15,6 +15,7 @@ use super::call::{Call, Counters, NewCall};
 use super::inbox::Inbox;
 use super::queue::overloaded;
 use crate::events::unix_ms;
+use crate::model::generation::StopWhy;
 use crate::model::ids::{Generation, PluginId};
 use crate::model::status::{Dossier, PluginInfo, PluginState, PluginStatus};
 
@@ -46,6 +47,8 @@ pub enum Operation {
     Stop {
         /// Do not wait for calls under way.
         force: bool,
+        /// Who wants it.
+        why: StopWhy,
     },
     /// Another process.
     Restart,
@@ -183,6 +186,16 @@ impl Handle {
     /// # Errors
     /// Why it did not come about.
     pub async fn operate(&self, operation: Operation) -> Result<(), ErrorBody> {
+        if matches!(operation, Operation::Start | Operation::Restart | Operation::Reset)
+            && self.state() == PluginState::Failed
+        {
+            // Perhaps somebody has mended it meanwhile.
+            let shared = self.shared.clone();
+            let looked = tokio::task::spawn_blocking(move || shared.blueprint.look_again()).await;
+            if let Err(error) = looked {
+                tracing::error!(plugin = %self.id(), %error, "looking at the package again panicked");
+            }
+        }
         self.ask(|reply| Command::Operate(operation, reply)).await?
     }
 
@@ -220,6 +233,18 @@ impl Handle {
     #[must_use]
     pub fn state(&self) -> PluginState {
         self.shared.board().state
+    }
+
+    /// Why it is in its state, where that is not plain.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.shared.board().reason.clone()
+    }
+
+    /// Whether it failed so often that it is not tried again by itself.
+    #[must_use]
+    pub fn is_quarantined(&self) -> bool {
+        self.shared.board().quarantined
     }
 
     /// What `status` shows.

@@ -152,6 +152,8 @@ pub struct Link {
     cancel_grace: Duration,
     streams: bool,
     continues: bool,
+    /// Its calls are ended from outside: that it cancels them by itself then is no caller's doing.
+    lost: bool,
     last_id: u64,
     last_foreign_id: u64,
     pings: VecDeque<u64>,
@@ -196,6 +198,7 @@ impl Link {
             cancel_grace: settings.cancel_grace,
             streams: false,
             continues: false,
+            lost: false,
             last_id: 0,
             last_foreign_id: 0,
             pings: VecDeque::new(),
@@ -221,6 +224,12 @@ impl Link {
     /// No further call is written.
     pub fn close(&mut self) {
         self.concurrency = 0;
+    }
+
+    /// No new calls, and those under way end with the process.
+    pub fn lose(&mut self) {
+        self.close();
+        self.lost = true;
     }
 
     /// How many calls the plugin has.
@@ -594,9 +603,11 @@ impl Link {
             }
             Kind::Cancelled => {
                 frame.parts(kind).map_err(sentence)?;
-                let plugin = self.plugin.clone();
+                let (plugin, lost) = (self.plugin.clone(), self.lost);
                 let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
                 match flight.stage {
+                    // Answered with the reason when the process is gone.
+                    Stage::Working if lost => return Ok(None),
                     Stage::Cancelling(CancelReason::Deadline) => {
                         flight.call.fail(&flight.call.timeout_error("no answer"));
                     }

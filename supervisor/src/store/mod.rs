@@ -36,8 +36,8 @@ pub const PACKAGE_FILES_MAX: usize = 20_000;
 /// Deepest folder in one package.
 const DEPTH_MAX: usize = 32;
 
-/// What does not belong to a package.
-const LEFT_OUT: [&str; 3] = [".git", "target", "node_modules"];
+/// What does not belong to a package, wherever in it such a folder or file lies.
+pub const LEFT_OUT: [&str; 3] = [".git", "target", "node_modules"];
 
 /// Most files whose digest is remembered for as long as they do not change.
 const REMEMBERED_MAX: usize = 100_000;

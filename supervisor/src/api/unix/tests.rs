@@ -29,6 +29,7 @@ fn config() -> Config {
         runtime_directory: nowhere.clone(),
         socket: nowhere,
         allowed_uids: Vec::new(),
+        operators: Vec::new(),
         socket_group: None,
         lent_uids: 1..=1,
         plugins: BTreeMap::new(),
@@ -61,6 +62,8 @@ fn service() -> Arc<Service> {
         host,
         started: (Instant::now(), SystemTime::now()),
         stop: Notify::new(),
+        stopping: false.into(),
+        ended: watch::Sender::new(false),
     };
     assert!(service.registry.set(Registry::default()).is_ok());
     Arc::new(service)
