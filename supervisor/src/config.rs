@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::model::limits::Allowance;
+
 /// Largest configuration file.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Users who may call besides root and the daemon's own.
     pub allowed_uids: Vec<u32>,
+    /// What is said of all plugins.
+    pub defaults: Defaults,
     /// What is said of single plugins.
     pub plugins: BTreeMap<String, PluginConfig>,
 }
@@ -52,7 +56,18 @@ struct ConfigFile {
     #[serde(default)]
     allowed_uids: Vec<u32>,
     #[serde(default)]
+    defaults: Defaults,
+    #[serde(default)]
     plugins: BTreeMap<String, PluginConfig>,
+}
+
+/// What the configuration says of every plugin for which it says nothing else.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// How much each may have.
+    #[serde(default)]
+    pub limits: Allowance,
 }
 
 /// What the configuration says of one plugin.
@@ -62,6 +77,9 @@ pub struct PluginConfig {
     /// Handed to the plugin in its welcome.
     #[serde(default)]
     pub configuration: serde_json::Map<String, serde_json::Value>,
+    /// How much it may have.
+    #[serde(default)]
+    pub limits: Allowance,
 }
 
 /// What the command line says.
@@ -146,6 +164,7 @@ impl Config {
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| runtime_directory.join("palisade.sock")),
             runtime_directory,
             allowed_uids: file.allowed_uids,
+            defaults: file.defaults,
             plugins: file.plugins,
         })
     }
@@ -160,6 +179,10 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
         path: path.to_owned(),
         detail: error.to_string().trim_end().to_owned(),
     })?;
+    let allowances = file.plugins.iter().map(|(id, plugin)| (format!("plugins.{id}"), &plugin.limits));
+    for (place, limits) in allowances.chain([("defaults".to_owned(), &file.defaults.limits)]) {
+        limits.check().map_err(|why| ConfigError::Wrong { path: path.to_owned(), detail: format!("{place}.{why}") })?;
+    }
     let base = path.parent().unwrap_or(Path::new(""));
     let paths = file.plugin_directories.iter_mut().flatten();
     let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];
@@ -235,6 +258,16 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("plugin_directory"), "{error}");
         let error = load("[plugins.echo]\nconfig = 1\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("config"), "{error}");
+    }
+
+    #[test]
+    fn limits_are_checked_like_everything_else() {
+        let config = load("[defaults.limits]\npids = 9\n[plugins.echo.limits]\nmemory_mib = 64\n").unwrap();
+        assert_eq!((config.defaults.limits.pids, config.plugins["echo"].limits.memory_mib), (Some(9), Some(64)));
+        let error = load("[plugins.echo.limits]\nmemory_mb = 64\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("memory_mb"), "{error}");
+        let error = load("[plugins.echo.limits]\nopen_files = 1\n").unwrap_err().to_string();
+        assert!(error.contains("plugins.echo.limits.open_files is 1"), "{error}");
     }
 
     #[test]

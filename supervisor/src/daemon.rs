@@ -16,11 +16,13 @@ use std::time::{Instant, SystemTime};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
 
 use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
 use crate::config::Config;
 use crate::events::{Bus, Event, EventKind};
+use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host};
 use crate::plugin::handle::Command;
@@ -118,6 +120,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         stop: Notify::new(),
     });
 
+    let alive = tokio::spawn(signs_of_life());
+
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
     let tasks = build(&service, store, plugin_host, started.0).await?;
     let (leave, leaving) = watch::channel(false);
@@ -157,8 +161,22 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     if tokio::time::timeout(LAST_ANSWERS, agents).await.is_err() {
         abort.abort();
     }
+    alive.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells systemd's watchdog that the daemon lives, where it wants to hear it. The one thread that does everything says it, so a
+/// daemon that hangs is silent and is replaced.
+async fn signs_of_life() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    // Late by half of the limit is still in time.
+    let mut due = tokio::time::interval(limit / 2);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
 }
 
 /// Finds the plugins, copies them into the store, and brings them to life.
@@ -192,20 +210,25 @@ async fn build(
     let mut tasks = Vec::new();
     for (found, snapshot) in staged {
         let id = found.manifest.id.clone();
-        for warning in &found.warnings {
-            tracing::warn!(plugin = %id, %warning, "plugin.json");
-        }
         if let Err(reason) = &snapshot {
             tracing::warn!(plugin = %id, %reason, "the package cannot be copied");
         }
-        let configured = service.config.plugins.get(id.as_str()).map(|plugin| plugin.configuration.clone());
+        let configured = service.config.plugins.get(id.as_str()).cloned().unwrap_or_default();
+        let limits =
+            Limits::decide(&found.manifest.limits.resources, &configured.limits, &service.config.defaults.limits);
+        let mut warnings = found.warnings;
+        warnings.extend(limits.refusals());
+        for warning in &warnings {
+            tracing::warn!(plugin = %id, %warning, "plugin.json");
+        }
         let blueprint = Blueprint {
             manifest: found.manifest,
             source: found.path,
-            warnings: found.warnings,
+            warnings,
             snapshot,
             host: host.clone(),
-            configuration: serde_json::Value::Object(configured.unwrap_or_default()),
+            configuration: serde_json::Value::Object(configured.configuration),
+            limits,
         };
         let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
         let numbers = numbers.entry(id).or_insert_with(actor::numbers).clone();

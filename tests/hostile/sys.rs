@@ -17,10 +17,15 @@ pub(crate) fn pipes() -> (File, File) {
 
 /// Makes a second process; `true` in it.
 pub(crate) fn fork() -> bool {
+    try_fork().unwrap_or_else(|errno| panic!("fork: {}", std::io::Error::from_raw_os_error(errno)))
+}
+
+/// Makes a second process, or says with which errno that was refused; `true` in it.
+pub(crate) fn try_fork() -> Result<bool, i32> {
     // SAFETY: this program has one thread, so the child finds every lock free.
     match unsafe { libc::fork() } {
-        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
-        child => child == 0,
+        -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or_default()),
+        child => Ok(child == 0),
     }
 }
 

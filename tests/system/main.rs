@@ -12,6 +12,7 @@ mod cycles;
 mod exhaustion;
 mod floods;
 mod life;
+mod limits;
 mod python;
 mod starts;
 mod support;

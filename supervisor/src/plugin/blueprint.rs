@@ -10,12 +10,13 @@ use palisade_protocol::{Guarantee, GuaranteeState};
 
 use crate::model::generation::LaunchFailure;
 use crate::model::ids::Generation;
+use crate::model::limits::Limits;
 use crate::model::manifest::Manifest;
 use crate::process::{Child, Launch, LauncherImage, Limit, Resource, SpawnError, Spec, UserMap, spawn};
-use crate::sandbox::cgroup::Tree;
+use crate::sandbox::cgroup::{LeafLimits, Tree};
 use crate::store::{EntryPoint, Program, Snapshot};
 
-/// The descriptors that a plugin may open, unless its manifest says otherwise.
+/// What is taken for the daemon's own limit on descriptors where it cannot be read.
 const OPEN_FILES: u64 = 1024;
 
 /// Plugins go before the daemon when memory is short.
@@ -53,6 +54,23 @@ impl Host {
             None => (Absent, "no writable cgroup2 on this host"),
         };
         let later = "not built yet";
+        let uncontrolled = match &self.cgroups {
+            Some(tree) => tree.controlled().err().map(ToString::to_string),
+            None => Some(cgroup.1.to_owned()),
+        };
+        use GuaranteeState::Degraded;
+        let [memory, pids, cpu] = match &uncontrolled {
+            None => [
+                (Enforced, "memory.max and memory.swap.max=0 of its leaf cgroup".to_owned()),
+                (Enforced, "pids.max of its leaf cgroup".to_owned()),
+                (Enforced, "cpu.max of its leaf cgroup".to_owned()),
+            ],
+            Some(why) => [
+                (Degraded, format!("RLIMIT_DATA for each process, not for all together: {why}")),
+                (Absent, why.clone()),
+                (Absent, why.clone()),
+            ],
+        };
         vec![
             guarantee("pid_namespace", Enforced, "made by the launcher, or the start fails"),
             guarantee("kill_tree", Enforced, "the kernel ends a pid namespace with its pid 1"),
@@ -63,8 +81,10 @@ impl Host {
             guarantee("network_namespace", Absent, later),
             guarantee("seccomp", Absent, later),
             guarantee("landlock", Absent, later),
-            guarantee("memory", Absent, later),
-            guarantee("cpu", Absent, later),
+            guarantee("memory", memory.0, &memory.1),
+            guarantee("pids", pids.0, &pids.1),
+            guarantee("cpu", cpu.0, &cpu.1),
+            guarantee("file_size", Enforced, "RLIMIT_FSIZE, set by the launcher, or the start fails"),
         ]
     }
 }
@@ -84,6 +104,8 @@ pub struct Blueprint {
     pub host: Arc<Host>,
     /// The operator's configuration for it.
     pub configuration: serde_json::Value,
+    /// How much it may have.
+    pub limits: Limits,
 }
 
 impl Blueprint {
@@ -111,11 +133,19 @@ impl Blueprint {
             ..Spec::new(folder)
         };
         let leaf = match &self.host.cgroups {
-            // Without its leaf the tree is still killed through its pid namespace.
-            Some(tree) => tree
-                .leaf(&format!("{}-{}-{generation}", self.manifest.id, self.manifest.version))
-                .inspect_err(|error| tracing::warn!(plugin = %self.manifest.id, %generation, %error, "no cgroup"))
-                .ok(),
+            Some(tree) => {
+                let name = format!("{}-{}-{generation}", self.manifest.id, self.manifest.version);
+                match tree.leaf(&name, Some(&self.leaf_limits())) {
+                    Ok(leaf) => Some(leaf),
+                    // Its limits would be gone with it.
+                    Err(error) if tree.controlled().is_ok() => return Err(transient(error.to_string())),
+                    // Without its leaf the tree is still killed through its pid namespace.
+                    Err(error) => {
+                        tracing::warn!(plugin = %self.manifest.id, %generation, %error, "no cgroup");
+                        None
+                    }
+                }
+            }
             None => None,
         };
         let interpreter = interpreter.as_ref().map(AsFd::as_fd);
@@ -146,11 +176,34 @@ impl Blueprint {
     }
 
     fn limits(&self) -> Vec<Limit> {
-        let resources = &self.manifest.limits.resources;
+        let decided = self.limits.decided();
         let both = |resource, value| Limit { resource, soft: Some(value), hard: Some(value) };
         let (_, most) = descriptor_limit();
-        vec![both(Resource::Descriptors, resources.open_files.unwrap_or(OPEN_FILES).min(most)), both(Resource::Core, 0)]
+        let mut limits = vec![
+            both(Resource::Descriptors, decided.open_files.min(most)),
+            both(Resource::FileSize, bytes(decided.file_size_mib)),
+            both(Resource::Core, 0),
+        ];
+        if self.host.cgroups.as_ref().is_none_or(|tree| tree.controlled().is_err()) {
+            // Not the address space, of which some runtimes reserve far more than they ever use.
+            limits.push(both(Resource::Data, bytes(decided.memory_mib)));
+        }
+        limits
     }
+
+    fn leaf_limits(&self) -> LeafLimits {
+        let decided = self.limits.decided();
+        LeafLimits {
+            memory_bytes: bytes(decided.memory_mib),
+            // pid 1 of the tree is not the plugin's.
+            pids: decided.pids.saturating_add(1),
+            cpu_percent: decided.cpu_percent,
+        }
+    }
+}
+
+fn bytes(mebibytes: u64) -> u64 {
+    mebibytes.saturating_mul(1 << 20)
 }
 
 /// The daemon's own limit on descriptors: soft and hard.

@@ -15,3 +15,4 @@ pub mod handle;
 pub mod inbox;
 pub mod link;
 pub mod logs;
+pub mod pressure;

@@ -288,7 +288,8 @@ impl Control {
                 self.phase = Phase::Closing(Report::Failed(failure));
             }
             (Received::Message(Said::Exited { end, usage }, _), Phase::Known) => {
-                let exit = Exit::of(end, self.killed);
+                let out_of_memory = self.leaf.as_ref().is_some_and(Leaf::out_of_memory);
+                let exit = Exit::of(end, self.killed, out_of_memory);
                 self.phase = Phase::Closing(Report::Exited(Exited { exit, usage }));
             }
             // A launcher of this build says hello once and sends whole messages; one that does not is not trusted to

@@ -54,8 +54,10 @@ pub struct Host {
     pub pid_namespaces: Ability,
     /// A leaf cgroup in which a child is born.
     pub cgroup: Ability,
-    /// The controllers that the daemon's own cgroup offers; none on a hybrid host.
+    /// The controllers that plugins' cgroups have; none on a hybrid host.
     pub controllers: Vec<String>,
+    /// Why plugins' cgroups have none of these, where they have none.
+    pub uncontrolled: Option<String>,
     /// How many descriptors the daemon may have.
     pub descriptors: Descriptors,
 }
@@ -117,14 +119,15 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>) -> 
         Err(reason) => Ability::No(reason.to_string()),
     };
     let controllers = tree.ok().and_then(|tree| tree.controllers().ok()).unwrap_or_default();
+    let uncontrolled = tree.ok().and_then(|tree| tree.controlled().err()).map(ToString::to_string);
     let limit = getrlimit(Resource::Nofile);
     let descriptors = Descriptors { soft: limit.current, hard: limit.maximum };
-    Host { user_namespaces, pid_namespaces, cgroup, controllers, descriptors }
+    Host { user_namespaces, pid_namespaces, cgroup, controllers, uncontrolled, descriptors }
 }
 
 /// Starts one child and waits for its answer.
 async fn attempt(image: &LauncherImage, user_namespace: Option<UserMap>, tree: Option<&Tree>) -> Ability {
-    let leaf = match tree.map(|tree| tree.leaf("probe")).transpose() {
+    let leaf = match tree.map(|tree| tree.leaf("probe", None)).transpose() {
         Ok(leaf) => leaf,
         Err(error) => return Ability::No(error.to_string()),
     };
@@ -165,6 +168,7 @@ mod tests {
             pid_namespaces: ability(pid),
             cgroup: ability(cgroup),
             controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
+            uncontrolled: None,
             descriptors: Descriptors { soft: Some(1024), hard: Some(1024) },
         }
     }
@@ -186,7 +190,7 @@ mod tests {
     #[test]
     fn the_plugins_that_fit_follow_from_the_hard_limit() {
         let fit = |hard| Descriptors { soft: Some(64), hard }.plugins_max();
-        assert_eq!(fit(Some(256 + 9 * 100)), Some(100));
+        assert_eq!(fit(Some(256 + 11 * 100)), Some(100));
         assert_eq!(fit(Some(100)), Some(0));
         assert_eq!(fit(None), None);
     }

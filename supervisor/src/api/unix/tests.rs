@@ -29,6 +29,7 @@ fn service() -> Arc<Service> {
         runtime_directory: nowhere.clone(),
         socket: nowhere,
         allowed_uids: Vec::new(),
+        defaults: crate::config::Defaults::default(),
         plugins: BTreeMap::new(),
     };
     let no = || Ability::No("not tried".to_owned());
@@ -37,6 +38,7 @@ fn service() -> Arc<Service> {
         pid_namespaces: no(),
         cgroup: no(),
         controllers: Vec::new(),
+        uncontrolled: None,
         descriptors: Descriptors { soft: None, hard: None },
     };
     let service = Service {
