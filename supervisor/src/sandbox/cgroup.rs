@@ -365,7 +365,14 @@ impl Leaf {
 
     /// Whether a process lives in it.
     pub fn populated(&self) -> io::Result<bool> {
-        event(&read(&self.folder, "cgroup.events")?, "populated")
+        self.events()?.populated()
+    }
+
+    /// The file by which the kernel tells whether a process lives in it. It announces each change by `POLLPRI`, counted from
+    /// when it was read last.
+    pub fn events(&self) -> io::Result<Events> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Events { file: rustix::fs::openat(&self.folder, "cgroup.events", flags, Mode::empty())? })
     }
 
     /// Whether every process in it has stopped, after `freeze`.
@@ -412,6 +419,25 @@ impl Leaf {
     /// Where it is.
     pub fn path(&self) -> PathBuf {
         self.tree.path.join(&self.name)
+    }
+}
+
+/// What happens to the processes of a leaf, as the kernel tells it.
+#[derive(Debug)]
+pub struct Events {
+    file: OwnedFd,
+}
+
+impl Events {
+    /// Whether a process lives in the leaf.
+    pub fn populated(&self) -> io::Result<bool> {
+        event(&read_from_start(&self.file)?, "populated")
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 
