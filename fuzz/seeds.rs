@@ -11,7 +11,7 @@ use palisade_protocol::{HEADER_BYTES, check_body};
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["frames", "message", "body", "value", "error_body", "payload", "manifest"] {
+    for target in ["frames", "message", "body", "value", "error_body", "payload", "manifest", "client_hello", "http"] {
         fs::create_dir_all(corpus.join(target))?;
     }
     for plugin in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins"))? {
@@ -21,6 +21,10 @@ fn main() -> std::io::Result<()> {
         }
     }
     fs::write(corpus.join("manifest").join("every-field"), EVERY_FIELD)?;
+    fs::write(corpus.join("client_hello").join("one"), CLIENT_HELLO)?;
+    for (name, text) in HTTP {
+        fs::write(corpus.join("http").join(name), text)?;
+    }
     let golden = support::golden();
     let mut all = Vec::new();
     for golden in &golden {
@@ -57,3 +61,20 @@ const EVERY_FIELD: &str = r#"{
     "watchdog": {"interval_seconds": 15, "timeout_seconds": 15}, "cancel_grace_seconds": 2,
     "dependencies": {"other": "^1.2, <2"}, "unknown": {"key": [1, null]}
 }"#;
+
+/// In pieces of seven: a client hello that names `a.example`.
+const CLIENT_HELLO: &[u8] =
+    b"\x07\x16\x03\x01\x00\x45\x01\x00\x00\x41\x03\x03................................\x00\x00\x02\x13\x01\x01\x00\
+    \x00\x16\x00\x00\x00\x0e\x00\x0c\x00\x00\x09a.example\x00\x0a\x00\x00";
+
+/// Heads and a body, after the byte that says what they are.
+const HTTP: &[(&str, &str)] = &[
+    ("get", "\0GET http://a.example/b?c HTTP/1.1\r\nHost: a.example\r\nConnection: x\r\nX: y\r\n\r\n"),
+    ("post", "\0POST http://a.example:81/ HTTP/1.1\r\nHost: a.example:81\r\nContent-Length: 3\r\n\r\n"),
+    ("chunked", "\0PUT http://[::1]/ HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    ("connect", "\0CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n"),
+    ("response", "\x09HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 1\r\n\r\n"),
+    ("interim", "\x09HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"),
+    ("body", "\x0e3\r\nabc\r\n0\r\n\r\n"),
+    ("extras", "\x0f3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n"),
+];

@@ -6,11 +6,17 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::model::limits::Allowance;
+use crate::model::permission::grants::Grants;
+
+/// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
+/// from people, services and containers.
+const LENT_UIDS: RangeInclusive<u32> = 1_900_000_000..=1_900_004_095;
 
 /// Largest configuration file.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -41,6 +47,10 @@ pub struct Config {
     pub allowed_uids: Vec<u32>,
     /// What is said of all plugins.
     pub defaults: Defaults,
+    /// The group whose members may call.
+    pub socket_group: Option<u32>,
+    /// The user numbers that are lent to plugins, where the daemon is root.
+    pub lent_uids: RangeInclusive<u32>,
     /// What is said of single plugins.
     pub plugins: BTreeMap<String, PluginConfig>,
 }
@@ -55,6 +65,8 @@ struct ConfigFile {
     socket: Option<PathBuf>,
     #[serde(default)]
     allowed_uids: Vec<u32>,
+    socket_group: Option<Group>,
+    lent_uids: Option<[u32; 2]>,
     #[serde(default)]
     defaults: Defaults,
     #[serde(default)]
@@ -70,6 +82,29 @@ pub struct Defaults {
     pub limits: Allowance,
 }
 
+/// A group, by its number or its name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Group {
+    Number(u32),
+    Name(String),
+}
+
+impl Group {
+    fn number(&self) -> Result<u32, String> {
+        match self {
+            Self::Number(number) => Ok(*number),
+            Self::Name(name) => match nix::unistd::Group::from_name(name) {
+                Ok(Some(group)) => Ok(group.gid.as_raw()),
+                Ok(None) => {
+                    Err(format!("`socket_group`: there is no group {name:?}; `groupadd --system {name}` makes it"))
+                }
+                Err(errno) => Err(format!("`socket_group`: the group {name:?} cannot be looked up: {errno}")),
+            },
+        }
+    }
+}
+
 /// What the configuration says of one plugin.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,6 +115,28 @@ pub struct PluginConfig {
     /// How much it may have.
     #[serde(default)]
     pub limits: Allowance,
+    /// What becomes of a start on a host that cannot confine the plugin as every start needs it.
+    #[serde(default)]
+    pub on_degraded: OnDegraded,
+    /// What it may do beyond the default.
+    #[serde(default, deserialize_with = "grants")]
+    pub grant: Grants,
+}
+
+fn grants<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Grants, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    Grants::parse(names.iter().map(String::as_str)).map_err(serde::de::Error::custom)
+}
+
+/// What becomes of a start on a host that lacks something that every start needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDegraded {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The plugin runs with what there is, and the log and `info` say what is missing.
+    Warn,
 }
 
 /// What the command line says.
@@ -141,10 +198,16 @@ impl Config {
             Some(path) => (true, Some(path.clone())),
             None => (false, default_config(mode)),
         };
-        let file = match path {
-            Some(path) if named || path.exists() => read(&path)?,
+        let file = match &path {
+            Some(path) if named || path.exists() => read(path)?,
             _ => ConfigFile::default(),
         };
+        let wrong = |detail| ConfigError::Wrong { path: path.clone().unwrap_or_default(), detail };
+        if file.socket_group.is_some() && !file.allowed_uids.is_empty() {
+            let detail = "`socket_group` and `allowed_uids` exclude each other: put those users into the group";
+            return Err(wrong(detail.to_owned()));
+        }
+        let socket_group = file.socket_group.as_ref().map(Group::number).transpose().map_err(wrong)?;
         let plugin_directories = match (overrides.plugins, file.plugin_directories) {
             (given, _) if !given.is_empty() => given,
             (_, Some(configured)) => configured,
@@ -165,6 +228,8 @@ impl Config {
             runtime_directory,
             allowed_uids: file.allowed_uids,
             defaults: file.defaults,
+            socket_group,
+            lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             plugins: file.plugins,
         })
     }
@@ -186,8 +251,18 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let base = path.parent().unwrap_or(Path::new(""));
     let paths = file.plugin_directories.iter_mut().flatten();
     let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];
-    for path in paths.chain(others.into_iter().flatten()) {
-        *path = base.join(&*path);
+    for place in paths.chain(others.into_iter().flatten()) {
+        *place = base.join(&*place);
+    }
+    if let Some([first, last]) = file.lent_uids
+        && (first == 0 || last < first)
+    {
+        return Err(ConfigError::Wrong {
+            path: path.to_owned(),
+            detail: format!(
+                "lent_uids = [{first}, {last}] is no range of ordinary users; give the first and the last of it"
+            ),
+        });
     }
     Ok(file)
 }
@@ -276,6 +351,43 @@ mod tests {
         assert!(config.plugin_directories[0].is_absolute() && config.plugin_directories[0].ends_with("p"));
         assert_eq!(config.plugin_directories[1], Path::new("/q"));
         assert_eq!(config.socket, config.runtime_directory.join("palisade.sock"));
+    }
+
+    #[test]
+    fn a_group_has_a_number_or_a_name_and_must_be_there() {
+        assert_eq!(load("socket_group = 7\n").unwrap().socket_group, Some(7));
+        assert_eq!(load("socket_group = \"root\"\n").unwrap().socket_group, Some(0));
+        let error = load("socket_group = \"no such group\"\n").unwrap_err().to_string();
+        assert!(error.contains("there is no group \"no such group\""), "{error}");
+        let error = load("socket_group = 7\nallowed_uids = [1]\n").unwrap_err().to_string();
+        assert!(error.contains("exclude each other"), "{error}");
+    }
+
+    #[test]
+    fn the_lent_users_are_a_range_without_root() {
+        assert_eq!(load("").unwrap().lent_uids, LENT_UIDS);
+        assert_eq!(load("lent_uids = [7, 9]\n").unwrap().lent_uids, 7..=9);
+        for wrong in ["lent_uids = [0, 9]\n", "lent_uids = [9, 7]\n"] {
+            let error = load(wrong).unwrap_err().to_string();
+            assert!(error.contains("lent_uids"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_cannot_confine_refuses_unless_told_otherwise() {
+        let config = load("[plugins.one]\n[plugins.two]\non_degraded = \"warn\"\n").unwrap();
+        assert_eq!(config.plugins["one"].on_degraded, OnDegraded::Refuse);
+        assert_eq!(config.plugins["two"].on_degraded, OnDegraded::Warn);
+        assert!(load("[plugins.one]\non_degraded = \"shrug\"\n").is_err());
+    }
+
+    #[test]
+    fn a_grant_is_of_something_that_is_offered() {
+        let config = load("[plugins.one]\n[plugins.two]\ngrant = [\"execute_code\"]\n").unwrap();
+        assert_eq!(config.plugins["one"].grant, Grants::default());
+        assert_eq!(config.plugins["two"].grant, Grants { execute_code: true });
+        let error = load("[plugins.one]\ngrant = [\"everything\"]\n").unwrap_err().to_string();
+        assert!(error.contains("there is no permission \"everything\""), "{error}");
     }
 
     #[test]

@@ -20,17 +20,20 @@ use tokio::time::MissedTickBehavior;
 
 use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::events::{Bus, Event, EventKind};
 use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Surroundings};
-use crate::plugin::blueprint::{Blueprint, Host};
+use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
 use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
-use crate::sandbox::probe;
+use crate::sandbox::evidence::Users;
+use crate::sandbox::lend::Lender;
+use crate::sandbox::probe::{self, Ground};
+use crate::sandbox::spec::Layout;
 use crate::store::{Store, StoreError};
 
 /// Why the daemon cannot run.
@@ -85,7 +88,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     own_folder("state directory", &config.state_directory)?;
     own_folder("runtime directory", &config.runtime_directory)?;
     let _state = lock(&config.state_directory)?;
-    let listener = unix::listen(&config.socket, &config.allowed_uids)?;
+    let listener = unix::listen(&config)?;
     let image = LauncherImage::load(launcher)?;
     let tree = Tree::open_or_create(&config.state_directory).map(|opened| {
         if opened.stale_leaves > 0 {
@@ -93,23 +96,40 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         }
         opened.tree
     });
-    let host = probe::probe(&image, tree.as_ref()).await;
+    let data = config.state_directory.join("data");
+    own_folder("data directory", &data)?;
+    let trial = config.state_directory.join("trial");
+    own_folder("trial directory", &trial)?;
+    let ground = Ground { folder: &trial, uid: *config.lent_uids.start() };
+    let host = probe::probe(&image, tree.as_ref(), ground).await;
     if !host.pid_namespaces.is_yes() {
         return Err(DaemonError::Host(host.pid_namespaces.to_string()));
     }
     let cgroups = match tree {
         Ok(tree) => Some(tree),
-        Err(reason) => {
+        Err(reason) if reason.is_usual() => {
             tracing::info!(%reason, "plugins run without a cgroup of their own");
+            None
+        }
+        Err(reason) => {
+            tracing::warn!(%reason, "plugins run without a cgroup of their own");
             None
         }
     };
     tracing::info!(cgroup = cgroups.is_some(), controllers = host.controllers.join(" "), "this host");
 
-    let data = config.state_directory.join("data");
-    own_folder("data directory", &data)?;
+    let users = match (rustix::process::geteuid().is_root(), host.lent_users.is_yes()) {
+        (false, _) => Users::Own,
+        (true, true) => Users::Lent,
+        (true, false) => Users::Shared { uid: *config.lent_uids.start() },
+    };
+    let lender = (users == Users::Lent).then(|| Lender::new(config.lent_uids.clone()));
+    let facts = host.facts(Layout::of_this_host(), users);
+    for missing in facts.missing() {
+        tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
+    }
     let store = Store::open(config.state_directory.join("store"))?;
-    let plugin_host = Arc::new(Host { image, cgroups, user_map: crate::sandbox::user_map(), data });
+    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),
@@ -229,6 +249,11 @@ async fn build(
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
             limits,
+            grants: configured.grant,
+            on_degraded: match configured.on_degraded {
+                config::OnDegraded::Refuse => OnDegraded::Refuse,
+                config::OnDegraded::Warn => OnDegraded::Warn,
+            },
         };
         let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
         let numbers = numbers.entry(id).or_insert_with(actor::numbers).clone();

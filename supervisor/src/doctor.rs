@@ -55,17 +55,29 @@ pub fn report(host: &Host, config: &Config, rejected: &[Rejected]) -> Report {
         Ability::No(reason) => Check { name, state: missing, summary: reason.clone(), hint: None },
     };
     let root = rustix::process::geteuid().is_root();
+    // What a child met that was confined like a plugin.
+    let met: Vec<_> = host.trials.iter().map(ToString::to_string).collect();
+    let confined = format!("a child was confined like a plugin ({})", met.join(", "));
+    let landlock = format!("every right of version {} is denied, and was refused in a trial", host.landlock_version);
     let mut checks = vec![
         ability("pid_namespace", &host.pid_namespaces, Outcome::Fail, "plugins get a pid namespace of their own"),
+        ability("user_namespace", &host.user_namespaces, Outcome::Fail, "a user namespace can be made"),
+        ability("private_root", &host.private_root, Outcome::Fail, &confined),
         ability(
-            "user_namespace",
-            &host.user_namespaces,
-            // Root needs none to make the others.
-            if root { Outcome::Warn } else { Outcome::Fail },
-            "a user namespace can be made",
+            "network_namespace",
+            &host.network_namespaces,
+            Outcome::Fail,
+            "plugins get a network with nothing in it",
         ),
+        ability("ipc_namespace", &host.ipc_namespaces, Outcome::Warn, "plugins share no IPC objects with anybody"),
+        ability("hostname", &host.host_names, Outcome::Warn, "plugins get a host name of their own"),
+        ability("landlock", &host.landlock, Outcome::Warn, &landlock),
         ability("cgroup", &host.cgroup, Outcome::Warn, "plugins are born in a cgroup of their own"),
     ];
+    if root {
+        let what = "each plugin is a user of the host of its own";
+        checks.push(ability("lent_users", &host.lent_users, Outcome::Warn, what));
+    }
     let missing: Vec<_> = ["memory", "pids", "cpu"]
         .into_iter()
         .filter(|name| !host.controllers.iter().any(|there| there == name))

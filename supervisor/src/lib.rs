@@ -4,7 +4,7 @@
 //!
 //! * `model` decides and performs nothing: states, manifests, versions, limits.
 //! * `wire`, `config`, `events`, `store`, `sandbox`: frames over descriptors, what is configured, what happens, immutable packages,
-//!   what this host can do.
+//!   what this host can do. `egress`: a plugin's only way out to the network.
 //! * `process`: one child process. `plugin`: one plugin, its actor, its generations, their frames.
 //! * `registry`, `router`: which plugins there are, and which one a call is for.
 //! * `api`: the operations, and the socket over which they are asked for.
@@ -15,6 +15,7 @@ pub mod api;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod egress;
 pub mod events;
 pub mod model;
 pub mod plugin;

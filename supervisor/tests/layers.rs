@@ -19,6 +19,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("events", &["model"]),
     ("store", &["model"]),
     ("sandbox", &["model"]),
+    ("egress", &["model"]),
     ("process", &["model", "sandbox"]),
     // What a host can do is found out by starting a child, so this part of the sandbox stands above `process`.
     ("sandbox::probe", &["process", "sandbox"]),

@@ -27,6 +27,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use palisade_launcher::{MadeUp, Mount, Source};
+use palisaded::model::permission::grants::Grants;
 use palisaded::{
     process::{
         Child, Exit, Exited, Failure, ImageError, Launch, LauncherImage, Limit, Report, Resource, Spec, Started, Step,
@@ -34,7 +36,8 @@ use palisaded::{
     },
     sandbox::{
         cgroup::{Leaf, LeafError, Tree, Unavailable},
-        probe::{Ability, Tier, probe},
+        probe::{Ability, Ground, Tier, probe},
+        spec::{Identity, Inside, Layout, Offer, confine},
         user_map,
     },
 };
@@ -56,9 +59,13 @@ const INNER_VARIABLE: &str = "PALISADE_TEST_INNER";
 /// Errors of the kernel that are part of what is promised.
 const ENOENT: i32 = 2;
 const ENOEXEC: i32 = 8;
+const ENODEV: i32 = 19;
+const ESTALE: i32 = 116;
 const EACCES: i32 = 13;
 const EPERM: i32 = 1;
+const EINVAL: i32 = 22;
 const ETXTBSY: i32 = 26;
+const EROFS: i32 = 30;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What a child finds.
@@ -740,10 +747,289 @@ fn arguments_that_do_not_fit_into_a_message_are_refused_at_once() {
         let mut spec = sh("exit 0");
         spec.environment = vec![CString::new(vec![b'x'; 200 * 1024]).unwrap()];
         let entry = open("/bin/sh");
-        let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: None };
+        let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
         let error = spawn(image(), launch).unwrap_err();
         assert!(error.to_string().contains("exceeds"), "{error}");
     });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Confinement: each layer with a program that passes and one that fails in exactly the expected way. What a real plugin
+// finds under the daemon is shown by the system tests.
+
+#[test]
+fn a_confined_child_finds_its_own_tree_and_nothing_else() {
+    each_enclosure(|place| async move {
+        let ground = Confined::new();
+        let script = "id -u; pwd; ls /; cat /etc/passwd | wc -l; touch /data/x /tmp/x && rm /tmp/x; touch /usr/x; ls /root; cat /trial";
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, ground.spec(script));
+        let said = all_of(&mut child.stdout).await;
+        let complaints = all_of(&mut child.stderr).await;
+        place.last_report(child).await;
+        let mut lines = said.lines();
+        assert_eq!((lines.next(), lines.next()), (Some("1000"), Some("/data")), "{said}{complaints}");
+        let names: Vec<_> = lines.by_ref().take_while(|line| *line != "2").collect();
+        assert!(["data", "plugin", "usr", "etc", "tmp"].iter().all(|name| names.contains(name)), "{names:?}");
+        assert!(["home", "root", "var", "boot"].iter().all(|name| !names.contains(name)), "{names:?}");
+        for complaint in ["/usr/x': Read-only file system", "/root': No such file", "/trial: No such file"] {
+            assert!(complaints.contains(complaint), "{complaint} in {complaints}");
+        }
+        // On the disk it is the daemon's.
+        let owner = std::os::unix::fs::MetadataExt::uid(&ground.folder.path().join("data/x").metadata().unwrap());
+        assert_eq!(owner, rustix::process::geteuid().as_raw());
+    });
+}
+
+/// Each of these is taken away, and the attempt that it stopped succeeds: so it was this that stopped it.
+#[test]
+fn what_a_layer_stops_goes_through_without_it() {
+    run(async {
+        let place = Place::without_leaf();
+        let ground = Confined::new();
+        type Without = fn(&mut Spec);
+        let read_only: Without = |spec| {
+            mount_of(spec, c"plugin").attributes.read_only = false;
+            spec.landlock = None;
+        };
+        let no_exec: Without = |spec| {
+            mount_of(spec, c"tmp").attributes.no_exec = false;
+            spec.landlock = None;
+        };
+        let rows: [(&str, &str, Without); 5] = [
+            ("touch /plugin/x", "a package that can be written", read_only),
+            ("cp /bin/true /tmp/true && /tmp/true", "a program that was written", no_exec),
+            ("! grep -q 'CapBnd:.0000000000000000' /proc/self/status", "an empty bounding set", |spec| {
+                spec.powerless = false
+            }),
+            ("grep -q 'NoNewPrivs:.0' /proc/self/status", "no_new_privs", |spec| {
+                spec.powerless = false;
+                // Without it an ordinary process may not enter a domain.
+                spec.landlock = None;
+            }),
+            ("test \"$(hostname)\" != plugin", "a host name", |spec| spec.hostname = None),
+        ];
+        for (script, what, without) in rows {
+            let mut spec = ground.spec(script);
+            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone());
+            let with = place.last_report(child).await;
+            assert_ne!(with, exited(Exit::Code(0)), "{what}: {script}");
+            without(&mut spec);
+            let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+            let complaints = all_of(&mut child.stderr).await;
+            assert_eq!(place.last_report(child).await, exited(Exit::Code(0)), "without {what}: {script}: {complaints}");
+        }
+    });
+}
+
+#[test]
+fn landlock_is_a_fence_of_its_own() {
+    run(async {
+        let place = Place::without_leaf();
+        let ground = Confined::new();
+        let mut spec = ground.spec("cat /trial");
+        if spec.landlock.is_none() {
+            return skipped("Landlock", "this kernel has none");
+        }
+        let root = spec.root.as_mut().unwrap();
+        root.files.push(MadeUp { path: c"trial".to_owned(), contents: c"for nobody".to_owned() });
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone());
+        assert!(all_of(&mut child.stderr).await.contains("Permission denied"));
+        assert_eq!(place.last_report(child).await, exited(Exit::Code(1)));
+        spec.landlock = None;
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+        assert_eq!(all_of(&mut child.stdout).await, "for nobody");
+        assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
+    });
+}
+
+/// One instruction of a system call filter: code, two jumps, operand.
+fn instruction(code: u16, yes: u8, no: u8, operand: u32) -> Vec<u8> {
+    [&code.to_ne_bytes()[..], &[yes, no], &operand.to_ne_bytes()].concat()
+}
+
+#[test]
+fn a_system_call_filter_is_installed_last_and_holds() {
+    each_enclosure(|place| async move {
+        const LOAD_WORD: u16 = 0x20;
+        const JUMP_IF_EQUAL: u16 = 0x15;
+        const RETURN: u16 = 0x06;
+        const ALLOW: u32 = 0x7fff_0000;
+        const ERRNO: u32 = 0x0005_0000;
+        let forbidden = u32::try_from(libc_numbers::SYS_MKDIR).unwrap();
+        let filter = [
+            instruction(LOAD_WORD, 0, 0, 0),
+            instruction(JUMP_IF_EQUAL, 0, 1, forbidden),
+            instruction(RETURN, 0, 0, ERRNO | EPERM.cast_unsigned()),
+            instruction(RETURN, 0, 0, ALLOW),
+        ]
+        .concat();
+        let ground = Confined::new();
+        let script = "grep Seccomp: /proc/self/status; mkdir /tmp/folder";
+        let mut spec = ground.spec(script);
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone());
+        assert_eq!(all_of(&mut child.stdout).await, "Seccomp:\t0\n");
+        assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
+
+        spec.seccomp = Some(filter);
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+        assert_eq!(all_of(&mut child.stdout).await, "Seccomp:\t2\n");
+        assert!(all_of(&mut child.stderr).await.contains("Operation not permitted"));
+        assert_eq!(place.last_report(child).await, exited(Exit::Code(1)));
+
+        for (filter, step, errno) in [(vec![0xff; 8], Step::Seccomp, EINVAL), (vec![0; 7], Step::Specification, 0)] {
+            let mut spec = ground.spec("exit 0");
+            spec.seccomp = Some(filter);
+            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+            let failure = failure(place.last_report(child).await);
+            assert_eq!((failure.step, failure.errno), (step, errno), "{failure}");
+        }
+    });
+}
+
+mod libc_numbers {
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const SYS_MKDIR: i64 = 83;
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) const SYS_MKDIR: i64 = 34;
+}
+
+/// Every step of the confinement that does not hold ends the start, with its name, its error and the thing that it is about.
+#[test]
+fn a_step_that_does_not_hold_ends_the_start() {
+    each_enclosure(|place| async move {
+        let ground = Confined::new();
+        type Break = fn(&mut Spec);
+        let rows: [(Break, Step, i32, &str); 8] = [
+            (|spec| mount_of(spec, c"usr").source = bind(c"/nonexistent"), Step::Bind, ENOENT, "/nonexistent"),
+            (
+                |spec| mount_of(spec, c"tmp").source = Source::New { kind: c"nofs".to_owned(), options: vec![] },
+                Step::Mount,
+                ENODEV,
+                "/tmp could not be mounted",
+            ),
+            (|spec| mount_of(spec, c"tmp").target = c"missing/tmp".to_owned(), Step::Mount, ENOENT, "/missing/tmp"),
+            (
+                |spec| spec.root.as_mut().unwrap().folders.push(c"a/b".to_owned()),
+                Step::PrivateRoot,
+                ENOENT,
+                "private root",
+            ),
+            (|spec| spec.directory = c"/nowhere".to_owned(), Step::Directory, ENOENT, "/nowhere"),
+            (
+                |spec| spec.root.as_mut().unwrap().entry = Some(c"usr/bin/true".to_owned()),
+                Step::EntryPoint,
+                ESTALE,
+                "not the file that was verified",
+            ),
+            (
+                |spec| spec.root.as_mut().unwrap().entry = Some(c"plugin/main".to_owned()),
+                Step::EntryPoint,
+                ENOENT,
+                "/plugin/main",
+            ),
+            (|spec| spec.hostname = Some(CString::new("x".repeat(65)).unwrap()), Step::Hostname, EINVAL, "host name"),
+        ];
+        for (number, (break_it, step, errno, word)) in rows.into_iter().enumerate() {
+            let mut spec = ground.spec("exit 0");
+            break_it(&mut spec);
+            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+            let failure = failure(place.last_report(child).await);
+            assert_eq!((failure.step, failure.errno), (step, errno), "row {number}: {failure}");
+            assert!(failure.message.contains(word), "row {number}: {word:?} in {failure}");
+        }
+        // What is optional may be missing.
+        let mut spec = ground.spec("exit 0");
+        let mount = mount_of(&mut spec, c"etc/ld.so.cache");
+        (mount.source, mount.optional) = (bind(c"/nonexistent"), true);
+        let (child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+        assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
+    });
+}
+
+/// A program that was exchanged behind the daemon's back is not the one that was verified.
+#[test]
+fn the_entry_point_is_the_verified_file_or_nothing() {
+    each_enclosure(|place| async move {
+        let ground = Confined::new();
+        let main = ground.folder.path().join("package/main");
+        std::fs::copy("/bin/true", &main).unwrap();
+        let verified = open(&main);
+        let mut spec = ground.spec("");
+        spec.root.as_mut().unwrap().entry = Some(c"plugin/main".to_owned());
+        let (child, ()) = launch(&place, &verified, None, spec.clone());
+        assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
+        std::fs::rename(&main, main.with_extension("old")).unwrap();
+        std::fs::copy("/bin/false", &main).unwrap();
+        let (child, ()) = launch(&place, &verified, None, spec);
+        let failure = failure(place.last_report(child).await);
+        assert_eq!((failure.step, failure.errno), (Step::EntryPoint, ESTALE), "{failure}");
+    });
+}
+
+fn mount_of<'a>(spec: &'a mut Spec, target: &std::ffi::CStr) -> &'a mut Mount {
+    let mounts = &mut spec.root.as_mut().unwrap().mounts;
+    mounts.iter_mut().find(|mount| mount.target.as_c_str() == target).unwrap()
+}
+
+fn bind(path: &std::ffi::CStr) -> Source {
+    Source::Bind { path: path.to_owned(), idmap: None }
+}
+
+/// Folders for a child that is confined as a plugin is.
+struct Confined {
+    folder: tempfile::TempDir,
+}
+
+impl Confined {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["package", "data"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        // As open as can be, so that it is the mount alone that keeps it from being written.
+        std::fs::set_permissions(folder.path().join("package"), PermissionsExt::from_mode(0o777)).unwrap();
+        Self { folder }
+    }
+
+    /// A shell in a private root, with everything that this host has.
+    fn spec(&self, script: &str) -> Spec {
+        static VERSION: OnceLock<u32> = OnceLock::new();
+        let landlock = *VERSION.get_or_init(|| {
+            // The probe needs a runtime of its own beside the one that the test runs in.
+            let probed = std::thread::spawn(|| {
+                runtime().block_on(async {
+                    let state = tempfile::tempdir().unwrap();
+                    within(probe(image(), Err(&Unavailable::NotMounted), ground(state.path()))).await.landlock_version
+                })
+            });
+            probed.join().unwrap()
+        });
+        let offer = Offer {
+            layout: Layout::of_this_host(),
+            user_namespaces: true,
+            private_root: true,
+            network: true,
+            ipc: true,
+            hostname: true,
+            landlock,
+            seccomp: true,
+            controllers: false,
+        };
+        let mut spec = sh(script);
+        let identity = if is_root() { Identity::Lent { uid: NOBODY_ELSE } } else { Identity::Own };
+        let inside = Inside {
+            identity,
+            hostname: "plugin",
+            package: &self.folder.path().join("package"),
+            data: &self.folder.path().join("data"),
+            entry: None,
+            interpreter: None,
+            // It runs a shell with programs of its own.
+            grants: Grants { execute_code: true },
+        };
+        confine(&mut spec, &offer, &inside);
+        spec
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -852,9 +1138,30 @@ fn the_probe_finds_what_the_other_tests_use() {
     run(async {
         let state = tempfile::tempdir().unwrap();
         let tree = Tree::open_or_create(state.path());
-        let host = within(probe(image(), tree.as_ref().map(|opened| &opened.tree))).await;
+        let host = within(probe(image(), tree.as_ref().map(|opened| &opened.tree), ground(state.path()))).await;
         println!("{host:?}");
         assert_eq!(host.pid_namespaces, Ability::Yes);
+        for ability in [
+            &host.user_namespaces,
+            &host.private_root,
+            &host.network_namespaces,
+            &host.ipc_namespaces,
+            &host.host_names,
+        ] {
+            assert_eq!(*ability, Ability::Yes);
+        }
+        assert_eq!(host.landlock.is_yes(), host.landlock_version != 0);
+        // Landlock answers before the capability is looked for.
+        let mknod = if host.landlock.is_yes() { EACCES } else { EPERM };
+        for (act, errno) in [
+            ("read-shadow", ENOENT),
+            ("write-outside", EROFS),
+            ("write-data", 0),
+            ("mknod", mknod),
+            ("setuid0", EINVAL),
+        ] {
+            assert_eq!(host.trial(act).map(|trial| trial.errno), Some(errno), "{act}");
+        }
         assert_eq!(host.cgroup.is_yes(), tree.is_ok(), "{}", host.cgroup);
         assert_eq!(host.tier() == Tier::C, tree.is_err());
         assert!(host.descriptors.plugins_max().is_none_or(|fit| 0 < fit));
@@ -882,7 +1189,8 @@ fn a_user_who_owns_no_cgroup_is_told_so() {
 fn a_host_without_namespaces_is_told_so() {
     if std::env::var_os(INNER_VARIABLE).is_some_and(|inner| inner == "no namespaces") {
         return run(async {
-            let host = within(probe(image(), Err(&Unavailable::NotMounted))).await;
+            let state = tempfile::tempdir().unwrap();
+            let host = within(probe(image(), Err(&Unavailable::NotMounted), ground(state.path()))).await;
             for (ability, sysctl) in
                 [(&host.user_namespaces, "max_user_namespaces"), (&host.pid_namespaces, "max_pid_namespaces")]
             {
@@ -1064,6 +1372,13 @@ fn image() -> &'static LauncherImage {
     IMAGE.get_or_init(|| LauncherImage::load(&launcher_path()).unwrap())
 }
 
+/// A user of the host that nobody is.
+const NOBODY_ELSE: u32 = 1_900_000_000;
+
+fn ground(folder: &Path) -> Ground<'_> {
+    Ground { folder, uid: NOBODY_ELSE }
+}
+
 /// The launcher as it is shipped, built if need be.
 fn launcher_path() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -1116,7 +1431,7 @@ fn sh(script: &str) -> Spec {
 
 fn launch(place: &Place, entry: &OwnedFd, interpreter: Option<&OwnedFd>, spec: Spec) -> (Child, ()) {
     let interpreter = interpreter.map(AsFd::as_fd);
-    (spawn(image(), Launch { spec, entry: entry.as_fd(), interpreter, leaf: place.leaf() }).unwrap(), ())
+    (spawn(image(), Launch { spec, entry: entry.as_fd(), interpreter, leaf: place.leaf(), lent: None }).unwrap(), ())
 }
 
 /// Starts a shell and waits until it runs.
@@ -1135,7 +1450,7 @@ async fn failure_of_launcher(bytes: &[u8]) -> Failure {
     std::fs::write(&path, bytes).unwrap();
     let image = LauncherImage::load(&path).unwrap();
     let entry = open("/bin/sh");
-    let launch = Launch { spec: sh("exit 0"), entry: entry.as_fd(), interpreter: None, leaf: None };
+    let launch = Launch { spec: sh("exit 0"), entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
     failure(Place::without_leaf().last_report(spawn(&image, launch).unwrap()).await)
 }
 

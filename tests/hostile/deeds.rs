@@ -9,6 +9,7 @@ use palisade_protocol::{
     Level, Log, PIECE_BYTES, Ping, Progress, StreamInfo, StreamKind, StreamOpen, encode, encode_parts,
 };
 
+use crate::escapes;
 use crate::sys;
 use crate::wire::Wire;
 
@@ -82,9 +83,7 @@ const NAMES: &[&str] = &[
     "stop-self",
     "double-fork",
     "fork-and-die",
-    // It takes what it can get.
-    "mem-anon",
-    "fork-bomb",
+    // It takes what it can get. What it is refused at once is among the escapes.
     "cpu-spin",
     // It floods.
     "log-flood",
@@ -108,6 +107,7 @@ const NAMES: &[&str] = &[
 pub(crate) fn actions() -> Vec<ActionInfo> {
     NAMES
         .iter()
+        .chain(escapes::ROWS)
         .map(|name| ActionInfo {
             name: (*name).to_owned(),
             idempotent: *name == "crash-first-idempotent",
@@ -398,8 +398,6 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             std::process::abort();
         }
 
-        "mem-anon" => ok(wire, id, &rmp(&mem_anon())),
-        "fork-bomb" => ok(wire, id, &rmp(&fork_bomb())),
         "cpu-spin" => {
             // One for each processor of a small machine, and one more.
             for _ in 0..3 {
@@ -479,7 +477,12 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             ok(wire, id, NIL);
         }
         // Not answered: `ignore-cancel` for that reason, `swallow` when its stream ends.
-        _ => {}
+        action => {
+            let parameters = rmp_serde::from_slice(payload).unwrap_or_default();
+            if let Some(outcomes) = escapes::attempt(action, &parameters) {
+                ok(wire, id, &rmp_serde::to_vec(&outcomes).unwrap_or_else(|error| panic!("a map of strings: {error}")));
+            }
+        }
     }
 }
 
@@ -498,36 +501,6 @@ fn descend() {
             std::process::exit(0);
         }
     }
-}
-
-/// Takes and touches memory, `HOSTILE_MIB` of it, until it is refused; how much it got.
-fn mem_anon() -> String {
-    let most = std::env::var("HOSTILE_MIB").ok().and_then(|text| text.parse::<usize>().ok()).unwrap_or(16);
-    let mut taken: Vec<Vec<u8>> = Vec::new();
-    for mebibytes in 0..most {
-        let mut piece = Vec::new();
-        if piece.try_reserve_exact(1 << 20).is_err() {
-            return format!("refused after {mebibytes} MiB");
-        }
-        // Filled with something, so that it is really there.
-        piece.resize(1 << 20, 0xa5);
-        taken.push(piece);
-    }
-    std::hint::black_box(&taken);
-    format!("got {most} MiB")
-}
-
-/// Forks, `HOSTILE_FORKS` times or until it is refused; how often, and with which errno it was refused.
-fn fork_bomb() -> String {
-    let most = std::env::var("HOSTILE_FORKS").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(4);
-    for forks in 0..most {
-        match sys::try_fork() {
-            Ok(true) => linger(),
-            Ok(false) => {}
-            Err(errno) => return format!("refused after {forks} forks: {errno}"),
-        }
-    }
-    format!("got {most} forks")
 }
 
 /// A gigabyte on stderr in lines, or as much as it is told.

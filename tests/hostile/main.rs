@@ -2,9 +2,10 @@
 //!
 //! It speaks raw frames and shares only the protocol crate with the supervisor. `HOSTILE_MODE` in its environment says how it
 //! starts and lives, the action of a call what it does then; `HOSTILE_ID` what it calls itself. Modes and actions are the rows of
-//! the tests, which say what has to follow. In mode `tame`, and between misdeeds, it keeps to the rules.
+//! the tests, which say what has to follow. With two arguments, a row of `escapes` and its parameters, it makes that attempt alone. In mode `tame`, and between misdeeds, it keeps to the rules.
 
 mod deeds;
+mod escapes;
 mod sys;
 mod wire;
 
@@ -30,6 +31,16 @@ fn ready(id: &str, version: &str, actions: Vec<ActionInfo>) -> Ready {
 }
 
 fn main() {
+    // The same attempts from a shell: the proof that they succeed where nothing confines.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [row, parameters] = &arguments[..] {
+        let parameters = serde_json::from_str(parameters).unwrap_or_else(|error| panic!("parameters: {error}"));
+        match escapes::attempt(row, &parameters) {
+            Some(outcomes) => println!("{}", serde_json::json!(outcomes)),
+            None => std::process::exit(64),
+        }
+        return;
+    }
     let mut wire = Wire::new();
     let mode = std::env::var("HOSTILE_MODE").unwrap_or_else(|_| "tame".into());
     let id = std::env::var("HOSTILE_ID").unwrap_or_else(|_| "hostile".into());

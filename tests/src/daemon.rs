@@ -57,7 +57,7 @@ pub struct DaemonOptions {
 }
 
 /// What a daemon finds itself in.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Surroundings {
     #[default]
     Ordinary,
@@ -65,6 +65,8 @@ enum Surroundings {
     Descriptors(u32),
     /// Its state lies on a disk of so many KiB, in a mount namespace of its own.
     SmallDisk(u32),
+    /// Its host lets it make no network namespaces.
+    NoNetworks,
 }
 
 impl DaemonOptions {
@@ -113,6 +115,13 @@ impl DaemonOptions {
     #[must_use]
     pub fn small_disk(mut self, kib: u32) -> Self {
         self.surroundings = Surroundings::SmallDisk(kib);
+        self
+    }
+
+    /// On a host that allows no network namespaces: one in a user namespace with that limit.
+    #[must_use]
+    pub fn without_network_namespaces(mut self) -> Self {
+        self.surroundings = Surroundings::NoNetworks;
         self
     }
 
@@ -251,6 +260,16 @@ pub fn as_user(uid: u32, program: &Path) -> std::process::Command {
     command
 }
 
+/// Gives the user namespace that the process is about to make every user of the host, and lets it go on.
+fn map_every_user(process: u32, mut go: std::process::ChildStdin) {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).ok();
+    wait_for("a user namespace", || (namespace(&process.to_string()) != namespace("self")).then_some(()));
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{process}/{file}"), "0 0 4294967295").expect("root may");
+    }
+    std::io::Write::write_all(&mut go, b"go\n").expect("it reads");
+}
+
 impl Daemon {
     /// Starts a daemon and waits until its socket answers.
     ///
@@ -306,6 +325,15 @@ impl Daemon {
                 limited.arg(format!("--nofile={most}:{most}")).arg(program);
                 limited
             }
+            Surroundings::NoNetworks => {
+                // The exec at the end leaves the process that was started the daemon's.
+                // Root's rights come with an exec that follows the map.
+                let script = "read go; exec /bin/sh -c 'echo 0 > /proc/sys/user/max_net_namespaces && exec \"$@\" </dev/null' sh \"$@\"";
+                let mut apart = command("/usr/bin/unshare");
+                apart.args(["--user", "--mount", "--propagation", "unchanged", "/bin/sh", "-c", script, "sh"]);
+                apart.arg(program);
+                apart
+            }
             Surroundings::SmallDisk(kib) => {
                 fs::create_dir_all(folder.path().join("state")).expect("the folder is ours");
                 let mut apart = command("unshare");
@@ -334,10 +362,13 @@ impl Daemon {
             .env("HOME", folder.path())
             .env("TEST_MARKER", &marker)
             .env_remove("XDG_RUNTIME_DIR")
-            .stdin(Stdio::null())
+            .stdin(if options.surroundings == Surroundings::NoNetworks { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::null())
             .stderr(stderr);
-        let process = command.spawn().expect("palisaded can be executed");
+        let mut process = command.spawn().expect("palisaded can be executed");
+        if let Some(go) = process.stdin.take() {
+            map_every_user(process.id(), go);
+        }
         let mut daemon = Self { process, folder: Some(folder), marker, seen: HashSet::new(), cgroups: HashSet::new() };
         let ended = wait_for("an answer on the daemon's socket", || {
             if let Some(status) = daemon.process.try_wait().expect("it is our child") {
@@ -480,6 +511,19 @@ impl Daemon {
             }
         });
         Neighbour { stop, thread: Some(thread), generation }
+    }
+
+    /// Sets how many descriptors it may have open.
+    ///
+    /// # Panics
+    /// When it cannot be set.
+    pub fn limit_descriptors(&self, most: u64) {
+        // Its own user may do that; root itself may lack the capability.
+        let program = Path::new("prlimit");
+        let mut command = other_user().map_or_else(|| command(program), |uid| as_user(uid, program));
+        let pid = format!("--pid={}", self.pid());
+        let status = command.args([pid, format!("--nofile={most}:")]).status().expect("prlimit is there");
+        assert!(status.success(), "prlimit: {status}");
     }
 
     /// Notes which processes and cgroups belong to it now.

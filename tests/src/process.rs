@@ -16,8 +16,10 @@ pub struct Identity {
 pub struct Memory {
     /// Shared pages count in proportion.
     pub pss: u64,
-    /// Pages that only this process has.
+    /// Pages that only this process has. Those of its program are among them only while no other process runs the same.
     pub private: u64,
+    /// Pages that come from no file: what it allocated. Nothing that other processes do changes it.
+    pub anonymous: u64,
 }
 
 /// The fields of `/proc/PID/stat` from the third on: the second may hold spaces and parentheses.
@@ -118,6 +120,7 @@ pub fn memory(pid: u32) -> Option<Memory> {
         match key {
             "Pss:" => memory.pss = kib,
             "Private_Clean:" | "Private_Dirty:" | "Private_Hugetlb:" => memory.private += kib,
+            "Anonymous:" => memory.anonymous = kib,
             _ => {}
         }
     }
@@ -171,6 +174,14 @@ pub fn cgroup(pid: u32) -> Option<PathBuf> {
         back.starts_with("cgroup2 ").then(|| front.split(' ').nth(4))?
     })?;
     Some(PathBuf::from(mount).join(own.trim_start_matches('/')))
+}
+
+/// The soft limit on the descriptors of `pid`.
+#[must_use]
+pub fn descriptors_max(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use palisade_protocol::{
     Call, Empty, ErrorCode, Flags, Header, Hello, Kind, PROTOCOL, StreamKind, StreamOpen, VersionRange, encode,
 };
-use palisade_tests::daemon::{Daemon, wait_for};
+use palisade_tests::daemon::{Daemon, signal, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use palisade_tests::wire::{Agent, BOUND, Next, hello, pack};
@@ -211,6 +212,36 @@ fn an_agent_that_vanishes() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// An agent that has more calls than its plugin takes, again and again, and another agent of the same plugin: that one's calls are all
+/// answered, as what there is of room is shared.
+#[test]
+fn an_agent_that_floods_the_plugin_of_another() {
+    let echo = Package::echo().with("limits", json!({"concurrency": 1, "queue": 8}));
+    let daemon = Daemon::with([echo]);
+    let (mut flooding, mut other) = (daemon.agent(), daemon.agent());
+    let (mut answered, mut turned_away) = (0, 0);
+    for round in 0..4 {
+        let flood: Vec<_> = (0..60).map(|_| flooding.begin("echo", "slow", &json!({"ms": 5}))).collect();
+        let calls: Vec<_> = (0..3).map(|number| (number, other.begin("echo", "echo", &json!(number)))).collect();
+        for (number, id) in calls {
+            assert_eq!(other.finish(id), Ok(json!(number)), "round {round}");
+        }
+        for id in flood {
+            match flooding.finish(id) {
+                Ok(_) => answered += 1,
+                Err(error) => {
+                    assert_eq!(error.code, ErrorCode::Overloaded, "{error}");
+                    turned_away += 1;
+                }
+            }
+        }
+    }
+    assert!(answered >= 4 && turned_away >= 4, "{answered} answered, {turned_away} turned away");
+    let calls = daemon.status("echo").calls;
+    assert_eq!((calls.ok, calls.refused, calls.waiting, calls.in_flight), (answered + 12, turned_away, 0, 0));
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// Stream data, credit and cancels for calls that never were or are long over are skipped.
 #[test]
 fn frames_for_no_call() {
@@ -229,6 +260,35 @@ fn frames_for_no_call() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// Data that comes a byte at a time, for a plugin that does not read: it takes some times its credit of memory and not a hundred times,
+/// and all of it arrives once the plugin reads.
+#[test]
+fn an_agent_that_sends_a_byte_at_a_time() {
+    const FRAMES: usize = 150_000;
+    let daemon = daemon_with(hostile("tame"));
+    let mut agent = daemon.agent();
+    let calls: Vec<_> = (0..4).map(|_| agent.begin("hostile", "swallow", &json!(null))).collect();
+    daemon.wait_until("hostile", "four calls in flight", |now| now.calls.in_flight == 4);
+    let plugin = daemon.process_of("hostile");
+    signal(plugin, Signal::SIGSTOP);
+    let before = process::peak_kib(daemon.pid()).expect("it runs");
+    for id in &calls {
+        agent.send(Kind::StreamOpen, Flags::NONE, *id, &StreamOpen { kind: StreamKind::Bytes }, &[]).expect("it reads");
+        let mut frame = Vec::new();
+        encode(&mut frame, Kind::StreamData, Flags::NONE, *id, &Empty {}, &[]);
+        agent.send_bytes(&frame.repeat(FRAMES)).expect("it reads");
+        agent.send(Kind::StreamEnd, Flags::NONE, *id, &Empty {}, &[]).expect("it reads");
+    }
+    assert_eq!(agent.call("echo", "echo", &json!("all is taken in")), Ok(json!("all is taken in")));
+    let grown = process::peak_kib(daemon.pid()).expect("it runs") - before;
+    assert!(grown <= 24 << 10, "{grown} KiB for {} bytes of data", 4 * FRAMES);
+    signal(plugin, Signal::SIGCONT);
+    for id in calls {
+        assert_eq!(agent.finish(id), Ok(json!(null)));
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// More stream data than the credit is refused; the plugin at the other end is asked to cancel and lives on.
 #[test]
 fn an_agent_beyond_its_credit() {
@@ -238,9 +298,11 @@ fn an_agent_beyond_its_credit() {
     expect_echo(&daemon, "hostile");
     let id = agent.begin("hostile", "wait", &json!(null));
     agent.send(Kind::StreamOpen, Flags::NONE, id, &StreamOpen { kind: StreamKind::Bytes }, &[]).expect("it reads");
-    // A plugin that stands still gives no credit, so sixteen megabytes are too much in any case.
-    daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it runs");
-    for _ in 0..128 {
+    daemon.wait_until("hostile", "its call in flight", |now| now.calls.in_flight == 1);
+    // It gives credit for all that it reads; as it stands still, two mebibytes are too much in any case.
+    let plugin = daemon.process_of("hostile");
+    signal(plugin, Signal::SIGSTOP);
+    for _ in 0..16 {
         if agent.send(Kind::StreamData, Flags::NONE, id, &Empty {}, &[0; 128 << 10]).is_err() {
             break;
         }
@@ -248,7 +310,7 @@ fn an_agent_beyond_its_credit() {
     let refusal = agent.expect_refusal();
     assert_eq!(refusal.code, ErrorCode::ProtocolViolation, "{refusal}");
     expect_text(&refusal.message, "credit");
-    daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it stands still");
+    signal(plugin, Signal::SIGCONT);
     daemon.wait_until("hostile", "the end of its call", |now| now.calls.in_flight == 0);
     expect_echo(&daemon, "hostile");
     neighbour.expect_unharmed(&daemon);

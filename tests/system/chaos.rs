@@ -2,7 +2,7 @@
 //! neighbour does not notice.
 
 use nix::sys::signal::Signal;
-use palisade_protocol::ErrorCode;
+use palisade_protocol::{ErrorCode, Fault};
 use palisade_tests::daemon::{Daemon, DaemonOptions, signal, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
@@ -372,5 +372,31 @@ fn the_daemon_stands_still() {
     daemon.signal(Signal::SIGCONT);
     assert_eq!(agent.finish(call), Ok(json!("meanwhile")));
     assert_eq!(daemon.status("hostile").last_failure, None, "a daemon that slept blames nobody");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The daemon has no descriptors left for a process: that is the host's fault, and no restart of the plugin's. Once there are some again
+/// the plugin is started, though its policy is never to restart it.
+#[test]
+fn the_daemon_is_out_of_descriptors() {
+    let restart = json!({"policy": "never", "backoff_initial_ms": 10, "backoff_max_ms": 10});
+    let daemon = daemon_with(hostile("tame").with("restart", restart));
+    let neighbour = daemon.neighbour();
+    let mut agent = daemon.agent();
+    assert_eq!(agent.call("echo", "echo", &json!(1)), Ok(json!(1)));
+    let before = process::descriptors_max(daemon.pid()).expect("there is a limit");
+    let open = process::descriptors(daemon.pid()).expect("it runs") as u64;
+    daemon.limit_descriptors(open + 2);
+    let error = agent.call("hostile", "echo", &json!(1)).expect_err("there is nothing to start it with");
+    assert_eq!(
+        (error.code, error.fault, error.retryable),
+        (ErrorCode::ResourceExhausted, Fault::Host, true),
+        "{error}"
+    );
+    daemon.limit_descriptors(before);
+    assert_eq!(agent.call("hostile", "echo", &json!(2)), Ok(json!(2)));
+    let status = daemon.status("hostile");
+    assert_eq!((status.restarts, status.quarantined, status.state.as_str()), (0, false, "active"));
+    neighbour.expect_unharmed(&daemon);
     daemon.stop_and_expect_no_orphans();
 }

@@ -108,7 +108,7 @@ fn actions_that_fail() {
         fails(&socket, &["call", "hostile", row], code, sentences);
     }
     let late = ["call", "hostile", "wait", "--timeout", "100ms"];
-    fails(&socket, &late, ErrorCode::Timeout, &["no answer within", "--timeout"]);
+    fails(&socket, &late, ErrorCode::Timeout, &["no answer within 100 ms, the caller's deadline", "--timeout"]);
     let stopped = palisade(&socket, &["stop", "hostile"]);
     assert_eq!(
         (stopped.status, stopped.stdout.as_str(), stopped.stderr.as_str()),

@@ -23,12 +23,22 @@ fn growth_max_kib(cycles: usize) -> u64 {
     512 + u64::try_from(cycles).unwrap_or(u64::MAX) / 2
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Held {
     descriptors: usize,
     zombies: usize,
     processes: usize,
     cgroups: usize,
+}
+
+impl Held {
+    /// A connection that is about to be closed may have been counted before, so there may be less of anything.
+    fn is_within(&self, before: &Self) -> bool {
+        self.descriptors <= before.descriptors
+            && self.zombies <= before.zombies
+            && self.processes <= before.processes
+            && self.cgroups <= before.cgroups
+    }
 }
 
 fn held(daemon: &Daemon) -> Held {
@@ -50,7 +60,7 @@ fn repeat(mut daemon: Daemon, mut cycle: impl FnMut(&Daemon)) {
     }
     let before = held(&daemon);
     let threads = process::threads(daemon.pid()).expect("it runs");
-    let memory_before = process::memory(daemon.pid()).expect("it runs").private;
+    let memory_before = process::memory(daemon.pid()).expect("it runs").anonymous;
     let cycles = cycles();
     for _ in 0..cycles {
         cycle(&daemon);
@@ -58,13 +68,14 @@ fn repeat(mut daemon: Daemon, mut cycle: impl FnMut(&Daemon)) {
     daemon.remember();
     // Connections and ends are noticed a moment after they have happened.
     let until = Instant::now() + BOUND;
-    while held(&daemon) != before && Instant::now() < until {
+    while !held(&daemon).is_within(&before) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(held(&daemon), before, "what is held after {cycles} cycles, and what was held before them");
+    let after = held(&daemon);
+    assert!(after.is_within(&before), "{after:?} is held after {cycles} cycles, and {before:?} was before them");
     // One that only waits for work may have ended meanwhile.
     assert!(process::threads(daemon.pid()).expect("it runs") <= threads);
-    let memory_after = process::memory(daemon.pid()).expect("it runs").private;
+    let memory_after = process::memory(daemon.pid()).expect("it runs").anonymous;
     assert!(
         memory_after <= memory_before + growth_max_kib(cycles),
         "the daemon grew from {memory_before} to {memory_after} KiB in {cycles} cycles"

@@ -11,6 +11,7 @@ mod cli;
 mod cycles;
 mod exhaustion;
 mod floods;
+mod isolation;
 mod life;
 mod limits;
 mod python;

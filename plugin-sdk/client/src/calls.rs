@@ -595,7 +595,10 @@ impl Calls {
                 self.or_disorder(id, taken);
             }
             Kind::Err => {
-                let (error, _) = frame.message::<ErrorBody>(kind)?;
+                let (mut error, _) = frame.message::<ErrorBody>(kind)?;
+                if let Some((_, limit)) = self.entries.get(&id).and_then(|entry| entry.deadline) {
+                    name_whole_limit(&mut error, limit);
+                }
                 self.answer(id, Outcome::Failed(Box::new(error)));
             }
             Kind::Cancelled => {
@@ -960,6 +963,18 @@ fn stop_output(outbox: &mut Outbox, id: u64) {
     let error = ErrorBody::new(ErrorCode::Cancelled, "the caller does not read the output stream");
     let abort = StreamAbort { by: StreamSide::Receiver, error };
     encode(outbox.control(), Kind::StreamAbort, Flags::NONE, id, &abort, &[]);
+}
+
+/// The supervisor knows of the caller's limit only what was left of it when the call was sent. The caller is told what it asked for.
+fn name_whole_limit(error: &mut ErrorBody, limit: Duration) {
+    let Some(details) = error.details.as_mut().filter(|_| error.code == ErrorCode::Timeout) else { return };
+    if details["limited_by"] == "caller"
+        && let Some(left_ms) = details["limit_ms"].as_u64()
+    {
+        let whole_ms = limit.as_millis();
+        error.message = error.message.replacen(&format!("within {left_ms} ms"), &format!("within {whole_ms} ms"), 1);
+        details["limit_ms"] = u64::try_from(whole_ms).unwrap_or(u64::MAX).into();
+    }
 }
 
 fn keep_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {

@@ -187,7 +187,7 @@ impl Client {
 
     /// A call with more to say about it: version, timeout, streams, progress.
     pub fn request<'a>(&'a self, plugin: &'a str, action: &'a str) -> Request<'a> {
-        Request { client: self, plugin, action, version: None, timeout: None, params: Ok(nil()) }
+        Request { client: self, plugin, action, version: None, timeout: None, counted_from: None, params: Ok(nil()) }
     }
 
     /// The supervisor's own operations.
@@ -259,6 +259,7 @@ pub struct Request<'a> {
     action: &'a str,
     version: Option<&'a str>,
     timeout: Option<Duration>,
+    counted_from: Option<Instant>,
     params: Result<Bytes, CallError>,
 }
 
@@ -279,6 +280,13 @@ impl<'a> Request<'a> {
     /// grace ([`Builder::grace`]).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// From when the timeout counts, where the call is one step of something that is to take so long altogether. What is told of
+    /// a timeout names the whole of it. Without this it counts from the moment of the call.
+    pub fn counted_from(mut self, begun: Instant) -> Self {
+        self.counted_from = Some(begun);
         self
     }
 
@@ -329,7 +337,7 @@ impl<'a> Request<'a> {
 
     fn deadline(&self) -> Option<Deadline> {
         let timeout = self.timeout.filter(|timeout| *timeout < TIMEOUT_MAX)?;
-        let at = Instant::now() + timeout;
+        let at = self.counted_from.unwrap_or_else(Instant::now) + timeout;
         Some(Deadline { at, given_up_at: at + self.client.inner.settings.grace.min(TIMEOUT_MAX), after: timeout })
     }
 }

@@ -305,6 +305,30 @@ async fn a_supervisor_that_forgets_the_deadline_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_timeout_is_told_as_it_was_asked_for_not_as_it_was_sent() {
+    let fake = Fake::new();
+    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
+    let client = client.unwrap();
+    let begun = tokio::time::Instant::now();
+    tokio::time::advance(Duration::from_millis(40)).await;
+    for (by, message, named) in [
+        ("caller", "no answer within 160 ms, the caller's deadline", "no answer within 200 ms, the caller's deadline"),
+        ("action", "no answer within 160 ms, the action's limit", "no answer within 160 ms, the action's limit"),
+    ] {
+        let call = client.request("echo", "slow").timeout(Duration::from_millis(200)).counted_from(begun).call::<()>();
+        let answer = async {
+            let got = agent.expect(Kind::Call).await;
+            assert!(got.body["deadline_ms"].as_u64().unwrap() <= 160, "what is left of it");
+            let error = ErrorBody::new(ErrorCode::Timeout, message);
+            let error = error.with_details(json!({ "limited_by": by, "limit_ms": 160 }));
+            agent.send(Kind::Err, got.id, &error, &[]).await;
+        };
+        let (result, ()) = tokio::join!(call, answer);
+        assert_eq!(result.unwrap_err().body().unwrap().message, named);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shorter_timeout_is_not_held_up_by_a_longer_one() {
     let fake = Fake::new();
     let (client, mut agent) =

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::screen::harmless;
 use crate::value::{self, Layout};
-use crate::{Context, operate, params};
+use crate::{Context, Limit, operate, params};
 
 /// Input is read in pieces of this size, so many ahead of what the action takes.
 const INPUT_PIECE_BYTES: usize = 64 << 10;
@@ -25,7 +25,7 @@ const INPUT_PIECES_AHEAD: usize = 4;
 
 /// Calls an action and prints what comes of it.
 pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Result<(), Failure> {
-    let deadline = arguments.timeout.map(|timeout| Instant::now() + timeout);
+    let limit = arguments.timeout.map(|timeout| (Instant::now(), timeout));
     let (plugin, version) = split_target(&arguments.plugin);
     let stdin_twice = arguments.params.as_deref() == Some("-") && arguments.input.as_deref() == Some(Path::new("-"));
     if stdin_twice {
@@ -37,7 +37,7 @@ pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Resul
 
     let what = format!("{plugin} {}", arguments.action);
     let mut attendant = Attendant::new(&context.screen, &context.interrupts, what);
-    let described = describe(context, plugin, version, &arguments.action, deadline);
+    let described = describe(context, plugin, version, &arguments.action, limit);
     let action = attendant.wait(described, || Ok(())).await??;
     let params = params::assemble(base, &arguments.assignments, action.parameters.as_ref())?;
     let input_kind = input_kind(&action, source.is_some())?;
@@ -49,8 +49,8 @@ pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Resul
     if let Some(version) = version {
         request = request.version(version);
     }
-    if let Some(at) = deadline {
-        request = request.timeout(at.saturating_duration_since(Instant::now()));
+    if let Some((begun, timeout)) = limit {
+        request = request.timeout(timeout).counted_from(begun);
     }
     let running = attendant.wait(request.start(), || Ok(())).await??;
     attendant.canceller = Some(running.canceller());
@@ -85,7 +85,7 @@ async fn describe(
     plugin: &str,
     version: Option<&str>,
     action: &str,
-    deadline: Option<Instant>,
+    limit: Option<Limit>,
 ) -> Result<ActionInfo, CallError> {
     #[derive(Serialize)]
     struct Describe<'a> {
@@ -100,7 +100,7 @@ async fn describe(
         actions: Vec<ActionInfo>,
     }
     let params = Describe { plugin, version, action };
-    let Described { actions } = operate(&context.client, "describe", &params, deadline).await?;
+    let Described { actions } = operate(&context.client, "describe", &params, limit).await?;
     // One that is not described is called all the same; the plugin decides.
     Ok(actions
         .into_iter()

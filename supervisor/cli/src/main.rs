@@ -58,18 +58,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When it says to come back later than this, it is told to the user instead.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How long a command may take, and since when.
+pub(crate) type Limit = (Instant, Duration);
+
 /// Performs an operation of the daemon's, again after the pause that it asks for if it was turned away.
 pub(crate) async fn operate<R: FromPayload>(
     client: &Client,
     operation: &str,
     params: &impl Serialize,
-    deadline: Option<Instant>,
+    limit: Option<Limit>,
 ) -> Result<R, CallError> {
-    let give_up = deadline.into_iter().chain([Instant::now() + PATIENCE]).min().unwrap_or_else(Instant::now);
+    let patience = Instant::now() + PATIENCE;
+    let give_up = limit.and_then(|(begun, timeout)| begun.checked_add(timeout)).map_or(patience, |at| at.min(patience));
     loop {
         let mut request = client.request(SUPERVISOR_ID, operation).params(params);
-        if let Some(at) = deadline {
-            request = request.timeout(at.saturating_duration_since(Instant::now()));
+        if let Some((begun, timeout)) = limit {
+            request = request.timeout(timeout).counted_from(begun);
         }
         let error = match request.call().await {
             Err(CallError::Remote(body)) => body,

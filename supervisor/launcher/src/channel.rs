@@ -2,6 +2,7 @@
 //!
 //! A record is eight bytes, so that pid 1 and the process on its way to exec can send one without touching the heap.
 
+use crate::failure::Stumble;
 use palisade_launcher::Step;
 use rustix::{
     io::{Errno, IoSlice, IoSliceMut},
@@ -23,13 +24,14 @@ const ENDED: u8 = 3;
 
 const STOP: u8 = 1;
 const CONTINUE: u8 = 2;
+const BEGIN: u8 = 3;
 
 /// What pid 1, or the plugin before its exec, has to say.
 pub(crate) enum Record {
     /// The plugin exists. If its exec failed, a `Failed` came before.
     Started,
     /// A step did not hold; `detail` counts within it.
-    Failed { step: Step, detail: u8, errno: Errno },
+    Failed(Stumble),
     /// The plugin's main process ended with this wait status.
     Ended { status: i32 },
 }
@@ -37,6 +39,8 @@ pub(crate) enum Record {
 /// What the launcher asks of pid 1.
 #[derive(Clone, Copy)]
 pub(crate) enum Order {
+    /// Its user namespace has its map; before that it is nobody and can do nothing.
+    Begin,
     Stop,
     Continue,
 }
@@ -61,7 +65,7 @@ pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<
             bytes[0] = STARTED;
             0
         }
-        Record::Failed { step, detail, errno } => {
+        Record::Failed(Stumble { step, detail, errno }) => {
             bytes[..3].copy_from_slice(&[FAILED, *step as u8, *detail]);
             errno.raw_os_error()
         }
@@ -100,7 +104,7 @@ pub(crate) fn hear(channel: BorrowedFd<'_>) -> Read<(Record, Option<OwnedFd>)> {
     let value = i32::from_le_bytes(value);
     let record = match (kind, Step::from_number(step)) {
         (STARTED, _) => Record::Started,
-        (FAILED, Some(step)) => Record::Failed { step, detail, errno: Errno::from_raw_os_error(value) },
+        (FAILED, Some(step)) => Record::Failed(Stumble { step, detail, errno: Errno::from_raw_os_error(value) }),
         (ENDED, _) => Record::Ended { status: value },
         _ => return Read::Closed,
     };
@@ -110,16 +114,31 @@ pub(crate) fn hear(channel: BorrowedFd<'_>) -> Read<(Record, Option<OwnedFd>)> {
 /// Gives pid 1 an order. It is not waited for: a pid 1 that does not listen can still be killed.
 pub(crate) fn order(channel: BorrowedFd<'_>, order: Order) {
     let byte = match order {
+        Order::Begin => BEGIN,
         Order::Stop => STOP,
         Order::Continue => CONTINUE,
     };
     let _ = send(channel, &[byte], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
+/// Waits for the order to begin. `false`: the launcher is gone.
+pub(crate) fn wait_to_begin(channel: BorrowedFd<'_>) -> bool {
+    let mut byte = [0_u8; 1];
+    loop {
+        match recv(channel, &mut byte[..], RecvFlags::empty()) {
+            Ok((_, 1)) if byte[0] == BEGIN => return true,
+            // Nobody asks for a tree to be stopped that has not been reported; should somebody, it is begun first.
+            Ok((_, 1)) | Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
+}
+
 /// Reads an order without waiting.
 pub(crate) fn next_order(channel: BorrowedFd<'_>) -> Read<Order> {
     let mut byte = [0_u8; 1];
     match recv(channel, &mut byte[..], RecvFlags::DONTWAIT) {
+        Ok((_, 1)) if byte[0] == BEGIN => Read::Message(Order::Begin),
         Ok((_, 1)) if byte[0] == STOP => Read::Message(Order::Stop),
         Ok((_, 1)) if byte[0] == CONTINUE => Read::Message(Order::Continue),
         Err(Errno::AGAIN | Errno::INTR) => Read::Nothing,

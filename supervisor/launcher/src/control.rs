@@ -17,6 +17,9 @@ use std::{
 /// No command comes near this size; a longer datagram is none.
 const COMMAND_BYTES_MAX: usize = 64;
 
+/// The size of an instruction of a system call filter.
+const INSTRUCTION_BYTES: usize = 8;
+
 /// The first number that the plugin does not see.
 const RECEIVED_FROM: i32 = 5;
 
@@ -152,6 +155,14 @@ fn understand(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<(Spec, Descript
     let spec: Spec = palisade_launcher::decode(bytes).map_err(|error| malformed(&error))?;
     if spec.arguments.is_empty() {
         return Err(Failed::because(Step::Specification, "the specification names no program".to_owned()));
+    }
+    if let Some(filter) = &spec.seccomp
+        && (filter.is_empty() || filter.len() % INSTRUCTION_BYTES != 0)
+    {
+        return Err(Failed::because(
+            Step::Specification,
+            format!("the system call filter is {} bytes, which is no number of instructions", filter.len()),
+        ));
     }
     let (wanted, given) = (spec.descriptors(), descriptors.len());
     if given != wanted || descriptors.iter().any(|descriptor| descriptor.as_raw_fd() < RECEIVED_FROM) {

@@ -1,6 +1,7 @@
 //! Sentences for the steps that can fail: what happened, and what the operator can do about it.
 
-use palisade_launcher::{Failure, Spec, Step};
+use crate::root::INTERPRETER;
+use palisade_launcher::{Failure, Mount, Source, Spec, Step};
 use rustix::io::Errno;
 use std::io;
 
@@ -15,15 +16,37 @@ pub(crate) struct Failed {
     reason: Option<String>,
 }
 
+/// A step that did not hold, in as few bytes as travel between the launcher's own processes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stumble {
+    pub(crate) step: Step,
+    /// Which part of the step, where it has several.
+    pub(crate) detail: u8,
+    pub(crate) errno: Errno,
+}
+
+impl Stumble {
+    /// A system call of this step failed.
+    pub(crate) fn at(step: Step) -> impl Fn(Errno) -> Self {
+        move |errno| Self { step, detail: 0, errno }
+    }
+
+    /// A system call for one of many things of this step failed.
+    pub(crate) fn at_index(step: Step, index: usize) -> impl Fn(Errno) -> Self {
+        move |errno| Self { step, detail: u8::try_from(index).unwrap_or(u8::MAX), errno }
+    }
+}
+
+impl From<Stumble> for Failed {
+    fn from(Stumble { step, detail, errno }: Stumble) -> Self {
+        Self { step, errno: Some(errno), detail, reason: None }
+    }
+}
+
 impl Failed {
     /// A system call of this step failed.
     pub(crate) fn at(step: Step, errno: Errno) -> Self {
-        Self::in_detail(step, 0, errno)
-    }
-
-    /// A system call of a certain part of this step failed.
-    pub(crate) fn in_detail(step: Step, detail: u8, errno: Errno) -> Self {
-        Self { step, errno: Some(errno), detail, reason: None }
+        Self { step, errno: Some(errno), detail: 0, reason: None }
     }
 
     /// The step was refused for a reason that no system call gave.
@@ -85,6 +108,57 @@ impl Failed {
                 format!("pid 1 of the plugin could not be born in its leaf cgroup: {error}")
             }
             (Step::PidNamespace, _) => format!("a pid namespace could not be made: {error}"),
+            (
+                Step::MountNamespace | Step::NetworkNamespace | Step::IpcNamespace | Step::Hostname,
+                Errno::NOSPC | Errno::USERS,
+            ) => format!("this host allows no further {} ({error}); raise its limit beneath /proc/sys/user", self.step),
+            (Step::MountNamespace | Step::NetworkNamespace | Step::IpcNamespace, Errno::INVAL) => {
+                format!("this kernel has no {0}s ({error}); it must be built with {0}s", self.step)
+            }
+            (Step::MountNamespace | Step::NetworkNamespace | Step::IpcNamespace, _) => format!(
+                "this host does not let the daemon make a {} ({error}); see the sysctl \
+                 kernel.apparmor_restrict_unprivileged_userns, or the container that this runs in",
+                self.step
+            ),
+            (Step::Hostname, _) => format!("the plugin could not be given a host name of its own: {error}"),
+            (Step::Bind, _) => match self.mount(spec) {
+                Some(Mount { source: Source::Bind { path, idmap: Some(_) }, .. }) => format!(
+                    "{} could not be bound with its owner mapped ({error}); the file system that it lies on must \
+                     support idmapped mounts (ext4, xfs, btrfs, and tmpfs since Linux 6.3, do)",
+                    path.to_string_lossy()
+                ),
+                Some(Mount { source: Source::Bind { path, .. }, .. }) => {
+                    format!("{} could not be bound: {error}", path.to_string_lossy())
+                }
+                _ => format!("something of the host could not be bound: {error}"),
+            },
+            (Step::Identity, _) => format!("the plugin could not be given a user and group of its own: {error}"),
+            (Step::CgroupNamespace, _) => format!("a cgroup namespace could not be made: {error}"),
+            (Step::PrivateRoot, _) => format!("the private root could not be made: {error}"),
+            (Step::Mount, Errno::PERM) if self.mount(spec).is_some_and(|mount| mount.target.to_bytes() == b"proc") => {
+                format!(
+                    "a new /proc may not be mounted ({error}): the host's is partly covered, by a container or by \
+                     ProtectKernelTunables= and its like in the daemon's unit; take those away"
+                )
+            }
+            (Step::Mount, _) => match self.mount(spec) {
+                Some(mount) => format!("/{} could not be mounted: {error}", mount.target.to_string_lossy()),
+                None => format!("a part of the private root could not be mounted: {error}"),
+            },
+            (Step::PivotRoot, _) => format!("the private root could not be entered: {error}"),
+            (Step::EntryPoint, _) => self.entry_sentence(errno, &error, spec),
+            (Step::Capabilities, _) => format!("the plugin's capabilities could not be given up: {error}"),
+            (Step::NoNewPrivileges, _) => format!("no_new_privs could not be set: {error}"),
+            (Step::Landlock, _) => {
+                let rules = spec.and_then(|spec| spec.landlock.as_ref()).map(|landlock| landlock.rules.as_slice());
+                match rules.and_then(|rules| rules.get(usize::from(self.detail))) {
+                    Some(rule) => format!("Landlock refused the rule for {}: {error}", rule.path.to_string_lossy()),
+                    None => format!(
+                        "Landlock could not be entered ({error}), though this host offered it when the daemon started"
+                    ),
+                }
+            }
+            (Step::Seccomp, _) => format!("the system call filter could not be installed: {error}"),
             (Step::Init, _) => format!("pid 1 of the plugin could not prepare itself: {error}"),
             (Step::Process, Errno::MFILE) => {
                 "the launcher is out of descriptors and could not take over the plugin's".to_owned()
@@ -115,6 +189,33 @@ impl Failed {
                 let name = name.as_deref().unwrap_or("the program");
                 exec_sentence(name, errno, &error)
             }
+        }
+    }
+}
+
+impl Failed {
+    /// The mount that this is about.
+    fn mount<'a>(&self, spec: Option<&'a Spec>) -> Option<&'a Mount> {
+        spec?.root.as_ref()?.mounts.get(usize::from(self.detail))
+    }
+
+    fn entry_sentence(&self, errno: Errno, error: &io::Error, spec: Option<&Spec>) -> String {
+        let root = spec.and_then(|spec| spec.root.as_ref());
+        let (what, path) = if self.detail == INTERPRETER {
+            ("interpreter", root.and_then(|root| root.interpreter.as_ref()))
+        } else {
+            ("entry point", root.and_then(|root| root.entry.as_ref()))
+        };
+        let path = path.map(|path| path.to_string_lossy()).unwrap_or_default();
+        match errno {
+            Errno::STALE => format!(
+                "the {what} /{path} in the private root is not the file that was verified; it was replaced meanwhile"
+            ),
+            Errno::NOENT if self.detail == INTERPRETER => format!(
+                "the {what} /{path} does not exist in the private root ({error}); plugins find /usr there and nothing \
+                 else of the host, so the interpreter must be installed beneath /usr"
+            ),
+            _ => format!("the {what} /{path} cannot be opened in the private root: {error}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! pid 1 of the plugin's pid namespace: makes the plugin, reaps orphans, stops and continues everyone, and ends when
+//! pid 1 of the plugin's pid namespace: makes the namespaces' inside and the plugin, reaps orphans, stops and continues everyone, and ends when
 //! the plugin's main process does. What that left behind dies with it, for the kernel kills a namespace whose pid 1 is
 //! gone.
 //!
@@ -8,20 +8,29 @@
 use crate::{
     Reserved,
     channel::{self, Order, Read, Record},
+    confine,
     control::Descriptors,
+    failure::Stumble,
+    gate,
     plugin::{self, Plan},
+    root::{self, Taken},
     sys::{self, Cloned, Kind},
 };
-use palisade_launcher::Step;
+use palisade_launcher::{BoundBy, Spec, Step};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::Mode,
     io::Errno,
-    process::Signal,
+    process::{DumpableBehavior, Gid, Signal, Uid},
+    thread::UnshareFlags,
 };
 use std::{
     ffi::c_int,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
+
+/// With what mask the private root is made, and what a plugin finds as its own, whatever the daemon's is.
+const FILE_MODE_MASK: Mode = Mode::from_raw_mode(0o022);
 
 /// Where pid 1 keeps the channel: the first number above its standard three.
 const CHANNEL: c_int = 3;
@@ -29,67 +38,135 @@ const CHANNEL: c_int = 3;
 /// pid 1's life. `outer` is the launcher's end of the channel, of which the clone made a copy that must not stay.
 pub(crate) fn run(
     plan: &Plan<'_>,
-    descriptors: &Descriptors,
+    descriptors: Descriptors,
     reserved: &Reserved,
+    taken: Taken,
     outer: OwnedFd,
     channel: &OwnedFd,
 ) -> ! {
     let channel = channel.as_fd();
-    let errno = match supervise(plan, descriptors, reserved, outer, channel) {
+    let stumble = match supervise(plan, descriptors, reserved, taken, outer, channel) {
         Ok(never) => match never {},
-        Err(errno) => errno,
+        Err(stumble) => stumble,
     };
-    channel::tell(channel, &Record::Failed { step: Step::Init, detail: 0, errno }, None);
+    channel::tell(channel, &Record::Failed(stumble), None);
     sys::exit(1)
 }
 
 fn supervise(
     plan: &Plan<'_>,
-    descriptors: &Descriptors,
+    mut descriptors: Descriptors,
     reserved: &Reserved,
+    taken: Taken,
     outer: OwnedFd,
     channel: BorrowedFd<'_>,
-) -> Result<std::convert::Infallible, Errno> {
+) -> Result<std::convert::Infallible, Stumble> {
+    let spec = plan.spec();
+    let failed = Stumble::at(Step::Init);
     let _ = rustix::thread::set_name(c"palisade-init");
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    die_with_the_launcher().map_err(&failed)?;
     drop(outer);
     // A launcher that died before the line above sends no signal any more; but its end of the channel is closed then.
     let mut watched = [PollFd::new(&channel, PollFlags::empty())];
-    if poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? != 0 {
+    if poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_err(&failed)? != 0 {
         sys::exit(1);
     }
     // The copy of the control socket must go, or the daemon would not notice the end of the launcher; and the copies of
     // the daemon's stdout and stderr are none of this namespace's business.
     for number in 0..3 {
-        sys::install(reserved.null.as_fd(), number)?;
+        sys::install(reserved.null.as_fd(), number).map_err(&failed)?;
     }
     sys::block_child_signal();
+    if spec.user_namespace.is_some() && !channel::wait_to_begin(channel) {
+        sys::exit(1);
+    }
 
-    let (plugin, pidfd) = match sys::clone(Kind::Program) {
-        Ok(Cloned::Child) => plugin::run(plan, descriptors, reserved.null.as_fd(), channel),
-        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
-        Err(errno) => {
-            channel::tell(channel, &Record::Failed { step: Step::Process, detail: 0, errno }, None);
-            sys::exit(1)
+    enclose(spec, taken)?;
+    // What the plugin executes is found beneath its root; the descriptors with which the daemon named it lead out.
+    if let Some(root) = &spec.root {
+        if let Some(path) = &root.entry {
+            descriptors.entry = root::find_again(path, descriptors.entry.as_fd(), 0)?;
         }
-    };
+        if let (Some(path), Some(outer)) = (&root.interpreter, &descriptors.interpreter) {
+            descriptors.interpreter = Some(root::find_again(path, outer.as_fd(), root::INTERPRETER)?);
+        }
+    }
+
+    let gate = if spec.exec_once { Some(gate::pair().map_err(Stumble::at(Step::Seccomp))?) } else { None };
+    let (plugin, pidfd) =
+        match sys::clone(Kind::Program { asks: spec.exec_once }).map_err(Stumble::at(Step::Process))? {
+            Cloned::Child => {
+                let theirs = gate.map(|(_, theirs)| theirs);
+                plugin::run(plan, &descriptors, theirs.as_ref(), reserved.null.as_fd(), channel)
+            }
+            Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        };
+    // Until here a child that asks nobody has held this process up until its exec, and one that asks has gone on alone.
+    if let Some((ours, theirs)) = gate {
+        // A copy of the child's end would keep the gate open.
+        drop(theirs);
+        gate::attend(ours).map_err(&failed)?;
+    }
     channel::tell(channel, &Record::Started, Some(pidfd.as_fd()));
+    if spec.powerless {
+        // What is left to do needs no right over anything but this namespace's own processes.
+        confine::give_up_capabilities().map_err(Stumble::at(Step::Capabilities))?;
+        rustix::thread::set_no_new_privs(true).map_err(Stumble::at(Step::NoNewPrivileges))?;
+    }
 
     // Whatever stayed open here would keep a pipe open that the plugin has closed.
-    sys::install(channel, CHANNEL)?;
+    sys::install(channel, CHANNEL).map_err(&failed)?;
     sys::close_from(CHANNEL as u32 + 1);
     // SAFETY: the channel was just put at this number, which nothing else owns: what owned it (a descriptor that was
     // only held to reserve the number) lives in a caller that is never returned to.
     let channel = unsafe { BorrowedFd::borrow_raw(CHANNEL) };
-    let children = sys::child_signal_descriptor()?;
+    let children = sys::child_signal_descriptor().map_err(&failed)?;
     loop {
         let mut ready = [PollFd::new(&channel, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
         match poll(&mut ready, None) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(failed(errno)),
         }
         reap(&children, plugin, channel);
         follow_orders(channel);
+    }
+}
+
+/// Ends this process when the launcher ends. A change of user undoes it, so it is said again after one.
+fn die_with_the_launcher() -> Result<(), Errno> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+}
+
+/// Makes the inside of the namespaces what the plugin is to find, and this process nobody in particular.
+fn enclose(spec: &Spec, mut taken: Taken) -> Result<(), Stumble> {
+    rustix::process::umask(FILE_MODE_MASK);
+    if let Some(root) = &spec.root
+        && root.bound_by == BoundBy::Init
+    {
+        // Still as the daemon's user, to whom the daemon's folders belong.
+        taken = root::take(root)?;
+    }
+    if let Some(map) = spec.user_namespace {
+        let failed = Stumble::at(Step::Identity);
+        let (user, group) = (Uid::from_raw(map.inside_uid), Gid::from_raw(map.inside_gid));
+        rustix::thread::set_thread_res_gid(group, group, group).map_err(&failed)?;
+        rustix::thread::set_thread_res_uid(user, user, user).map_err(&failed)?;
+        die_with_the_launcher().map_err(&failed)?;
+    }
+    // Nobody looks into pid 1, not even who has the same user.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Stumble::at(Step::Init))?;
+    if let Some(name) = &spec.hostname {
+        rustix::system::sethostname(name.to_bytes()).map_err(Stumble::at(Step::Hostname))?;
+    }
+    if spec.namespaces.network {
+        sys::bring_up_loopback().map_err(Stumble::at(Step::NetworkNamespace))?;
+    }
+    if spec.namespaces.cgroup {
+        sys::unshare(UnshareFlags::NEWCGROUP).map_err(Stumble::at(Step::CgroupNamespace))?;
+    }
+    match &spec.root {
+        Some(root) => root::enter(root, taken),
+        None => Ok(()),
     }
 }
 
@@ -109,6 +186,7 @@ fn reap(children: &OwnedFd, plugin: i32, channel: BorrowedFd<'_>) {
 fn follow_orders(channel: BorrowedFd<'_>) {
     loop {
         match channel::next_order(channel) {
+            Read::Message(Order::Begin) => {}
             Read::Message(Order::Stop) => sys::signal_everyone(libc::SIGSTOP),
             Read::Message(Order::Continue) => sys::signal_everyone(libc::SIGCONT),
             Read::Nothing => return,

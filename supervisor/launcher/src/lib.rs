@@ -15,7 +15,10 @@ mod report;
 mod spec;
 
 pub use report::{End, Failure, Report, Step, Usage};
-pub use spec::{Limit, Resource, Spec, UserMap};
+pub use spec::{
+    Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, Namespaces, PathRule, Resource, Root, Setting, Source,
+    Spec, UserMap,
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt;
@@ -25,6 +28,9 @@ pub const BUILD_ID: &str = env!("PALISADE_LAUNCHER_BUILD_ID");
 
 /// No message is larger: a datagram of this size fits into a socket's buffer as every Linux sets it up by default.
 pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+
+/// A file that the daemon's probe puts where nothing but Landlock keeps it from being read.
+pub const TRIAL_FILE: &std::ffi::CStr = c"/trial";
 
 /// The most descriptors that travel with one message.
 pub const DESCRIPTORS_MAX: usize = 8;
@@ -92,14 +98,53 @@ mod tests {
         spec.environment = vec![c"HOME=/data".to_owned()];
         spec.user_namespace = Some(UserMap { inside_uid: 1000, outside_uid: 65534, inside_gid: 1000, outside_gid: 7 });
         spec.limits = vec![Limit { resource: Resource::Descriptors, soft: Some(1024), hard: None }];
+        spec.namespaces.network = true;
+        spec.hostname = Some(c"plugin".to_owned());
+        let setting =
+            |name: &std::ffi::CStr, value: &std::ffi::CStr| Setting { name: name.to_owned(), value: value.to_owned() };
+        spec.root = Some(Root {
+            options: vec![setting(c"size", c"1m")],
+            folders: vec![c"etc".to_owned()],
+            files: vec![MadeUp { path: c"etc/hosts".to_owned(), contents: c"127.0.0.1 localhost\n".to_owned() }],
+            links: vec![],
+            mounts: vec![Mount {
+                target: c"data".to_owned(),
+                source: Source::Bind {
+                    path: c"/var/lib/palisade/data/x".to_owned(),
+                    idmap: Some(IdMap { disk_uid: 0, host_uid: 7, disk_gid: 0, host_gid: 8 }),
+                },
+                attributes: Attributes { no_exec: true, ..Attributes::default() },
+                optional: false,
+            }],
+            bound_by: BoundBy::Launcher,
+            entry: Some(c"plugin/main".to_owned()),
+            interpreter: None,
+        });
+        spec.landlock = Some(Landlock {
+            handled_fs: 1,
+            handled_net: 2,
+            scoped: 3,
+            rules: vec![PathRule { path: c"/usr".to_owned(), rights: 5, optional: false }],
+        });
         spec
     }
 
     #[test]
     fn a_spec_arrives_as_it_was_sent() {
-        let sent = spec();
-        let bytes = encode(&sent).unwrap();
-        assert_eq!(decode::<Spec>(&bytes).unwrap(), sent);
+        let mut sent = spec();
+        for filter in [None, Some(vec![0, 0xff, 7])] {
+            sent.seccomp = filter;
+            let bytes = encode(&sent).unwrap();
+            assert_eq!(decode::<Spec>(&bytes).unwrap(), sent);
+        }
+    }
+
+    /// The longest filter that a kernel takes, as bytes and not as a list of numbers, leaves room for the rest.
+    #[test]
+    fn the_longest_filter_fits_into_a_message() {
+        let mut sent = spec();
+        sent.seccomp = Some(vec![0xff; 4096 * 8]);
+        assert!(encode(&sent).unwrap().len() < 34 * 1024);
     }
 
     /// The build id must be readable even where the rest of the message has another shape.

@@ -15,12 +15,16 @@
 #![expect(unsafe_code, reason = "this program is made of system calls that have no safe form")]
 
 mod channel;
+mod confine;
 mod control;
 mod failure;
+mod gate;
 mod init;
 mod plugin;
+mod root;
 mod sys;
 mod tree;
+mod trial;
 mod user_namespace;
 
 use crate::{control::Control, failure::Failed, tree::Tree};
@@ -34,8 +38,8 @@ use std::{
 /// Exit code of a launcher that was started by hand.
 const EXIT_USAGE: c_int = 64;
 
-/// Exit code of `--probe` in a process that is not the first child of a pid namespace's pid 1.
-const EXIT_NOT_ENCLOSED: c_int = 3;
+/// Exit code of `--probe` and `--trial` in a process that is not the first child of a pid namespace's pid 1.
+pub(crate) const EXIT_NOT_ENCLOSED: c_int = 3;
 
 /// Where the program begins; the standard library's own beginning would set up a signal stack and more, which every
 /// launcher would keep for as long as its plugin lives.
@@ -49,7 +53,9 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
     let argument = (1 < argc).then(|| unsafe { CStr::from_ptr(*argv.add(1)) });
     match argument.map(CStr::to_bytes) {
         None => launch(),
-        Some(b"--probe") => probe(),
+        Some(b"--probe") => probe(trial::look),
+        Some(b"--trial") => probe(trial::run),
+        Some(b"--trial-filter") => trial::run_filtered(),
         Some(b"--build-id") => say(BUILD_ID),
         Some(_) => refuse(),
     }
@@ -112,11 +118,12 @@ impl Reserved {
     }
 }
 
-/// What the daemon's probe runs as a plugin: success means that this really is enclosed in a pid namespace.
-fn probe() -> c_int {
+/// What the daemon's probe runs as a plugin: success means that this really is enclosed in a pid namespace. What was
+/// found goes to standard output.
+fn probe(found: fn() -> c_int) -> c_int {
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-    if parent == Some(1) && pid == 2 { 0 } else { EXIT_NOT_ENCLOSED }
+    if parent == Some(1) && pid == 2 { found() } else { EXIT_NOT_ENCLOSED }
 }
 
 /// Someone called this from a shell.

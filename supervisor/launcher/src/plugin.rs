@@ -5,25 +5,24 @@
 
 use crate::{
     channel::{self, Record},
+    confine,
     control::Descriptors,
-    sys,
+    failure::Stumble,
+    gate,
+    sys::{self, Answers},
     user_namespace::write,
 };
 use palisade_launcher::{Resource, Spec, Step};
 use rustix::{
-    fs::Mode,
     io::Errno,
     process::{DumpableBehavior, Rlimit},
 };
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A file that is being written cannot be executed; whoever unpacked it a moment ago is given this many pauses to close
 /// it, a second in all.
 const EXEC_ATTEMPTS: u32 = 200;
 const EXEC_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
-
-/// What a plugin finds as its file mode mask, whatever the daemon's is.
-const FILE_MODE_MASK: Mode = Mode::from_raw_mode(0o022);
 
 /// Exit code of a process that did not become a plugin; its reason went over the channel.
 const EXIT_NO_PLUGIN: i32 = 127;
@@ -34,6 +33,8 @@ pub(crate) struct Plan<'a> {
     arguments: sys::Pointers<'a>,
     environment: sys::Pointers<'a>,
     oom_score_adj: String,
+    /// The system call filter, an instruction each; none without one.
+    filter: Vec<u64>,
 }
 
 impl<'a> Plan<'a> {
@@ -46,32 +47,36 @@ impl<'a> Plan<'a> {
             arguments: sys::Pointers::to(&spec.arguments),
             environment: sys::Pointers::to(&spec.environment),
             oom_score_adj: spec.oom_score_adj.max(inherited.unwrap_or(spec.oom_score_adj)).to_string(),
+            filter: spec.seccomp.as_deref().map(instructions).unwrap_or_default(),
         }
     }
-}
 
-/// Where it went wrong.
-struct Stumble {
-    step: Step,
-    detail: u8,
-    errno: Errno,
-}
-
-impl Stumble {
-    fn at(step: Step) -> impl Fn(Errno) -> Self {
-        move |errno| Self { step, detail: 0, errno }
+    pub(crate) fn spec(&self) -> &Spec {
+        self.spec
     }
+}
+
+/// A filter's bytes as instructions. That they are whole ones was checked when they arrived.
+fn instructions(bytes: &[u8]) -> Vec<u64> {
+    let (whole, _) = bytes.as_chunks();
+    whole.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect()
 }
 
 /// Becomes the plugin, or says why not and ends.
-pub(crate) fn run(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_>, channel: BorrowedFd<'_>) -> ! {
-    let Stumble { step, detail, errno } = become_plugin(plan, descriptors, null);
-    channel::tell(channel, &Record::Failed { step, detail, errno }, None);
+pub(crate) fn run(
+    plan: &Plan<'_>,
+    descriptors: &Descriptors,
+    gate: Option<&OwnedFd>,
+    null: BorrowedFd<'_>,
+    channel: BorrowedFd<'_>,
+) -> ! {
+    let stumble = become_plugin(plan, descriptors, gate, null);
+    channel::tell(channel, &Record::Failed(stumble), None);
     sys::exit(EXIT_NO_PLUGIN)
 }
 
-fn become_plugin(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_>) -> Stumble {
-    match prepare(plan, descriptors, null) {
+fn become_plugin(plan: &Plan<'_>, descriptors: &Descriptors, gate: Option<&OwnedFd>, null: BorrowedFd<'_>) -> Stumble {
+    match prepare(plan, descriptors, gate, null) {
         Ok(()) => {}
         Err(stumble) => return stumble,
     }
@@ -88,9 +93,13 @@ fn become_plugin(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_
 }
 
 /// The steps between the clone and the exec, in their order.
-fn prepare(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_>) -> Result<(), Stumble> {
+fn prepare(
+    plan: &Plan<'_>,
+    descriptors: &Descriptors,
+    gate: Option<&OwnedFd>,
+    null: BorrowedFd<'_>,
+) -> Result<(), Stumble> {
     rustix::process::setsid().map_err(Stumble::at(Step::Session))?;
-    rustix::process::umask(FILE_MODE_MASK);
 
     // The files of an undumpable process belong to root, and exec undoes this anyway; nothing of the plugin runs yet.
     rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(Stumble::at(Step::OomScore))?;
@@ -114,13 +123,27 @@ fn prepare(plan: &Plan<'_>, descriptors: &Descriptors, null: BorrowedFd<'_>) -> 
 
     for (index, limit) in plan.spec.limits.iter().enumerate() {
         let value = Rlimit { current: limit.soft, maximum: limit.hard };
-        rustix::process::setrlimit(kernel_name(limit.resource), value).map_err(|errno| Stumble {
-            step: Step::Limits,
-            detail: u8::try_from(index).unwrap_or(u8::MAX),
-            errno,
-        })?;
+        rustix::process::setrlimit(kernel_name(limit.resource), value)
+            .map_err(Stumble::at_index(Step::Limits, index))?;
     }
     sys::unblock_signals();
+
+    if plan.spec.powerless {
+        confine::give_up_capabilities().map_err(Stumble::at(Step::Capabilities))?;
+        rustix::thread::set_no_new_privs(true).map_err(Stumble::at(Step::NoNewPrivileges))?;
+    }
+    if let Some(landlock) = &plan.spec.landlock {
+        confine::enter_landlock(landlock)?;
+    }
+    // Last, as it forbids what the others need.
+    if !plan.filter.is_empty() {
+        let failed = Stumble::at(Step::Seccomp);
+        let answers = if gate.is_some() { Answers::Listener } else { Answers::Kernel };
+        let listener = sys::install_filter(&plan.filter, answers).map_err(&failed)?;
+        if let (Some(gate), Some(listener)) = (gate, listener) {
+            gate::hand_over(gate.as_fd(), &listener).map_err(&failed)?;
+        }
+    }
     Ok(())
 }
 

@@ -55,41 +55,118 @@ pub enum Step {
     UserNamespace,
     /// pid 1 of a new pid namespace, in the leaf cgroup where there is one.
     PidNamespace,
+    /// A mount namespace.
+    MountNamespace,
+    /// A network namespace with its loopback device.
+    NetworkNamespace,
+    /// A namespace of System V objects and message queues.
+    IpcNamespace,
+    /// A host name of its own.
+    Hostname,
+    /// A folder or file of the host that is to be bound, taken from its tree.
+    Bind,
     /// pid 1's own preparations.
     Init,
+    /// The user and group that the plugin runs as.
+    Identity,
+    /// A cgroup namespace.
+    CgroupNamespace,
+    /// The file system that the private root stands in, and what is made up in it.
+    PrivateRoot,
+    /// Something mounted in the private root.
+    Mount,
+    /// The exchange of the old root for the private one.
+    PivotRoot,
+    /// The entry point and its interpreter, found again beneath the private root.
+    EntryPoint,
     /// The process that becomes the plugin.
     Process,
     /// A session and a process group of its own.
     Session,
-    /// Resource limits.
-    Limits,
     /// The preference of the kernel when memory runs out.
     OomScore,
     /// The working directory.
     Directory,
+    /// Resource limits.
+    Limits,
+    /// The end of all capabilities.
+    Capabilities,
+    /// `no_new_privs`.
+    NoNewPrivileges,
+    /// Landlock rules.
+    Landlock,
+    /// The system call filter.
+    Seccomp,
     /// Execution of the verified file.
     Exec,
 }
 
 impl Step {
     /// Every step, at the index that is its number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 26] = [
         Self::Specification,
         Self::Descriptors,
         Self::UserNamespace,
         Self::PidNamespace,
+        Self::MountNamespace,
+        Self::NetworkNamespace,
+        Self::IpcNamespace,
+        Self::Hostname,
+        Self::Bind,
         Self::Init,
+        Self::Identity,
+        Self::CgroupNamespace,
+        Self::PrivateRoot,
+        Self::Mount,
+        Self::PivotRoot,
+        Self::EntryPoint,
         Self::Process,
         Self::Session,
-        Self::Limits,
         Self::OomScore,
         Self::Directory,
+        Self::Limits,
+        Self::Capabilities,
+        Self::NoNewPrivileges,
+        Self::Landlock,
+        Self::Seccomp,
         Self::Exec,
     ];
 
     /// The step with this number, as it travels between the launcher's own processes.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Whether a failure of it means that this host does not confine as was asked; the others are about the program.
+    pub fn is_confinement(self) -> bool {
+        match self {
+            Self::UserNamespace
+            | Self::PidNamespace
+            | Self::MountNamespace
+            | Self::NetworkNamespace
+            | Self::IpcNamespace
+            | Self::Hostname
+            | Self::Bind
+            | Self::Identity
+            | Self::CgroupNamespace
+            | Self::PrivateRoot
+            | Self::Mount
+            | Self::PivotRoot
+            | Self::Capabilities
+            | Self::NoNewPrivileges
+            | Self::Landlock
+            | Self::Seccomp => true,
+            Self::Specification
+            | Self::Descriptors
+            | Self::Init
+            | Self::EntryPoint
+            | Self::Process
+            | Self::Session
+            | Self::OomScore
+            | Self::Directory
+            | Self::Limits
+            | Self::Exec => false,
+        }
     }
 
     /// The name used in logs, status and documentation.
@@ -99,12 +176,27 @@ impl Step {
             Self::Descriptors => "descriptors",
             Self::UserNamespace => "user namespace",
             Self::PidNamespace => "pid namespace",
+            Self::MountNamespace => "mount namespace",
+            Self::NetworkNamespace => "network namespace",
+            Self::IpcNamespace => "ipc namespace",
+            Self::Hostname => "hostname",
+            Self::Bind => "bind",
             Self::Init => "init",
+            Self::Identity => "identity",
+            Self::CgroupNamespace => "cgroup namespace",
+            Self::PrivateRoot => "private root",
+            Self::Mount => "mount",
+            Self::PivotRoot => "pivot root",
+            Self::EntryPoint => "entry point",
             Self::Process => "process",
             Self::Session => "session",
-            Self::Limits => "limits",
             Self::OomScore => "oom score",
             Self::Directory => "working directory",
+            Self::Limits => "limits",
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivileges => "no new privileges",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
             Self::Exec => "exec",
         }
     }

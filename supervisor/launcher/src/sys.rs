@@ -3,7 +3,7 @@
 //! Facts that all of it relies on: this process, and each that it makes, has exactly one thread; nothing here shares
 //! memory between two processes (`CLONE_VM` is never given), so a child's writes and its exit touch only its own copy.
 
-use rustix::io::Errno;
+use rustix::{io::Errno, mount::MountAttrFlags, process::Pid, thread::UnshareFlags};
 use std::{
     ffi::{CString, c_char, c_int, c_long, c_uint},
     marker::PhantomData,
@@ -144,10 +144,13 @@ pub(crate) enum Cloned {
 /// What a clone is to be, beside a copy of this process.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind<'a> {
-    /// pid 1 of a new pid namespace, born in this cgroup.
-    Init { leaf: Option<BorrowedFd<'a>> },
-    /// A process that executes a program at once; the parent sleeps until it has, or is gone.
-    Program,
+    /// pid 1 of a new pid namespace, in other new namespaces as well, born in this cgroup.
+    Init { leaf: Option<BorrowedFd<'a>>, namespaces: UnshareFlags },
+    /// A process that executes a program at once. The parent sleeps until it has, or is gone; unless the child `asks` the parent about
+    /// it, which then finds out by its gate.
+    Program { asks: bool },
+    /// A process that holds a user namespace until somebody else has opened it.
+    Holder,
 }
 
 /// Makes a copy of this process.
@@ -160,8 +163,9 @@ pub(crate) fn clone(kind: Kind<'_>) -> Result<Cloned, Errno> {
         ..CloneArguments::default()
     };
     match kind {
-        Kind::Init { leaf } => {
-            arguments.flags |= libc::CLONE_NEWPID as u64;
+        Kind::Init { leaf, namespaces } => {
+            // The kernel makes the user namespace first, and the others belong to it.
+            arguments.flags |= libc::CLONE_NEWPID as u64 | u64::from(namespaces.bits());
             if let Some(leaf) = leaf {
                 arguments.flags |= CLONE_INTO_CGROUP;
                 arguments.cgroup = leaf.as_raw_fd() as u64;
@@ -169,7 +173,9 @@ pub(crate) fn clone(kind: Kind<'_>) -> Result<Cloned, Errno> {
         }
         // Without CLONE_VM this shares no memory: it only orders the two, so that what the parent says next is said
         // after whatever the child had to say about its exec.
-        Kind::Program => arguments.flags |= libc::CLONE_VFORK as u64,
+        Kind::Program { asks: false } => arguments.flags |= libc::CLONE_VFORK as u64,
+        Kind::Program { asks: true } => {}
+        Kind::Holder => arguments.flags |= libc::CLONE_NEWUSER as u64,
     }
     // SAFETY: the structure and `pidfd` outlive the call. Without CLONE_VM and with a null stack this is a fork: the
     // child goes on with a copy of this stack. There is one thread, so no other can hold a lock that the copy would
@@ -216,6 +222,20 @@ pub(crate) fn execute(program: BorrowedFd<'_>, arguments: &Pointers<'_>, environ
     errno()
 }
 
+/// Asks for an exec of a file that there is not, and says how that failed.
+pub(crate) fn execute_nothing() -> Errno {
+    // SAFETY: the path is a string, and an array that is not there stands for an empty one.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execve,
+            c"/palisade-trial".as_ptr(),
+            ptr::null::<*const c_char>(),
+            ptr::null::<*const c_char>(),
+        )
+    };
+    errno()
+}
+
 /// Reaps one child that has ended, if there is one.
 pub(crate) fn reap() -> Option<(i32, i32)> {
     let mut status = 0;
@@ -247,10 +267,202 @@ pub(crate) fn signal_everyone(signal: c_int) {
     unsafe { libc::kill(-1, signal) };
 }
 
-/// Makes a namespace of the calling process.
-pub(crate) fn unshare_user_namespace() -> Result<(), Errno> {
+/// Moves the calling process into new namespaces (for a pid namespace: its children).
+pub(crate) fn unshare(namespaces: UnshareFlags) -> Result<(), Errno> {
     // SAFETY: this does not unshare the descriptor table, which is what could surprise another thread; there is none.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
+}
+
+/// How much of a tree an attribute is set on.
+#[derive(Clone, Copy)]
+pub(crate) enum Extent {
+    Single,
+    Recursive,
+}
+
+/// Sets attributes of a mount, and how it maps ids.
+pub(crate) fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    extent: Extent,
+    attributes: MountAttrFlags,
+    idmap: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
+    let mut set =
+        libc::mount_attr { attr_set: u64::from(attributes.bits()), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    if let Some(namespace) = idmap {
+        set.attr_set |= libc::MOUNT_ATTR_IDMAP;
+        set.userns_fd = namespace.as_raw_fd() as u64;
+    }
+    let flags = match extent {
+        Extent::Single => libc::AT_EMPTY_PATH,
+        Extent::Recursive => libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+    };
+    // SAFETY: path and structure outlive the call, the size given is the structure's, and the borrowed descriptors are
+    // open over it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            ptr::from_ref(&set),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    checked(result)?;
+    Ok(())
+}
+
+/// Brings up the loopback device of this process's network namespace.
+pub(crate) fn bring_up_loopback() -> Result<(), Errno> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: the structure is made of numbers and a union of numbers, for all of which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+        *to = *from as c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: this request reads an `ifreq` whose name ends in a null byte; the structure outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, ptr::from_ref(&request)) };
+    checked(c_long::from(result))?;
+    Ok(())
+}
+
+/// What the kernel reads to make a Landlock rule set; older ones know the beginning and want zeros behind it.
+#[repr(C)]
+struct LandlockRuleSet {
+    handled_access_fs: u64,
+    handled_access_net: u64,
+    scoped: u64,
+}
+
+/// What the kernel reads for a rule about a path.
+#[repr(C, packed)]
+struct LandlockPathBeneath {
+    allowed_access: u64,
+    parent_fd: i32,
+}
+
+const LANDLOCK_CREATE_RULESET_VERSION: c_uint = 1;
+const LANDLOCK_RULE_PATH_BENEATH: c_int = 1;
+
+/// The version of Landlock's interface that this kernel offers.
+pub(crate) fn landlock_version() -> Result<u32, Errno> {
+    // SAFETY: asked for its version, the call reads no memory.
+    let version = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, LANDLOCK_CREATE_RULESET_VERSION)
+    };
+    Ok(checked(version)? as u32)
+}
+
+/// A Landlock rule set that denies all of this.
+pub(crate) fn landlock_rule_set(fs: u64, net: u64, scoped: u64) -> Result<OwnedFd, Errno> {
+    let set = LandlockRuleSet { handled_access_fs: fs, handled_access_net: net, scoped };
+    // SAFETY: the structure outlives the call and has the size that is given.
+    let made = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, ptr::from_ref(&set), size_of::<LandlockRuleSet>(), 0)
+    };
+    let descriptor = checked(made)? as RawFd;
+    // SAFETY: the kernel has just made this descriptor, and nothing else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Adds a rule: these rights beneath that folder.
+pub(crate) fn landlock_allow(set: BorrowedFd<'_>, folder: BorrowedFd<'_>, rights: u64) -> Result<(), Errno> {
+    let rule = LandlockPathBeneath { allowed_access: rights, parent_fd: folder.as_raw_fd() };
+    // SAFETY: the structure outlives the call and is of the kind that is named; both descriptors are open over it.
+    let result = unsafe {
+        libc::syscall(libc::SYS_landlock_add_rule, set.as_raw_fd(), LANDLOCK_RULE_PATH_BENEATH, ptr::from_ref(&rule), 0)
+    };
+    checked(result)?;
+    Ok(())
+}
+
+/// Enters the domain of a rule set; there is no way out.
+pub(crate) fn landlock_enter(set: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the call reads no memory.
+    checked(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, set.as_raw_fd(), 0) })?;
+    Ok(())
+}
+
+/// What the kernel reads of a system call filter.
+#[repr(C)]
+struct FilterProgram {
+    length: u16,
+    instructions: *const u64,
+}
+
+/// Installs a system call filter. Each number is one of the kernel's instructions, as it lies in memory. `Answers::Listener` gives
+/// the descriptor on which the filter asks.
+pub(crate) fn install_filter(filter: &[u64], answers: Answers) -> Result<Option<OwnedFd>, Errno> {
+    let Ok(length) = u16::try_from(filter.len()) else { return Err(Errno::INVAL) };
+    let program = FilterProgram { length, instructions: filter.as_ptr() };
+    let flags = match answers {
+        Answers::Kernel => 0,
+        Answers::Listener => libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    };
+    // SAFETY: an instruction is eight bytes, so `length` of them lie where the pointer leads, and they outlive the call,
+    // which copies and checks them.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, ptr::from_ref(&program)) };
+    let number = checked(result)?;
+    Ok(match answers {
+        Answers::Kernel => None,
+        // SAFETY: with that flag a call that succeeds gives a new descriptor, which nobody else knows.
+        Answers::Listener => Some(unsafe { OwnedFd::from_raw_fd(number as RawFd) }),
+    })
+}
+
+/// Who answers what a filter does not decide.
+#[derive(Clone, Copy)]
+pub(crate) enum Answers {
+    /// Nothing is left open.
+    Kernel,
+    /// Whoever holds the listener.
+    Listener,
+}
+
+/// A question that waits for its answer.
+pub(crate) struct Question(u64);
+
+/// Takes the next question from a listener that has one.
+pub(crate) fn next_question(listener: BorrowedFd<'_>) -> Result<Question, Errno> {
+    // SAFETY: the structure is made of numbers, for which zeros are values; the kernel wants them to be zero.
+    let mut asked: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the kernel writes one such structure, which outlives the call.
+    checked(c_long::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, ptr::from_mut(&mut asked))
+    }))?;
+    Ok(Question(asked.id))
+}
+
+/// Lets the call go on as if there were no filter.
+pub(crate) fn let_through(listener: BorrowedFd<'_>, question: Question) -> Result<(), Errno> {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let mut answer = libc::seccomp_notif_resp { id: question.0, val: 0, error: 0, flags };
+    // SAFETY: the kernel reads one such structure, which outlives the call.
+    checked(c_long::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, ptr::from_mut(&mut answer))
+    }))?;
+    Ok(())
+}
+
+/// Waits for the signal that ends it, which comes at the latest when `parent` ends.
+pub(crate) fn sleep_until_killed(parent: Pid) -> ! {
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // A parent that ended before the line above sends no signal any more; somebody else has taken its place then.
+    if rustix::process::getppid() != Some(parent) {
+        exit(1);
+    }
+    loop {
+        // SAFETY: it takes no memory.
+        unsafe { libc::pause() };
+    }
 }
 
 /// Ends this process at once, running nothing that was registered for its exit.
@@ -259,4 +471,6 @@ pub(crate) fn exit(code: c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+const _: () = assert!(size_of::<LandlockPathBeneath>() == 12, "packed, as the kernel has it");
+const _: () = assert!(size_of::<libc::sock_filter>() == size_of::<u64>(), "an instruction is eight bytes");
 const _: () = assert!(size_of::<CloneArguments>() == 88, "the kernel's structure of Linux 5.7");

@@ -7,15 +7,17 @@ use crate::{
     failure::Failed,
     init,
     plugin::Plan,
+    root,
     sys::{self, Cloned, Kind},
     user_namespace,
 };
-use palisade_launcher::{Command, End, Report, Spec, Step, Usage};
+use palisade_launcher::{BoundBy, Command, End, Report, Spec, Step, Usage};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags},
     io::Errno,
     process::{DumpableBehavior, Signal, pidfd_send_signal},
+    thread::UnshareFlags,
 };
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -45,22 +47,41 @@ impl Tree {
         let kill_file = leaf.as_ref().and_then(|leaf| {
             rustix::fs::openat(leaf, c"cgroup.kill", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).ok()
         });
-        if let Some(map) = spec.user_namespace {
-            user_namespace::enter(map)?;
-        }
+        // Groups that the daemon happens to have are none of the plugin's. Only root can leave them; an ordinary user's
+        // stay, and lead nowhere in a private root.
+        let _ = rustix::thread::set_thread_groups(&[]);
+        let taken = match &spec.root {
+            Some(root) if root.bound_by == BoundBy::Launcher => root::take(root)?,
+            _ => root::Taken::new(),
+        };
         let plan = Plan::of(spec);
+
+        let (outer, inner) = channel::pair().map_err(|errno| Failed::at(Step::PidNamespace, errno))?;
+        let kind = Kind::Init { leaf: leaf.as_ref().map(AsFd::as_fd), namespaces: namespaces_of(spec) };
+        let tree = match sys::clone(kind).map_err(|errno| blame(spec, errno))? {
+            Cloned::Child => init::run(&plan, descriptors, &reserved, taken, outer, &inner),
+            // The descriptors are dropped here: an end of a pipe that stayed open would hide that the plugin closed it.
+            Cloned::Parent { pid, pidfd } => Self { init: pid, init_pidfd: pidfd, channel: outer, kill_file },
+        };
+        tree.begin(spec).inspect_err(|_| {
+            tree.kill();
+            let _ = sys::wait_for(tree.init);
+        })?;
+        Ok(tree)
+    }
+
+    /// Lets pid 1 begin, which was born as nobody in a user namespace without a map.
+    fn begin(&self, spec: &Spec) -> Result<(), Failed> {
+        if let Some(map) = spec.user_namespace {
+            user_namespace::map(self.init, map)?;
+        }
         // Only now: the files of an undumpable process belong to root, the maps among them.
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(|errno| Failed::at(Step::UserNamespace, errno))?;
-
-        let failed = |errno| Failed::at(Step::PidNamespace, errno);
-        let (outer, inner) = channel::pair().map_err(failed)?;
-        let kind = Kind::Init { leaf: leaf.as_ref().map(AsFd::as_fd) };
-        match sys::clone(kind).map_err(failed)? {
-            Cloned::Child => init::run(&plan, &descriptors, &reserved, outer, &inner),
-            // The descriptors are dropped here: an end of a pipe that stayed open would hide that the plugin closed it.
-            Cloned::Parent { pid, pidfd } => Ok(Self { init: pid, init_pidfd: pidfd, channel: outer, kill_file }),
+        if spec.user_namespace.is_some() {
+            channel::order(self.channel.as_fd(), Order::Begin);
         }
+        Ok(())
     }
 
     /// Watches until the tree is gone, passing news to the daemon and its commands to the tree.
@@ -128,8 +149,8 @@ impl Tree {
                     heard.failure.get_or_insert(Failed::at(Step::Process, Errno::MFILE));
                     self.kill();
                 }
-                Read::Message((Record::Failed { step, detail, errno }, _)) => {
-                    heard.failure.get_or_insert(Failed::in_detail(step, detail, errno));
+                Read::Message((Record::Failed(stumble), _)) => {
+                    heard.failure.get_or_insert(stumble.into());
                     self.kill();
                 }
                 Read::Message((Record::Ended { status }, _)) => heard.status = Some(status),
@@ -164,6 +185,38 @@ impl Tree {
             }
         }
     }
+}
+
+/// The namespaces that pid 1 is born in, beside the pid namespace. Its cgroup namespace comes later: it is to have the
+/// leaf as its root, where pid 1 is only once it is born.
+fn namespaces_of(spec: &Spec) -> UnshareFlags {
+    NAMESPACES.iter().filter(|(_, _, wanted)| wanted(spec)).fold(UnshareFlags::empty(), |all, (flag, ..)| all | *flag)
+}
+
+/// A namespace, the step that makes it, and whether a specification wants it.
+type Namespace = (UnshareFlags, Step, fn(&Spec) -> bool);
+
+const NAMESPACES: [Namespace; 5] = [
+    (UnshareFlags::NEWUSER, Step::UserNamespace, |spec| spec.user_namespace.is_some()),
+    (UnshareFlags::NEWNS, Step::MountNamespace, |spec| spec.root.is_some()),
+    (UnshareFlags::NEWNET, Step::NetworkNamespace, |spec| spec.namespaces.network),
+    (UnshareFlags::NEWIPC, Step::IpcNamespace, |spec| spec.namespaces.ipc),
+    (UnshareFlags::NEWUTS, Step::Hostname, |spec| spec.hostname.is_some()),
+];
+
+/// Which of the namespaces it was that could not be made: the clone only says that one was. They are tried one after the
+/// other by this process, which has nothing else left to do.
+fn blame(spec: &Spec, errno: Errno) -> Failed {
+    let pid = (UnshareFlags::NEWPID, Step::PidNamespace, (|_| true) as fn(&Spec) -> bool);
+    let (user, others) = NAMESPACES.split_at(1);
+    for (flag, step, wanted) in user.iter().chain([&pid]).chain(others) {
+        if wanted(spec)
+            && let Err(errno) = sys::unshare(*flag)
+        {
+            return Failed::at(*step, errno);
+        }
+    }
+    Failed::at(Step::PidNamespace, errno)
 }
 
 fn end_of(status: i32) -> End {

@@ -1,23 +1,55 @@
-//! A user namespace of one user and one group, which is all that an ordinary user may map.
+//! User namespaces of one user and one group: the plugin's own, and those by which a mount maps its owner.
 
-use crate::{failure::Failed, sys};
-use palisade_launcher::{Step, UserMap};
+use crate::{
+    failure::Failed,
+    sys::{self, Cloned, Kind},
+};
+use palisade_launcher::{IdMap, Step, UserMap};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    process::{Signal, pidfd_send_signal},
 };
-use std::ffi::CStr;
+use std::{
+    ffi::{CStr, CString},
+    os::fd::OwnedFd,
+};
 
-/// Moves this process into a user namespace with the given map.
+/// Gives the user namespace that `pid` was born in its map. `pid` must be a child that has not been waited for.
 ///
 /// An ordinary user may write a group map only after giving up `setgroups`, through which a group that denies something
 /// could otherwise be dropped.
-pub(crate) fn enter(map: UserMap) -> Result<(), Failed> {
-    let failed = |errno| Failed::at(Step::UserNamespace, errno);
-    sys::unshare_user_namespace().map_err(failed)?;
-    write(c"/proc/self/setgroups", b"deny").map_err(failed)?;
-    write(c"/proc/self/uid_map", format!("{} {} 1\n", map.inside_uid, map.outside_uid).as_bytes()).map_err(failed)?;
-    write(c"/proc/self/gid_map", format!("{} {} 1\n", map.inside_gid, map.outside_gid).as_bytes()).map_err(failed)
+pub(crate) fn map(pid: i32, map: UserMap) -> Result<(), Failed> {
+    write_maps(pid, (map.inside_uid, map.outside_uid), (map.inside_gid, map.outside_gid))
+        .map_err(|errno| Failed::at(Step::UserNamespace, errno))
+}
+
+/// A user namespace by which a mount shows its owner as somebody else. No process is left in it.
+pub(crate) fn for_idmap(map: IdMap) -> Result<OwnedFd, Errno> {
+    let launcher = rustix::process::getpid();
+    let (pid, pidfd) = match sys::clone(Kind::Holder)? {
+        Cloned::Child => sys::sleep_until_killed(launcher),
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    let namespace = write_maps(pid, (map.disk_uid, map.host_uid), (map.disk_gid, map.host_gid)).and_then(|()| {
+        let path = file_of(pid, "ns/user");
+        rustix::fs::open(path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    });
+    // It sleeps and nothing else, so this ends it; and it has to be waited for, or pid 1 would not be the only child.
+    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    let _ = sys::wait_for(pid);
+    namespace
+}
+
+fn write_maps(pid: i32, user: (u32, u32), group: (u32, u32)) -> Result<(), Errno> {
+    write(&file_of(pid, "setgroups"), b"deny")?;
+    write(&file_of(pid, "uid_map"), format!("{} {} 1\n", user.0, user.1).as_bytes())?;
+    write(&file_of(pid, "gid_map"), format!("{} {} 1\n", group.0, group.1).as_bytes())
+}
+
+fn file_of(pid: i32, name: &str) -> CString {
+    // A number and a name of ours have no NUL byte; an empty path would be refused by whoever opens it.
+    CString::new(format!("/proc/{pid}/{name}")).unwrap_or_default()
 }
 
 /// Writes the whole of a kernel file in one call, as a map must be written.

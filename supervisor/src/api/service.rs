@@ -190,6 +190,11 @@ impl Service {
     /// What went wrong, in the taxonomy's terms.
     pub async fn operate(&self, action: &str, params: &[u8], items: &mut impl Items) -> Result<Value, ErrorBody> {
         match action {
+            #[cfg(test)]
+            "panic" => {
+                items.open();
+                panic!("as the test wants it")
+            }
             "list" => {
                 parameters::<NoParams>(params)?;
                 self.list()
@@ -291,7 +296,9 @@ impl Service {
     }
 
     async fn info(&self, handle: &Handle) -> Result<Value, ErrorBody> {
-        let mut info = value(&handle.info().await)?;
+        let info = handle.info().await;
+        let process = info.status.generations.iter().find_map(|generation| generation.process_id);
+        let mut info = value(&info)?;
         let blueprint = handle.blueprint();
         if let Some(map) = info.as_object_mut() {
             if let Some(actions) = handle.actions() {
@@ -300,7 +307,7 @@ impl Service {
             if let Ok(snapshot) = &blueprint.snapshot {
                 map.insert("snapshot".to_owned(), json!({ "digest": snapshot.digest, "path": snapshot.path }));
             }
-            map.insert("guarantees".to_owned(), value(&blueprint.host.guarantees())?);
+            map.insert("guarantees".to_owned(), value(&blueprint.host.guarantees(blueprint.grants, process))?);
             let limits = &blueprint.manifest.limits;
             map.insert(
                 "limits".to_owned(),

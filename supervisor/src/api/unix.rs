@@ -8,10 +8,12 @@
 //! Elsewhere: what the operations do is `service`; the rules of a call's frames towards the plugin are `plugin::link`.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::Permissions;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -28,11 +30,14 @@ use rustix::fs::{FlockOperation, Mode};
 use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Sleep;
 
 use super::service::{Items, Service};
-use crate::plugin::call::{Call, Caller, Ends, Follow, NewCall, Params, body, error_body};
+use crate::config::Config;
+use crate::model::call::LimitedBy;
+use crate::plugin::call::{Call, Caller, Counters, Ends, NewCall, Params, body, error_body, limit_details};
+use crate::plugin::following::Follow;
 use crate::router::Target;
 use crate::wire::{Filled, Incoming, LARGE_FRAME_BYTES, Lane, Outbox, OwnedFrame, Reader};
 
@@ -100,17 +105,20 @@ impl Drop for Listener {
     }
 }
 
-/// Listens on `path`. What a dead daemon left there is taken over.
+/// Listens on the configured socket. What a dead daemon left there is taken over.
 ///
 /// # Errors
 /// [`ListenError`]
-pub fn listen(path: &Path, allowed_uids: &[u32]) -> Result<Listener, ListenError> {
+pub fn listen(config: &Config) -> Result<Listener, ListenError> {
+    let path = config.socket.as_path();
     let system = |what| move |source| ListenError::System { path: path.to_owned(), what, source };
     let lock_path = path.with_extension("lock");
     let lock = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
+        // Whoever can open it can hold the lock.
+        .mode(0o600)
         .open(&lock_path)
         .map_err(system("locked"))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -134,11 +142,21 @@ pub fn listen(path: &Path, allowed_uids: &[u32]) -> Result<Listener, ListenError
         Err(error) => return Err(system("looked at")(error)),
     }
     // From the first moment on, nobody else may connect; who may is checked again for each connection.
-    let everybody = if allowed_uids.is_empty() { 0o177 } else { 0o111 };
-    let before = rustix::process::umask(Mode::from_raw_mode(everybody));
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = UnixListener::bind(path);
     rustix::process::umask(before);
-    Ok(Listener { listener: bound.map_err(system("made"))?, path: path.to_owned(), _lock: lock })
+    let listener = Listener { listener: bound.map_err(system("made"))?, path: path.to_owned(), _lock: lock };
+    let mode = match config.socket_group {
+        Some(group) => {
+            std::os::unix::fs::chown(path, None, Some(group)).map_err(system("given to its group"))?;
+            0o660
+        }
+        // A file has one group, and these have none in common: the kernel lets everybody knock, and we look who it is.
+        None if !config.allowed_uids.is_empty() => 0o666,
+        None => return Ok(listener),
+    };
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(system("opened to others"))?;
+    Ok(listener)
 }
 
 /// Serves agents until it is told to leave; then each connection writes what it can at once, and ends.
@@ -181,7 +199,9 @@ async fn receive(mut stream: UnixStream, service: Arc<Service>, room: bool, leav
         Ok(peer) => {
             let uid = peer.uid();
             let own = rustix::process::geteuid().as_raw();
-            if uid == 0 || uid == own || service.config.allowed_uids.contains(&uid) {
+            // The socket's mode lets nobody in but the group, if there is one.
+            let in_group = service.config.socket_group.is_some();
+            if uid == 0 || uid == own || in_group || service.config.allowed_uids.contains(&uid) {
                 Ok(uid)
             } else {
                 let message = format!("user {uid} may not use this socket");
@@ -392,6 +412,12 @@ impl Caller for Shared {
         }
         state.wake();
     }
+
+    fn calls_counted(&self, counters: &Arc<Counters>) -> usize {
+        let state = self.state();
+        let counted = |entry: &&Entry| matches!(&entry.work, Work::Plugin(call) if call.is_counted_by(counters));
+        state.calls.values().filter(counted).count()
+    }
 }
 
 /// One agent.
@@ -514,8 +540,14 @@ impl Agent {
         }
         // Operations that have ended are forgotten.
         while !self.operations.is_empty()
-            && let Poll::Ready(Some(_)) = self.operations.poll_join_next(cx)
-        {}
+            && let Poll::Ready(Some(ended)) = self.operations.poll_join_next(cx)
+        {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                self.panicked(&error);
+            }
+        }
         if waiting > BACKPRESSURE_BYTES {
             return Poll::Pending;
         }
@@ -780,16 +812,13 @@ impl Agent {
 
     fn follow_small(&mut self, kind: Kind, frame: &Frame<'_>) -> Result<(), End> {
         let flags = frame.header.flags;
-        self.follow(kind, frame.header.id, flags, Follow::Small(kind, flags, frame.content.into()))
+        self.follow(kind, frame.header.id, flags, Follow::Small(kind, flags, frame.content))
     }
 
     /// Something that belongs to a call under way. What comes for one that has ended crossed with its end.
-    fn follow(&mut self, kind: Kind, id: u64, flags: Flags, follow: Follow) -> Result<(), End> {
+    fn follow(&mut self, kind: Kind, id: u64, flags: Flags, follow: Follow<'_>) -> Result<(), End> {
         let violation = |what: &str| Err(End::Violation(format!("call {id}: a {} frame {what}", kind.name())));
-        let length = match &follow {
-            Follow::Small(_, _, content) => content.len(),
-            Follow::Large(frame) => frame.content().len(),
-        };
+        let length = follow.content_bytes();
         let mut state = self.shared.state();
         let Some(entry) = state.calls.get_mut(&id) else { return Ok(()) };
         if entry.params_continue && matches!(kind, Kind::StreamOpen | Kind::StreamData | Kind::StreamEnd) {
@@ -832,8 +861,9 @@ impl Agent {
             let operation = service.operate(&action, &params, &mut items);
             let outcome = match limit {
                 Some(limit) => tokio::time::timeout(limit, operation).await.unwrap_or_else(|_| {
-                    let message = format!("{action} took more than {} ms, the caller's deadline", limit.as_millis());
-                    Err(ErrorBody::new(ErrorCode::Timeout, message))
+                    let message = format!("{action}: no answer within {} ms, the caller's deadline", limit.as_millis());
+                    Err(ErrorBody::new(ErrorCode::Timeout, message)
+                        .with_details(limit_details(limit, LimitedBy::Caller)))
                 }),
                 None => operation.await,
             };
@@ -846,6 +876,19 @@ impl Agent {
         // If it has ended already, so has its entry.
         if let Some(entry) = self.shared.state().calls.get_mut(&id) {
             entry.work = Work::Operation { task, credit };
+        }
+    }
+
+    /// An operation ended by a fault of ours, and its call is still owed an answer.
+    fn panicked(&self, error: &JoinError) {
+        tracing::error!(caller = %self.caller, %error, "an operation panicked");
+        let state = self.shared.state();
+        let its = |entry: &Entry| matches!(&entry.work, Work::Operation { task, .. } if task.id() == error.id());
+        let call = state.calls.iter().find_map(|(id, entry)| its(entry).then_some(*id));
+        drop(state);
+        if let Some(id) = call {
+            let error = ErrorBody::new(ErrorCode::Internal, "the operation failed by a fault of the daemon's");
+            self.fail(id, &error.with_hint("the daemon's log says more"));
         }
     }
 

@@ -4,11 +4,14 @@
 
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 /// A call is given to at most so many generations. A call that kills what serves it must not kill without end.
 pub const ATTEMPTS_MAX: u32 = 3;
 
 /// Who set the deadline of a call, for the message when it passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LimitedBy {
     Caller,
     Action,

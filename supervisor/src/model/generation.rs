@@ -211,6 +211,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the host could not start it for want of something, which says nothing about the plugin.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::LaunchFailed { failure } if failure.outlook == Outlook::Shortage)
+    }
+
     /// Whether something went wrong, as opposed to an end that was asked for, or clean.
     pub fn is_failure(&self) -> bool {
         match self {
@@ -250,8 +255,34 @@ impl fmt::Display for Reason {
 pub struct LaunchFailure {
     /// A sentence about the step that failed.
     pub message: String,
-    /// Trying again as it is would fail again: the executable is missing, or for another machine.
-    pub lasting: bool,
+    /// What the next attempt has to expect.
+    pub outlook: Outlook,
+    /// It is the host that cannot confine the plugin as it must be; the plugin is not to blame.
+    #[serde(default)]
+    pub sandbox: bool,
+}
+
+/// What a failed launch says about the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outlook {
+    /// As it is it would fail again: the executable is missing, or for another machine.
+    Lasting,
+    /// It may go better.
+    Passing,
+    /// The host is short of descriptors, memory, processes or space. That is no fault of the plugin's.
+    Shortage,
+}
+
+impl Outlook {
+    /// What the kernel's error number says, or `otherwise` where that is not a shortage.
+    pub fn of_errno(errno: i32, otherwise: Self) -> Self {
+        // EAGAIN, ENOMEM, ENFILE, EMFILE, ENOSPC, ENOBUFS and EDQUOT, which have the same numbers on every machine that we run on.
+        match errno {
+            11 | 12 | 23 | 24 | 28 | 105 | 122 => Self::Shortage,
+            _ => otherwise,
+        }
+    }
 }
 
 /// Why a process never became active.

@@ -16,6 +16,7 @@ pub mod ids;
 pub mod limits;
 pub mod manifest;
 pub mod overdue;
+pub mod permission;
 pub mod plugin;
 pub mod restart;
 pub mod saturation;

@@ -18,10 +18,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::generation::{InitFailure, Reason, StopWhy};
+use super::generation::{InitFailure, Outlook, Reason, StopWhy};
 use super::ids::{Generation, PluginId};
 use super::manifest::{Activation, Manifest, OnPause};
-use super::restart::{History, RestartMode, RestartPolicy, Verdict};
+use super::restart::{History, RestartMode, RestartPolicy, SHORTAGES_PATIENT, Verdict};
 use super::status::PluginState;
 
 /// So many old generations may still be finishing their calls when a candidate is asked for.
@@ -263,6 +263,9 @@ impl Refusal {
             Self::Stopped => format!("start it with `palisade start {id}`"),
             Self::Unloaded => "load it again, or call another version".to_owned(),
             Self::Paused => format!("resume it with `palisade resume {id}`"),
+            Self::Failed { reason } if reason.is_shortage() => {
+                "it is tried again by itself; `palisade doctor` says what this host has".to_owned()
+            }
             Self::Failed { .. } => format!("see `palisade status {id}`, and start it with `palisade start {id}`"),
             Self::Quarantined { .. } => {
                 format!("see `palisade status {id}` and `palisade logs {id}`; `palisade start {id}` resets it")
@@ -581,7 +584,10 @@ fn starting(
         Event::PauseAsked | Event::ResumeAsked => {
             actions.push(Action::Decline(Decline::NotActive(candidate.seen(from))));
         }
-        Event::GenerationLoaded(generation) => candidate.advance(generation, Progress::Loaded),
+        Event::GenerationLoaded(generation) => {
+            context.history.shortage_is_over();
+            candidate.advance(generation, Progress::Loaded);
+        }
         Event::GenerationInitialized(generation) => candidate.advance(generation, Progress::Initialized),
         Event::GenerationStopping(generation) => candidate.advance(generation, Progress::Ending),
         Event::GenerationActive(generation) => {
@@ -912,7 +918,10 @@ fn failed(
             if let Next::RestartAt(at) = next
                 && at <= now
             {
-                context.history.note_start(&context.settings.restart, now);
+                // What the host had no means for was no start of the plugin's.
+                if !reason.is_shortage() {
+                    context.history.note_start(&context.settings.restart, now);
+                }
                 return start(context, actions, PluginState::Failed);
             }
         }
@@ -1005,8 +1014,16 @@ fn judge(context: &mut Context, actions: &mut Vec<Action>, end: End, now: Instan
         // Another process beside one that could not be ended would make two.
         return quarantine(actions, reason);
     }
+    if reason.is_shortage() {
+        let (at, in_a_row) = context.history.shortage(&context.settings.restart, jitter, now);
+        if SHORTAGES_PATIENT <= in_a_row {
+            // It lasts. Whoever waits should read why, rather than a timeout later.
+            actions.push(Action::RefuseWaiting(Refusal::Failed { reason: reason.clone() }));
+        }
+        return State::Failed { reason, next: Next::RestartAt(at) };
+    }
     if let Reason::LaunchFailed { failure } = &reason
-        && failure.lasting
+        && failure.outlook == Outlook::Lasting
     {
         actions.push(Action::RefuseWaiting(Refusal::Failed { reason: reason.clone() }));
         return State::Failed { reason, next: Next::Nothing };

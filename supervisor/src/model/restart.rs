@@ -5,7 +5,7 @@
 //! resets it. A run that lasted as long as the window makes the next failure a first one again.
 //!
 //! Invariants: no window holds more automatic restarts than the intensity; the history never holds more either.
-//! Restarts that an operator asks for are not noted here at all.
+//! Restarts that an operator asks for are not noted here at all, and neither are attempts that the host had no means for.
 //!
 //! Elsewhere: `plugin` asks, and keeps the history.
 
@@ -70,8 +70,13 @@ pub struct History {
     /// When they happened; no more than the policy's intensity.
     starts: VecDeque<Instant>,
     failures_in_a_row: u32,
+    /// How often in a row the host had not the means to start it.
+    shortages_in_a_row: u32,
     total: u64,
 }
+
+/// So many attempts may fail for want of the host's means before those who wait are told; a shortage is often over by then.
+pub const SHORTAGES_PATIENT: u32 = 5;
 
 impl History {
     /// Judges an end. `stable_for` is how long the plugin had been active; `chance` is a number in 0..1.
@@ -95,6 +100,19 @@ impl History {
         if self.has_room(policy, at) { Verdict::RestartAt(at) } else { Verdict::Quarantine }
     }
 
+    /// The host had not the means to start it. Says when to try again, whatever the policy is for the plugin's own failures, and how
+    /// often in a row that was.
+    pub fn shortage(&mut self, policy: &RestartPolicy, chance: f64, now: Instant) -> (Instant, u32) {
+        let at = now + wait(policy, self.shortages_in_a_row, chance);
+        self.shortages_in_a_row = self.shortages_in_a_row.saturating_add(1);
+        (at, self.shortages_in_a_row)
+    }
+
+    /// There is a process.
+    pub fn shortage_is_over(&mut self) {
+        self.shortages_in_a_row = 0;
+    }
+
     /// Whether an automatic restart at that moment would keep to the intensity.
     pub fn has_room(&self, policy: &RestartPolicy, at: Instant) -> bool {
         let recent = self.starts.iter().filter(|start| at.saturating_duration_since(**start) < policy.window).count();
@@ -115,6 +133,7 @@ impl History {
     pub fn reset(&mut self) {
         self.starts.clear();
         self.failures_in_a_row = 0;
+        self.shortages_in_a_row = 0;
     }
 
     /// How often the plugin was started again since the daemon knows it.
@@ -210,6 +229,19 @@ mod tests {
         assert_eq!(history.judge(&POLICY, true, Duration::ZERO, 0.5, now), first);
         assert_ne!(history.judge(&POLICY, true, Duration::from_secs(59), 0.5, now), first);
         assert_eq!(history.judge(&POLICY, true, Duration::from_secs(60), 0.5, now), first);
+    }
+
+    #[test]
+    fn shortages_of_the_host_have_waits_of_their_own_and_count_for_nothing() {
+        let now = Instant::now();
+        let policy = RestartPolicy { mode: RestartMode::Never, intensity: 0, ..POLICY };
+        let mut history = History::default();
+        let first = now + Duration::from_millis(200);
+        assert_eq!(history.shortage(&policy, 0.5, now), (first, 1));
+        assert_eq!(history.shortage(&policy, 0.5, now), (now + Duration::from_millis(400), 2));
+        assert_eq!((history.failures_in_a_row, history.total(), history.starts.len()), (0, 0, 0));
+        history.shortage_is_over();
+        assert_eq!(history.shortage(&policy, 0.5, now), (first, 1));
     }
 
     #[test]

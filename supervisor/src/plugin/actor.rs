@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, Fault};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -22,6 +22,7 @@ use super::handle::{Board, Command, Handle, Operation, Shared};
 use super::inbox::Inbox;
 use super::logs::{Hub, Voice};
 use super::pressure::Met;
+use super::queue::{Queue, overloaded};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
 use crate::model::generation::{Reason, StopWhy};
 use crate::model::ids::Generation;
@@ -57,8 +58,8 @@ pub fn numbers() -> Numbers {
 pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Numbers) -> (Handle, JoinHandle<()>) {
     let blueprint = Arc::new(blueprint);
     let limits = &blueprint.manifest.limits;
-    // Every admitted call may be here, and some operators.
-    let room = (limits.concurrency + limits.queue) as usize + WAITERS_MAX;
+    // Every admitted call may be here, as many that contend for their room, and some operators.
+    let room = 2 * (limits.concurrency + limits.queue) as usize + WAITERS_MAX;
     let (commands, inbox) = mpsc::channel(room);
     let (told_sender, told) = mpsc::channel(64);
     let machine = Machine::new(Settings::from(&blueprint.manifest), Generation(1));
@@ -81,7 +82,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Numbers)
         numbers,
         machine,
         running: HashMap::new(),
-        waiting: VecDeque::new(),
+        waiting: Queue::default(),
         next_due: None,
         waiters: Vec::new(),
         describers: Vec::new(),
@@ -107,8 +108,8 @@ struct Actor {
     numbers: Numbers,
     machine: Machine,
     running: HashMap<Generation, Running>,
-    /// Calls without a route, in the order of their arrival.
-    waiting: VecDeque<Arc<Call>>,
+    /// Calls without a route, their agents in turn.
+    waiting: Queue,
     /// No waiting call is due before this.
     next_due: Option<Instant>,
     waiters: Vec<Waiter>,
@@ -226,7 +227,16 @@ impl Actor {
             if self.waiting.len() > 2 * self.shared.counters.present() as usize + WAITERS_MAX {
                 self.waiting.retain(|call| !call.is_done());
             }
-            self.waiting.push_back(call);
+            let limits = &self.shared.blueprint.manifest.limits;
+            let most = limits.concurrency + limits.queue;
+            if call.has_to_displace(most) {
+                let error = overloaded(self.shared.blueprint.manifest.id.as_str(), most);
+                match self.waiting.displace(call.agent(), false) {
+                    Some(displaced) => displaced.fail(&error),
+                    None => return call.fail(&error),
+                }
+            }
+            self.waiting.push(call);
             self.step(Event::CallWaiting);
         }
     }
@@ -242,12 +252,12 @@ impl Actor {
     /// Gives the calls that wait to the generation that serves, as far as it has room.
     fn forward_waiting(&mut self) {
         self.next_due = None;
-        for call in std::mem::take(&mut self.waiting) {
+        for call in self.waiting.drain() {
             if !call.is_done()
                 && let Some(call) = self.forward(call)
             {
                 self.next_due = Some(self.next_due.map_or(call.deadline(), |due| due.min(call.deadline())));
-                self.waiting.push_back(call);
+                self.waiting.push(call);
             }
         }
     }
@@ -388,7 +398,7 @@ impl Actor {
                 let (reason, stable_for) = (ended.reason, ended.stable_for);
                 self.step(Event::GenerationGone { generation, reason, stable_for, jitter });
                 // Those that came first go first.
-                let later = std::mem::take(&mut self.waiting);
+                let later = self.waiting.drain();
                 for call in ended.returned.into_iter().chain(later) {
                     self.take_call(call);
                 }
@@ -400,7 +410,11 @@ impl Actor {
         let now = Instant::now();
         if self.next_due.is_some_and(|due| due <= now) {
             let mut next: Option<Instant> = None;
-            let what = format!("{} took no calls", self.shared.blueprint.manifest.id);
+            let id = &self.shared.blueprint.manifest.id;
+            let what = match self.machine.state() {
+                State::Failed { reason, .. } => format!("{id} took no calls ({reason})"),
+                _ => format!("{id} took no calls"),
+            };
             self.waiting.retain(|call| {
                 if call.is_done() {
                     return false;
@@ -522,7 +536,7 @@ impl Actor {
 
     fn refuse_waiting(&mut self, refusal: &Refusal) {
         let error = self.refused(refusal);
-        for call in self.waiting.drain(..) {
+        for call in self.waiting.drain() {
             call.fail(&error);
         }
         self.next_due = None;
@@ -533,11 +547,12 @@ impl Actor {
 
     fn refused(&self, refusal: &Refusal) -> ErrorBody {
         let id = &self.shared.blueprint.manifest.id;
-        let code = match refusal {
-            Refusal::Stopped | Refusal::Unloaded | Refusal::Paused => ErrorCode::Unavailable,
-            Refusal::Failed { reason } | Refusal::Quarantined { reason } => failure_code(reason),
+        let message = refusal.message(id);
+        let error = match refusal {
+            Refusal::Stopped | Refusal::Unloaded | Refusal::Paused => ErrorBody::new(ErrorCode::Unavailable, message),
+            Refusal::Failed { reason } | Refusal::Quarantined { reason } => failure(reason, message),
         };
-        ErrorBody::new(code, refusal.message(id)).with_hint(refusal.hint(id))
+        error.with_hint(refusal.hint(id))
     }
 
     /// Answers those operators whose wish has been fulfilled, or cannot be.
@@ -554,7 +569,7 @@ impl Actor {
                     State::Serving { generation, .. } if waiter.from <= *generation => Some(Ok(())),
                     State::Failed { reason, .. } => {
                         let why = self.machine.reason().unwrap_or_else(|| reason.to_string());
-                        let error = ErrorBody::new(failure_code(reason), format!("{id}: {why}"));
+                        let error = failure(reason, format!("{id}: {why}"));
                         Some(Err(error.with_hint(format!("`palisade logs {id}` and `palisade status {id}` say more"))))
                     }
                     State::Unloaded => Some(Err(declined(&Decline::Unloaded))),
@@ -603,8 +618,14 @@ fn declined(decline: &Decline) -> ErrorBody {
 }
 
 /// How a failure of a plugin is told to somebody whose call it never had.
-fn failure_code(reason: &Reason) -> ErrorCode {
-    match reason {
+fn failure(reason: &Reason, message: String) -> ErrorBody {
+    let code = match reason {
+        Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
+        Reason::LaunchFailed { .. } if reason.is_shortage() => {
+            let error = ErrorBody::new(ErrorCode::ResourceExhausted, message);
+            // It is not the plugin's limit that was reached, and the next attempt may well succeed.
+            return ErrorBody { fault: Fault::Host, retryable: true, ..error };
+        }
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::Stopped { .. }
         | Reason::Overdue { .. }
@@ -613,7 +634,8 @@ fn failure_code(reason: &Reason) -> ErrorCode {
         | Reason::Hung { .. }
         | Reason::Killed
         | Reason::Unconfirmed => ErrorCode::Unavailable,
-    }
+    };
+    ErrorBody::new(code, message)
 }
 
 /// Waits until there is room in the inbox of the generation that serves, where calls wait for that.

@@ -3,17 +3,21 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use palisade_protocol::{Guarantee, GuaranteeState};
+use palisade_protocol::Guarantee;
 
-use crate::model::generation::LaunchFailure;
+use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::Generation;
 use crate::model::limits::Limits;
 use crate::model::manifest::Manifest;
-use crate::process::{Child, Launch, LauncherImage, Limit, Resource, SpawnError, Spec, UserMap, spawn};
-use crate::sandbox::cgroup::{LeafLimits, Tree};
+use crate::model::permission::grants::Grants;
+use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
+use crate::sandbox::cgroup::{LeafError, Tree};
+use crate::sandbox::evidence::{Facts, Observed, Users};
+use crate::sandbox::lend::{Lender, Lent};
+use crate::sandbox::spec::{self, Inside};
 use crate::store::{EntryPoint, Program, Snapshot};
 
 /// What is taken for the daemon's own limit on descriptors where it cannot be read.
@@ -29,63 +33,19 @@ pub struct Host {
     pub image: LauncherImage,
     /// The cgroups of this daemon, where there are any.
     pub cgroups: Option<Tree>,
-    /// The id map of a user namespace, where one is needed for a pid namespace.
-    pub user_map: Option<UserMap>,
+    /// What confines plugins here, and how that is known.
+    pub facts: Facts,
+    /// The users that are lent to plugins; none where plugins run as the daemon's own.
+    pub lender: Option<Lender>,
     /// Where each plugin's private data lie.
     pub data: PathBuf,
 }
 
 impl Host {
-    /// What confines every plugin of this daemon, for the plugin's own information.
+    /// What confines a plugin of this daemon. `process` is its main one, as the host counts, while it runs.
     #[must_use]
-    pub fn guarantees(&self) -> Vec<Guarantee> {
-        let guarantee = |control: &str, state, evidence: &str| Guarantee {
-            control: control.to_owned(),
-            state,
-            evidence: evidence.to_owned(),
-        };
-        use GuaranteeState::{Absent, Enforced};
-        let user_namespace = match self.user_map {
-            Some(_) => (Enforced, "made by the launcher, or the start fails"),
-            None => (Absent, "not needed by root for a pid namespace"),
-        };
-        let cgroup = match self.cgroups {
-            Some(_) => (Enforced, "born in a leaf cgroup of its own"),
-            None => (Absent, "no writable cgroup2 on this host"),
-        };
-        let later = "not built yet";
-        let uncontrolled = match &self.cgroups {
-            Some(tree) => tree.controlled().err().map(ToString::to_string),
-            None => Some(cgroup.1.to_owned()),
-        };
-        use GuaranteeState::Degraded;
-        let [memory, pids, cpu] = match &uncontrolled {
-            None => [
-                (Enforced, "memory.max and memory.swap.max=0 of its leaf cgroup".to_owned()),
-                (Enforced, "pids.max of its leaf cgroup".to_owned()),
-                (Enforced, "cpu.max of its leaf cgroup".to_owned()),
-            ],
-            Some(why) => [
-                (Degraded, format!("RLIMIT_DATA for each process, not for all together: {why}")),
-                (Absent, why.clone()),
-                (Absent, why.clone()),
-            ],
-        };
-        vec![
-            guarantee("pid_namespace", Enforced, "made by the launcher, or the start fails"),
-            guarantee("kill_tree", Enforced, "the kernel ends a pid namespace with its pid 1"),
-            guarantee("user_namespace", user_namespace.0, user_namespace.1),
-            guarantee("cgroup", cgroup.0, cgroup.1),
-            guarantee("open_files", Enforced, "RLIMIT_NOFILE, set by the launcher, or the start fails"),
-            guarantee("private_root", Absent, later),
-            guarantee("network_namespace", Absent, later),
-            guarantee("seccomp", Absent, later),
-            guarantee("landlock", Absent, later),
-            guarantee("memory", memory.0, &memory.1),
-            guarantee("pids", pids.0, &pids.1),
-            guarantee("cpu", cpu.0, &cpu.1),
-            guarantee("file_size", Enforced, "RLIMIT_FSIZE, set by the launcher, or the start fails"),
-        ]
+    pub fn guarantees(&self, grants: Grants, process: Option<u32>) -> Vec<Guarantee> {
+        self.facts.guarantees(grants, process.map(Observed::of).as_ref())
     }
 }
 
@@ -106,6 +66,19 @@ pub struct Blueprint {
     pub configuration: serde_json::Value,
     /// How much it may have.
     pub limits: Limits,
+    /// What the operator wants where this host cannot confine it as every start needs it.
+    pub on_degraded: OnDegraded,
+    /// What the operator granted it.
+    pub grants: Grants,
+}
+
+/// What becomes of a start that this host cannot confine as it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDegraded {
+    /// It is refused.
+    Refuse,
+    /// It is made with what there is, and the log says what is missing.
+    Warn,
 }
 
 impl Blueprint {
@@ -114,31 +87,60 @@ impl Blueprint {
     /// # Errors
     /// A sentence, and whether trying again can help.
     pub fn launch(&self, generation: Generation) -> Result<Child, LaunchFailure> {
-        let lasting = |message: String| LaunchFailure { message, lasting: true };
+        self.accept_the_host()?;
         let snapshot = self.snapshot.as_ref().map_err(|error| lasting(error.clone()))?;
-        let EntryPoint { file, path, program } =
-            snapshot.entry_point(self.manifest.entry_point.as_str()).map_err(lasting)?;
-        let (arguments, interpreter) = arguments(&path, program).map_err(lasting)?;
-        let transient = |message: String| LaunchFailure { message, lasting: false };
+        let entry = self.manifest.entry_point.as_str();
+        let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
+        let offer = &self.host.facts.offer;
+        let lent = self.host.lender.as_ref().and_then(Lender::lend);
+        let identity = self.host.facts.users.identity(lent.as_ref().map(Lent::uid)).ok_or_else(|| {
+            let message = "every user number that may be lent is; widen `lent_uids` in palisade.toml".to_owned();
+            LaunchFailure { message, outlook: Outlook::Shortage, sandbox: false }
+        })?;
         let data = self.host.data.join(self.manifest.id.as_str());
-        std::fs::create_dir_all(&data)
-            .map_err(|error| transient(format!("the data folder {} cannot be made: {error}", data.display())))?;
-        let folder = c_string(data.into_os_string().into_encoded_bytes()).map_err(lasting)?;
-        let spec = Spec {
+        spec::make_data_folder(&data, identity).map_err(|error| {
+            let message = format!("the data folder {} cannot be made: {error}", data.display());
+            LaunchFailure { message, outlook: outlook(&error, Outlook::Passing), sandbox: false }
+        })?;
+        // As the plugin sees them, which is as the host does only where there is no private root.
+        let (path, folder) = if offer.private_root {
+            (spec::inside_package(entry), c_string(spec::DATA))
+        } else {
+            (path, c_string(data.as_os_str().as_encoded_bytes()))
+        };
+        let folder = folder.map_err(lasting)?;
+        let Executed { arguments, interpreter } = arguments(&path, program)?;
+        let decided = self.limits.decided();
+        let mut spec = Spec {
             arguments,
             environment: self.environment(&folder).map_err(lasting)?,
-            user_namespace: self.host.user_map,
-            limits: self.limits(),
+            limits: spec::limits(&decided, offer, descriptor_limit().1),
             oom_score_adj: OOM_SCORE_ADJ,
             ..Spec::new(folder)
         };
+        let inside = Inside {
+            identity,
+            hostname: hostname(self.manifest.id.as_str()),
+            package: &snapshot.path,
+            data: &data,
+            entry: Some(entry),
+            interpreter: interpreter.as_ref().map(|(path, _)| path.as_path()),
+            grants: self.grants,
+        };
+        spec::confine(&mut spec, offer, &inside);
         let leaf = match &self.host.cgroups {
             Some(tree) => {
                 let name = format!("{}-{}-{generation}", self.manifest.id, self.manifest.version);
-                match tree.leaf(&name, Some(&self.leaf_limits())) {
+                match tree.leaf(&name, Some(&spec::leaf_limits(&decided))) {
                     Ok(leaf) => Some(leaf),
                     // Its limits would be gone with it.
-                    Err(error) if tree.controlled().is_ok() => return Err(transient(error.to_string())),
+                    Err(error) if tree.controlled().is_ok() => {
+                        let outlook = match &error {
+                            LeafError::Refused { source, .. } => outlook(source, Outlook::Passing),
+                            LeafError::Name(_) => Outlook::Lasting,
+                        };
+                        return Err(LaunchFailure { message: error.to_string(), outlook, sandbox: true });
+                    }
                     // Without its leaf the tree is still killed through its pid namespace.
                     Err(error) => {
                         tracing::warn!(plugin = %self.manifest.id, %generation, %error, "no cgroup");
@@ -148,13 +150,15 @@ impl Blueprint {
             }
             None => None,
         };
-        let interpreter = interpreter.as_ref().map(AsFd::as_fd);
-        spawn(&self.host.image, Launch { spec, entry: file.as_fd(), interpreter, leaf }).map_err(|error| {
+        let interpreter = interpreter.as_ref().map(|(_, file)| file.as_fd());
+        spawn(&self.host.image, Launch { spec, entry: file.as_fd(), interpreter, leaf, lent }).map_err(|error| {
             let message = error.to_string();
-            match error {
-                SpawnError::Specification(_) => lasting(message),
-                SpawnError::Resources { .. } | SpawnError::Launcher(_) => transient(message),
-            }
+            let outlook = match error {
+                SpawnError::Specification(_) => Outlook::Lasting,
+                SpawnError::Resources { .. } => Outlook::Shortage,
+                SpawnError::Launcher(error) => outlook(&error, Outlook::Passing),
+            };
+            LaunchFailure { message, outlook, sandbox: false }
         })
     }
 
@@ -175,35 +179,31 @@ impl Blueprint {
         Ok(environment)
     }
 
-    fn limits(&self) -> Vec<Limit> {
-        let decided = self.limits.decided();
-        let both = |resource, value| Limit { resource, soft: Some(value), hard: Some(value) };
-        let (_, most) = descriptor_limit();
-        let mut limits = vec![
-            both(Resource::Descriptors, decided.open_files.min(most)),
-            both(Resource::FileSize, bytes(decided.file_size_mib)),
-            both(Resource::Core, 0),
-        ];
-        if self.host.cgroups.as_ref().is_none_or(|tree| tree.controlled().is_err()) {
-            // Not the address space, of which some runtimes reserve far more than they ever use.
-            limits.push(both(Resource::Data, bytes(decided.memory_mib)));
+    /// Whether this host has what every start needs, or the operator bears with less.
+    fn accept_the_host(&self) -> Result<(), LaunchFailure> {
+        let facts = &self.host.facts;
+        let missing = facts.missing();
+        if missing.is_empty() {
+            return Ok(());
         }
-        limits
-    }
-
-    fn leaf_limits(&self) -> LeafLimits {
-        let decided = self.limits.decided();
-        LeafLimits {
-            memory_bytes: bytes(decided.memory_mib),
-            // pid 1 of the tree is not the plugin's.
-            pids: decided.pids.saturating_add(1),
-            cpu_percent: decided.cpu_percent,
+        let id = &self.manifest.id;
+        let missing = missing.join("; ");
+        // Without these a plugin of root's would be the host's root, or could not reach its data: that is never borne.
+        let root = facts.users != Users::Own && !(facts.offer.user_namespaces && facts.offer.private_root);
+        if self.on_degraded == OnDegraded::Refuse || root {
+            let hint = if root { "" } else { ", or set on_degraded = \"warn\" for it in palisade.toml" };
+            let message = format!("this host cannot confine it: {missing}; see `palisade doctor`{hint}");
+            return Err(LaunchFailure { message, outlook: Outlook::Lasting, sandbox: true });
         }
+        tracing::warn!(plugin = %id, %missing, "the plugin is confined less than it should be, as configured");
+        Ok(())
     }
 }
 
-fn bytes(mebibytes: u64) -> u64 {
-    mebibytes.saturating_mul(1 << 20)
+/// A plugin's id as a host's name, which the kernel wants no longer than this.
+fn hostname(id: &str) -> &str {
+    const BYTES_MAX: usize = 64;
+    id.get(..BYTES_MAX).unwrap_or(id)
 }
 
 /// The daemon's own limit on descriptors: soft and hard.
@@ -212,23 +212,40 @@ pub fn descriptor_limit() -> (u64, u64) {
     rlimit::Resource::NOFILE.get().unwrap_or((OPEN_FILES, OPEN_FILES))
 }
 
+/// What is executed.
+struct Executed {
+    /// The argument vector.
+    arguments: Vec<CString>,
+    /// The interpreter of a script by its path on the host, and the file that was found there.
+    interpreter: Option<(PathBuf, OwnedFd)>,
+}
+
 /// What is executed and with which arguments: the program itself, or the interpreter of a script, as the kernel would.
-fn arguments(path: &std::path::Path, program: Program) -> Result<(Vec<CString>, Option<OwnedFd>), String> {
-    let path = c_string(path.as_os_str().as_encoded_bytes())?;
+fn arguments(path: &Path, program: Program) -> Result<Executed, LaunchFailure> {
+    let path = c_string(path.as_os_str().as_encoded_bytes()).map_err(lasting)?;
     match program {
-        Program::Elf => Ok((vec![path], None)),
+        Program::Elf => Ok(Executed { arguments: vec![path], interpreter: None }),
         Program::Script { interpreter, argument } => {
             let file = File::open(&interpreter).map_err(|error| {
-                format!("the script's interpreter {interpreter} cannot be opened: {error}; install it, or correct the #! line")
+                let message = format!("the script's interpreter {interpreter} cannot be opened: {error}; install it, or correct the #! line");
+                LaunchFailure { message, outlook: outlook(&error, Outlook::Lasting), sandbox: false }
             })?;
-            let mut arguments = vec![c_string(interpreter)?];
+            let mut arguments = vec![c_string(&interpreter).map_err(lasting)?];
             if let Some(argument) = argument {
-                arguments.push(c_string(argument)?);
+                arguments.push(c_string(argument).map_err(lasting)?);
             }
             arguments.push(path);
-            Ok((arguments, Some(file.into())))
+            Ok(Executed { arguments, interpreter: Some((interpreter.into(), file.into())) })
         }
     }
+}
+
+fn lasting(message: String) -> LaunchFailure {
+    LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false }
+}
+
+fn outlook(error: &std::io::Error, otherwise: Outlook) -> Outlook {
+    error.raw_os_error().map_or(otherwise, |errno| Outlook::of_errno(errno, otherwise))
 }
 
 fn c_string(bytes: impl AsRef<[u8]>) -> Result<CString, String> {

@@ -4,11 +4,10 @@
 //! after the call (cancel, stream data, credit) waits here until the generation takes it, so it reaches the plugin in order even
 //! if the call waited for a process first, or moved to another one.
 //!
-//! Bounded: at most the credit's worth of stream data waits, and credit given by the caller is kept as a number.
+//! Bounded: at most the credit's worth of stream data waits (`following` says what that takes), and credit given by the caller is kept as a number.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use palisade_protocol::{
     check_body,
 };
 
+use super::following::{Follow, Following};
 use super::inbox::Inbox;
 use crate::model::call::LimitedBy;
 use crate::model::status::{CallCounters, clip};
@@ -33,6 +33,9 @@ pub trait Caller: Send + Sync + fmt::Debug {
 
     /// The same for a large frame, whose header names kind and flags already.
     fn large(&self, id: u64, frame: OwnedFrame, ends: Ends);
+
+    /// How many of its calls are counted by `counters`. Asked only where there is no room for all calls.
+    fn calls_counted(&self, counters: &Arc<Counters>) -> usize;
 }
 
 /// Whether a frame is the last of its call.
@@ -42,31 +45,6 @@ pub enum Ends {
     No,
     /// The call is over.
     Yes,
-}
-
-/// Something the caller sent after the call itself.
-#[derive(Debug)]
-pub enum Follow {
-    /// A small frame: its kind, flags, and content.
-    Small(Kind, Flags, Box<[u8]>),
-    /// A large one.
-    Large(OwnedFrame),
-}
-
-impl Follow {
-    fn kind(&self) -> Option<Kind> {
-        match self {
-            Self::Small(kind, ..) => Some(*kind),
-            Self::Large(frame) => Kind::from_number(frame.header().kind),
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match self {
-            Self::Small(_, _, content) => content.len() as u64,
-            Self::Large(frame) => frame.content().len() as u64,
-        }
-    }
 }
 
 /// The parameters, as they arrived.
@@ -123,6 +101,8 @@ pub struct Call {
     pub caller: Arc<str>,
     reply_to: (Arc<dyn Caller>, u64),
     counters: Arc<Counters>,
+    /// It was let in although the plugin has all the calls that it may: one of an agent that has more is to go for it, or it is.
+    contends: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -133,7 +113,7 @@ struct State {
     deadline: Instant,
     limited_by: LimitedBy,
     limit: Duration,
-    follow: VecDeque<Follow>,
+    follow: Following,
     /// Whether anything followed that can not be sent a second time.
     streamed: bool,
     /// Whether the caller has seen a part of the answer.
@@ -178,7 +158,9 @@ pub enum FollowError {
 #[derive(Debug, Default)]
 pub struct Followed {
     /// Frames in order.
-    pub frames: VecDeque<Follow>,
+    pub frames: Following,
+    /// Whether there are more than were wanted.
+    pub rest: bool,
     /// Credit for the plugin's direction.
     pub grant: u64,
     /// The caller wants no answer; said again each time.
@@ -200,12 +182,13 @@ impl Call {
             caller: new.caller,
             reply_to: new.reply_to,
             counters,
+            contends: AtomicBool::new(false),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
                 deadline: deadline.at,
                 limited_by: deadline.by,
                 limit: deadline.limit,
-                follow: VecDeque::new(),
+                follow: Following::default(),
                 streamed: false,
                 answered: false,
                 grant: 0,
@@ -219,6 +202,36 @@ impl Call {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds a call")
+    }
+
+    /// Which agent called: a number that no other connection has while this call is there.
+    #[must_use]
+    pub fn agent(&self) -> usize {
+        Arc::as_ptr(&self.reply_to.0).addr()
+    }
+
+    /// Whether these count it.
+    #[must_use]
+    pub fn is_counted_by(&self, counters: &Arc<Counters>) -> bool {
+        Arc::ptr_eq(&self.counters, counters)
+    }
+
+    /// Notes that it was let in beyond the limit.
+    pub fn contend(&self) {
+        self.contends.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was, and there are still more than `most`; asked once, by whoever lets it wait.
+    pub fn has_to_displace(&self, most: u32) -> bool {
+        self.contends.load(Ordering::Relaxed)
+            && self.contends.swap(false, Ordering::Relaxed)
+            && self.counters.present() > most
+    }
+
+    /// The caller's own id of the call.
+    #[cfg(test)]
+    pub(super) fn callers_id(&self) -> u64 {
+        self.reply_to.1
     }
 
     /// Until when it may take.
@@ -245,8 +258,10 @@ impl Call {
             LimitedBy::Action => ("the action's limit", "the action's `timeout_seconds` in plugin.json sets it"),
             LimitedBy::Plugin => ("the plugin's limit", "`limits.call_timeout_seconds` in plugin.json sets it"),
         };
-        let limit = state.limit.as_millis();
-        ErrorBody::new(ErrorCode::Timeout, format!("{what} within {limit} ms, {whose}")).with_hint(hint)
+        let (limit, by) = (state.limit.as_millis(), state.limited_by);
+        ErrorBody::new(ErrorCode::Timeout, format!("{what} within {limit} ms, {whose}"))
+            .with_hint(hint)
+            .with_details(limit_details(state.limit, by))
     }
 
     /// Whether its terminal frame was delivered.
@@ -261,18 +276,18 @@ impl Call {
     ///
     /// # Errors
     /// [`FollowError::BeyondCredit`]: the caller broke the protocol.
-    pub fn follow(&self, follow: Follow) -> Result<(), FollowError> {
+    pub fn follow(&self, follow: Follow<'_>) -> Result<(), FollowError> {
         let mut state = self.state();
         if matches!(state.phase, Phase::Done) {
             return Ok(());
         }
         if follow.kind().is_some_and(Kind::needs_credit) {
-            let bytes = follow.len();
+            let bytes = follow.content_bytes() as u64;
             let allowance = state.allowance;
             state.allowance = allowance.checked_sub(bytes).ok_or(FollowError::BeyondCredit { bytes, allowance })?;
         }
         state.streamed = true;
-        state.follow.push_back(follow);
+        state.follow.push(follow);
         state.poke();
         Ok(())
     }
@@ -324,13 +339,15 @@ impl Call {
         Some(Begun { deadline: state.deadline, followed })
     }
 
-    /// Takes what the caller sent since.
+    /// Takes what the caller sent since; of frames about as many bytes as are `wanted`.
     #[must_use]
-    pub fn take_followed(&self) -> Followed {
+    pub fn take_followed(&self, wanted: usize) -> Followed {
         let mut state = self.state();
         state.poked = false;
+        let frames = state.follow.take(wanted);
         Followed {
-            frames: std::mem::take(&mut state.follow),
+            frames,
+            rest: !state.follow.is_empty(),
             grant: std::mem::take(&mut state.grant),
             cancel: state.cancel,
         }
@@ -456,7 +473,7 @@ impl Call {
         gauge.fetch_sub(1, Ordering::Relaxed);
         counter.fetch_add(1, Ordering::Relaxed);
         state.phase = Phase::Done;
-        state.follow = VecDeque::new();
+        state.follow = Following::default();
     }
 }
 
@@ -500,14 +517,16 @@ pub struct Counters {
 impl Counters {
     /// Counts a call that comes in, unless `max` are there already.
     pub fn admit(&self, max: u32) -> bool {
-        let there = self.waiting.load(Ordering::Relaxed) + self.in_flight.load(Ordering::Relaxed);
-        let admitted = there < max;
+        let admitted = self.present() < max;
         if admitted {
             self.waiting.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.refused.fetch_add(1, Ordering::Relaxed);
         }
         admitted
+    }
+
+    /// Counts a call that does not come in.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many calls there are, waiting or in flight.
@@ -531,6 +550,12 @@ impl Counters {
             refused: count(&self.refused),
         }
     }
+}
+
+/// The `details` of a timeout: a caller knows more of its own limit than what was left of it when the call arrived.
+#[must_use]
+pub fn limit_details(limit: Duration, by: LimitedBy) -> serde_json::Value {
+    serde_json::json!({ "limited_by": by, "limit_ms": u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) })
 }
 
 /// Longest message, and longest hint, of an error that did not come in a frame of its size.

@@ -34,7 +34,7 @@ use super::logs::{self, Source, Voice};
 use super::pressure::{Met, Watch};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
-use crate::model::generation::{Action, Event, LaunchFailure, Machine, Phase, Reason, StopWhy};
+use crate::model::generation::{Action, Event, LaunchFailure, Machine, Outlook, Phase, Reason, StopWhy};
 use crate::model::ids::Generation;
 use crate::model::manifest::OnPause;
 use crate::model::plugin::Refusal;
@@ -208,6 +208,7 @@ pub fn start(
         LinkSettings {
             plugin: blueprint.manifest.id.as_str().into(),
             call_limit: limits.call_timeout,
+            calls_max: limits.concurrency + limits.queue,
             cancel_grace: blueprint.manifest.cancel_grace,
         },
     );
@@ -435,6 +436,8 @@ impl Task {
                     }
                 }
             }
+            // What callers have sent is taken once there is room for it.
+            ready |= link.can_catch_up();
             if let Some(output) = &mut output
                 && !quiet.output
                 && let Some(filled) = note(&mut quiet.output, reader.poll_fill(cx, output))
@@ -577,6 +580,7 @@ impl Task {
                 self.widen();
             }
         }
+        self.link.catch_up(now);
         // After the calls that came before it.
         if let Some(order) = wake.order {
             self.obey(order, now).await;
@@ -658,7 +662,11 @@ impl Task {
             }
             Report::Failed(failure) => {
                 let message = failure.message.clone();
-                Event::LaunchFailed(LaunchFailure { message, lasting: is_lasting(&failure) })
+                Event::LaunchFailed(LaunchFailure {
+                    message,
+                    outlook: outlook(&failure),
+                    sandbox: failure.step.is_confinement(),
+                })
             }
             Report::Exited(exited) => Event::Exited(exited.exit.into()),
         };
@@ -723,7 +731,7 @@ impl Task {
                 generation: self.number.0,
                 ready_within_ms: u64::try_from(ready_within.as_millis()).unwrap_or(u64::MAX),
                 configuration: self.blueprint.configuration.clone(),
-                permissions: Vec::new(),
+                permissions: self.blueprint.grants.names(),
                 guarantees: self.guarantees(),
                 state_schema: None,
             }),
@@ -732,7 +740,7 @@ impl Task {
     }
 
     fn guarantees(&self) -> Vec<Guarantee> {
-        self.blueprint.host.guarantees()
+        self.blueprint.host.facts.guarantees(self.blueprint.grants, None)
     }
 
     async fn take_ready(&mut self, ready: Ready) {
@@ -1016,6 +1024,7 @@ fn call_error(
     let code = match reason {
         Reason::Stopped { .. } | Reason::Killed => ErrorCode::Unavailable,
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
+        Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::Crashed { exit: Exit::OutOfMemory } => ErrorCode::ResourceExhausted,
         Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => {
@@ -1050,8 +1059,10 @@ fn with_hint(error: &ErrorBody) -> String {
     }
 }
 
-/// Whether another attempt at the same step would fail the same way.
-fn is_lasting(failure: &crate::process::Failure) -> bool {
+/// What another attempt at the same step has to expect.
+fn outlook(failure: &crate::process::Failure) -> Outlook {
     use crate::process::Step;
-    matches!(failure.step, Step::Exec)
+    let otherwise =
+        if matches!(failure.step, Step::Exec | Step::EntryPoint) { Outlook::Lasting } else { Outlook::Passing };
+    Outlook::of_errno(failure.errno, otherwise)
 }

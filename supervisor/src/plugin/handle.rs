@@ -4,7 +4,7 @@
 //! clone.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
@@ -13,12 +13,10 @@ use super::actions::SharedActions;
 use super::blueprint::Blueprint;
 use super::call::{Call, Counters, NewCall};
 use super::inbox::Inbox;
+use super::queue::overloaded;
 use crate::events::unix_ms;
 use crate::model::ids::{Generation, PluginId};
 use crate::model::status::{Dossier, PluginInfo, PluginState, PluginStatus};
-
-/// When a caller that was turned away because of a full queue may come back.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// What the actor is told.
 #[derive(Debug)]
@@ -144,10 +142,16 @@ impl Handle {
             // What is wrong in any case need not wait for a process.
             actions.get(self.id().as_str(), &new.action)?;
         }
-        if !self.shared.counters.admit(most) {
-            return Err(self.overloaded(most));
+        let counters = &self.shared.counters;
+        let admitted = counters.admit(most);
+        if !admitted && !self.may_contend(&new, most) {
+            counters.refuse();
+            return Err(overloaded(self.id().as_str(), most));
         }
-        let call = Call::new(new, limits.call_timeout, self.shared.counters.clone());
+        let call = Call::new(new, limits.call_timeout, counters.clone());
+        if !admitted {
+            call.contend();
+        }
         known(&call);
         let unrouted = match &board.route {
             Some(inbox) => inbox.call(call),
@@ -159,20 +163,17 @@ impl Handle {
         {
             let (mpsc::error::TrySendError::Closed(command) | mpsc::error::TrySendError::Full(command)) = error;
             if let Command::Call(call) = command {
-                call.fail(&self.overloaded(most));
+                call.fail(&overloaded(self.id().as_str(), most));
             }
         }
         Ok(())
     }
 
-    fn overloaded(&self, most: u32) -> ErrorBody {
-        let retry_after_ms = u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX);
-        ErrorBody::new(
-            ErrorCode::Overloaded,
-            format!("{} has {most} calls under way or waiting, as many as it may", self.id()),
-        )
-        .with_retry_after_ms(retry_after_ms)
-        .with_hint("`limits.concurrency` and `limits.queue` in plugin.json set how many it takes")
+    /// Whether a call is let in for which there is no room: that of an agent that has less than half of what there is, so that another
+    /// one may have too much. It is decided where the calls wait. Admits the call if so.
+    fn may_contend(&self, new: &NewCall, most: u32) -> bool {
+        let counters = &self.shared.counters;
+        2 * new.reply_to.0.calls_counted(counters) < most as usize && counters.admit(2 * most)
     }
 
     /// Performs what an operator wants, and waits until it has come about.

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use super::actions::SharedActions;
-use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, Follow, error_body};
+use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, error_body};
+use super::following::Follow;
 use super::inbox::Inbox;
+use super::queue::{Queue, overloaded};
 use crate::model::call::{AfterEnd, after_end};
 use crate::wire::{Incoming, LARGE_FRAME_BYTES, Lane, Outbox, Ticket};
 use palisade_protocol::{
@@ -33,6 +35,10 @@ const CALL_BODY_BYTES: usize = 64;
 
 /// While fewer calls wait, those among them that have ended are not looked for.
 const SWEPT_FROM: usize = 64;
+
+/// While more than that is to be written, what callers send after their calls stays with the calls, where it takes less memory. So
+/// much is written at once in any case where it can be, so that nothing is slower for it.
+const FOLLOWING_BYTES: usize = 1 << 20;
 
 /// What the link has heard that concerns more than one call.
 #[derive(Debug)]
@@ -93,6 +99,8 @@ struct InFlight {
     input_refused: bool,
     /// Whether the caller has said that it wants no more of the output stream, which then need not be ended.
     output_refused: bool,
+    /// It is among the `lagging`.
+    lags: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,9 +133,11 @@ pub struct Link {
     pub outbox: Outbox,
     inbox: Inbox,
     calls: HashMap<u64, InFlight, RandomState>,
-    /// Calls beyond the concurrency, the plugin's or their action's, in the order of their arrival. While there is room, only those wait
+    /// Calls beyond the concurrency, the plugin's or their action's, their agents in turn. While there is room, only those wait
     /// whose action has as many as it may.
-    waiting: VecDeque<Arc<Call>>,
+    waiting: Queue,
+    /// Calls with frames of their callers' that wait until less is to be written, in turn.
+    lagging: VecDeque<u64>,
     /// With so many waiting, those that have ended meanwhile are taken out.
     swept_at: usize,
     concurrency: usize,
@@ -138,6 +148,7 @@ pub struct Link {
     actions: Option<SharedActions>,
     plugin: Arc<str>,
     plugin_limit: Duration,
+    calls_max: u32,
     cancel_grace: Duration,
     streams: bool,
     continues: bool,
@@ -158,6 +169,8 @@ pub struct LinkSettings {
     pub plugin: Arc<str>,
     /// The plugin's limit for a call.
     pub call_limit: Duration,
+    /// So many calls the plugin may have, under way and waiting.
+    pub calls_max: u32,
     /// How long a cancelled call may take to end.
     pub cancel_grace: Duration,
 }
@@ -170,7 +183,8 @@ impl Link {
             outbox: Outbox::default(),
             inbox,
             calls: HashMap::default(),
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
+            lagging: VecDeque::new(),
             swept_at: SWEPT_FROM,
             concurrency: 0,
             limited: HashMap::new(),
@@ -178,6 +192,7 @@ impl Link {
             actions: None,
             plugin: settings.plugin,
             plugin_limit: settings.call_limit,
+            calls_max: settings.calls_max,
             cancel_grace: settings.cancel_grace,
             streams: false,
             continues: false,
@@ -232,8 +247,17 @@ impl Link {
                 self.waiting.retain(|call| !call.is_done());
                 self.swept_at = SWEPT_FROM + 2 * self.waiting.len();
             }
+            if call.has_to_displace(self.calls_max) {
+                let agent = call.agent();
+                let works = self.calls.values().any(|flight| flight.call.agent() == agent);
+                let error = overloaded(&self.plugin, self.calls_max);
+                match self.waiting.displace(agent, works) {
+                    Some(displaced) => displaced.fail(&error),
+                    None => return call.fail(&error),
+                }
+            }
             self.due(call.deadline());
-            self.waiting.push_back(call);
+            self.waiting.push(call);
         }
     }
 
@@ -248,15 +272,11 @@ impl Link {
 
     /// Writes calls that waited, as far as the concurrency allows.
     fn refill(&mut self, now: Instant) {
-        let mut place = 0;
-        while self.has_room()
-            && let Some(next) = self.waiting.get(place)
-        {
-            if self.is_full(&next.action) {
-                place += 1;
-            } else if let Some(call) = self.waiting.remove(place) {
-                self.write(call, now);
-            }
+        while self.has_room() {
+            let limited = &self.limited;
+            let may = |call: &Call| limited.get(&call.action).is_none_or(|limited| limited.busy < limited.most);
+            let Some(call) = self.waiting.take_next(may) else { return };
+            self.write(call, now);
         }
     }
 
@@ -322,6 +342,7 @@ impl Link {
                 in_bulk: large,
                 input_refused: false,
                 output_refused: false,
+                lags: false,
             },
         );
         if begun.followed {
@@ -332,7 +353,11 @@ impl Link {
     /// The caller of that call sent something.
     pub fn poke(&mut self, id: u64, now: Instant) {
         let Some(flight) = self.calls.get_mut(&id) else { return };
-        let followed = flight.call.take_followed();
+        let followed = flight.call.take_followed(FOLLOWING_BYTES.saturating_sub(self.outbox.bytes()));
+        if followed.rest && !flight.lags {
+            flight.lags = true;
+            self.lagging.push_back(id);
+        }
         // What a caller grants beyond what may be outstanding is not passed on: to the plugin it would be our violation.
         let grant = followed.grant.min(CREDIT_OUTSTANDING_MAX.saturating_sub(flight.credit));
         if grant > 0 {
@@ -345,44 +370,50 @@ impl Link {
                 self.outbox.message(Kind::StreamCredit, Flags::NONE, id, &credit, &[]);
             }
         }
-        for follow in followed.frames {
-            let in_order = !matches!(&follow, Follow::Small(Kind::StreamOpen, ..)) || flight.in_bulk;
-            if flight.input_refused && !matches!(&follow, Follow::Small(Kind::StreamAbort, ..)) {
-                continue;
+        let mut refused = false;
+        let (outbox, streams) = (&mut self.outbox, self.streams);
+        followed.frames.for_each_while(|follow| {
+            refused = !streams && matches!(&follow, Follow::Small(kind, ..) if *kind != Kind::Continue);
+            if !refused {
+                forward(outbox, flight, id, follow);
             }
-            match follow {
-                Follow::Small(kind, _, _) if !self.streams && kind != Kind::Continue => {
-                    let message = format!("{} reads no streams", self.plugin);
-                    flight.call.fail(&ErrorBody::new(ErrorCode::StreamingNotSupported, message));
-                    if flight.stage == Stage::Working {
-                        cancel(&mut self.outbox, flight, id, CancelReason::Caller, now + self.cancel_grace);
-                        self.next_due = earlier(self.next_due, flight.due);
-                    }
-                    return;
-                }
-                Follow::Small(kind, flags, content) => {
-                    if kind == Kind::StreamAbort
-                        && let Ok(StreamAbort { by: StreamSide::Receiver, .. }) = rmp_serde::from_slice(&content)
-                    {
-                        flight.output_refused = true;
-                    }
-                    let lane = if in_order { Lane::Bulk } else { Lane::Small };
-                    self.outbox.content(lane, kind, flags, id, &content);
-                    flight.in_bulk |= lane == Lane::Bulk;
-                }
-                Follow::Large(frame) => {
-                    let header = frame.header();
-                    let kind = Kind::from_number(header.kind).unwrap_or(Kind::Continue);
-                    self.outbox.frame(frame.readdressed(kind, header.flags, id));
-                    flight.in_bulk = true;
-                }
+            !refused
+        });
+        if refused {
+            let message = format!("{} reads no streams", self.plugin);
+            flight.call.fail(&ErrorBody::new(ErrorCode::StreamingNotSupported, message));
+            if flight.stage == Stage::Working {
+                cancel(&mut self.outbox, flight, id, CancelReason::Caller, now + self.cancel_grace);
+                self.next_due = earlier(self.next_due, flight.due);
             }
+            return;
         }
-        if let Some(reason) = followed.cancel
-            && flight.stage == Stage::Working
+        match (followed.cancel, flight.stage) {
+            (Some(reason), Stage::Working) => {
+                cancel(&mut self.outbox, flight, id, reason, now + self.cancel_grace);
+                self.next_due = earlier(self.next_due, flight.due);
+            }
+            // The plugin knows already; but it is the caller now who wants no answer, and is not told to come back.
+            (Some(reason), Stage::Cancelling(CancelReason::Draining)) => flight.stage = Stage::Cancelling(reason),
+            (Some(_), Stage::Cancelling(_) | Stage::Overdue) | (None, _) => {}
+        }
+    }
+
+    /// Whether callers have sent what waits for room, and there is room now.
+    #[must_use]
+    pub fn can_catch_up(&self) -> bool {
+        !self.lagging.is_empty() && self.outbox.bytes() < FOLLOWING_BYTES / 2
+    }
+
+    /// Takes of that as much as there is room for, from one call after the other.
+    pub fn catch_up(&mut self, now: Instant) {
+        while self.can_catch_up()
+            && let Some(id) = self.lagging.pop_front()
         {
-            cancel(&mut self.outbox, flight, id, reason, now + self.cancel_grace);
-            self.next_due = earlier(self.next_due, flight.due);
+            if let Some(flight) = self.calls.get_mut(&id) {
+                flight.lags = false;
+                self.poke(id, now);
+            }
         }
     }
 
@@ -443,7 +474,7 @@ impl Link {
                     Stage::Cancelling(reason) => {
                         lapsed.graces_missed += 1;
                         flight.stage = Stage::Overdue;
-                        overdue_answer(flight, reason);
+                        overdue_answer(flight, reason, &self.plugin);
                     }
                     Stage::Overdue => {}
                 }
@@ -562,11 +593,13 @@ impl Link {
             }
             Kind::Cancelled => {
                 frame.parts(kind).map_err(sentence)?;
+                let plugin = self.plugin.clone();
                 let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
                 match flight.stage {
                     Stage::Cancelling(CancelReason::Deadline) => {
                         flight.call.fail(&flight.call.timeout_error("no answer"));
                     }
+                    Stage::Cancelling(CancelReason::Draining) => flight.call.fail(&drained(&plugin)),
                     _ => flight.call.end(Kind::Cancelled, Flags::NONE, frame.content),
                 }
                 self.ended(id, now);
@@ -669,10 +702,13 @@ impl Link {
 
     /// The plugin owes nothing more for that call.
     fn ended(&mut self, id: u64, now: Instant) {
-        if let Some(flight) = self.calls.remove(&id)
-            && let Some(limited) = self.limited.get_mut(&flight.call.action)
-        {
-            limited.busy -= 1;
+        if let Some(flight) = self.calls.remove(&id) {
+            if let Some(limited) = self.limited.get_mut(&flight.call.action) {
+                limited.busy -= 1;
+            }
+            if flight.lags {
+                self.lagging.retain(|lagging| *lagging != id);
+            }
         }
         if !self.waiting.is_empty() {
             self.refill(now);
@@ -683,7 +719,7 @@ impl Link {
 
     /// Takes back the calls that were not written yet, for another generation.
     pub fn take_waiting(&mut self) -> Vec<Arc<Call>> {
-        self.waiting.drain(..).collect()
+        self.waiting.drain()
     }
 
     /// The process is gone: ends its calls with what `error` says, and returns those that another generation may have.
@@ -703,12 +739,12 @@ impl Link {
                 }
             } else {
                 match flight.stage {
-                    Stage::Cancelling(reason) => overdue_answer(&flight, reason),
+                    Stage::Cancelling(reason) => overdue_answer(&flight, reason, &self.plugin),
                     Stage::Working | Stage::Overdue => flight.call.fail(&error(written)),
                 }
             }
         }
-        returned.extend(self.waiting.drain(..));
+        returned.extend(self.waiting.drain());
         returned
     }
 }
@@ -769,6 +805,30 @@ impl InFlight {
     }
 }
 
+/// Writes a frame that the caller sent after the call.
+fn forward(outbox: &mut Outbox, flight: &mut InFlight, id: u64, follow: Follow<'_>) {
+    let aborts = matches!(&follow, Follow::Small(Kind::StreamAbort, ..));
+    if flight.input_refused && !aborts {
+        return;
+    }
+    match follow {
+        Follow::Small(kind, flags, content) => {
+            if aborts && let Ok(StreamAbort { by: StreamSide::Receiver, .. }) = rmp_serde::from_slice(content) {
+                flight.output_refused = true;
+            }
+            let lane = if kind == Kind::StreamOpen && !flight.in_bulk { Lane::Small } else { Lane::Bulk };
+            outbox.content(lane, kind, flags, id, content);
+            flight.in_bulk |= lane == Lane::Bulk;
+        }
+        Follow::Large(frame) => {
+            let header = frame.header();
+            let kind = Kind::from_number(header.kind).unwrap_or(Kind::Continue);
+            outbox.frame(frame.readdressed(kind, header.flags, id));
+            flight.in_bulk = true;
+        }
+    }
+}
+
 /// Asks the plugin to cancel.
 fn cancel(outbox: &mut Outbox, flight: &mut InFlight, id: u64, reason: CancelReason, grace_ends: Instant) {
     // A call must not be overtaken by its own cancellation.
@@ -782,10 +842,11 @@ fn cancel(outbox: &mut Outbox, flight: &mut InFlight, id: u64, reason: CancelRea
 }
 
 /// What the caller is told when a cancelled call does not end, or its process does.
-fn overdue_answer(flight: &InFlight, reason: CancelReason) {
+fn overdue_answer(flight: &InFlight, reason: CancelReason, plugin: &str) {
     match reason {
         CancelReason::Deadline => flight.call.fail(&flight.call.timeout_error("no answer")),
-        CancelReason::Caller | CancelReason::Draining | CancelReason::Other => {
+        CancelReason::Draining => flight.call.fail(&drained(plugin)),
+        CancelReason::Caller | CancelReason::Other => {
             let body = super::call::body(&palisade_protocol::Cancelled { message: None });
             flight.call.end(Kind::Cancelled, Flags::NONE, &body);
         }
@@ -802,6 +863,13 @@ fn sentence(error: FrameError) -> Violation {
 
 fn unavailable(plugin: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::Unavailable, format!("{plugin} takes no calls at the moment"))
+}
+
+/// What the caller of an endless action is told when the process that served it is stopped: nobody of its own cancelled the call.
+fn drained(plugin: &str) -> ErrorBody {
+    let message = format!("{plugin} ended the call, as this process of it is being stopped");
+    ErrorBody::new(ErrorCode::Unavailable, message)
+        .with_hint("call again: the process that comes after it takes the call")
 }
 
 /// A `Log` frame may hold that much.

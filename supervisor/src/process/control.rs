@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{Exit, Exited};
-use crate::sandbox::cgroup::Leaf;
+use crate::sandbox::{cgroup::Leaf, lend::Lent};
 
 /// No report is larger: its longest part is a sentence with two paths.
 const REPORT_BYTES_MAX: usize = 16 * 1024;
@@ -73,6 +73,8 @@ pub struct Control {
     socket: UnixDatagram,
     launcher: tokio::process::Child,
     leaf: Option<Leaf>,
+    /// Held for as long as a process of the tree may run as that user.
+    lent: Option<Lent>,
     pidfds: Option<Pidfds>,
     started: Option<Started>,
     phase: Phase,
@@ -108,11 +110,17 @@ enum Received {
 }
 
 impl Control {
-    pub(super) fn new(socket: OwnedFd, launcher: tokio::process::Child, leaf: Option<Leaf>) -> io::Result<Self> {
+    pub(super) fn new(
+        socket: OwnedFd,
+        launcher: tokio::process::Child,
+        leaf: Option<Leaf>,
+        lent: Option<Lent>,
+    ) -> io::Result<Self> {
         Ok(Self {
             socket: UnixDatagram::from_std(socket.into())?,
             launcher,
             leaf,
+            lent,
             pidfds: None,
             started: None,
             phase: Phase::Greeting,
@@ -327,9 +335,10 @@ impl Control {
         Exit::LauncherLost { signal, tree_gone }
     }
 
-    /// Everything is over: the leaf goes, and the report stays.
+    /// Everything is over: the leaf and the lent user go, and the report stays.
     fn end(&mut self, report: Report) {
         self.leaf = None;
+        self.lent = None;
         self.pidfds = None;
         self.phase = Phase::Ended(report);
     }

@@ -21,7 +21,7 @@ use rustix::{
 use tokio::net::unix::pipe;
 
 use super::{Control, LauncherImage};
-use crate::sandbox::cgroup::Leaf;
+use crate::sandbox::{cgroup::Leaf, lend::Lent};
 
 /// The descriptors that the daemon holds for a running child: four pipes, the control socket, three pidfds (pid 1, the
 /// plugin, the launcher), the folder of its leaf cgroup and two files in it that are watched. `doctor` computes from it how many plugins fit.
@@ -42,6 +42,8 @@ pub struct Launch<'a> {
     pub interpreter: Option<BorrowedFd<'a>>,
     /// The cgroup in which the child is born. It is removed with the child's `Control`.
     pub leaf: Option<Leaf>,
+    /// The user of the host that the child runs as, if one was lent. It is given back when nothing of the child is left.
+    pub lent: Option<Lent>,
 }
 
 /// A child on its way, and the daemon's ends of what connects it.
@@ -89,7 +91,7 @@ impl SpawnError {
 /// Must be called within a tokio runtime whose I/O is enabled. It blocks for as long as the kernel takes to execute a
 /// small static program, a tenth of a millisecond or so.
 pub fn spawn(image: &LauncherImage, launch: Launch<'_>) -> Result<Child, SpawnError> {
-    let Launch { mut spec, entry, interpreter, leaf } = launch;
+    let Launch { mut spec, entry, interpreter, leaf, lent } = launch;
     spec.leaf = leaf.is_some();
     spec.interpreter = interpreter.is_some();
     let message = palisade_launcher::encode(&spec)?;
@@ -122,7 +124,7 @@ pub fn spawn(image: &LauncherImage, launch: Launch<'_>) -> Result<Child, SpawnEr
     let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(tokio_end("the plugin's stdout"))?;
     let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(tokio_end("the plugin's stderr"))?;
     let launcher = start_launcher(image, launchers)?;
-    let control = Control::new(ours, launcher, leaf).map_err(tokio_end("the launcher's control"))?;
+    let control = Control::new(ours, launcher, leaf, lent).map_err(tokio_end("the launcher's control"))?;
     Ok(Child { input, output, stdout, stderr, control })
 }
 

@@ -119,6 +119,12 @@ pub enum Unavailable {
         /// The folder.
         path: PathBuf,
     },
+    /// Another user's daemon left a folder where this one's would be, and in the place of its second choice as well.
+    #[error("{} is another user's; whoever may has to remove it (rmdir)", path.display())]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+    },
     /// What a dead daemon left does not go away.
     #[error("cannot remove {}, which a former daemon left: {source}", path.display())]
     Stale {
@@ -170,6 +176,16 @@ pub struct LeafLimits {
     pub cpu_percent: u64,
 }
 
+impl Unavailable {
+    /// Whether this is how many hosts are, as opposed to something that went wrong.
+    pub fn is_usual(&self) -> bool {
+        match self {
+            Self::NotMounted | Self::OutOfSight { .. } | Self::NotDelegated { .. } => true,
+            Self::InUse { .. } | Self::Foreign { .. } | Self::Stale { .. } | Self::Unreadable(_) => false,
+        }
+    }
+}
+
 /// Why a leaf could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LeafError {
@@ -199,6 +215,18 @@ impl Tree {
     }
 
     fn open_beneath(own: &Path, name: &str, controlled: Result<(), Uncontrolled>) -> Result<Opened, Unavailable> {
+        // A state folder may stand where one of another user's daemons stood once, and that daemon may have left its cgroup.
+        let second = format!("{name}-{}", rustix::process::geteuid().as_raw());
+        for name in [name, &second] {
+            if let Some(opened) = Self::open_own(own, name, &controlled)? {
+                return Ok(opened);
+            }
+        }
+        Err(Unavailable::Foreign { path: own.join(second) })
+    }
+
+    /// Nothing if there is a folder of another user's.
+    fn open_own(own: &Path, name: &str, controlled: &Result<(), Uncontrolled>) -> Result<Option<Opened>, Unavailable> {
         let path = own.join(name);
         let not_delegated = |errno: Errno| Unavailable::NotDelegated { path: own.to_owned(), source: errno.into() };
         match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
@@ -207,19 +235,23 @@ impl Tree {
         }
         // Readable, unlike a leaf's, because a descriptor of a mere path cannot be locked.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let owner = rustix::fs::lstat(&path).map_err(not_delegated)?.st_uid;
+        if owner != rustix::process::geteuid().as_raw() {
+            return Ok(None);
+        }
         let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(not_delegated)?;
         match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::AGAIN) => return Err(Unavailable::InUse { path }),
             Err(errno) => return Err(not_delegated(errno)),
         }
-        let controlled = controlled.and_then(|()| {
+        let controlled = controlled.clone().and_then(|()| {
             write(&folder, "cgroup.subtree_control", enabling().as_bytes())
                 .map_err(|error| Uncontrolled::Refused { path: path.clone(), problem: error.to_string() })
         });
         let tree = Self { inner: Arc::new(Inner { folder, path, controlled, retired: Mutex::default() }) };
         let stale_leaves = tree.remove_stale()?;
-        Ok(Opened { tree, stale_leaves })
+        Ok(Some(Opened { tree, stale_leaves }))
     }
 
     /// Makes a leaf for one child. The name is unique among living children, such as an id with a generation. With limits,
@@ -692,6 +724,37 @@ mod tests {
         assert_eq!(delegated(&own), own, "what holds processes was not delegated");
         let other = folder.path().join("session");
         assert_eq!(delegated(&other), other);
+    }
+
+    fn offered_none() -> Result<(), Uncontrolled> {
+        Err(Uncontrolled::NotOffered { path: PathBuf::new(), missing: CONTROLLERS.to_vec() })
+    }
+
+    #[test]
+    fn what_another_users_daemon_left_is_not_taken_and_not_in_the_way() {
+        let own = tempfile::tempdir().unwrap();
+        let opened = Tree::open_beneath(own.path(), "palisade-1-2", offered_none()).unwrap();
+        assert_eq!(opened.tree.path(), own.path().join("palisade-1-2"));
+        drop(opened);
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can give a folder to another user");
+            return;
+        }
+        for name in ["palisade-1-2", "palisade-1-2-0"] {
+            let foreign = own.path().join(name);
+            std::fs::create_dir(&foreign).unwrap();
+            std::os::unix::fs::chown(&foreign, Some(65534), None).unwrap();
+            match (name, Tree::open_beneath(own.path(), "palisade-1-2", offered_none())) {
+                ("palisade-1-2", opened) => {
+                    assert_eq!(opened.unwrap().tree.path(), own.path().join("palisade-1-2-0"));
+                }
+                (_, refused) => {
+                    let refused = refused.unwrap_err();
+                    assert!(matches!(&refused, Unavailable::Foreign { path } if *path == foreign), "{refused}");
+                    assert!(!refused.is_usual());
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,11 @@
 //! Elsewhere: performing a confinement is the launcher; starting it is `process`.
 
 pub mod cgroup;
+pub mod evidence;
+pub mod lend;
 pub mod probe;
+pub mod seccomp;
+pub mod spec;
 
 use palisade_launcher::UserMap;
 

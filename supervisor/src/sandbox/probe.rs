@@ -1,21 +1,29 @@
 //! What can this host do? Found out by starting real children, for `doctor` and for the daemon's start.
 //!
-//! A probe's child is the launcher itself in its `--probe` mode, which exits with 0 exactly if it finds itself enclosed
-//! as it should be; so the probe needs no other program, and what it tries is what a plugin's start will do.
+//! A probe's child is the launcher itself, in its `--probe` or `--trial` mode: it exits with 0 exactly if it finds itself
+//! enclosed as it should be, and the latter tries what a plugin must not. So the probe needs no other program, and what it
+//! tries is what a plugin's start will do.
 
-use std::{ffi::CString, fmt, os::fd::AsFd, time::Duration};
+use std::{ffi::CString, fmt, os::fd::AsFd, path::Path, time::Duration};
 
-use palisade_launcher::{Spec, UserMap};
+use palisade_launcher::{MadeUp, Spec, TRIAL_FILE, UserMap};
 use rustix::process::{Resource, getrlimit};
 
 use super::{
     cgroup::{Tree, Unavailable},
-    own_user_map, user_map,
+    evidence::{Facts, Users},
+    own_user_map, seccomp,
+    spec::{self, Identity, Inside, Layout, Offer},
+    user_map,
 };
+use crate::model::permission::grants::Grants;
 use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, LauncherImage, Report, spawn};
 
 /// A probe's child takes a millisecond; one that takes this long will not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// A trial child says less than a log pipe holds.
+const ANSWER_BYTES_MAX: usize = 4096;
 
 /// What the daemon needs for itself: sockets, files, its runtime, and agents' connections.
 const DESCRIPTORS_OF_THE_DAEMON: u64 = 256;
@@ -52,6 +60,24 @@ pub struct Host {
     pub user_namespaces: Ability,
     /// A pid namespace, the way this daemon makes one: as root directly, otherwise within a user namespace.
     pub pid_namespaces: Ability,
+    /// A root of the plugin's own, in a mount namespace.
+    pub private_root: Ability,
+    /// An empty network namespace.
+    pub network_namespaces: Ability,
+    /// A namespace of System V objects and message queues.
+    pub ipc_namespaces: Ability,
+    /// A host name of the plugin's own.
+    pub host_names: Ability,
+    /// Landlock, entered and found to refuse.
+    pub landlock: Ability,
+    /// The version of Landlock's interface that this kernel offers, 0 without it.
+    pub landlock_version: u32,
+    /// A system call filter with a listener, installed and found to refuse.
+    pub seccomp: Ability,
+    /// Users of the host are lent to plugins by mapping ids. An ordinary user has none to lend.
+    pub lent_users: Ability,
+    /// What became of forbidden acts that a child tried which was confined like a plugin.
+    pub trials: Vec<Trial>,
     /// A leaf cgroup in which a child is born.
     pub cgroup: Ability,
     /// The controllers that plugins' cgroups have; none on a hybrid host.
@@ -60,6 +86,24 @@ pub struct Host {
     pub uncontrolled: Option<String>,
     /// How many descriptors the daemon may have.
     pub descriptors: Descriptors,
+}
+
+/// A forbidden act, and what it met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// The act's name.
+    pub act: String,
+    /// The error number; 0 if nothing stopped it.
+    pub errno: i32,
+}
+
+impl fmt::Display for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.errno {
+            0 => write!(f, "{} succeeded", self.act),
+            errno => write!(f, "{}: {}", self.act, std::io::Error::from_raw_os_error(errno)),
+        }
+    }
 }
 
 /// The daemon's descriptor limit. `None` is "unlimited".
@@ -92,6 +136,63 @@ pub enum Tier {
 }
 
 impl Host {
+    /// What there is to confine with.
+    pub fn offer(&self, layout: Layout) -> Offer {
+        Offer {
+            layout,
+            user_namespaces: self.user_namespaces.is_yes(),
+            private_root: self.private_root.is_yes(),
+            network: self.network_namespaces.is_yes(),
+            ipc: self.ipc_namespaces.is_yes(),
+            hostname: self.host_names.is_yes(),
+            landlock: if self.landlock.is_yes() { self.landlock_version } else { 0 },
+            seccomp: self.seccomp.is_yes(),
+            controllers: self.tier() == Tier::A,
+        }
+    }
+
+    /// What is known for the guarantee report. `users` is who plugins are.
+    pub fn facts(&self, layout: Layout, users: Users) -> Facts {
+        let reasons = [
+            ("user_namespace", &self.user_namespaces),
+            ("private_root", &self.private_root),
+            ("network_namespace", &self.network_namespaces),
+            ("ipc_namespace", &self.ipc_namespaces),
+            ("hostname", &self.host_names),
+            ("cgroup_namespace", &self.private_root),
+            ("landlock", &self.landlock),
+            ("seccomp", &self.seccomp),
+            ("exec_once", &self.seccomp),
+            ("own_user", &self.lent_users),
+            ("cgroup", &self.cgroup),
+        ];
+        let reasons = reasons.into_iter().filter_map(|(control, ability)| match ability {
+            Ability::Yes => None,
+            Ability::No(reason) => Some((control, reason.clone())),
+        });
+        let uncontrolled = match &self.cgroup {
+            Ability::Yes => self.uncontrolled.clone(),
+            Ability::No(reason) => Some(reason.clone()),
+        };
+        let reasons = reasons.chain(uncontrolled.map(|reason| ("controllers", reason)));
+        let met = |trial: &Trial| match trial.errno {
+            0 => "nothing".to_owned(),
+            errno => std::io::Error::from_raw_os_error(errno).to_string(),
+        };
+        Facts {
+            offer: self.offer(layout),
+            users,
+            reasons: reasons.collect(),
+            trials: self.trials.iter().map(|trial| (trial.act.clone(), met(trial))).collect(),
+            cgroup: self.cgroup.is_yes(),
+        }
+    }
+
+    /// What a forbidden act met, if it was tried.
+    pub fn trial(&self, act: &str) -> Option<&Trial> {
+        self.trials.iter().find(|trial| trial.act == act)
+    }
+
     /// The tier of what was found.
     pub fn tier(&self) -> Tier {
         let controlled = ["memory", "pids", "cpu"].iter().all(|name| self.controllers.iter().any(|have| have == name));
@@ -104,40 +205,206 @@ impl Host {
     }
 }
 
+/// Where a trial takes place.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground<'a> {
+    /// A folder of the daemon's own, on the file system where plugins' data lie. Two folders are made in it.
+    pub folder: &'a Path,
+    /// The user of the host that the trial's child runs as, where this daemon can lend one.
+    pub uid: u32,
+}
+
 /// Tries everything out. `tree` is the daemon's cgroup folder, or why it has none.
 ///
 /// Dropping the future ends its children; nothing of them stays in any case.
-pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>) -> Host {
-    let pid_namespaces = attempt(image, user_map(), None).await;
-    let user_namespaces = match user_map() {
-        // Without root the one goes through the other, so this has just been shown.
-        Some(_) if pid_namespaces.is_yes() => Ability::Yes,
-        _ => attempt(image, Some(own_user_map()), None).await,
-    };
+pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, ground: Ground<'_>) -> Host {
+    let (pid_namespaces, said) = attempt(image, enclosed(user_map()), None).await;
+    let landlock_version = value(&said, "landlock").unwrap_or(0).max(0).cast_unsigned();
     let cgroup = match tree {
-        Ok(tree) => attempt(image, user_map(), Some(tree)).await,
+        Ok(tree) => attempt(image, enclosed(user_map()), Some(tree)).await.0,
         Err(reason) => Ability::No(reason.to_string()),
     };
     let controllers = tree.ok().and_then(|tree| tree.controllers().ok()).unwrap_or_default();
     let uncontrolled = tree.ok().and_then(|tree| tree.controlled().err()).map(ToString::to_string);
     let limit = getrlimit(Resource::Nofile);
     let descriptors = Descriptors { soft: limit.current, hard: limit.maximum };
-    Host { user_namespaces, pid_namespaces, cgroup, controllers, uncontrolled, descriptors }
+    let not_tried = || Ability::No("it was not tried".to_owned());
+    let mut host = Host {
+        user_namespaces: not_tried(),
+        pid_namespaces,
+        private_root: not_tried(),
+        network_namespaces: not_tried(),
+        ipc_namespaces: not_tried(),
+        host_names: not_tried(),
+        landlock: match landlock_version {
+            0 => Ability::No(
+                "this kernel has no Landlock, or has it switched off; see the boot parameter lsm= and CONFIG_SECURITY_LANDLOCK"
+                    .to_owned(),
+            ),
+            _ => not_tried(),
+        },
+        landlock_version,
+        seccomp: not_tried(),
+        lent_users: not_tried(),
+        trials: Vec::new(),
+        cgroup,
+        controllers,
+        uncontrolled,
+        descriptors,
+    };
+    confine_a_child(image, ground, &mut host).await;
+    filter_a_child(image, &mut host).await;
+    host
 }
 
-/// Starts one child and waits for its answer.
-async fn attempt(image: &LauncherImage, user_namespace: Option<UserMap>, tree: Option<&Tree>) -> Ability {
-    let leaf = match tree.map(|tree| tree.leaf("probe", None)).transpose() {
-        Ok(leaf) => leaf,
-        Err(error) => return Ability::No(error.to_string()),
+/// The acts that only a filter refuses.
+const FILTERED: [&str; 2] = ["unshare-user", "exec-again"];
+
+/// Lets a child with the filter of an ordinary plugin, and as little else as possible, try what the filter refuses.
+async fn filter_a_child(image: &LauncherImage, host: &mut Host) {
+    let mut spec = enclosed(user_map());
+    spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial-filter".to_owned()];
+    spec.powerless = true;
+    let profile = spec::profile(Grants::default());
+    spec.seccomp = Some(seccomp::compile(&profile));
+    spec.exec_once = true;
+    let (made, said) = attempt(image, spec, None).await;
+    host.trials.extend(trials(&said));
+    host.seccomp = match made {
+        Ability::Yes => {
+            let open = FILTERED.iter().find(|act| !refused(host, act, "").is_yes());
+            open.map_or(Ability::Yes, |act| Ability::No(format!("a filter was installed, and did not refuse {act}")))
+        }
+        no => no,
     };
+}
+
+/// Confines a child as a plugin is, and lets it try what a plugin must not. Whatever cannot be made is looked for.
+async fn confine_a_child(image: &LauncherImage, ground: Ground<'_>, host: &mut Host) {
+    let all = Offer {
+        layout: Layout::of_this_host(),
+        user_namespaces: true,
+        private_root: true,
+        network: true,
+        ipc: true,
+        hostname: true,
+        landlock: host.landlock_version,
+        // Found by itself, so that what the other fences refuse is not its doing.
+        seccomp: false,
+        controllers: false,
+    };
+    let root = rustix::process::geteuid().is_root();
+    let mut identity = if root { Identity::Lent { uid: ground.uid } } else { Identity::Own };
+    let mut made = attempt_confined(image, &all, identity, ground).await;
+    host.lent_users = match &made {
+        _ if !root => Ability::No("only root can lend users of the host; plugins run as the daemon's own".to_owned()),
+        (Ability::No(reason), _) => {
+            identity = Identity::Shared { uid: ground.uid };
+            let reason = reason.clone();
+            made = attempt_confined(image, &all, identity, ground).await;
+            Ability::No(reason)
+        }
+        (Ability::Yes, _) => Ability::Yes,
+    };
+    if let (Ability::Yes, said) = made {
+        host.trials = trials(&said);
+        for ability in [
+            &mut host.user_namespaces,
+            &mut host.private_root,
+            &mut host.network_namespaces,
+            &mut host.ipc_namespaces,
+            &mut host.host_names,
+        ] {
+            *ability = Ability::Yes;
+        }
+        if all.landlock != 0 {
+            host.landlock = refused(host, "landlock-read", "Landlock was entered, and did not refuse");
+        }
+        return;
+    }
+    // One after the other, so that each reason is its own.
+    host.user_namespaces = attempt(image, enclosed(Some(own_user_map())), None).await.0;
+    let base = || enclosed(user_map());
+    let mut spec = base();
+    spec.namespaces.network = true;
+    host.network_namespaces = attempt(image, spec, None).await.0;
+    let mut spec = base();
+    spec.namespaces.ipc = true;
+    host.ipc_namespaces = attempt(image, spec, None).await.0;
+    let mut spec = base();
+    spec.hostname = Some(c"probe".to_owned());
+    host.host_names = attempt(image, spec, None).await.0;
+    let root_alone = Offer { network: false, ipc: false, hostname: false, landlock: 0, ..all.clone() };
+    let (private_root, said) = attempt_confined(image, &root_alone, identity, ground).await;
+    if private_root.is_yes() {
+        host.trials = trials(&said);
+        if all.landlock != 0 {
+            let with_landlock = Offer { landlock: all.landlock, ..root_alone };
+            host.landlock = attempt_confined(image, &with_landlock, identity, ground).await.0;
+        }
+    } else if all.landlock != 0 {
+        host.landlock = Ability::No("its rules are about a private root, which this host does not offer".to_owned());
+    }
+    host.private_root = private_root;
+}
+
+/// Yes if the act was refused.
+fn refused(host: &Host, act: &str, otherwise: &str) -> Ability {
+    match host.trial(act) {
+        Some(Trial { errno: 1.., .. }) => Ability::Yes,
+        _ => Ability::No(otherwise.to_owned()),
+    }
+}
+
+/// A child in a pid namespace and nothing else, which says what it finds.
+fn enclosed(user_namespace: Option<UserMap>) -> Spec {
     let mut spec = Spec::new(CString::from(c"/"));
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--probe".to_owned()];
     spec.user_namespace = user_namespace;
-    let launch = Launch { spec, entry: image.as_fd(), interpreter: None, leaf };
+    spec
+}
+
+async fn attempt_confined(
+    image: &LauncherImage,
+    offer: &Offer,
+    identity: Identity,
+    ground: Ground<'_>,
+) -> (Ability, String) {
+    let (package, data) = (ground.folder.join("package"), ground.folder.join("data"));
+    let made = spec::make_data_folder(&package, Identity::Own).and_then(|()| spec::make_data_folder(&data, identity));
+    if let Err(reason) = made {
+        return (Ability::No(format!("the folder for the probe cannot be made: {reason}")), String::new());
+    }
+    let inside = Inside {
+        identity,
+        hostname: "probe",
+        package: &package,
+        data: &data,
+        entry: None,
+        interpreter: None,
+        grants: Grants::default(),
+    };
+    let mut spec = enclosed(None);
+    spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial".to_owned()];
+    spec::confine(&mut spec, offer, &inside);
+    if let Some(root) = &mut spec.root {
+        let path = CString::from_vec_with_nul(TRIAL_FILE.to_bytes_with_nul()[1..].to_vec()).unwrap_or_default();
+        root.files.push(MadeUp { path, contents: c"not for you\n".to_owned() });
+    }
+    attempt(image, spec, None).await
+}
+
+/// Starts one child and waits for its answer: whether it was started and found itself enclosed, and what it said.
+async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Ability, String) {
+    let no = |reason: String| (Ability::No(reason), String::new());
+    let leaf = match tree.map(|tree| tree.leaf("probe", None)).transpose() {
+        Ok(leaf) => leaf,
+        Err(error) => return no(error.to_string()),
+    };
+    let launch = Launch { spec, entry: image.as_fd(), interpreter: None, leaf, lent: None };
     let mut child = match spawn(image, launch) {
         Ok(child) => child,
-        Err(error) => return Ability::No(error.to_string()),
+        Err(error) => return no(error.to_string()),
     };
     let last = async {
         loop {
@@ -147,14 +414,35 @@ async fn attempt(image: &LauncherImage, user_namespace: Option<UserMap>, tree: O
             }
         }
     };
-    match tokio::time::timeout(ANSWER_WITHIN, last).await {
-        Ok(Report::Exited(Exited { exit: Exit::Code(0), .. })) => Ability::Yes,
+    let last = tokio::time::timeout(ANSWER_WITHIN, last).await;
+    // It has ended, so all that it said lies in the pipe, of which it fills a small part.
+    let mut said = vec![0; ANSWER_BYTES_MAX];
+    let length = child.stdout.try_read(&mut said).unwrap_or(0);
+    let said = String::from_utf8_lossy(&said[..length]).into_owned();
+    match last {
+        Ok(Report::Exited(Exited { exit: Exit::Code(0), .. })) => (Ability::Yes, said),
         Ok(Report::Exited(Exited { exit, .. })) => {
-            Ability::No(format!("a trial child did not find itself in a pid namespace of its own: it {exit}"))
+            no(format!("a trial child did not find itself in a pid namespace of its own: it {exit}"))
         }
-        Ok(Report::Failed(failure)) => Ability::No(failure.to_string()),
-        Ok(Report::Started(_)) | Err(_) => Ability::No("a trial child did not answer within 10 seconds".to_owned()),
+        Ok(Report::Failed(failure)) => no(failure.to_string()),
+        Ok(Report::Started(_)) | Err(_) => no("a trial child did not answer within 10 seconds".to_owned()),
     }
+}
+
+/// The lines of a child's answer: a name and a number each.
+fn lines(said: &str) -> impl Iterator<Item = (&str, i32)> {
+    said.lines().filter_map(|line| {
+        let (name, number) = line.split_once(' ')?;
+        Some((name, number.parse().ok()?))
+    })
+}
+
+fn value(said: &str, wanted: &str) -> Option<i32> {
+    lines(said).find(|(name, _)| *name == wanted).map(|(_, number)| number)
+}
+
+fn trials(said: &str) -> Vec<Trial> {
+    lines(said).map(|(act, errno)| Trial { act: act.to_owned(), errno }).collect()
 }
 
 #[cfg(test)]
@@ -166,6 +454,15 @@ mod tests {
         Host {
             user_namespaces: Ability::Yes,
             pid_namespaces: ability(pid),
+            private_root: Ability::Yes,
+            network_namespaces: Ability::Yes,
+            ipc_namespaces: Ability::Yes,
+            host_names: Ability::Yes,
+            landlock: Ability::Yes,
+            landlock_version: 7,
+            seccomp: Ability::Yes,
+            lent_users: Ability::Yes,
+            trials: Vec::new(),
             cgroup: ability(cgroup),
             controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
             uncontrolled: None,

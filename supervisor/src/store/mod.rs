@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use crate::model::generation::{LaunchFailure, Outlook};
+
 pub use elf::Program;
 
 /// Most bytes in one package.
@@ -363,15 +365,24 @@ impl Snapshot {
     /// Opens the entry point and looks whether this host can execute it.
     ///
     /// # Errors
-    /// A sentence that names the file and says what to do.
-    pub fn entry_point(&self, relative: &str) -> Result<EntryPoint, String> {
+    /// A sentence that names the file and says what to do; and whether only the host lacks the means to open it.
+    pub fn entry_point(&self, relative: &str) -> Result<EntryPoint, LaunchFailure> {
+        let lasting = |message| LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false };
         let path = self.path.join(relative);
-        let mut file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                format!("the entry point {relative} is not in the package; build it, or correct `entry_point` in plugin.json")
-            }
-            _ => format!("the entry point {relative} cannot be opened: {error}"),
+        let file = File::open(&path).map_err(|error| {
+            let outlook = error.raw_os_error().map_or(Outlook::Lasting, |errno| Outlook::of_errno(errno, Outlook::Lasting));
+            let message = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    format!("the entry point {relative} is not in the package; build it, or correct `entry_point` in plugin.json")
+                }
+                _ => format!("the entry point {relative} cannot be opened: {error}"),
+            };
+            LaunchFailure { message, outlook, sandbox: false }
         })?;
+        Self::executable(path, file, relative).map_err(lasting)
+    }
+
+    fn executable(path: PathBuf, mut file: File, relative: &str) -> Result<EntryPoint, String> {
         let metadata =
             file.metadata().map_err(|error| format!("the entry point {relative} cannot be read: {error}"))?;
         if !metadata.is_file() {
@@ -586,7 +597,7 @@ mod tests {
             ("plain", "neither an ELF program nor a script"),
             ("arm", "built for another machine: for aarch64"),
         ] {
-            let error = snapshot.entry_point(entry).unwrap_err();
+            let error = snapshot.entry_point(entry).unwrap_err().message;
             assert!(error.contains(words), "{error}");
         }
         let script = snapshot.entry_point("script").unwrap();

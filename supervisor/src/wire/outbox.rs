@@ -19,6 +19,10 @@ use super::pool::OwnedFrame;
 /// What an empty outbox keeps for the next frames.
 const IDLE_CAPACITY: usize = 4 << 10;
 
+/// Frames of the bulk lane stand together in pieces of at most this size. A control frame waits until the piece that is being
+/// written has left, so this is less than one of our own pieces of data.
+const SHARED_BYTES: usize = 4 << 10;
+
 /// Most pieces of memory in one write.
 const SLICES_MAX: usize = 16;
 
@@ -128,7 +132,18 @@ impl Outbox {
                 encode_parts(&mut self.small, kind, flags, id, content, &[]);
                 ticket
             }
+            // Tiny ones share their memory, or it would be several times theirs.
             Lane::Small | Lane::Bulk => {
+                let room = SHARED_BYTES.saturating_sub(palisade_protocol::HEADER_BYTES + content.len());
+                let ticket = self.bulk_ticket();
+                if let Some(Chunk::Bytes(last)) = self.bulk.back_mut()
+                    && last.len() <= room
+                {
+                    let before = last.len();
+                    encode_parts(last, kind, flags, id, content, &[]);
+                    self.bulk_bytes += last.len() - before;
+                    return ticket;
+                }
                 let mut bytes = Vec::with_capacity(palisade_protocol::HEADER_BYTES + content.len());
                 encode_parts(&mut bytes, kind, flags, id, content, &[]);
                 self.push(Chunk::Bytes(bytes))
@@ -142,11 +157,15 @@ impl Outbox {
     }
 
     fn push(&mut self, chunk: Chunk) -> Ticket {
-        let ticket = Ticket { lane: Lane::Bulk, start: self.bulk_written + (self.bulk_bytes + self.bulk_done) as u64 };
+        let ticket = self.bulk_ticket();
         debug_assert!(Header::read(chunk.bytes().first_chunk().expect("a frame has a header")).len > 0);
         self.bulk_bytes += chunk.bytes().len();
         self.bulk.push_back(chunk);
         ticket
+    }
+
+    fn bulk_ticket(&self) -> Ticket {
+        Ticket { lane: Lane::Bulk, start: self.bulk_written + (self.bulk_bytes + self.bulk_done) as u64 }
     }
 
     /// Whether any byte of that frame may have reached the other end.
@@ -284,6 +303,25 @@ mod tests {
         writer.await.unwrap();
         assert_eq!(ids(&bytes), [2, 6, 4]);
         assert_eq!(bytes.len(), 2 * (HEADER_BYTES + 3_001) + HEADER_BYTES + 1);
+    }
+
+    #[tokio::test]
+    async fn tiny_bulk_frames_share_their_memory_and_their_order_stays() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut near = near;
+        let mut outbox = Outbox::default();
+        let tickets: Vec<_> =
+            (0..10_000).map(|id| outbox.content(Lane::Bulk, Kind::StreamData, Flags::NONE, id, &[0x80])).collect();
+        let frame_bytes = HEADER_BYTES + 1;
+        assert_eq!(outbox.bytes(), 10_000 * frame_bytes);
+        assert!(outbox.bulk.len() <= 10_000 * frame_bytes / (SHARED_BYTES - frame_bytes) + 1, "{}", outbox.bulk.len());
+        assert!(!outbox.has_begun(tickets[0]));
+        poll_fn(|cx| outbox.poll_flush(cx, &mut near)).await.unwrap();
+        assert!(outbox.has_begun(tickets[9_999]) && outbox.is_empty());
+        drop(near);
+        let mut bytes = Vec::new();
+        far.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(ids(&bytes), (0..10_000).collect::<Vec<_>>());
     }
 
     #[tokio::test]

@@ -20,9 +20,9 @@ struct Peer {
     decoder: Decoder,
 }
 
-fn service() -> Arc<Service> {
+fn config() -> Config {
     let nowhere = PathBuf::from("/nonexistent");
-    let config = Config {
+    Config {
         mode: Mode::User,
         plugin_directories: Vec::new(),
         state_directory: nowhere.clone(),
@@ -30,12 +30,26 @@ fn service() -> Arc<Service> {
         socket: nowhere,
         allowed_uids: Vec::new(),
         defaults: crate::config::Defaults::default(),
+        socket_group: None,
+        lent_uids: 1..=1,
         plugins: BTreeMap::new(),
-    };
+    }
+}
+
+fn service() -> Arc<Service> {
     let no = || Ability::No("not tried".to_owned());
     let host = probe::Host {
         user_namespaces: no(),
         pid_namespaces: no(),
+        private_root: no(),
+        network_namespaces: no(),
+        ipc_namespaces: no(),
+        host_names: no(),
+        landlock: no(),
+        landlock_version: 0,
+        lent_users: no(),
+        seccomp: no(),
+        trials: Vec::new(),
         cgroup: no(),
         controllers: Vec::new(),
         uncontrolled: None,
@@ -45,7 +59,7 @@ fn service() -> Arc<Service> {
         registry: OnceLock::new(),
         hub: Hub::default(),
         bus: Bus::default(),
-        config,
+        config: config(),
         host,
         started: (Instant::now(), SystemTime::now()),
         stop: Notify::new(),
@@ -119,6 +133,24 @@ impl Peer {
         assert_eq!((kind, id), (Kind::Refuse, 0));
         assert_eq!(self.next().await, None);
         rmp_serde::from_slice::<Refuse>(&content).unwrap().error
+    }
+}
+
+#[tokio::test]
+async fn the_sockets_file_lets_in_whom_the_configuration_does() {
+    use std::os::unix::fs::MetadataExt;
+    let group = rustix::process::getegid().as_raw();
+    for (allowed_uids, socket_group, mode) in
+        [(vec![], None, 0o600), (vec![], Some(group), 0o660), (vec![7], None, 0o666)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("palisade.sock");
+        let listener = listen(&Config { socket: socket.clone(), allowed_uids, socket_group, ..config() }).unwrap();
+        let seen = std::fs::metadata(&socket).unwrap();
+        assert_eq!((seen.mode() & 0o777, seen.gid()), (mode, group));
+        assert_eq!(std::fs::metadata(socket.with_extension("lock")).unwrap().mode() & 0o777, 0o600);
+        drop(listener);
+        assert!(!socket.exists());
     }
 }
 
@@ -240,6 +272,22 @@ async fn a_following_operation_is_cancelled_once_and_the_next_call_is_served() {
     peer.call(3, SUPERVISOR_ID, "version", &Value::Null).await;
     let ends = [peer.next().await.unwrap(), peer.next().await.unwrap()].map(|(kind, id, _)| (kind, id));
     assert_eq!(ends, [(Kind::Cancelled, 1), (Kind::Ok, 3)]);
+}
+
+#[tokio::test]
+async fn an_operation_that_panics_is_answered_and_the_connection_goes_on() {
+    let mut peer = Peer::greeted().await;
+    peer.call(1, SUPERVISOR_ID, "events", &Value::Null).await;
+    peer.call(3, SUPERVISOR_ID, "panic", &Value::Null).await;
+    for expected in [(Kind::StreamOpen, 1), (Kind::StreamOpen, 3)] {
+        let (kind, id, _) = peer.next().await.unwrap();
+        assert_eq!((kind, id), expected);
+    }
+    let told = tokio::time::timeout(Duration::from_secs(10), peer.error(3)).await;
+    assert_eq!(told.expect("it is answered").code, ErrorCode::Internal);
+    peer.call(5, SUPERVISOR_ID, "version", &Value::Null).await;
+    let (kind, id, _) = peer.next().await.unwrap();
+    assert_eq!((kind, id), (Kind::Ok, 5));
 }
 
 #[tokio::test]

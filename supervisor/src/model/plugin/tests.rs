@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::exit::Exit;
-use crate::model::generation::LaunchFailure;
+use crate::model::generation::{LaunchFailure, Outlook};
 
 const G1: Generation = Generation(1);
 const G2: Generation = Generation(2);
@@ -18,6 +18,11 @@ fn settings(activation: Activation, mode: RestartMode) -> Settings {
 
 fn crashed() -> Reason {
     Reason::Crashed { exit: Exit::Signal { number: 11, core: false } }
+}
+
+fn shortage() -> Reason {
+    let message = "a pipe could not be made".to_owned();
+    Reason::LaunchFailed { failure: LaunchFailure { message, outlook: Outlook::Shortage, sandbox: false } }
 }
 
 fn gone(generation: Generation, reason: Reason) -> Event {
@@ -209,7 +214,7 @@ fn policies_decide_what_follows_an_end() {
 
 #[test]
 fn failures_that_nobody_can_wait_out_refuse_the_calls_at_once() {
-    let failure = LaunchFailure { message: "no such file".into(), lasting: true };
+    let failure = LaunchFailure { message: "no such file".into(), outlook: Outlook::Lasting, sandbox: false };
     let refused = InitFailure::Refused { error: "no key".into() };
     for (mode, reason, restart_due) in [
         (RestartMode::OnFailure, Reason::LaunchFailed { failure }, false),
@@ -223,6 +228,49 @@ fn failures_that_nobody_can_wait_out_refuse_the_calls_at_once() {
         assert_eq!(bench.machine.deadline().is_some(), restart_due);
         assert_eq!(bench.step(Event::CallWaiting).is_empty(), restart_due);
     }
+}
+
+#[test]
+fn a_host_without_means_is_no_failure_of_the_plugins() {
+    for mode in [RestartMode::OnFailure, RestartMode::Never] {
+        let mut bench = Bench::new(LAZY, mode);
+        bench.step(Event::CallWaiting);
+        let mut generation = G1;
+        let mut waits = Vec::new();
+        for attempt in 1..20 {
+            let actions = bench.step(gone(generation, shortage()));
+            // Calls wait for a while, and are told then; the attempts go on.
+            let told = attempt >= 5;
+            let refusal = Action::RefuseWaiting(Refusal::Failed { reason: shortage() });
+            assert_eq!(actions, if told { vec![refusal] } else { vec![] }, "attempt {attempt}");
+            let at = bench.machine.deadline().expect("it is tried again");
+            waits.push(at.duration_since(bench.now).as_millis());
+            bench.now = at;
+            generation = generation.next();
+            assert_eq!(bench.step(Event::Tick), [Action::StartGeneration(generation)]);
+        }
+        assert_eq!(waits[..9], [200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000]);
+        assert_eq!((bench.machine.is_quarantined(), bench.machine.restarts()), (false, 0));
+        bench.step(Event::GenerationLoaded(generation));
+        assert_eq!(bench.step(Event::GenerationActive(generation)), [Action::SetRoute(Some(generation))]);
+    }
+}
+
+#[test]
+fn a_restart_that_the_host_had_no_means_for_is_counted_once() {
+    let mut bench = Bench::serving();
+    let mut generation = G1;
+    for reason in [crashed(), shortage(), shortage()] {
+        bench.step(gone(generation, reason));
+        bench.now = bench.machine.deadline().unwrap();
+        bench.step(Event::Tick);
+        generation = generation.next();
+    }
+    bench.step(Event::GenerationLoaded(generation));
+    bench.step(Event::GenerationActive(generation));
+    assert_eq!(bench.machine.restarts(), 1);
+    bench.step(gone(generation, shortage()));
+    assert_eq!(bench.machine.deadline(), Some(bench.now + Duration::from_millis(200)), "the one before is over");
 }
 
 #[test]
@@ -505,6 +553,7 @@ fn event(code: u8, which: usize, world: &World) -> Event {
         0 => Reason::Stopped { why: StopWhy::Operator },
         1 => Reason::Crashed { exit: Exit::Code(0) },
         2 => Reason::InitializationFailed { why: InitFailure::Unhealthy { detail: None } },
+        3 => shortage(),
         _ => crashed(),
     };
     match code {

@@ -36,6 +36,10 @@ impl Caller for Heard {
         let header = frame.header();
         self.frame(id, Kind::from_number(header.kind).unwrap(), header.flags, frame.content(), ends);
     }
+
+    fn calls_counted(&self, _counters: &Arc<Counters>) -> usize {
+        0
+    }
 }
 
 /// A call of that action under the caller's id 1, and what its caller hears.
@@ -51,6 +55,20 @@ pub(crate) fn call(action: &str, params: &[u8], more: bool, counters: &Arc<Count
         reply_to: (heard.clone(), 1),
     };
     (Call::new(new, Duration::from_secs(30), counters.clone()), heard)
+}
+
+/// A call of that agent's under its id.
+pub(crate) fn call_of(agent: &Arc<Heard>, id: u64, counters: &Arc<Counters>) -> Arc<Call> {
+    assert!(counters.admit(10_000));
+    let new = NewCall {
+        action: "echo".into(),
+        params: Params::Small([0xc0][..].into()),
+        more: false,
+        caller_limit: None,
+        caller: "uid:0".into(),
+        reply_to: (agent.clone(), id),
+    };
+    Call::new(new, Duration::from_secs(30), counters.clone())
 }
 
 fn numbers(counters: &Counters) -> (u32, u32) {
@@ -140,24 +158,30 @@ fn word_that_finds_no_room_is_not_lost() {
     assert_eq!(messages(&mut outlet), 1);
     assert!(outlet.has_missed());
     assert!(!outlet.has_missed(), "it is said once");
-    assert_eq!(second.take_followed().cancel, Some(CancelReason::Caller));
-    assert_eq!(first.take_followed().grant, 2);
+    assert_eq!(second.take_followed(1).cancel, Some(CancelReason::Caller));
+    assert_eq!(first.take_followed(1).grant, 2);
 }
 
 #[test]
 fn a_caller_is_held_to_its_credit_to_the_byte() {
     let counters = Arc::new(Counters::default());
     let (call, _) = call("echo", &[], false, &counters);
-    let data = |bytes: usize| Follow::Small(Kind::StreamData, Flags::NONE, vec![0x80; bytes].into());
-    call.follow(data(CREDIT_BYTES as usize)).unwrap();
+    let many = vec![0x80; CREDIT_BYTES as usize];
+    let data = |bytes: usize| Follow::Small(Kind::StreamData, Flags::NONE, &many[..bytes]);
+    call.follow(data(many.len())).unwrap();
     assert_eq!(call.follow(data(1)), Err(FollowError::BeyondCredit { bytes: 1, allowance: 0 }));
     call.allow(10).unwrap();
     call.follow(data(10)).unwrap();
-    call.follow(Follow::Small(Kind::StreamEnd, Flags::NONE, [0x80].into())).unwrap();
+    call.follow(Follow::Small(Kind::StreamEnd, Flags::NONE, &[0x80])).unwrap();
     assert_eq!(call.follow(data(1)), Err(FollowError::BeyondCredit { bytes: 1, allowance: 0 }));
     assert_eq!(call.grant(0), Err(FollowError::Credit));
     assert_eq!(call.allow(0), Err(FollowError::Credit));
-    assert_eq!(call.take_followed().frames.len(), 3);
+    let mut kinds = Vec::new();
+    call.take_followed(usize::MAX).frames.for_each_while(|follow| {
+        kinds.extend(follow.kind());
+        true
+    });
+    assert_eq!(kinds, [Kind::StreamData, Kind::StreamData, Kind::StreamEnd]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use palisade_protocol::{ActionInfo, Progress, StreamKind, encode, split};
 use super::*;
 use crate::model::manifest::Manifest;
 use crate::plugin::actions::Actions;
-use crate::plugin::call::tests::{Heard, call};
+use crate::plugin::call::tests::{Heard, call, call_of};
 use crate::plugin::call::{Counters, NewCall, Params};
 use crate::plugin::inbox::{Outlet, inbox};
 
@@ -34,7 +34,8 @@ impl Bench {
         let announced = announced.map(|name| ActionInfo { name: name.to_owned(), ..ActionInfo::default() });
         let actions = Actions::new(announced.to_vec(), &manifest).unwrap();
         let (sender, outlet) = inbox(64);
-        let settings = LinkSettings { plugin: "echo".into(), call_limit: seconds(30), cancel_grace: GRACE };
+        let settings =
+            LinkSettings { plugin: "echo".into(), call_limit: seconds(30), calls_max: 8, cancel_grace: GRACE };
         let mut link = Link::new(sender, settings);
         let features: Vec<_> = features.iter().map(|name| (*name).to_owned()).collect();
         link.agree(&features);
@@ -251,8 +252,8 @@ fn nothing_of_a_call_overtakes_the_call() {
     let (call, _) = call("echo", &vec![0; 100 << 10], true, &bench.counters);
     bench.link.take(call.clone(), bench.now);
     call.grant(5).unwrap();
-    call.follow(Follow::Small(Kind::Continue, Flags::NONE, [0x80].into())).unwrap();
-    call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, [0x80].into())).unwrap();
+    call.follow(Follow::Small(Kind::Continue, Flags::NONE, &[0x80])).unwrap();
+    call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, &[0x80])).unwrap();
     call.cancel(CancelReason::Caller);
     bench.link.poke(2, bench.now);
     bench.link.ping(false);
@@ -352,6 +353,52 @@ fn calls_beyond_the_concurrency_wait_in_their_order() {
 }
 
 #[test]
+fn an_agent_that_fills_the_queue_makes_room_for_another_and_they_take_turns() {
+    let mut bench = Bench::new(2, &[]);
+    let [flood, neighbour] = [(); 2].map(|()| Arc::new(Heard::default()));
+    let calls: Vec<_> = (0..8).map(|id| call_of(&flood, id, &bench.counters)).collect();
+    bench.now = bench.now.max(calls[7].begun);
+    for call in &calls {
+        bench.link.take(call.clone(), bench.now);
+    }
+    let late: Vec<_> = (0..4).map(|id| call_of(&neighbour, id, &bench.counters)).collect();
+    for call in &late {
+        call.contend();
+        bench.link.take(call.clone(), bench.now);
+    }
+    // Of its six that waited three are gone, and the fourth of the other would have been one too many.
+    let overloaded = |heard: &Heard| {
+        assert!(heard.kinds().iter().all(|kind| *kind == (Kind::Err, Ends::Yes)));
+        assert_eq!(heard.error().code, ErrorCode::Overloaded);
+        heard.kinds().len()
+    };
+    assert_eq!((overloaded(&flood), overloaded(&neighbour)), (3, 1));
+    assert!(calls[5..].iter().all(|call| call.is_done()) && late[3].is_done());
+    assert_eq!(bench.present(), (6, 2));
+    for id in (2..=16).step_by(2) {
+        bench.ok(id).unwrap();
+    }
+    let ended = |heard: &Heard| heard.kinds().iter().filter(|(kind, _)| *kind == Kind::Ok).count();
+    assert_eq!((ended(&flood), ended(&neighbour)), (5, 3));
+    assert_eq!(bench.present(), (0, 0));
+}
+
+#[test]
+fn a_call_that_contends_for_room_that_there_is_by_now_displaces_nobody() {
+    let mut bench = Bench::new(1, &[]);
+    let [flood, neighbour] = [(); 2].map(|()| Arc::new(Heard::default()));
+    for id in 0..7 {
+        let call = call_of(&flood, id, &bench.counters);
+        bench.link.take(call, bench.now);
+    }
+    let late = call_of(&neighbour, 0, &bench.counters);
+    late.contend();
+    bench.link.take(late, bench.now);
+    assert_eq!((flood.kinds(), neighbour.kinds()), (vec![], vec![]));
+    assert_eq!(bench.present(), (7, 1));
+}
+
+#[test]
 fn an_action_with_a_limit_of_its_own_holds_up_nobody_else() {
     let mut bench = Bench::new(3, &[]);
     let heard: Vec<_> = ["once", "once", "echo", "once", "echo", "echo"].map(|action| bench.call(action).1).to_vec();
@@ -430,7 +477,7 @@ fn an_idempotent_call_is_tried_three_times_and_not_four() {
 fn a_stream_for_a_plugin_without_streams_ends_the_call_once() {
     let mut bench = Bench::new(4, &[]);
     let (call, heard) = bench.call("echo");
-    call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, [0x80].into())).unwrap();
+    call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, &[0x80])).unwrap();
     bench.link.poke(2, bench.now);
     assert_eq!(heard.error().code, ErrorCode::StreamingNotSupported);
     assert_eq!(bench.written(), [(Kind::Call, 2), (Kind::Cancel, 2)]);
@@ -450,11 +497,46 @@ fn a_stream_can_be_aborted_from_both_sides() {
     let refuse = StreamAbort { by: StreamSide::Receiver, error };
     bench.hear(Kind::StreamAbort, Flags::NONE, 2, &refuse, &[]).unwrap();
     bench.written();
-    call.follow(Follow::Small(Kind::StreamData, Flags::NONE, [0x80].into())).unwrap();
+    call.follow(Follow::Small(Kind::StreamData, Flags::NONE, &[0x80])).unwrap();
     bench.link.poke(2, bench.now);
     assert_eq!(bench.written(), [], "the plugin wants no more");
     bench.ok(2).unwrap();
     assert_eq!(heard.kinds().last(), Some(&(Kind::Ok, Ends::Yes)));
+}
+
+#[test]
+fn a_plugin_that_does_not_read_is_not_handed_all_that_its_callers_sent() {
+    let mut bench = Bench::new(4, &["streams", "continue"]);
+    let calls: Vec<_> = (0..3).map(|_| bench.call("echo").0).collect();
+    let most = CREDIT_BYTES as usize;
+    for (call, id) in calls.iter().zip([2, 4, 6]) {
+        call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, &[0x80])).unwrap();
+        for _ in 0..most {
+            call.follow(Follow::Small(Kind::StreamData, Flags::NONE, &[0x80])).unwrap();
+        }
+        call.follow(Follow::Small(Kind::StreamEnd, Flags::NONE, &[0x80])).unwrap();
+        bench.link.poke(id, bench.now);
+    }
+    assert!(bench.link.outbox.bytes() <= 4 * FOLLOWING_BYTES, "{}", bench.link.outbox.bytes());
+    assert!(!bench.link.can_catch_up());
+    // What needs no room does not wait for it.
+    calls[1].cancel(CancelReason::Caller);
+    bench.link.poke(4, bench.now);
+    calls[2].end(Kind::Ok, Flags::NONE, &[0x80]);
+    bench.ok(6).unwrap();
+    let mut frames = bench.written();
+    assert!(frames.contains(&(Kind::Cancel, 4)));
+    while bench.link.can_catch_up() {
+        bench.link.catch_up(bench.now);
+        assert!(bench.link.outbox.bytes() <= 4 * FOLLOWING_BYTES, "{}", bench.link.outbox.bytes());
+        frames.extend(bench.written());
+    }
+    for id in [2, 4] {
+        let kinds: Vec<_> = frames.iter().filter(|(_, of)| *of == id).map(|(kind, _)| *kind).collect();
+        let data = kinds.iter().filter(|kind| **kind == Kind::StreamData).count();
+        assert_eq!((data, kinds.last()), (most, Some(&Kind::StreamEnd)), "{id}");
+    }
+    assert_eq!(bench.link.lagging.len(), 0);
 }
 
 #[test]
@@ -465,7 +547,7 @@ fn a_stream_that_its_reader_refused_need_not_be_ended() {
     assert!(bench.ok(2).unwrap_err().contains("while its output stream is open"));
     let error = ErrorBody::new(ErrorCode::Cancelled, "enough");
     let refuse = super::super::call::body(&StreamAbort { by: StreamSide::Receiver, error });
-    call.follow(Follow::Small(Kind::StreamAbort, Flags::NONE, refuse.into())).unwrap();
+    call.follow(Follow::Small(Kind::StreamAbort, Flags::NONE, &refuse)).unwrap();
     bench.link.poke(2, bench.now);
     bench.ok(2).unwrap();
     assert_eq!(heard.kinds().last(), Some(&(Kind::Ok, Ends::Yes)));
@@ -479,6 +561,34 @@ fn draining_cancels_what_has_no_end_of_its_own() {
     bench.written();
     bench.link.cancel_endless(bench.now);
     assert_eq!(bench.written(), [(Kind::Cancel, 4)]);
+}
+
+#[test]
+fn what_draining_cancelled_may_be_called_again_and_what_the_caller_cancelled_not() {
+    let unavailable = |heard: &Heard| {
+        let error = heard.error();
+        assert_eq!((error.code, error.retryable), (ErrorCode::Unavailable, true), "{error}");
+    };
+    let mut bench = Bench::all();
+    let (_, in_time) = bench.call("forever");
+    let (_, died) = bench.call("forever");
+    let (unwanted, cancelled) = bench.call("forever");
+    bench.link.cancel_endless(bench.now);
+    unwanted.cancel(CancelReason::Caller);
+    bench.link.poke(6, bench.now);
+    bench.written();
+    bench.hear(Kind::Cancelled, Flags::NONE, 2, &Empty {}, &[]).unwrap();
+    unavailable(&in_time);
+    bench.hear(Kind::Cancelled, Flags::NONE, 6, &Empty {}, &[]).unwrap();
+    assert_eq!(cancelled.kinds(), [(Kind::Cancelled, Ends::Yes)]);
+    assert!(bench.link.dissolve(bench.now, |_| ErrorBody::new(ErrorCode::Crashed, "gone")).is_empty());
+    unavailable(&died);
+
+    let mut bench = Bench::all();
+    let (_, too_late) = bench.call("forever");
+    bench.link.cancel_endless(bench.now);
+    assert_eq!(bench.lapse(GRACE, false), 1);
+    unavailable(&too_late);
 }
 
 #[test]

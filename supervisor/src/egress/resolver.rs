@@ -1,0 +1,133 @@
+//! Which addresses a host has: from the override table, or else from the system.
+//!
+//! The plugin resolves nothing itself. A name of the table is answered from it alone, so a table is enough for tests and for hosts that are
+//! elsewhere inside than outside. The system is asked through `getaddrinfo`, with all that the operator configured there (`/etc/hosts`, search domains).
+//!
+//! Invariants: at most `LOOKUPS_MAX` questions are with the system at once, also those that nobody waits for any more, since a thread
+//! that asks cannot be told to stop; whoever finds all places taken waits for one within the same time.
+//! Elsewhere: whether an address may be used is the policy's decision, taken anew for each connection.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::model::permission::host::{Host, Name};
+
+/// Questions to the system at once. The daemon has four threads for what blocks; two are left for what else does.
+pub const LOOKUPS_MAX: usize = 2;
+
+/// Most addresses that are looked at of one answer.
+const ADDRESSES_MAX: usize = 64;
+
+/// Why there are no addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    #[error("{host} could not be resolved within {}", humane(*.within))]
+    TimedOut { host: Host, within: Duration },
+    #[error("{host} cannot be resolved: {detail}")]
+    Failed { host: Host, detail: String },
+    #[error("{host} has no address")]
+    None { host: Host },
+}
+
+fn humane(time: Duration) -> String {
+    if time.subsec_nanos() == 0 { format!("{} s", time.as_secs()) } else { format!("{} ms", time.as_millis()) }
+}
+
+/// Finds addresses. Clones share the bound on lookups, so there is one for the daemon, with a table for each plugin.
+#[derive(Debug, Clone)]
+pub struct Resolver {
+    overrides: Arc<BTreeMap<Name, Vec<IpAddr>>>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self { overrides: Arc::default(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    }
+}
+
+impl Resolver {
+    /// The same with a table that goes before the system. A name with an empty list has no address.
+    #[must_use]
+    pub fn with_overrides(&self, overrides: BTreeMap<Name, Vec<IpAddr>>) -> Self {
+        Self { overrides: Arc::new(overrides), lookups: Arc::clone(&self.lookups) }
+    }
+
+    /// The addresses of a host, at least one.
+    ///
+    /// Dropping this gives up the answer; a question that is with the system keeps its place until it is answered.
+    ///
+    /// # Errors
+    /// [`LookupError`].
+    pub async fn resolve(&self, host: &Host, within: Duration) -> Result<Vec<IpAddr>, LookupError> {
+        let name = match host {
+            Host::Address(address) => return Ok(vec![*address]),
+            Host::Name(name) => name,
+        };
+        let addresses = match self.overrides.get(name) {
+            Some(addresses) => addresses.clone(),
+            None => timeout(within, self.ask(name))
+                .await
+                .map_err(|_| LookupError::TimedOut { host: host.clone(), within })?
+                .map_err(|error| LookupError::Failed { host: host.clone(), detail: error.to_string() })?,
+        };
+        if addresses.is_empty() { Err(LookupError::None { host: host.clone() }) } else { Ok(addresses) }
+    }
+
+    async fn ask(&self, name: &Name) -> io::Result<Vec<IpAddr>> {
+        let place = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
+        let name = name.clone();
+        // A task of its own, which ends when the thread does: the place is taken until then, whoever still waits.
+        let asking = tokio::spawn(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            drop(place);
+            let mut addresses: Vec<IpAddr> = Vec::new();
+            for found in found?.take(ADDRESSES_MAX) {
+                if !addresses.contains(&found.ip()) {
+                    addresses.push(found.ip());
+                }
+            }
+            io::Result::Ok(addresses)
+        });
+        asking.await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn the_table_goes_before_the_system_and_addresses_are_themselves() {
+        let name = |text| Name::parse(text).unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let table = BTreeMap::from([(name("localhost"), vec![ip("192.0.2.7")]), (name("none.example"), vec![])]);
+        let resolver = Resolver::default().with_overrides(table);
+        let resolve = async |text| resolver.resolve(&Host::parse(text).unwrap(), WITHIN).await;
+        assert_eq!(resolve("LOCALHOST").await, Ok(vec![ip("192.0.2.7")]));
+        assert_eq!(resolve("[::1]").await, Ok(vec![ip("::1")]));
+        assert_eq!(resolve("none.example").await.unwrap_err().to_string(), "none.example has no address");
+        let system = Resolver::default().resolve(&Host::parse("localhost").unwrap(), WITHIN).await.unwrap();
+        assert!(system.iter().all(IpAddr::is_loopback), "{system:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_waits_for_its_place_no_longer_than_its_time() {
+        let resolver = Resolver::default();
+        let taken = Arc::clone(&resolver.lookups).acquire_many_owned(2).await.unwrap();
+        let host = Host::parse("localhost").unwrap();
+        // A table of its own, but the same places.
+        let error = resolver.with_overrides(BTreeMap::new()).resolve(&host, Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(error.to_string(), "localhost could not be resolved within 5 s");
+        drop(taken);
+        assert_eq!(resolver.lookups.available_permits(), LOOKUPS_MAX);
+    }
+}

@@ -1,0 +1,338 @@
+//! The guarantee report: each control with what became of it on this host, by which mechanism, and how that is known.
+//!
+//! Evidence names its source. `launcher` and `daemon`: the step's own result, as a step that does not hold ends the start. `trial`: a
+//! forbidden act that a child tried which was confined like a plugin, and what it met. `kernel`: what the kernel says of
+//! the running process. Invariant: a control is `enforced` only if there is evidence of one of these kinds.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use palisade_protocol::{Guarantee, GuaranteeState};
+
+use super::spec::{Identity, Offer};
+use crate::model::permission::grants::Grants;
+
+/// What is known about this host since the daemon started.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What there is to confine with.
+    pub offer: Offer,
+    /// Who plugins are on the host.
+    pub users: Users,
+    /// Why something is not offered: the control's name, and a sentence.
+    pub reasons: Vec<(&'static str, String)>,
+    /// What forbidden acts met: the act's name, and what came of it.
+    pub trials: Vec<(String, String)>,
+    /// Plugins are born in leaf cgroups.
+    pub cgroup: bool,
+}
+
+/// Who plugins are on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// The daemon's own user.
+    Own,
+    /// One of their own each, lent.
+    Lent,
+    /// One that they share.
+    Shared {
+        /// Its number.
+        uid: u32,
+    },
+}
+
+impl Users {
+    /// Who a plugin is; `lent` is the number that it was lent, if any are.
+    #[must_use]
+    pub fn identity(self, lent: Option<u32>) -> Option<Identity> {
+        match (self, lent) {
+            (Self::Own, _) => Some(Identity::Own),
+            (Self::Lent, lent) => lent.map(|uid| Identity::Lent { uid }),
+            (Self::Shared { uid }, _) => Some(Identity::Shared { uid }),
+        }
+    }
+}
+
+/// What the kernel says of a running plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Lines of its status file, by name.
+    status: Vec<(String, String)>,
+    /// Namespaces that are not the daemon's.
+    namespaces: Vec<&'static str>,
+}
+
+/// The fields of `/proc/PID/status` that say something about confinement.
+const STATUS: [&str; 5] = ["Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"];
+
+const NAMESPACES: [&str; 7] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"];
+
+impl Observed {
+    /// Looks at a process. What cannot be read is not in it.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        let status = fields
+            .filter(|(name, _)| STATUS.contains(name))
+            .map(|(name, value)| (name.to_owned(), value.trim().replace('\t', " ")))
+            .collect();
+        let namespaces = NAMESPACES.into_iter().filter(|name| {
+            let link = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{name}"));
+            matches!((link("self"), link(&pid.to_string())), (Ok(own), Ok(other)) if own != other)
+        });
+        Self { status, namespaces: namespaces.collect() }
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        self.status.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Facts {
+    /// What the operator is told about what every start needs and this host does not have; empty where all is there.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let needed = [
+            ("user_namespace", self.offer.user_namespaces),
+            ("private_root", self.offer.private_root),
+            ("network_namespace", self.offer.network),
+            ("seccomp", self.offer.seccomp),
+        ];
+        let missing = needed.into_iter().filter(|(_, there)| !there);
+        missing.map(|(name, _)| format!("{name}: {}", self.reason(name))).collect()
+    }
+
+    fn reason(&self, control: &str) -> &str {
+        self.reasons.iter().find(|(name, _)| *name == control).map_or("not on this host", |(_, reason)| reason)
+    }
+
+    fn trial(&self, act: &str) -> Option<String> {
+        self.trials.iter().find(|(name, _)| name == act).map(|(name, met)| format!("trial: {name} met \"{met}\""))
+    }
+
+    /// Every control, for a plugin with these grants. `observed` is what the kernel says of it, while it runs.
+    #[must_use]
+    pub fn guarantees(&self, grants: Grants, observed: Option<&Observed>) -> Vec<Guarantee> {
+        use GuaranteeState::{Absent, Degraded, Enforced};
+        let mut report = Report { facts: self, observed, guarantees: Vec::new() };
+        let offer = &self.offer;
+        report.offered(
+            "private_root",
+            offer.private_root,
+            "pivot_root into a tree of its own",
+            &["read-shadow", "write-outside"],
+            Some("mnt"),
+        );
+        report.offered(
+            "user_namespace",
+            offer.user_namespaces,
+            "a map of one user, 1000 inside",
+            &["setuid0"],
+            Some("user"),
+        );
+        let (state, mechanism) = match self.users {
+            Users::Lent => (Enforced, "a user of the host of its own, lent while it runs; its data are mapped"),
+            Users::Own => (Degraded, "the daemon's own user; only root can lend others"),
+            Users::Shared { .. } => (Degraded, "one unprivileged user that all plugins share"),
+        };
+        let mut evidence = vec!["launcher: identity".to_owned()];
+        if matches!(self.users, Users::Shared { .. }) {
+            evidence.push(self.reason("own_user").to_owned());
+        }
+        evidence.extend(report.field("Uid"));
+        report.push("own_user", state, mechanism, &evidence);
+        report.offered(
+            "pid_namespace",
+            true,
+            "pid 1 of a namespace, with which everything in it ends",
+            &[],
+            Some("pid"),
+        );
+        report.push(
+            "kill_tree",
+            Enforced,
+            "the kernel ends a pid namespace with its pid 1",
+            &["launcher: pid namespace".to_owned()],
+        );
+        report.offered("network_namespace", offer.network, "no device but loopback", &["udp-direct"], Some("net"));
+        report.offered("ipc_namespace", offer.ipc, "no System V objects or message queues of others", &[], Some("ipc"));
+        report.offered("hostname", offer.hostname, "a name of its own", &[], Some("uts"));
+        report.offered(
+            "cgroup_namespace",
+            offer.private_root,
+            "its own cgroup is the root of what it sees",
+            &[],
+            Some("cgroup"),
+        );
+        report.confirmed("capabilities", "none, and an empty bounding set", &["mknod"], "CapBnd", "0000000000000000");
+        report.confirmed("no_new_privs", "no program gives rights", &[], "NoNewPrivs", "1");
+        if offer.landlock == 0 {
+            report.push("landlock", Absent, "", &[self.reason("landlock").to_owned()]);
+        } else {
+            let mechanism = format!("every right of version {}", offer.landlock);
+            let mut evidence = vec!["launcher: landlock".to_owned()];
+            evidence.extend(self.trial("landlock-read"));
+            report.push("landlock", Enforced, &mechanism, &evidence);
+        }
+        if offer.seccomp {
+            let mechanism = "the calls of config/seccomp are allowed, and no others";
+            report.confirmed("seccomp", mechanism, &["unshare-user"], "Seccomp", "2");
+        } else {
+            report.push("seccomp", Absent, "", &[self.reason("seccomp").to_owned()]);
+        }
+        if grants.execute_code {
+            report.push("exec_once", Absent, "", &["execute_code is granted".to_owned()]);
+        } else {
+            report.offered("exec_once", offer.seccomp, "it executes nothing but itself, once", &["exec-again"], None);
+        }
+        if self.cgroup {
+            report.push("cgroup", Enforced, "born in a leaf of its own", &["launcher: pid namespace".to_owned()]);
+        } else {
+            report.push("cgroup", Absent, "", &[self.reason("cgroup").to_owned()]);
+        }
+        let launcher = ["launcher: limits".to_owned()];
+        if offer.controllers {
+            let daemon = ["daemon: written before the first process was born in it".to_owned()];
+            report.push("memory", Enforced, "memory.max of its cgroup, and no swap", &daemon);
+            report.push("pids", Enforced, "pids.max of its cgroup", &daemon);
+            report.push("cpu", Enforced, "cpu.max of its cgroup", &daemon);
+        } else {
+            let why = self.reason("controllers");
+            let mechanism = format!("RLIMIT_DATA, of each process and not of the tree: {why}");
+            report.push("memory", Degraded, &mechanism, &launcher);
+            if offer.user_namespaces {
+                report.push("pids", Enforced, "RLIMIT_NPROC, counted in its user namespace", &launcher);
+            } else {
+                report.push("pids", Absent, "", &[why.to_owned()]);
+            }
+            report.push("cpu", Absent, "", &[why.to_owned()]);
+        }
+        report.push("open_files", Enforced, "RLIMIT_NOFILE", &launcher);
+        report.push("file_size", Enforced, "RLIMIT_FSIZE", &launcher);
+        report.push("disk", Absent, "", &["the sum of its files is not limited by this version".to_owned()]);
+        report.guarantees
+    }
+}
+
+struct Report<'a> {
+    facts: &'a Facts,
+    observed: Option<&'a Observed>,
+    guarantees: Vec<Guarantee>,
+}
+
+impl Report<'_> {
+    fn push(&mut self, control: &str, state: GuaranteeState, mechanism: &str, evidence: &[String]) {
+        let mut text = mechanism.to_owned();
+        for piece in evidence {
+            let _ = write!(text, "{}{piece}", if text.is_empty() { "" } else { "; " });
+        }
+        self.guarantees.push(Guarantee { control: control.to_owned(), state, evidence: text });
+    }
+
+    /// A control that is there wherever the probe could make it, and the namespace of the kernel that shows it.
+    fn offered(&mut self, control: &str, there: bool, mechanism: &str, acts: &[&str], namespace: Option<&'static str>) {
+        if !there {
+            let reason = self.facts.reason(control).to_owned();
+            return self.push(control, GuaranteeState::Absent, "", &[reason]);
+        }
+        let mut evidence = vec![format!("launcher: {}", control.replace('_', " "))];
+        evidence.extend(acts.iter().filter_map(|act| self.facts.trial(act)));
+        if let (Some(observed), Some(namespace)) = (self.observed, namespace)
+            && observed.namespaces.contains(&namespace)
+        {
+            evidence.push(format!("kernel: /proc/PID/ns/{namespace} is not the daemon's"));
+        }
+        self.push(control, GuaranteeState::Enforced, mechanism, &evidence);
+    }
+
+    fn field(&self, name: &str) -> Option<String> {
+        let value = self.observed?.field(name)?;
+        Some(format!("kernel: {name}: {value} in /proc/PID/status"))
+    }
+
+    /// A control that every start has, and a field that shows it while the plugin runs. What the kernel says counts more
+    /// than what was done.
+    fn confirmed(&mut self, control: &str, mechanism: &str, acts: &[&str], field: &str, expected: &str) {
+        let mut evidence = vec![format!("launcher: {}", control.replace('_', " "))];
+        evidence.extend(acts.iter().filter_map(|act| self.facts.trial(act)));
+        evidence.extend(self.field(field));
+        let seen = self.observed.and_then(|observed| observed.field(field));
+        let state =
+            if seen.is_none_or(|seen| seen == expected) { GuaranteeState::Enforced } else { GuaranteeState::Absent };
+        self.push(control, state, mechanism, &evidence);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(offer: Offer) -> Facts {
+        Facts {
+            offer,
+            users: Users::Lent,
+            reasons: vec![("network_namespace", "this host allows no more".to_owned())],
+            trials: vec![("read-shadow".to_owned(), "No such file or directory".to_owned())],
+            cgroup: false,
+        }
+    }
+
+    fn all() -> Offer {
+        Offer {
+            user_namespaces: true,
+            private_root: true,
+            network: true,
+            ipc: true,
+            hostname: true,
+            landlock: 7,
+            seccomp: true,
+            ..Offer::default()
+        }
+    }
+
+    fn state(guarantees: &[Guarantee], control: &str) -> (GuaranteeState, String) {
+        let found = guarantees.iter().find(|guarantee| guarantee.control == control).unwrap();
+        (found.state, found.evidence.clone())
+    }
+
+    #[test]
+    fn a_layer_that_is_taken_away_is_absent_with_its_reason_and_missed() {
+        let there = facts(all());
+        assert!(there.missing().is_empty());
+        let guarantees = there.guarantees(Grants::default(), None);
+        let (shown, evidence) = state(&guarantees, "private_root");
+        assert_eq!(shown, GuaranteeState::Enforced);
+        assert!(evidence.contains("trial: read-shadow met \"No such file or directory\""), "{evidence}");
+
+        let gone = facts(Offer { network: false, ..all() });
+        assert_eq!(gone.missing(), ["network_namespace: this host allows no more"]);
+        let (shown, evidence) = state(&gone.guarantees(Grants::default(), None), "network_namespace");
+        assert_eq!((shown, evidence.as_str()), (GuaranteeState::Absent, "this host allows no more"));
+        let gone = facts(Offer { landlock: 0, ..all() });
+        assert!(gone.missing().is_empty(), "a start does not need it");
+        assert_eq!(state(&gone.guarantees(Grants::default(), None), "landlock").0, GuaranteeState::Absent);
+    }
+
+    #[test]
+    fn what_the_kernel_says_counts_more_than_what_was_done() {
+        let facts = facts(all());
+        let mut observed =
+            Observed { status: vec![("NoNewPrivs".to_owned(), "1".to_owned())], namespaces: vec!["net"] };
+        let (shown, evidence) = state(&facts.guarantees(Grants::default(), Some(&observed)), "no_new_privs");
+        assert_eq!(shown, GuaranteeState::Enforced);
+        assert!(evidence.contains("kernel: NoNewPrivs: 1"), "{evidence}");
+        observed.status[0].1 = "0".to_owned();
+        assert_eq!(
+            state(&facts.guarantees(Grants::default(), Some(&observed)), "no_new_privs").0,
+            GuaranteeState::Absent
+        );
+    }
+
+    #[test]
+    fn this_process_is_seen_as_it_is() {
+        let observed = Observed::of(std::process::id());
+        assert_eq!(observed.namespaces, Vec::<&str>::new());
+        assert!(observed.field("NoNewPrivs").is_some());
+    }
+}

@@ -1,0 +1,357 @@
+//! What a plugin finds when it looks for a way out: the rows of the hostile plugin's `escapes`, with the exact outcome of each, as
+//! root and as an ordinary user. Where an attempt is harmless, it is made outside as well, and has to succeed there: a row that
+//! cannot fail proves nothing.
+//!
+//! Elsewhere: how plugins that break the protocol fare is `wire`, `floods` and `chaos`; each step of the confinement on its own is
+//! the daemon's test of processes.
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+
+use palisade_protocol::ErrorCode;
+use palisade_tests::command::{built, command};
+use palisade_tests::daemon::{Daemon, DaemonOptions, other_user};
+use palisade_tests::package::{Entry, Package};
+use serde_json::{Value, json};
+
+use crate::support::{error, expect_echo, expect_text, hostile};
+
+type Outcomes = BTreeMap<String, String>;
+
+fn outcomes(value: &Value) -> Outcomes {
+    let map = value.as_object().expect("an escape answers with a map");
+    map.iter().map(|(what, met)| (what.clone(), met.as_str().unwrap_or_default().to_owned())).collect()
+}
+
+/// What a row meets in a plugin.
+fn inside(daemon: &Daemon, row: &str, parameters: &Value) -> Outcomes {
+    let answer = daemon.agent().call("hostile", row, parameters);
+    outcomes(&answer.unwrap_or_else(|error| panic!("{row}: {error}; log:\n{}", daemon.log())))
+}
+
+/// What the same row meets in a process of this test's own.
+fn outside(row: &str, parameters: &Value) -> Outcomes {
+    let output = command(built("palisade-hostile")).arg(row).arg(parameters.to_string()).output().expect("it runs");
+    assert!(output.status.success(), "{row}: {output:?}");
+    outcomes(&serde_json::from_slice(&output.stdout).expect("it prints JSON"))
+}
+
+#[track_caller]
+fn expect(found: &Outcomes, expected: &[(&str, &str)]) {
+    for (what, met) in expected {
+        assert_eq!(found.get(*what).map(String::as_str), Some(*met), "{what} in {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+/// Every attempt of a row met this.
+#[track_caller]
+fn expect_all(found: &Outcomes, met: &str) {
+    assert!(!found.is_empty());
+    for (what, outcome) in found {
+        assert_eq!(outcome, met, "{what} in {found:#?}");
+    }
+}
+
+fn daemon() -> Daemon {
+    Daemon::with([hostile("tame")])
+}
+
+/// Whether this host's Landlock knows rights over TCP, and so answers before the network does.
+fn landlock_answers(daemon: &Daemon) -> bool {
+    let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known");
+    let guarantees = info["guarantees"].as_array().expect("a list").clone();
+    let landlock = guarantees.iter().find(|guarantee| guarantee["control"] == "landlock").expect("it is listed");
+    landlock["state"] == "enforced"
+}
+
+#[test]
+fn files_of_the_host_do_not_exist() {
+    let daemon = daemon();
+    let secret = daemon.path().join("palisade.sock");
+    let rows = json!([daemon.path(), secret, daemon.path().join("state/lock"), env!("CARGO_MANIFEST_DIR")]);
+    expect_all(&inside(&daemon, "read-shadow", &rows), "ENOENT");
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(outside("read-shadow", &json!([]))["/etc/shadow"], "ok");
+    }
+    expect_all(&inside(&daemon, "dotdot", &json!(null)), "ENOENT");
+    let out = inside(&daemon, "fd-cwd", &json!(null));
+    expect(&out, &[("cwd", "/data"), ("..", &out[".."].clone())]);
+    assert!(!out[".."].split(' ').any(|name| matches!(name, "home" | "root" | "work" | "boot")), "{out:?}");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn nothing_can_be_written_but_its_own() {
+    let daemon = daemon();
+    let written = inside(&daemon, "write-outside", &json!(null));
+    expect_all(&written, "EROFS");
+    expect_all(&inside(&daemon, "write-inside", &json!(null)), "ok");
+    let exec = inside(&daemon, "exec-data", &json!(null));
+    expect(&exec, &[("/data/evil", "EACCES")]);
+    let data = daemon.path().join("state/data/hostile");
+    // On the disk it belongs to the daemon's user, whoever wrote it.
+    use std::os::unix::fs::MetadataExt;
+    let file = data.join("evil").metadata().expect("it was written");
+    let own = other_user().unwrap_or(rustix::process::geteuid().as_raw());
+    assert_eq!((file.uid(), file.gid()), (own, own));
+    let selves = inside(&daemon, "self-exe-write", &json!(null));
+    assert!(matches!(selves["/proc/self/exe"].as_str(), "EROFS" | "ETXTBSY" | "EACCES"), "{selves:?}");
+    assert_eq!(selves["/proc/1/exe"], "EACCES");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn devices_and_system_files_are_out_of_reach() {
+    let daemon = daemon();
+    let devices = inside(&daemon, "dev-open", &json!(null));
+    for (path, met) in &devices {
+        let expected = if matches!(path.as_str(), "/dev/null" | "/dev/urandom") { "ok" } else { "ENOENT" };
+        assert_eq!(met, expected, "{path}");
+    }
+    // With Landlock it is that which answers; without, the missing capability.
+    let made = if landlock_answers(&daemon) { "EACCES" } else { "EPERM" };
+    expect_all(&inside(&daemon, "mknod", &json!(null)), made);
+    for row in ["sysrq", "cgroup-escape", "tty"] {
+        expect_all(&inside(&daemon, row, &json!(null)), "ENOENT");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn it_has_no_rights_and_gets_none() {
+    let daemon = daemon();
+    let none = "0000000000000000";
+    let look = inside(&daemon, "look", &json!(null));
+    for (what, value) in [
+        ("CapInh", none),
+        ("CapPrm", none),
+        ("CapEff", none),
+        ("CapBnd", none),
+        ("CapAmb", none),
+        ("NoNewPrivs", "1"),
+        ("Uid", "1000 1000 1000 1000"),
+        ("Gid", "1000 1000 1000 1000"),
+        ("NSpid", "2"),
+        ("processes", "1 2"),
+        ("hostname", "hostile"),
+        ("devices", "lo"),
+        ("umask", "22"),
+        ("/dev", "fd full null random shm stderr stdin stdout urandom zero"),
+    ] {
+        assert_eq!(look[what], value, "{what}: {look:#?}");
+    }
+    // Of cgroup v2 it sees its own as the root.
+    assert!(look["cgroup"].lines().any(|line| line == "0::/") || !look["cgroup"].contains("0::"), "{look:#?}");
+    let uid = std::fs::read_to_string(format!("/proc/{}/status", daemon.process_of("hostile"))).expect("it runs");
+    let uid: u32 =
+        uid.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok()).unwrap();
+    if rustix::process::geteuid().is_root() && other_user().is_none() {
+        assert_eq!(look["Groups"], "", "the groups of the daemon are none of its");
+    }
+    match other_user() {
+        Some(user) => assert_eq!(uid, user),
+        None if rustix::process::geteuid().is_root() => assert!((1_900_000_000..1_900_004_096).contains(&uid), "{uid}"),
+        None => assert_eq!(uid, rustix::process::geteuid().as_raw()),
+    }
+    expect(&inside(&daemon, "setuid0", &json!(null)), &[("setresuid", "EINVAL"), ("keep", "EPERM")]);
+    expect_all(&inside(&daemon, "mount", &json!(null)), "EPERM");
+    expect_all(&inside(&daemon, "pivot", &json!(null)), "EPERM");
+    expect_all(&inside(&daemon, "chroot", &json!(null)), "EPERM");
+    expect_all(&inside(&daemon, "setns", &json!(null)), "EPERM");
+    // That it may make a user namespace, and these within it, is for the system call filter to end.
+    let unshare = inside(&daemon, "unshare", &json!(null));
+    assert_eq!((unshare["mount"].as_str(), unshare["net"].as_str()), ("EPERM", "EPERM"));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn its_descriptors_are_five() {
+    let daemon = daemon();
+    let found = inside(&daemon, "fd-inherit", &json!(null));
+    let numbers: Vec<u32> = found.keys().map(|number| number.parse().expect("a number")).collect();
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, [0, 1, 2, 3, 4], "{found:?}");
+    assert_eq!(found["0"], "/dev/null");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn other_processes_are_out_of_reach() {
+    let daemon = daemon();
+    expect_echo(&daemon, "hostile");
+    let proc = inside(&daemon, "proc-1", &json!(null));
+    for (file, met) in &proc {
+        assert!(matches!(met.as_str(), "EACCES" | "EPERM"), "{file}: {met}");
+    }
+    let numbers = json!([daemon.pid().to_string(), std::process::id().to_string()]);
+    let mut found = inside(&daemon, "kill-all", &numbers);
+    // pid 1 takes no signal from its own tree: Landlock says so, or the kernel passes it over.
+    let first = found.remove("1").expect("it was tried");
+    assert!(matches!(first.as_str(), "EPERM" | "ok"), "{first}");
+    expect_all(&found, "ESRCH");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn there_is_no_network() {
+    let daemon = daemon();
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let tcp6 = TcpListener::bind("[::1]:0");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
+    udp.set_nonblocking(true).expect("it can be");
+    let mut addresses = vec![tcp.local_addr().expect("it is bound").to_string()];
+    addresses.extend(tcp6.as_ref().ok().map(|listener| listener.local_addr().expect("it is bound").to_string()));
+    let refused = if landlock_answers(&daemon) { "EACCES" } else { "ECONNREFUSED" };
+    expect_all(&inside(&daemon, "tcp-direct", &json!(addresses)), refused);
+    expect_all(&outside("tcp-direct", &json!(addresses)), "ok");
+    // Of UDP Landlock knows nothing: this is the empty namespace.
+    let nowhere = json!(["192.0.2.1:9", "198.51.100.1:53"]);
+    expect_all(&inside(&daemon, "udp-direct", &nowhere), "ENETUNREACH");
+    let own = json!([udp.local_addr().expect("it is bound").to_string()]);
+    inside(&daemon, "udp-direct", &own);
+    assert_eq!(udp.recv(&mut [0]).expect_err("nothing arrived").kind(), std::io::ErrorKind::WouldBlock);
+    expect_all(&outside("udp-direct", &own), "ok");
+    udp.recv(&mut [0]).expect("outside it arrives");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn sockets_of_the_host_are_out_of_reach() {
+    let daemon = daemon();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let _listener = UnixListener::bind(&path).expect("it can be bound");
+    let paths = json!([path, daemon.path().join("palisade.sock")]);
+    expect_all(&inside(&daemon, "unix-path", &paths), "ENOENT");
+    expect_all(&outside("unix-path", &paths), "ok");
+    let name = format!("palisade-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a short name");
+    let _abstract = UnixListener::bind_addr(&address).expect("it can be bound");
+    let met = inside(&daemon, "unix-abstract", &json!([name]));
+    expect_all(&met, "ECONNREFUSED");
+    expect_all(&outside("unix-abstract", &json!([name])), "ok");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn a_siblings_data_do_not_exist() {
+    let sibling = Package::hostile("sibling", "tame");
+    let daemon = Daemon::with([hostile("tame"), sibling]);
+    expect_all(&outcomes(&daemon.agent().call("sibling", "write-inside", &json!(null)).expect("it writes")), "ok");
+    let data = daemon.path().join("state/data/sibling");
+    assert!(data.is_dir());
+    let paths = json!([data, "/data/../sibling", daemon.path().join("state/store")]);
+    expect_all(&inside(&daemon, "sibling-data", &paths), "ENOENT");
+    expect_all(&outside("sibling-data", &json!([data])), "ok");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What the whole plugin is held to is in `limits`.
+#[test]
+fn each_process_is_held_to_its_limits() {
+    let limits = json!({"open_files": 32, "file_size_mib": 2});
+    let daemon = Daemon::with([hostile("tame").with("limits", limits), Package::echo()]);
+    let neighbour = daemon.neighbour();
+    expect(&inside(&daemon, "mlock", &json!(null)), &[("64 MiB", "ENOMEM")]);
+    expect(&inside(&daemon, "fd-exhaust", &json!(null)), &[("open", "27"), ("error", "EMFILE")]);
+    let filled = inside(&daemon, "disk-fill", &json!(["/data/big", "/tmp/big"]));
+    expect(&filled, &[("/data/big", "EFBIG"), ("/tmp/big", "EFBIG")]);
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn memory_file_systems_are_bounded() {
+    let daemon = Daemon::with([hostile("tame").with("limits", json!({"file_size_mib": 512}))]);
+    let filled = inside(&daemon, "disk-fill", &json!(["/tmp/big", "/dev/shm/big"]));
+    expect(&filled, &[("/tmp/big", "ENOSPC"), ("/dev/shm/big", "ENOSPC")]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What is said to be enforced is what the kernel shows of the running process.
+#[test]
+fn the_report_is_true() {
+    let daemon = daemon();
+    expect_echo(&daemon, "hostile");
+    let _ = daemon.process_of("hostile");
+    let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known");
+    let state = |control: &str| {
+        let guarantees = info["guarantees"].as_array().expect("a list");
+        let found = guarantees.iter().find(|guarantee| guarantee["control"] == control);
+        let found = found.unwrap_or_else(|| panic!("{control} is not listed"));
+        (found["state"].as_str().unwrap_or_default(), found["evidence"].as_str().unwrap_or_default())
+    };
+    for (control, evidence) in [
+        ("private_root", "trial: read-shadow met \"No such file or directory"),
+        ("private_root", "kernel: /proc/PID/ns/mnt is not the daemon's"),
+        ("user_namespace", "kernel: /proc/PID/ns/user is not the daemon's"),
+        ("pid_namespace", "kernel: /proc/PID/ns/pid is not the daemon's"),
+        ("network_namespace", "kernel: /proc/PID/ns/net is not the daemon's"),
+        ("ipc_namespace", "kernel: /proc/PID/ns/ipc is not the daemon's"),
+        ("hostname", "kernel: /proc/PID/ns/uts is not the daemon's"),
+        ("cgroup_namespace", "kernel: /proc/PID/ns/cgroup is not the daemon's"),
+        ("capabilities", "kernel: CapBnd: 0000000000000000"),
+        ("no_new_privs", "kernel: NoNewPrivs: 1"),
+    ] {
+        let (found, text) = state(control);
+        assert_eq!(found, "enforced", "{control}: {text}");
+        assert!(text.contains(evidence), "{control}: {evidence:?} in {text:?}");
+    }
+    let lent = rustix::process::geteuid().is_root() && other_user().is_none();
+    assert_eq!(state("own_user").0, if lent { "enforced" } else { "degraded" });
+    assert_eq!(state("seccomp").0, "absent");
+    let doctor = daemon.operate("doctor", &json!({})).expect("it answers");
+    let checks = doctor["checks"].as_array().expect("a list");
+    let root = checks.iter().find(|check| check["name"] == "private_root").expect("it is looked at");
+    assert_eq!(root["state"], "ok");
+    expect_text(root["summary"].as_str().unwrap_or_default(), "write-outside: Read-only file system");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A script finds its interpreter where the host has it; one that lies elsewhere is named.
+#[test]
+fn an_interpreter_outside_of_usr_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let interpreter = folder.path().join("sh");
+    std::fs::copy("/bin/sh", &interpreter).expect("it can be copied");
+    let script = format!("#!{}\nexit 0\n", interpreter.display()).into_bytes();
+    let daemon = Daemon::with([Package::new("script", Entry::Bytes(script))]);
+    let error = error(daemon.agent().call("script", "echo", &json!(1)), ErrorCode::InitializationFailed);
+    expect_text(&error.message, "must be installed beneath /usr");
+    expect_text(&error.message, &interpreter.display().to_string());
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A host that lacks what every start needs: made by a user namespace in which no network namespace may be made.
+#[test]
+fn a_host_that_cannot_confine_refuses_unless_told_otherwise() {
+    if other_user().is_some() || !Path::new("/usr/bin/unshare").exists() {
+        println!("SKIPPED: a host without network namespaces can be made by root here");
+        return;
+    }
+    let configuration = "[plugins.tolerant]\non_degraded = \"warn\"\n";
+    let packages = [hostile("tame"), Package::hostile("tolerant", "tame")];
+    let daemon = Daemon::start(DaemonOptions::with(packages).configuration(configuration).without_network_namespaces());
+    let refused = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::SandboxUnavailable);
+    expect_text(&refused.message, "network_namespace");
+    expect_text(&refused.message, "on_degraded");
+    expect_echo(&daemon, "tolerant");
+    let look = outcomes(&daemon.agent().call("tolerant", "look", &json!(null)).expect("it runs"));
+    assert_eq!(look["NoNewPrivs"], "1");
+    assert_eq!(look["CapBnd"], "0000000000000000");
+    let info = daemon.operate("info", &json!({"plugin": "tolerant"})).expect("it is known");
+    let guarantees = info["guarantees"].as_array().expect("a list");
+    let network =
+        guarantees.iter().find(|guarantee| guarantee["control"] == "network_namespace").expect("it is listed");
+    assert_eq!(network["state"], "absent", "{network}");
+    expect_text(&daemon.log(), "confined less than it should be");
+    daemon.stop_and_expect_no_orphans();
+}
