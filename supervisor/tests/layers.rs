@@ -22,7 +22,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("egress", &["model"]),
     ("process", &["model", "sandbox"]),
     // What a host can do is found out by starting a child, so this part of the sandbox stands above `process`.
-    ("sandbox::probe", &["process", "sandbox"]),
+    ("sandbox::probe", &["model", "process", "sandbox"]),
     ("plugin", &["events", "model", "process", "sandbox", "store", "wire"]),
     ("registry", &["model", "plugin"]),
     ("router", &["model", "plugin", "registry"]),
