@@ -17,7 +17,7 @@ TOOLS := .ci/tools
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build demo run check test bench fuzz install uninstall clean help programs release
+.PHONY: all build demo run check test vm-test vm-test-old bench fuzz install uninstall clean help programs release
 
 all: build
 
@@ -52,8 +52,17 @@ run: build ## run the daemon in the foreground, in user mode, with the shipped p
 check: ## format, lints, licences, documentation, unit and model tests
 	@.ci/test check
 
-test: ## check, and the system tests as root and as an ordinary user
+test: ## check, and the system tests as root, as an ordinary user, and in a guest of their own
 	@.ci/test all
+
+vm-test: ## the daemon as a systemd service, and its limits, in an emulated guest with cgroup v2 and every controller
+	@$(TOOLS) guest
+	@tests/vm/lane
+
+# Not part of `test`: what the release's own, older kernel offers is less.
+vm-test-old: ## the same with an older kernel
+	@$(TOOLS) guest
+	@GUEST_KERNEL=release tests/vm/lane $(TARGET)/lanes/vm-old.xml
 
 bench: release ## measure the figures, into target/bench.json; ARGS="--quick", or names of figures
 	@mkdir -p $(TARGET)
@@ -68,19 +77,30 @@ release:
 	@$(CARGO) build --release --workspace
 	@supervisor/launcher/build.sh release
 
-# What runs is installed by its own name; the launcher and the plugins go where palisaded looks for them.
-install: release ## install into DESTDIR and PREFIX (/usr/local)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/palisade
-	install -m 755 $(TARGET)/release/palisaded $(TARGET)/release/palisade $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(TARGET)/release/palisade-launcher $(DESTDIR)$(PREFIX)/lib/palisade
+# What runs is installed by its own name; the launcher and the plugins go where palisaded looks for them. `systemctl enable --now
+# palisaded` starts it then.
+install: release ## install into DESTDIR and PREFIX (/usr/local), with the systemd unit in UNITS
+	@$(MAKE) place KIND=release
+
+# The same of whatever is built. STRIP=-s leaves the symbols out.
+UNITS ?= $(PREFIX)/lib/systemd/system
+STRIP ?=
+.PHONY: place
+place:
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/palisade $(DESTDIR)$(UNITS)
+	install $(STRIP) -m 755 $(TARGET)/$(KIND)/palisaded $(TARGET)/$(KIND)/palisade $(DESTDIR)$(PREFIX)/bin
+	install $(STRIP) -m 755 $(TARGET)/$(KIND)/palisade-launcher $(DESTDIR)$(PREFIX)/lib/palisade
 	@set -eu; for plugin in $(PLUGINS); do \
 	    folder=$(DESTDIR)$(PREFIX)/lib/palisade/plugins/$$plugin; \
 	    install -d $$folder; \
 	    install -m 644 plugins/$$plugin/plugin.json $$folder/plugin.json; \
-	    install -m 755 $(TARGET)/release/$$plugin $$folder/$$plugin; \
+	    install $(STRIP) -m 755 $(TARGET)/$(KIND)/$$plugin $$folder/$$plugin; \
 	done
+	sed 's|@PREFIX@|$(PREFIX)|g' systemd/palisaded.service >$(DESTDIR)$(UNITS)/palisaded.service
+	chmod 644 $(DESTDIR)$(UNITS)/palisaded.service
 
 uninstall: ## remove what `install` put there
+	rm -f $(DESTDIR)$(UNITS)/palisaded.service
 	rm -f $(DESTDIR)$(PREFIX)/bin/palisaded $(DESTDIR)$(PREFIX)/bin/palisade $(DESTDIR)$(PREFIX)/lib/palisade/palisade-launcher
 	@set -eu; for plugin in $(PLUGINS); do \
 	    folder=$(DESTDIR)$(PREFIX)/lib/palisade/plugins/$$plugin; \

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::model::ids::PluginId;
+use crate::model::limits::Allowance;
 use crate::model::permission::grants::Grants;
 
 /// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
@@ -49,6 +50,8 @@ pub struct Config {
     pub allowed_uids: Vec<u32>,
     /// Users who may stop, pause and restart besides root and the daemon's own. They still have to be let in.
     pub operators: Vec<u32>,
+    /// What is said of all plugins.
+    pub defaults: Defaults,
     /// The group whose members may call.
     pub socket_group: Option<u32>,
     /// The user numbers that are lent to plugins, where the daemon is root.
@@ -72,6 +75,8 @@ struct ConfigFile {
     socket_group: Option<Group>,
     lent_uids: Option<[u32; 2]>,
     #[serde(default)]
+    defaults: Defaults,
+    #[serde(default)]
     plugins: BTreeMap<ConfiguredId, PluginConfig>,
 }
 
@@ -86,6 +91,15 @@ impl TryFrom<String> for ConfiguredId {
     fn try_from(text: String) -> Result<Self, String> {
         PluginId::parse(&text).map(Self).map_err(|error| format!("`plugins.{text}`: {error}"))
     }
+}
+
+/// What the configuration says of every plugin for which it says nothing else.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// How much each may have.
+    #[serde(default)]
+    pub limits: Allowance,
 }
 
 /// A group, by its number or its name.
@@ -118,6 +132,9 @@ pub struct PluginConfig {
     /// Handed to the plugin in its welcome.
     #[serde(default)]
     pub configuration: serde_json::Map<String, serde_json::Value>,
+    /// How much it may have.
+    #[serde(default)]
+    pub limits: Allowance,
     /// What becomes of a start on a host that cannot confine the plugin as every start needs it.
     #[serde(default)]
     pub on_degraded: OnDegraded,
@@ -250,6 +267,7 @@ impl Config {
             runtime_directory,
             allowed_uids: file.allowed_uids,
             operators: file.operators,
+            defaults: file.defaults,
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
@@ -269,6 +287,10 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     }
     let text = String::from_utf8(text).map_err(|error| wrong(format!("it is not UTF-8: {error}")))?;
     let mut file: ConfigFile = toml::from_str(&text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
+    let allowances = file.plugins.iter().map(|(id, plugin)| (format!("plugins.{}", id.0), &plugin.limits));
+    for (place, limits) in allowances.chain([("defaults".to_owned(), &file.defaults.limits)]) {
+        limits.check().map_err(|why| wrong(format!("{place}.{why}")))?;
+    }
     let base = path.parent().unwrap_or(Path::new(""));
     let paths = file.plugin_directories.iter_mut().flatten();
     let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];
@@ -386,6 +408,16 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("plugin_directory"), "{error}");
         let error = load("[plugins.echo]\nconfig = 1\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("config"), "{error}");
+    }
+
+    #[test]
+    fn limits_are_checked_like_everything_else() {
+        let config = load("[defaults.limits]\npids = 9\n[plugins.echo.limits]\nmemory_mib = 64\n").unwrap();
+        assert_eq!((config.defaults.limits.pids, config.plugins["echo"].limits.memory_mib), (Some(9), Some(64)));
+        let error = load("[plugins.echo.limits]\nmemory_mb = 64\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("memory_mb"), "{error}");
+        let error = load("[plugins.echo.limits]\nopen_files = 1\n").unwrap_err().to_string();
+        assert!(error.contains("plugins.echo.limits.open_files is 1"), "{error}");
     }
 
     #[test]

@@ -17,11 +17,13 @@ use std::time::{Instant, SystemTime};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
 
 use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
 use crate::config::{self, Config};
 use crate::events::{Bus, Event, EventKind};
+use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Numbers, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::Command;
@@ -141,6 +143,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         ended: watch::Sender::new(false),
     });
 
+    let alive = tokio::spawn(signs_of_life());
+
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
     let tasks = build(&service, store, plugin_host, started.0).await?;
     let (leave, leaving) = watch::channel(false);
@@ -184,8 +188,22 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     if tokio::time::timeout(LAST_ANSWERS, agents).await.is_err() {
         abort.abort();
     }
+    alive.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells systemd's watchdog that the daemon lives, where it wants to hear it. The one thread that does everything says it, so a
+/// daemon that hangs is silent and is replaced.
+async fn signs_of_life() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    // Late by half of the limit is still in time.
+    let mut due = tokio::time::interval(limit / 2);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
 }
 
 /// Finds the plugins, copies them into the store, and brings them to life.
@@ -225,21 +243,26 @@ async fn build(
     let mut tasks = Vec::new();
     for (found, snapshot) in staged {
         let id = found.manifest.id.clone();
-        for warning in &found.warnings {
-            tracing::warn!(plugin = %id, %warning, "plugin.json");
-        }
         if let Err(reason) = &snapshot {
             tracing::warn!(plugin = %id, %reason, "the package cannot be copied");
         }
         let configured = service.config.plugins.get(&id).cloned().unwrap_or_default();
+        let limits =
+            Limits::decide(&found.manifest.limits.resources, &configured.limits, &service.config.defaults.limits);
+        let mut warnings = found.warnings;
+        warnings.extend(limits.refusals());
+        for warning in &warnings {
+            tracing::warn!(plugin = %id, %warning, "plugin.json");
+        }
         let blueprint = Blueprint {
             manifest: found.manifest,
             source: found.path,
-            warnings: found.warnings,
+            warnings,
             snapshot: Mutex::new(snapshot),
             store: store.clone(),
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
+            limits,
             grants: configured.grant,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::model::status::PluginState;
 use crate::registry::Registry;
-use crate::sandbox::probe::{Ability, Host};
+use crate::sandbox::probe::{Ability, Host, Tier};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -94,11 +94,12 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
             missing => Check {
                 name: "controllers",
                 state: Outcome::Warn,
-                summary: format!("this cgroup offers no controller for {}", missing.join(", ")),
+                summary: host.uncontrolled.clone().unwrap_or_else(|| format!("none for {}", missing.join(", "))),
                 hint: Some("a host with pure cgroup v2 offers them to a service with Delegate=yes".to_owned()),
             },
         });
     }
+    checks.push(tier(host.tier()));
     checks.push(match host.descriptors.plugins_max() {
         Some(most) => Check {
             name: "descriptors",
@@ -155,4 +156,25 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
         });
     }
     Report { checks }
+}
+
+/// How much of the isolation this host carries, in a sentence.
+fn tier(tier: Tier) -> Check {
+    let (state, summary, hint) = match tier {
+        Tier::A => {
+            (Outcome::Ok, "A: limits on memory, processes and cpu are the kernel's, for each plugin's whole tree", None)
+        }
+        Tier::B => (
+            Outcome::Warn,
+            "B: plugins are killed and frozen as a whole, but the kernel limits no tree's memory, processes or cpu",
+            Some("under systemd, run it as a service with Delegate=yes, as palisaded.service does"),
+        ),
+        Tier::C => (
+            Outcome::Warn,
+            "C: plugins have a pid namespace and no cgroup, so nothing limits a whole tree",
+            Some("under systemd, run it as a service with Delegate=yes, as palisaded.service does"),
+        ),
+        Tier::None => (Outcome::Fail, "none: plugins cannot be enclosed here, so none is started", None),
+    };
+    Check { name: "tier", state, summary: summary.to_owned(), hint: hint.map(str::to_owned) }
 }

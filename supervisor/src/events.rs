@@ -51,6 +51,10 @@ pub enum EventKind {
     GenerationFailed,
     /// A plugin was restarted too often, and stays down until it is reset.
     Quarantined,
+    /// A plugin has met a limit: processes or descriptors that it asked for were refused.
+    LimitReached,
+    /// A plugin has been waiting for processor time, mostly, for ten seconds.
+    CpuSaturated,
     /// The daemon takes calls.
     DaemonStarted,
     /// The daemon begins to shut down.

@@ -176,7 +176,8 @@ fn every_key_of_the_configuration_is_on_the_page() {
         lines.filter_map(|line| line.split_once(": ")).map(|(name, _)| name.trim_start_matches("pub ")).collect()
     };
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
-    assert!(code.remove("plugins"));
+    assert!(code.remove("plugins") && code.remove("defaults"));
+    code.extend(fields("Defaults").into_iter().map(|field| format!("defaults.{field}")));
     code.extend(fields("PluginConfig").into_iter().map(|field| format!("plugins.ID.{field}")));
     let page: BTreeSet<String> =
         rows(CONFIGURATION_PAGE, "| Key |").iter().map(|row| unquoted(row[0]).to_owned()).collect();
@@ -216,7 +217,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 11);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 13);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

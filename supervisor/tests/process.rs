@@ -1014,7 +1014,7 @@ impl Confined {
             hostname: true,
             landlock,
             seccomp: true,
-            memory_controller: false,
+            controllers: false,
         };
         let mut spec = sh(script);
         let identity = if is_root() { Identity::Lent { uid: NOBODY_ELSE } } else { Identity::Own };
@@ -1117,13 +1117,13 @@ fn a_leaf_has_a_decent_name_and_there_is_one_of_it() {
     with_leaf(|place| async move {
         let tree = place.tree();
         for name in ["", ".", "..", "../x", "a/b", "a\0b", "ü", &"x".repeat(300)] {
-            let result = tree.leaf(name);
+            let result = tree.leaf(name, None);
             // A dot or two are harmless behind the prefix that every leaf has.
             let harmless = matches!(name, "." | "..");
             assert_eq!(matches!(result, Err(LeafError::Name(_))), !harmless, "{name:?}");
         }
-        let leaf = tree.leaf("cpu.stat").unwrap();
-        assert!(matches!(tree.leaf("cpu.stat"), Err(LeafError::Refused { .. })));
+        let leaf = tree.leaf("cpu.stat", None).unwrap();
+        assert!(matches!(tree.leaf("cpu.stat", None), Err(LeafError::Refused { .. })));
         let path = leaf.path();
         assert!(path.is_dir() && !leaf.populated().unwrap());
         drop(leaf);
@@ -1288,7 +1288,7 @@ impl Place {
 
     fn leaf(&self) -> Option<Leaf> {
         let number = LEAVES.fetch_add(1, Ordering::Relaxed);
-        self.tree.as_ref().map(|tree| tree.leaf(&format!("test.{number}")).unwrap())
+        self.tree.as_ref().map(|tree| tree.leaf(&format!("test.{number}"), None).unwrap())
     }
 
     /// The report with which a child is over.

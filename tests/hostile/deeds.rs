@@ -83,6 +83,8 @@ const NAMES: &[&str] = &[
     "stop-self",
     "double-fork",
     "fork-and-die",
+    // It takes what it can get. What it is refused at once is among the escapes.
+    "cpu-spin",
     // It floods.
     "log-flood",
     "log-nasty",
@@ -394,6 +396,18 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
         "fork-and-die" => {
             descend();
             std::process::abort();
+        }
+
+        "cpu-spin" => {
+            // One for each processor of a small machine, and one more.
+            for _ in 0..3 {
+                if sys::fork() {
+                    loop {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+            ok(wire, id, NIL);
         }
 
         "log-flood" => {

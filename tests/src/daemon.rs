@@ -239,6 +239,26 @@ pub fn other_user() -> Option<u32> {
     rustix::process::geteuid().is_root().then_some(asked)
 }
 
+/// The cgroup that a daemon with controllers stands in.
+const DAEMONS_OWN: &str = "palisaded";
+
+/// A cgroup with controllers for the daemon in `folder`, where whoever runs the tests has one to give: `PALISADE_TEST_CGROUP`. The
+/// next daemon in that folder gets the same.
+fn delegated_to(folder: &Path) -> Option<PathBuf> {
+    let all = PathBuf::from(std::env::var_os("PALISADE_TEST_CGROUP")?);
+    let cgroup = all.join(folder.file_name()?).join(DAEMONS_OWN);
+    fs::create_dir_all(&cgroup).expect("the cgroup was delegated to the tests");
+    Some(cgroup)
+}
+
+/// The same command, in that cgroup from its beginning.
+fn born_in(cgroup: &Path, command_there: &std::process::Command) -> std::process::Command {
+    let mut wrapped = command("sh");
+    wrapped.args(["-c", r#"echo $$ >"$1/cgroup.procs" && shift && exec "$@""#, "sh"]).arg(cgroup);
+    wrapped.arg(command_there.get_program()).args(command_there.get_args());
+    wrapped
+}
+
 /// A command that runs `program` as `uid`, without groups and capabilities. Its process is the program's.
 #[must_use]
 pub fn as_user(uid: u32, program: &Path) -> std::process::Command {
@@ -331,6 +351,10 @@ impl Daemon {
                 apart
             }
         };
+        let delegated = delegated_to(folder.path());
+        if let Some(cgroup) = &delegated {
+            command = born_in(cgroup, &command);
+        }
         let path = |name: &str| folder.path().join(name);
         let given = |name: &str| if options.relative { PathBuf::from(name) } else { path(name) };
         command.arg("--state-dir").arg(given("state")).arg("--runtime-dir").arg(given("run"));
@@ -523,8 +547,11 @@ impl Daemon {
         // The daemon itself carries the marker as well.
         let own = self.pid();
         self.seen.extend(process::with_text(&self.marker).into_iter().filter(|process| process.pid != own));
-        if let Some(own) = process::cgroup(self.pid()) {
-            self.cgroups.retain(|cgroup| cgroup.starts_with(&own) && *cgroup != own);
+        if let Some(stands_in) = process::cgroup(self.pid()) {
+            // A daemon with controllers stands beneath what was delegated, beside its plugins.
+            let above = stands_in.parent().filter(|_| stands_in.ends_with(DAEMONS_OWN));
+            let own = above.unwrap_or(&stands_in).to_owned();
+            self.cgroups.retain(|cgroup| cgroup.starts_with(&own) && *cgroup != own && *cgroup != stands_in);
             // The folder above the leaves is the daemon's as well.
             let above: Vec<_> = self.cgroups.iter().filter_map(|leaf| leaf.parent()).map(Path::to_owned).collect();
             self.cgroups.extend(above.into_iter().filter(|cgroup| *cgroup != own));
@@ -658,6 +685,10 @@ impl Drop for Daemon {
         cgroups.sort_by_key(|cgroup| std::cmp::Reverse(cgroup.components().count()));
         for cgroup in cgroups {
             let _ = fs::remove_dir(cgroup);
+        }
+        if let Some(own) = delegated_to(self.path()) {
+            let _ = fs::remove_dir(&own);
+            let _ = own.parent().map(fs::remove_dir);
         }
     }
 }

@@ -13,6 +13,7 @@ mod exhaustion;
 mod floods;
 mod isolation;
 mod life;
+mod limits;
 mod python;
 mod starts;
 mod support;

@@ -231,6 +231,19 @@ pub(crate) async fn info(context: &Context, plugin: &str) -> Result<(), Failure>
     show(context, &answer, |answer, screen| Ok(info_text(&answer.decode()?, screen)))
 }
 
+/// How much it may have, in a line.
+fn limits(limits: Option<&Value>) -> String {
+    let of = |name: &str| limits?.get("resources")?.get(name)?.get("value")?.as_u64();
+    let parts = [
+        of("memory_mib").map(|mib| format!("{mib} MiB of memory")),
+        of("cpu_percent").map(|percent| format!("{percent} % of a processor")),
+        of("pids").map(|pids| format!("{pids} processes and threads")),
+        of("open_files").map(|files| format!("{files} open files")),
+        of("file_size_mib").map(|mib| format!("{mib} MiB in a file")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 fn info_text(info: &PluginInfo, screen: &Screen) -> String {
     let mut fields = Fields { screen, text: status_text(&info.status, screen) };
     fields.prose("description", &one_line(info.description.as_deref().unwrap_or_default()));
@@ -242,6 +255,7 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
         None => "",
     };
     fields.add("snapshot", &one_line(snapshot));
+    fields.add("limits", &one_line(&limits(info.limits.as_ref())));
     for warning in &info.warnings {
         fields.add("warning", &screen.tone(&one_line(warning), Tone::Careful));
     }
@@ -503,6 +517,7 @@ mod tests {
             source: "/plugins/echo".into(),
             entry_point: "echo".into(),
             snapshot: Some(json!({"digest": "sha256:00"})),
+            limits: Some(json!({"resources": {"memory_mib": {"value": 512}, "pids": {"value": 64}}})),
             actions: vec![action],
             guarantees: vec![guarantee],
             warnings: vec!["unknown key `x`".into()],
@@ -515,6 +530,7 @@ mod tests {
                 source  /plugins/echo
            entry point  echo
               snapshot  sha256:00
+                limits  512 MiB of memory, 64 processes and threads
                warning  unknown key `x`
 
         ACTION  PARAMETERS  TRAITS                     DESCRIPTION

@@ -14,6 +14,8 @@ pub enum Exit {
     Code(i32),
     /// A signal ended it; `core` says that the kernel wrote, or would have written, a core dump.
     Signal { number: i32, core: bool },
+    /// The kernel ended it with all that it had started, because together they had reached their memory limit.
+    OutOfMemory,
     /// The launcher disappeared before it could report. The tree died with it; how the plugin ended is not known.
     LauncherLost,
 }
@@ -36,6 +38,7 @@ impl fmt::Display for Exit {
                 }
                 if core { f.write_str(" (core dumped)") } else { Ok(()) }
             }
+            Self::OutOfMemory => f.write_str("reached its memory limit and was killed"),
             Self::LauncherLost => f.write_str("died together with its launcher"),
         }
     }
@@ -91,6 +94,7 @@ mod tests {
                 "killed by signal 40",
                 r#"{"signal":{"number":40,"core":false}}"#,
             ),
+            (Exit::OutOfMemory, "reached its memory limit and was killed", r#""out_of_memory""#),
             (Exit::LauncherLost, "died together with its launcher", r#""launcher_lost""#),
         ] {
             assert_eq!(exit.to_string(), sentence);

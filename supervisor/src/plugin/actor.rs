@@ -22,6 +22,7 @@ use super::generation::{self, Order, Running, Told};
 use super::handle::{Board, Command, Handle, Operation, Shared};
 use super::inbox::Inbox;
 use super::logs::{Hub, Voice};
+use super::pressure::Met;
 use super::queue::{Queue, overloaded};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
 use crate::model::generation::{Outlook, Reason, StopWhy};
@@ -396,6 +397,16 @@ impl Actor {
             Told::Resumed => self.step(Event::GenerationResumed(generation)),
             Told::Stopping => self.step(Event::GenerationStopping(generation)),
             Told::AskReplacement { missed } => self.step(Event::ReplaceAsked { generation, missed }),
+            Told::Met(met) => {
+                let kind = match met {
+                    Met::Pids(_) => EventKind::LimitReached,
+                    Met::Cpu(_) => EventKind::CpuSaturated,
+                };
+                let mut event = self.event(kind);
+                event.generation = Some(generation);
+                event.reason = Some(met.sentence().to_owned());
+                self.surroundings.bus.publish(event);
+            }
             Told::Returned(calls) => {
                 for call in calls {
                     self.take_call(call);

@@ -10,14 +10,18 @@ use palisade_protocol::Guarantee;
 
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::Generation;
+use crate::model::limits::Limits;
 use crate::model::manifest::Manifest;
 use crate::model::permission::grants::Grants;
 use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
-use crate::sandbox::cgroup::Tree;
+use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users};
 use crate::sandbox::lend::{Lender, Lent};
 use crate::sandbox::spec::{self, Inside};
 use crate::store::{EntryPoint, Program, Snapshot, Store};
+
+/// What is taken for the daemon's own limit on descriptors where it cannot be read.
+const OPEN_FILES: u64 = 1024;
 
 /// Plugins go before the daemon when memory is short.
 const OOM_SCORE_ADJ: i16 = 500;
@@ -62,6 +66,8 @@ pub struct Blueprint {
     pub host: Arc<Host>,
     /// The operator's configuration for it.
     pub configuration: serde_json::Value,
+    /// How much it may have.
+    pub limits: Limits,
     /// What the operator wants where this host cannot confine it as every start needs it.
     pub on_degraded: OnDegraded,
     /// What the operator granted it.
@@ -138,10 +144,11 @@ impl Blueprint {
         };
         let folder = folder.map_err(lasting)?;
         let Executed { arguments, interpreter } = arguments(&path, program)?;
+        let decided = self.limits.decided();
         let mut spec = Spec {
             arguments,
             environment: self.environment(&folder).map_err(lasting)?,
-            limits: spec::limits(&self.manifest.limits.resources, offer, descriptor_limit().1),
+            limits: spec::limits(&decided, offer, descriptor_limit().1),
             oom_score_adj: OOM_SCORE_ADJ,
             ..Spec::new(folder)
         };
@@ -156,11 +163,25 @@ impl Blueprint {
         };
         spec::confine(&mut spec, offer, &inside);
         let leaf = match &self.host.cgroups {
-            // Without its leaf the tree is still killed through its pid namespace.
-            Some(tree) => tree
-                .leaf(&format!("{}-{}-{generation}", self.manifest.id, self.manifest.version))
-                .inspect_err(|error| tracing::warn!(plugin = %self.manifest.id, %generation, %error, "no cgroup"))
-                .ok(),
+            Some(tree) => {
+                let name = format!("{}-{}-{generation}", self.manifest.id, self.manifest.version);
+                match tree.leaf(&name, Some(&spec::leaf_limits(&decided))) {
+                    Ok(leaf) => Some(leaf),
+                    // Its limits would be gone with it.
+                    Err(error) if tree.controlled().is_ok() => {
+                        let outlook = match &error {
+                            LeafError::Refused { source, .. } => outlook(source, Outlook::Passing),
+                            LeafError::Name(_) => Outlook::Lasting,
+                        };
+                        return Err(LaunchFailure { message: error.to_string(), outlook, sandbox: true });
+                    }
+                    // Without its leaf the tree is still killed through its pid namespace.
+                    Err(error) => {
+                        tracing::warn!(plugin = %self.manifest.id, %generation, %error, "no cgroup");
+                        None
+                    }
+                }
+            }
             None => None,
         };
         let interpreter = interpreter.as_ref().map(|(_, file)| file.as_fd());
@@ -222,7 +243,7 @@ fn hostname(id: &str) -> &str {
 /// The daemon's own limit on descriptors: soft and hard.
 #[must_use]
 pub fn descriptor_limit() -> (u64, u64) {
-    rlimit::Resource::NOFILE.get().unwrap_or((spec::OPEN_FILES, spec::OPEN_FILES))
+    rlimit::Resource::NOFILE.get().unwrap_or((OPEN_FILES, OPEN_FILES))
 }
 
 /// What is executed.

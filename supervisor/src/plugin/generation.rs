@@ -31,6 +31,7 @@ use super::call::Call;
 use super::inbox::{Inbox, Message, Outlet, inbox};
 use super::link::{LOG_FIELDS_BYTES_MAX, Link, LinkSettings, News};
 use super::logs::{self, Source, Voice};
+use super::pressure::{Met, Watch};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
 use crate::model::generation::{Action, Event, LaunchFailure, Machine, Outlook, Phase, Reason, StopWhy};
@@ -106,6 +107,8 @@ pub enum Told {
         /// How many.
         missed: u32,
     },
+    /// It has met one of its limits.
+    Met(Met),
     /// Calls it did not begin and will not.
     Returned(Vec<Arc<Call>>),
     /// It is gone. The last thing it says.
@@ -225,6 +228,7 @@ pub fn start(
         reader: Reader::default(),
         child: None,
         logs: None,
+        pressure: None,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         armed: None,
         quiet: Quiet::default(),
@@ -259,6 +263,8 @@ struct Task {
     reader: Reader,
     child: Option<Held>,
     logs: Option<JoinHandle<StderrTail>>,
+    /// Watches how it meets its limits, where there are any.
+    pressure: Option<JoinHandle<()>>,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires.
     armed: Option<Instant>,
@@ -342,6 +348,7 @@ impl Task {
         match self.blueprint.launch(self.number) {
             Ok(Child { input, output, stdout, stderr, control }) => {
                 self.logs = Some(tokio::spawn(logs::capture(self.voice.clone(), stdout, stderr)));
+                self.pressure = self.watch_pressure(&control);
                 self.child = Some(Held { input: Some(input), output: Some(output), control });
             }
             Err(failure) => self.apply(Event::LaunchFailed(failure)).await,
@@ -352,6 +359,24 @@ impl Task {
             self.act_on(wake).await;
         }
         self.end().await;
+    }
+
+    fn watch_pressure(&self, control: &Control) -> Option<JoinHandle<()>> {
+        let pressure = control.leaf()?.pressure().transpose()?;
+        let mut watch = pressure
+            .and_then(|pressure| Watch::new(pressure, self.blueprint.limits.decided()))
+            .inspect_err(|error| {
+                tracing::warn!(plugin = %self.voice.plugin, generation = %self.number, %error, "its limits are not watched");
+            })
+            .ok()?;
+        let (told, number, voice) = (self.told.clone(), self.number, self.voice.clone());
+        Some(tokio::spawn(async move {
+            // An error says that the cgroup is gone, and the process with it.
+            while let Ok(met) = watch.next().await {
+                voice.say(Source::Supervisor, Level::Warn, met.sentence(), None, None);
+                let _ = told.send((number, Told::Met(met))).await;
+            }
+        }))
     }
 
     /// Sets the timer to whatever is due first.
@@ -944,6 +969,9 @@ impl Task {
     async fn end(mut self) {
         let now = Instant::now();
         self.child = None;
+        if let Some(pressure) = self.pressure.take() {
+            pressure.abort();
+        }
         let tail = match self.logs.take() {
             Some(mut logs) => match tokio::time::timeout(logs::LAST_WORDS, &mut logs).await {
                 Ok(tail) => tail.unwrap_or_default(),
@@ -998,6 +1026,7 @@ fn call_error(
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
         Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
+        Reason::Crashed { exit: Exit::OutOfMemory } => ErrorCode::ResourceExhausted,
         Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => {
             ErrorCode::Crashed
         }
@@ -1008,7 +1037,12 @@ fn call_error(
     };
     let during = if written { "during the call; the work may have been done" } else { "before it read the call" };
     let mut error = ErrorBody::new(code, format!("{plugin}: {what}, {during}"));
-    if let Some(details) = details {
+    if let Some(mut details) = details {
+        if code == ErrorCode::ResourceExhausted
+            && let Some(details) = details.as_object_mut()
+        {
+            details.insert("limit".to_owned(), "memory".into());
+        }
         error = error.with_details(details);
     }
     match code {

@@ -16,4 +16,5 @@ pub mod handle;
 pub mod inbox;
 pub mod link;
 pub mod logs;
+pub mod pressure;
 pub mod queue;

@@ -33,9 +33,8 @@ use crate::sandbox::{cgroup::Leaf, lend::Lent};
 /// No report is larger: its longest part is a sentence with two paths.
 const REPORT_BYTES_MAX: usize = 16 * 1024;
 
-/// How long a lost launcher's leaf cgroup is watched for becoming empty, where nothing else proves it, and how often.
+/// How long a lost launcher's leaf cgroup is watched for becoming empty, where nothing else proves it.
 const LEAF_EMPTY_WITHIN: Duration = Duration::from_secs(5);
-const LEAF_LOOKED_AT_EVERY: Duration = Duration::from_millis(5);
 
 /// What the launcher tells about a child.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,7 +295,8 @@ impl Control {
                 self.phase = Phase::Closing(Report::Failed(failure));
             }
             (Received::Message(Said::Exited { end, usage }, _), Phase::Known) => {
-                let exit = Exit::of(end, self.killed);
+                let out_of_memory = self.leaf.as_ref().is_some_and(Leaf::out_of_memory);
+                let exit = Exit::of(end, self.killed, out_of_memory);
                 self.phase = Phase::Closing(Report::Exited(Exited { exit, usage }));
             }
             // A launcher of this build says hello once and sends whole messages; one that does not is not trusted to
@@ -400,12 +400,20 @@ async fn ended(pidfd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits, within a bound, until no process is left in a cgroup.
+/// Waits, within a bound, until no process is left in a cgroup. The kernel announces each change of its events.
 async fn empty(leaf: &Leaf) -> bool {
-    let looking = async {
-        while leaf.populated().unwrap_or(true) {
-            tokio::time::sleep(LEAF_LOOKED_AT_EVERY).await;
+    let watching = async {
+        let events = leaf.events()?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, for types that are not I/O-safe; this owns a descriptor"
+        )]
+        let watched = AsyncFd::with_interest(events, Interest::PRIORITY)?;
+        // Reading is what the next announcement is counted from, so it comes before each wait.
+        while watched.get_ref().populated()? {
+            watched.ready(Interest::PRIORITY).await?.clear_ready();
         }
+        io::Result::Ok(())
     };
-    tokio::time::timeout(LEAF_EMPTY_WITHIN, looking).await.is_ok()
+    tokio::time::timeout(LEAF_EMPTY_WITHIN, watching).await.is_ok_and(|watched| watched.is_ok())
 }

@@ -36,6 +36,8 @@ pub enum Exit {
         /// The signal that did it, 0 if it was none.
         signal: i32,
     },
+    /// The kernel ended the tree because it had reached its memory limit.
+    OutOfMemory,
     /// The launcher disappeared before it could report, and took the tree with it.
     LauncherLost {
         /// The signal that ended the launcher, if it was one.
@@ -47,9 +49,15 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// From the launcher's report; `killed` says that the daemon had asked for it.
-    pub(super) fn of(end: End, killed: bool) -> Self {
+    /// From the launcher's report; `killed` says that the daemon had asked for it, `out_of_memory` that the kernel says it killed.
+    pub(super) fn of(end: End, killed: bool, out_of_memory: bool) -> Self {
+        /// What the kernel kills with.
+        const SIGKILL: i32 = 9;
         match end {
+            // It kills the tree as a whole, pid 1 included; either of them may be seen to end first.
+            End::InitLost { signal: SIGKILL } | End::Signal { number: SIGKILL, .. } if out_of_memory && !killed => {
+                Self::OutOfMemory
+            }
             End::Code(code) => Self::Code(code),
             End::Signal { number, core_dumped } => Self::Signal { number, core_dumped },
             End::InitLost { .. } if killed => Self::Killed,
@@ -73,6 +81,7 @@ impl fmt::Display for Exit {
             Self::InitKilled { signal } => {
                 write!(f, "lost pid 1 of its process tree, which was killed by {}", Signal(signal))
             }
+            Self::OutOfMemory => f.write_str("reached its memory limit and was killed with its whole process tree"),
             Self::LauncherLost { signal, .. } => {
                 f.write_str("lost its launcher")?;
                 if let Some(signal) = signal {
@@ -93,6 +102,7 @@ impl From<Exit> for model::exit::Exit {
             Exit::Signal { number, core_dumped } => Self::Signal { number, core: core_dumped },
             // pid 1 takes its tree along with SIGKILL, whatever ended pid 1 itself.
             Exit::Killed | Exit::InitKilled { .. } => Self::Signal { number: SIGKILL, core: false },
+            Exit::OutOfMemory => Self::OutOfMemory,
             Exit::LauncherLost { .. } => Self::LauncherLost,
         }
     }
@@ -137,6 +147,11 @@ mod tests {
                 "lost pid 1 of its process tree, which was killed by SIGKILL (signal 9)",
                 killed,
             ),
+            (
+                Exit::OutOfMemory,
+                "reached its memory limit and was killed with its whole process tree",
+                Model::OutOfMemory,
+            ),
             (Exit::InitKilled { signal: 0 }, "lost pid 1 of its process tree, which ended without a report", killed),
             (
                 Exit::LauncherLost { signal: Some(6), tree_gone: true },
@@ -152,10 +167,20 @@ mod tests {
 
     #[test]
     fn only_the_daemons_own_kill_is_called_that() {
-        assert_eq!(Exit::of(End::InitLost { signal: 9 }, true), Exit::Killed);
-        assert_eq!(Exit::of(End::InitLost { signal: 9 }, false), Exit::InitKilled { signal: 9 });
-        assert_eq!(Exit::of(End::Code(3), true), Exit::Code(3));
+        assert_eq!(Exit::of(End::InitLost { signal: 9 }, true, false), Exit::Killed);
+        assert_eq!(Exit::of(End::InitLost { signal: 9 }, false, false), Exit::InitKilled { signal: 9 });
+        assert_eq!(Exit::of(End::Code(3), true, false), Exit::Code(3));
         let segfault = End::Signal { number: 11, core_dumped: false };
-        assert_eq!(Exit::of(segfault, true), Exit::Signal { number: 11, core_dumped: false });
+        assert_eq!(Exit::of(segfault, true, false), Exit::Signal { number: 11, core_dumped: false });
+    }
+
+    #[test]
+    fn an_end_is_for_want_of_memory_if_the_kernel_killed_for_that() {
+        let killed = End::Signal { number: 9, core_dumped: false };
+        assert_eq!(Exit::of(End::InitLost { signal: 9 }, false, true), Exit::OutOfMemory);
+        assert_eq!(Exit::of(killed, false, true), Exit::OutOfMemory);
+        // What ended otherwise did not end by it, even if a descendant was killed before.
+        assert_eq!(Exit::of(End::Code(3), false, true), Exit::Code(3));
+        assert_eq!(Exit::of(End::InitLost { signal: 9 }, true, true), Exit::Killed);
     }
 }

@@ -1,19 +1,29 @@
 //! The daemon's part of the cgroup v2 tree: one folder of its own, and in it one leaf per child.
 //!
-//! A leaf is killed and frozen as a whole, whatever its processes do; that is all that is asked of it here, and it works
-//! without any controller, so on hybrid hosts as well. The folder's name is derived from the daemon's state folder: a
-//! later daemon on the same state finds what a dead one left, kills it and removes it.
+//! ```text
+//! what was delegated      no process; hands on the controllers
+//! ├─ palisaded            the daemon itself
+//! └─ palisade-DEV-INODE   the daemon's folder, locked; hands on the controllers
+//!    ├─ leaf.echo-1.0.0-1     one child and all its descendants, with its limits
+//!    └─ leaf…
+//! ```
 //!
-//! Invariants: children are born in their leaf (`CLONE_INTO_CGROUP`), nothing is ever moved; no controller is enabled in
-//! the daemon's own cgroup, so it may have processes and children at once; a leaf whose processes are not gone yet when
-//! it is dropped is killed, and removed at a later occasion; the folder is locked for as long as its daemon lives.
-//! Elsewhere: limits by controllers come with the isolation of resources.
+//! A leaf is killed and frozen as a whole, whatever its processes do; that works without any controller, so on hybrid hosts
+//! as well. Limits need controllers, and a cgroup that hands them on may hold no process: where the daemon is alone in a
+//! cgroup with controllers, it moves itself into one beneath; where it is not alone, there are no limits. The folder's
+//! name is derived from the daemon's state folder: a later daemon on the same state finds what a dead one left, kills it
+//! and removes it.
+//!
+//! Invariants: children are born in their leaf (`CLONE_INTO_CGROUP`) with its limits written, and never moved; a leaf has every
+//! limit that was asked for, or is not made; a leaf whose processes are not gone yet when it is dropped is killed, and
+//! removed at a later occasion; the folder is locked for as long as its daemon lives.
+//! Elsewhere: how much a plugin may have is decided in `model::limits`; its news is told by `plugin::pressure`.
 
 use std::{
     ffi::OsStr,
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
@@ -49,6 +59,15 @@ const REMOVAL_ATTEMPTS: u32 = 3;
 /// No control file that is read here is longer.
 const FILE_BYTES_MAX: usize = 4096;
 
+/// The cgroup that the daemon moves itself into, or finds itself in, beneath the one that was delegated to it.
+const OWN_NAME: &str = "palisaded";
+
+/// What limits are made of. They are handed on all together, or none is.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+
+/// `cpu.max` counts within periods of so many microseconds, the kernel's own default.
+const CPU_PERIOD_USEC: u64 = 100_000;
+
 /// The daemon's folder in the cgroup tree.
 #[derive(Clone, Debug)]
 pub struct Tree {
@@ -59,6 +78,8 @@ pub struct Tree {
 struct Inner {
     folder: OwnedFd,
     path: PathBuf,
+    /// Whether leaves have controllers, or why not.
+    controlled: Result<(), Uncontrolled>,
     /// Leaves that were dropped before their processes were gone.
     retired: Mutex<Vec<String>>,
 }
@@ -117,6 +138,44 @@ pub enum Unavailable {
     Unreadable(String),
 }
 
+/// Why leaves have no limits. They are killed and frozen as a whole all the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Uncontrolled {
+    /// The host keeps them elsewhere, or whoever delegated this cgroup did not hand them on.
+    #[error("{} offers no controller for {}", path.display(), missing.join(", "))]
+    NotOffered {
+        /// What was delegated.
+        path: PathBuf,
+        /// Which are not there.
+        missing: Vec<&'static str>,
+    },
+    /// A cgroup that hands controllers on may hold no process.
+    #[error("{} holds other processes than this daemon, so its controllers cannot be handed on", path.display())]
+    NotAlone {
+        /// The daemon's cgroup.
+        path: PathBuf,
+    },
+    /// The kernel said no.
+    #[error("the controllers of {} cannot be handed on: {problem}", path.display())]
+    Refused {
+        /// What was delegated.
+        path: PathBuf,
+        /// What the system said.
+        problem: String,
+    },
+}
+
+/// How much the processes of one leaf may have together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafLimits {
+    /// Memory of every kind that is charged: anonymous, page cache, tmpfs, pipes, sockets. Nothing of it is swapped out.
+    pub memory_bytes: u64,
+    /// Processes and threads, pid 1 among them.
+    pub pids: u64,
+    /// Of one processor; 200 is two.
+    pub cpu_percent: u64,
+}
+
 impl Unavailable {
     /// Whether this is how many hosts are, as opposed to something that went wrong.
     pub fn is_usual(&self) -> bool {
@@ -150,14 +209,16 @@ impl Tree {
     /// Blocks until what was left is gone, within a bound.
     pub fn open_or_create(state_folder: &Path) -> Result<Opened, Unavailable> {
         let own = own_folder()?;
-        Self::open_beneath(&own, &name_for(state_folder)?)
+        let delegated = delegated(&own);
+        let controlled = hand_on(&own, &delegated);
+        Self::open_beneath(&delegated, &name_for(state_folder)?, controlled)
     }
 
-    fn open_beneath(own: &Path, name: &str) -> Result<Opened, Unavailable> {
+    fn open_beneath(own: &Path, name: &str, controlled: Result<(), Uncontrolled>) -> Result<Opened, Unavailable> {
         // A state folder may stand where one of another user's daemons stood once, and that daemon may have left its cgroup.
         let second = format!("{name}-{}", rustix::process::geteuid().as_raw());
         for name in [name, &second] {
-            if let Some(opened) = Self::open_own(own, name)? {
+            if let Some(opened) = Self::open_own(own, name, &controlled)? {
                 return Ok(opened);
             }
         }
@@ -165,7 +226,7 @@ impl Tree {
     }
 
     /// Nothing if there is a folder of another user's.
-    fn open_own(own: &Path, name: &str) -> Result<Option<Opened>, Unavailable> {
+    fn open_own(own: &Path, name: &str, controlled: &Result<(), Uncontrolled>) -> Result<Option<Opened>, Unavailable> {
         let path = own.join(name);
         let not_delegated = |errno: Errno| Unavailable::NotDelegated { path: own.to_owned(), source: errno.into() };
         match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
@@ -184,13 +245,18 @@ impl Tree {
             Err(Errno::AGAIN) => return Err(Unavailable::InUse { path }),
             Err(errno) => return Err(not_delegated(errno)),
         }
-        let tree = Self { inner: Arc::new(Inner { folder, path, retired: Mutex::default() }) };
+        let controlled = controlled.clone().and_then(|()| {
+            write(&folder, "cgroup.subtree_control", enabling().as_bytes())
+                .map_err(|error| Uncontrolled::Refused { path: path.clone(), problem: error.to_string() })
+        });
+        let tree = Self { inner: Arc::new(Inner { folder, path, controlled, retired: Mutex::default() }) };
         let stale_leaves = tree.remove_stale()?;
         Ok(Some(Opened { tree, stale_leaves }))
     }
 
-    /// Makes a leaf for one child. The name is unique among living children, such as an id with a generation.
-    pub fn leaf(&self, name: &str) -> Result<Leaf, LeafError> {
+    /// Makes a leaf for one child. The name is unique among living children, such as an id with a generation. With limits,
+    /// if there are any and the leaves of this tree [have controllers](Tree::controlled).
+    pub fn leaf(&self, name: &str, limits: Option<&LeafLimits>) -> Result<Leaf, LeafError> {
         self.sweep();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if name.is_empty() || NAME_BYTES_MAX < name.len() || !name.bytes().all(allowed) {
@@ -199,13 +265,24 @@ impl Tree {
         let name = format!("{LEAF_PREFIX}{name}");
         let refused = |errno: Errno| LeafError::Refused { path: self.inner.path.join(&name), source: errno.into() };
         rustix::fs::mkdirat(&self.inner.folder, &name, Mode::from_raw_mode(0o755)).map_err(refused)?;
-        match open_folder(self.inner.folder.as_fd(), OsStr::new(&name)) {
-            Ok(folder) => Ok(Leaf { folder, name, tree: Arc::clone(&self.inner) }),
+        let folder = match open_folder(self.inner.folder.as_fd(), OsStr::new(&name)) {
+            Ok(folder) => folder,
             Err(errno) => {
                 let _ = self.inner.remove(&name);
-                Err(refused(errno))
+                return Err(refused(errno));
             }
+        };
+        // From here on its removal is the leaf's own affair.
+        let leaf = Leaf { folder, name, tree: Arc::clone(&self.inner) };
+        if let (Some(limits), Ok(())) = (limits, &self.inner.controlled) {
+            leaf.limit(limits).map_err(|source| LeafError::Refused { path: leaf.path(), source })?;
         }
+        Ok(leaf)
+    }
+
+    /// Whether leaves have the controllers that limits are made of, or why not.
+    pub fn controlled(&self) -> Result<(), &Uncontrolled> {
+        self.inner.controlled.as_ref().map(|_| ())
     }
 
     /// Removes leaves that were dropped before their processes were gone, as far as they are now. Every new leaf does
@@ -219,9 +296,9 @@ impl Tree {
         &self.inner.path
     }
 
-    /// The controllers that the daemon's own cgroup offers to children; none on a hybrid host.
+    /// The controllers that leaves have; none on a hybrid host.
     pub fn controllers(&self) -> io::Result<Vec<String>> {
-        let text = self.inner.read("cgroup.controllers")?;
+        let text = self.inner.read("cgroup.subtree_control")?;
         Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
     }
 
@@ -320,7 +397,14 @@ impl Leaf {
 
     /// Whether a process lives in it.
     pub fn populated(&self) -> io::Result<bool> {
-        event(&read(&self.folder, "cgroup.events")?, "populated")
+        self.events()?.populated()
+    }
+
+    /// The file by which the kernel tells whether a process lives in it. It announces each change by `POLLPRI`, counted from
+    /// when it was read last.
+    pub fn events(&self) -> io::Result<Events> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Events { file: rustix::fs::openat(&self.folder, "cgroup.events", flags, Mode::empty())? })
     }
 
     /// Whether every process in it has stopped, after `freeze`.
@@ -334,9 +418,94 @@ impl Leaf {
         Ok(Duration::from_micros(value(&text, "usage_usec")?))
     }
 
+    /// Whether the kernel has killed its processes because they had reached the memory limit.
+    pub fn out_of_memory(&self) -> bool {
+        let events = read(&self.folder, "memory.events");
+        events.and_then(|events| value(&events, "oom_kill")).is_ok_and(|kills| kills > 0)
+    }
+
+    /// The files by which the kernel tells that a limit was reached; none where there are no limits. They may be kept longer
+    /// than the leaf, and say then that it is gone.
+    pub fn pressure(&self) -> io::Result<Option<Pressure>> {
+        if self.tree.controlled.is_err() {
+            return Ok(None);
+        }
+        let open = |name| rustix::fs::openat(&self.folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        Ok(Some(Pressure { pids: open("pids.events")?, cpu: open("cpu.stat")? }))
+    }
+
+    fn limit(&self, limits: &LeafLimits) -> io::Result<()> {
+        let set = |file, contents: String| write(&self.folder, file, contents.as_bytes());
+        set("memory.max", limits.memory_bytes.to_string())?;
+        match set("memory.swap.max", "0".to_owned()) {
+            // A kernel that does not account for swap has none to limit here.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+        // One that loses a part of itself would be worse than one that is gone.
+        set("memory.oom.group", "1".to_owned())?;
+        set("pids.max", limits.pids.to_string())?;
+        set("cpu.max", format!("{} {CPU_PERIOD_USEC}", limits.cpu_percent.saturating_mul(CPU_PERIOD_USEC) / 100))
+    }
+
     /// Where it is.
     pub fn path(&self) -> PathBuf {
         self.tree.path.join(&self.name)
+    }
+}
+
+/// What happens to the processes of a leaf, as the kernel tells it.
+#[derive(Debug)]
+pub struct Events {
+    file: OwnedFd,
+}
+
+impl Events {
+    /// Whether a process lives in the leaf.
+    pub fn populated(&self) -> io::Result<bool> {
+        event(&read_from_start(&self.file)?, "populated")
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// How often a leaf has met its limits, as the kernel counts. `pids.events` announces its changes by `POLLPRI` until it is read.
+#[derive(Debug)]
+pub struct Pressure {
+    pids: OwnedFd,
+    cpu: OwnedFd,
+}
+
+/// The periods of `cpu.max`, since the leaf is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Periods {
+    /// In which anything ran.
+    pub all: u64,
+    /// At the end of which something had to wait.
+    pub throttled: u64,
+}
+
+/// The file that announces its changes.
+impl AsRawFd for Pressure {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pids.as_raw_fd()
+    }
+}
+
+impl Pressure {
+    /// How often a process or thread was refused.
+    pub fn forks_refused(&self) -> io::Result<u64> {
+        value(&read_from_start(&self.pids)?, "max")
+    }
+
+    /// How often it was throttled.
+    pub fn periods(&self) -> io::Result<Periods> {
+        let text = read_from_start(&self.cpu)?;
+        Ok(Periods { all: value(&text, "nr_periods")?, throttled: value(&text, "nr_throttled")? })
     }
 }
 
@@ -368,6 +537,53 @@ fn own_folder() -> Result<PathBuf, Unavailable> {
     let cgroups = std::fs::read("/proc/self/cgroup").map_err(|error| Unavailable::Unreadable(error.to_string()))?;
     let mounts = MountInfos::from_file("/proc/self/mountinfo").map_err(unreadable)?;
     locate(&cgroups, &mounts.0)
+}
+
+/// The cgroup that was delegated to this daemon, where it is in `own`: that one, or the one above, if the service manager has
+/// put the daemon where it would go itself.
+fn delegated(own: &Path) -> PathBuf {
+    let above = own.parent().filter(|_| own.file_name().is_some_and(|name| name == OWN_NAME));
+    // One that holds processes of its own was not meant for that.
+    let empty = |folder: &&Path| std::fs::read(folder.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty());
+    above.filter(empty).unwrap_or(own).to_owned()
+}
+
+/// Has the cgroup `delegated` hand its controllers on, to which end the daemon leaves it.
+fn hand_on(own: &Path, delegated: &Path) -> Result<(), Uncontrolled> {
+    let path = || delegated.to_owned();
+    let refused = |error: io::Error| Uncontrolled::Refused { path: path(), problem: error.to_string() };
+    let offered = std::fs::read_to_string(delegated.join("cgroup.controllers")).map_err(refused)?;
+    let offers = |name: &str| offered.split_ascii_whitespace().any(|offered| offered == name);
+    let missing: Vec<_> = CONTROLLERS.into_iter().filter(|name| !offers(name)).collect();
+    if !missing.is_empty() {
+        return Err(Uncontrolled::NotOffered { path: path(), missing });
+    }
+    let control = delegated.join("cgroup.subtree_control");
+    if own != delegated {
+        return std::fs::write(&control, enabling()).map_err(refused);
+    }
+    let processes = std::fs::read_to_string(delegated.join("cgroup.procs")).map_err(refused)?;
+    let own_pid = std::process::id().to_string();
+    if processes.lines().any(|process| process != own_pid) {
+        return Err(Uncontrolled::NotAlone { path: path() });
+    }
+    let beneath = delegated.join(OWN_NAME);
+    match std::fs::create_dir(&beneath) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(refused(error)),
+        _ => {}
+    }
+    let moved = std::fs::write(beneath.join("cgroup.procs"), &own_pid);
+    moved.and_then(|()| std::fs::write(&control, enabling())).map_err(|error| {
+        // Back to where it was found; failing that, where it is does no harm.
+        let _ = std::fs::write(delegated.join("cgroup.procs"), &own_pid);
+        let _ = std::fs::remove_dir(&beneath);
+        refused(error)
+    })
+}
+
+/// What is written to have controllers handed on.
+fn enabling() -> String {
+    CONTROLLERS.map(|name| format!("+{name}")).join(" ")
 }
 
 /// Finds a process's cgroup v2 folder from its `cgroup` file and the mounts that it sees.
@@ -474,10 +690,50 @@ mod tests {
         assert!(matches!(locate(b"0::/../sibling\n", &mounts(PURE)), Err(Unavailable::OutOfSight { .. })));
     }
 
+    /// Folders with the kernel's names stand in for cgroups: what is decided is decided from what the files say.
+    #[test]
+    fn a_daemon_hands_controllers_on_only_where_it_is_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path();
+        let set = |file: &str, text: &str| std::fs::write(own.join(file), text).unwrap();
+        set("cgroup.controllers", "cpu io pids\n");
+        let error = hand_on(own, own).unwrap_err();
+        assert_eq!(error, Uncontrolled::NotOffered { path: own.to_owned(), missing: vec!["memory"] });
+
+        set("cgroup.controllers", "cpuset cpu io memory pids\n");
+        set("cgroup.procs", &format!("1\n{}\n", std::process::id()));
+        assert_eq!(hand_on(own, own).unwrap_err(), Uncontrolled::NotAlone { path: own.to_owned() });
+        assert!(!own.join(OWN_NAME).exists() && !own.join("cgroup.subtree_control").exists());
+
+        set("cgroup.procs", &format!("{}\n", std::process::id()));
+        hand_on(own, own).unwrap();
+        let text = |file: &str| std::fs::read_to_string(own.join(file)).unwrap();
+        assert_eq!(text("palisaded/cgroup.procs"), std::process::id().to_string());
+        assert_eq!(text("cgroup.subtree_control"), "+memory +pids +cpu");
+    }
+
+    /// As systemd does it with `DelegateSubgroup=palisaded`.
+    #[test]
+    fn a_daemon_may_have_been_put_beneath_what_was_delegated() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join(OWN_NAME);
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(folder.path().join("cgroup.procs"), "").unwrap();
+        assert_eq!(delegated(&own), folder.path());
+        std::fs::write(folder.path().join("cgroup.procs"), "1\n").unwrap();
+        assert_eq!(delegated(&own), own, "what holds processes was not delegated");
+        let other = folder.path().join("session");
+        assert_eq!(delegated(&other), other);
+    }
+
+    fn offered_none() -> Result<(), Uncontrolled> {
+        Err(Uncontrolled::NotOffered { path: PathBuf::new(), missing: CONTROLLERS.to_vec() })
+    }
+
     #[test]
     fn what_another_users_daemon_left_is_not_taken_and_not_in_the_way() {
         let own = tempfile::tempdir().unwrap();
-        let opened = Tree::open_beneath(own.path(), "palisade-1-2").unwrap();
+        let opened = Tree::open_beneath(own.path(), "palisade-1-2", offered_none()).unwrap();
         assert_eq!(opened.tree.path(), own.path().join("palisade-1-2"));
         drop(opened);
         if !rustix::process::geteuid().is_root() {
@@ -488,7 +744,7 @@ mod tests {
             let foreign = own.path().join(name);
             std::fs::create_dir(&foreign).unwrap();
             std::os::unix::fs::chown(&foreign, Some(65534), None).unwrap();
-            match (name, Tree::open_beneath(own.path(), "palisade-1-2")) {
+            match (name, Tree::open_beneath(own.path(), "palisade-1-2", offered_none())) {
                 ("palisade-1-2", opened) => {
                     assert_eq!(opened.unwrap().tree.path(), own.path().join("palisade-1-2-0"));
                 }

@@ -1,6 +1,6 @@
 //! The guarantee report: each control with what became of it on this host, by which mechanism, and how that is known.
 //!
-//! Evidence names its source. `launcher`: the step's own result, as a step that does not hold ends the start. `trial`: a
+//! Evidence names its source. `launcher` and `daemon`: the step's own result, as a step that does not hold ends the start. `trial`: a
 //! forbidden act that a child tried which was confined like a plugin, and what it met. `kernel`: what the kernel says of
 //! the running process. Invariant: a control is `enforced` only if there is evidence of one of these kinds.
 
@@ -191,25 +191,26 @@ impl Facts {
         } else {
             report.push("cgroup", Absent, "", &[self.reason("cgroup").to_owned()]);
         }
-        let limits = "launcher: limits".to_owned();
-        if offer.memory_controller {
-            report.push("memory", Absent, "", &["memory.max is not set by this version".to_owned()]);
+        let launcher = ["launcher: limits".to_owned()];
+        if offer.controllers {
+            let daemon = ["daemon: written before the first process was born in it".to_owned()];
+            report.push("memory", Enforced, "memory.max of its cgroup, and no swap", &daemon);
+            report.push("pids", Enforced, "pids.max of its cgroup", &daemon);
+            report.push("cpu", Enforced, "cpu.max of its cgroup", &daemon);
         } else {
-            report.push(
-                "memory",
-                Degraded,
-                "RLIMIT_DATA, of each process and not of the tree",
-                std::slice::from_ref(&limits),
-            );
+            let why = self.reason("controllers");
+            let mechanism = format!("RLIMIT_DATA, of each process and not of the tree: {why}");
+            report.push("memory", Degraded, &mechanism, &launcher);
+            if offer.user_namespaces {
+                report.push("pids", Enforced, "RLIMIT_NPROC, counted in its user namespace", &launcher);
+            } else {
+                report.push("pids", Absent, "", &[why.to_owned()]);
+            }
+            report.push("cpu", Absent, "", &[why.to_owned()]);
         }
-        if offer.user_namespaces {
-            report.push("pids", Enforced, "RLIMIT_NPROC, counted in its user namespace", std::slice::from_ref(&limits));
-        } else {
-            report.push("pids", Absent, "", &[self.reason("user_namespace").to_owned()]);
-        }
-        report.push("cpu", Absent, "", &["not limited by this version".to_owned()]);
-        report.push("disk", Degraded, "RLIMIT_FSIZE, of each file and not of all", std::slice::from_ref(&limits));
-        report.push("open_files", Enforced, "RLIMIT_NOFILE", std::slice::from_ref(&limits));
+        report.push("open_files", Enforced, "RLIMIT_NOFILE", &launcher);
+        report.push("file_size", Enforced, "RLIMIT_FSIZE", &launcher);
+        report.push("disk", Absent, "", &["the sum of its files is not limited by this version".to_owned()]);
         report.guarantees
     }
 }

@@ -80,8 +80,10 @@ pub struct Host {
     pub trials: Vec<Trial>,
     /// A leaf cgroup in which a child is born.
     pub cgroup: Ability,
-    /// The controllers that the daemon's own cgroup offers; none on a hybrid host.
+    /// The controllers that plugins' cgroups have; none on a hybrid host.
     pub controllers: Vec<String>,
+    /// Why plugins' cgroups have none of these, where they have none.
+    pub uncontrolled: Option<String>,
     /// How many descriptors the daemon may have.
     pub descriptors: Descriptors,
 }
@@ -145,7 +147,7 @@ impl Host {
             hostname: self.host_names.is_yes(),
             landlock: if self.landlock.is_yes() { self.landlock_version } else { 0 },
             seccomp: self.seccomp.is_yes(),
-            memory_controller: self.cgroup.is_yes() && self.controllers.iter().any(|name| name == "memory"),
+            controllers: self.tier() == Tier::A,
         }
     }
 
@@ -168,6 +170,11 @@ impl Host {
             Ability::Yes => None,
             Ability::No(reason) => Some((control, reason.clone())),
         });
+        let uncontrolled = match &self.cgroup {
+            Ability::Yes => self.uncontrolled.clone(),
+            Ability::No(reason) => Some(reason.clone()),
+        };
+        let reasons = reasons.chain(uncontrolled.map(|reason| ("controllers", reason)));
         let met = |trial: &Trial| match trial.errno {
             0 => "nothing".to_owned(),
             errno => std::io::Error::from_raw_os_error(errno).to_string(),
@@ -218,6 +225,7 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         Err(reason) => Ability::No(reason.to_string()),
     };
     let controllers = tree.ok().and_then(|tree| tree.controllers().ok()).unwrap_or_default();
+    let uncontrolled = tree.ok().and_then(|tree| tree.controlled().err()).map(ToString::to_string);
     let limit = getrlimit(Resource::Nofile);
     let descriptors = Descriptors { soft: limit.current, hard: limit.maximum };
     let not_tried = || Ability::No("it was not tried".to_owned());
@@ -241,6 +249,7 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         trials: Vec::new(),
         cgroup,
         controllers,
+        uncontrolled,
         descriptors,
     };
     confine_a_child(image, ground, &mut host).await;
@@ -282,7 +291,7 @@ async fn confine_a_child(image: &LauncherImage, ground: Ground<'_>, host: &mut H
         landlock: host.landlock_version,
         // Found by itself, so that what the other fences refuse is not its doing.
         seccomp: false,
-        memory_controller: false,
+        controllers: false,
     };
     let root = rustix::process::geteuid().is_root();
     let mut identity = if root { Identity::Lent { uid: ground.uid } } else { Identity::Own };
@@ -388,7 +397,7 @@ async fn attempt_confined(
 /// Starts one child and waits for its answer: whether it was started and found itself enclosed, and what it said.
 async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Ability, String) {
     let no = |reason: String| (Ability::No(reason), String::new());
-    let leaf = match tree.map(|tree| tree.leaf("probe")).transpose() {
+    let leaf = match tree.map(|tree| tree.leaf("probe", None)).transpose() {
         Ok(leaf) => leaf,
         Err(error) => return no(error.to_string()),
     };
@@ -456,6 +465,7 @@ mod tests {
             trials: Vec::new(),
             cgroup: ability(cgroup),
             controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
+            uncontrolled: None,
             descriptors: Descriptors { soft: Some(1024), hard: Some(1024) },
         }
     }
@@ -477,7 +487,7 @@ mod tests {
     #[test]
     fn the_plugins_that_fit_follow_from_the_hard_limit() {
         let fit = |hard| Descriptors { soft: Some(64), hard }.plugins_max();
-        assert_eq!(fit(Some(256 + 9 * 100)), Some(100));
+        assert_eq!(fit(Some(256 + 11 * 100)), Some(100));
         assert_eq!(fit(Some(100)), Some(0));
         assert_eq!(fit(None), None);
     }

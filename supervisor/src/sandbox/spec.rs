@@ -16,26 +16,16 @@ use palisade_launcher::{
 };
 
 use super::{
-    PLUGIN_UID, own_user_map,
+    PLUGIN_UID,
+    cgroup::LeafLimits,
+    own_user_map,
     seccomp::{
         self, Profile,
         policy::{Denials, Execution},
     },
 };
-use crate::model::manifest::Resources;
+use crate::model::limits::Decided;
 use crate::model::permission::grants::Grants;
-
-/// Memory of a plugin, unless its manifest says otherwise.
-pub const MEMORY_MIB: u64 = 512;
-
-/// Processes and threads of a plugin, unless its manifest says otherwise.
-pub const PIDS: u64 = 256;
-
-/// The descriptors that a plugin may open, unless its manifest says otherwise.
-pub const OPEN_FILES: u64 = 1024;
-
-/// The largest file that a plugin may write, unless its manifest says otherwise.
-pub const FILE_SIZE_MIB: u64 = 1024;
 
 /// Memory that cannot be paged out: enough for a key or two.
 const LOCKED_BYTES: u64 = 1 << 20;
@@ -207,8 +197,8 @@ pub struct Offer {
     pub landlock: u32,
     /// System call filters, and listeners on which they ask.
     pub seccomp: bool,
-    /// The memory of a cgroup can be limited.
-    pub memory_controller: bool,
+    /// The cgroups of plugins have controllers, which hold the whole tree to its memory, processes and processor time.
+    pub controllers: bool,
 }
 
 /// What is to be confined.
@@ -422,28 +412,47 @@ fn landlock(version: u32, layout: &Layout) -> Option<Landlock> {
 
 /// What a plugin may use, as far as the kernel counts it by process. `descriptors_max` is the daemon's own hard limit.
 #[must_use]
-pub fn limits(resources: &Resources, offer: &Offer, descriptors_max: u64) -> Vec<Limit> {
+pub fn limits(decided: &Decided, offer: &Offer, descriptors_max: u64) -> Vec<Limit> {
     let both = |resource, value| Limit { resource, soft: Some(value), hard: Some(value) };
-    let mebibytes = |value: u64| value.saturating_mul(1 << 20);
     let mut limits = vec![
-        both(Resource::Descriptors, resources.open_files.unwrap_or(OPEN_FILES).min(descriptors_max)),
+        both(Resource::Descriptors, decided.open_files.min(descriptors_max)),
         both(Resource::Core, 0),
-        both(Resource::FileSize, mebibytes(resources.file_size_mib.unwrap_or(FILE_SIZE_MIB))),
+        both(Resource::FileSize, bytes(decided.file_size_mib)),
         both(Resource::LockedMemory, LOCKED_BYTES),
         both(Resource::MessageQueues, MESSAGE_QUEUE_BYTES),
         both(Resource::QueuedSignals, QUEUED_SIGNALS),
         both(Resource::RealtimePriority, 0),
         Limit { resource: Resource::Stack, soft: Some(STACK_BYTES), hard: Some(STACK_BYTES_MAX) },
     ];
-    if !offer.memory_controller {
+    if !offer.controllers {
         // Not address space: runtimes reserve much of it that they never use.
-        limits.push(both(Resource::Data, mebibytes(resources.memory_mib.unwrap_or(MEMORY_MIB))));
+        limits.push(both(Resource::Data, bytes(decided.memory_mib)));
     }
-    if offer.user_namespaces {
+    // Beside a controller it would refuse first, and nobody would be told.
+    if offer.user_namespaces && !offer.controllers {
         // Counted within the user namespace, so of this tree alone.
-        limits.push(both(Resource::Processes, resources.pids.unwrap_or(PIDS)));
+        limits.push(both(Resource::Processes, processes(decided.pids)));
     }
     limits
+}
+
+/// What a plugin may use, as its cgroup counts it where there are controllers.
+#[must_use]
+pub fn leaf_limits(decided: &Decided) -> LeafLimits {
+    LeafLimits {
+        memory_bytes: bytes(decided.memory_mib),
+        pids: processes(decided.pids),
+        cpu_percent: decided.cpu_percent,
+    }
+}
+
+fn bytes(mebibytes: u64) -> u64 {
+    mebibytes.saturating_mul(1 << 20)
+}
+
+/// pid 1 of the tree is not the plugin's.
+fn processes(pids: u64) -> u64 {
+    pids.saturating_add(1)
 }
 
 /// The folder of a plugin's data, made for its user alone.
@@ -479,6 +488,7 @@ pub fn inside_package(entry: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::limits::BUILT_IN;
 
     fn offer(landlock: u32) -> Offer {
         Offer {
@@ -490,7 +500,7 @@ mod tests {
             hostname: true,
             landlock,
             seccomp: true,
-            memory_controller: false,
+            controllers: false,
         }
     }
 
@@ -588,14 +598,17 @@ mod tests {
     }
 
     #[test]
-    fn without_a_memory_controller_each_process_is_held_to_the_limit() {
-        let resources = Resources { memory_mib: Some(10), pids: Some(3), ..Resources::default() };
+    fn without_controllers_each_process_is_held_to_the_limit() {
+        let decided = Decided { memory_mib: 10, pids: 3, ..BUILT_IN };
         let has = |offer: &Offer, resource| {
-            limits(&resources, offer, 500).into_iter().find(|limit| limit.resource == resource).map(|limit| limit.hard)
+            limits(&decided, offer, 500).into_iter().find(|limit| limit.resource == resource).map(|limit| limit.hard)
         };
         assert_eq!(has(&offer(0), Resource::Data), Some(Some(10 << 20)));
-        assert_eq!(has(&Offer { memory_controller: true, ..offer(0) }, Resource::Data), None);
-        assert_eq!(has(&offer(0), Resource::Processes), Some(Some(3)));
+        assert_eq!(has(&offer(0), Resource::Processes), Some(Some(4)));
+        let controlled = Offer { controllers: true, ..offer(0) };
+        assert_eq!([Resource::Data, Resource::Processes].map(|resource| has(&controlled, resource)), [None, None]);
+        let leaf = LeafLimits { memory_bytes: 10 << 20, pids: 4, cpu_percent: BUILT_IN.cpu_percent };
+        assert_eq!(leaf_limits(&decided), leaf);
         assert_eq!(has(&offer(0), Resource::Descriptors), Some(Some(500)));
         assert_eq!(has(&offer(0), Resource::AddressSpace), None);
     }

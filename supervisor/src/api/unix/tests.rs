@@ -30,6 +30,7 @@ fn config() -> Config {
         socket: nowhere,
         allowed_uids: Vec::new(),
         operators: Vec::new(),
+        defaults: crate::config::Defaults::default(),
         socket_group: None,
         lent_uids: 1..=1,
         plugins: BTreeMap::new(),
@@ -52,6 +53,7 @@ fn service() -> Arc<Service> {
         trials: Vec::new(),
         cgroup: no(),
         controllers: Vec::new(),
+        uncontrolled: None,
         descriptors: Descriptors { soft: None, hard: None },
     };
     let service = Service {

@@ -1,0 +1,209 @@
+//! How much a plugin may have: what its manifest asks for, within what the operator allows.
+//!
+//! The operator's word is the configuration's for that plugin, else the configuration's for all, else a default of ours; a manifest
+//! can ask for less than that and never gets more. What it asked for in vain is kept, so that it can be shown.
+//!
+//! Elsewhere: `manifest` and `config` read the numbers; `sandbox` and the launcher hold plugins to them.
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::Resources;
+
+/// What the configuration can say; what it leaves out it does not decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allowance {
+    pub memory_mib: Option<u64>,
+    pub cpu_percent: Option<u64>,
+    pub pids: Option<u64>,
+    pub open_files: Option<u64>,
+    pub file_size_mib: Option<u64>,
+}
+
+/// What holds where nobody says anything.
+pub const BUILT_IN: Decided =
+    Decided { memory_mib: 512, cpu_percent: 50, pids: 64, open_files: 1024, file_size_mib: 1024 };
+
+/// A number for each limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Decided {
+    pub memory_mib: u64,
+    /// Of one processor; 200 is two.
+    pub cpu_percent: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    pub open_files: u64,
+    pub file_size_mib: u64,
+}
+
+/// Whose word a limit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// The manifest asks for no more.
+    Manifest,
+    /// The configuration, for this plugin.
+    Plugin,
+    /// The configuration, for all plugins.
+    Defaults,
+    /// Nobody has said anything.
+    BuiltIn,
+}
+
+/// One limit, with its reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    pub value: u64,
+    pub by: By,
+    /// What the manifest asked for, if that is more than it gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u64>,
+}
+
+/// All of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    pub memory_mib: Limit,
+    pub cpu_percent: Limit,
+    pub pids: Limit,
+    pub open_files: Limit,
+    pub file_size_mib: Limit,
+}
+
+impl Limits {
+    /// What a plugin gets whose manifest asks for `asked`, where the configuration says this of it and of all.
+    pub fn decide(asked: &Resources, plugin: &Allowance, defaults: &Allowance) -> Self {
+        let one = |asked: Option<u64>, plugin: Option<u64>, defaults: Option<u64>, built_in: u64| {
+            let (value, by) = match (plugin, defaults) {
+                (Some(value), _) => (value, By::Plugin),
+                (None, Some(value)) => (value, By::Defaults),
+                (None, None) => (built_in, By::BuiltIn),
+            };
+            match asked {
+                Some(asked) if asked < value => Limit { value: asked, by: By::Manifest, asked: None },
+                asked => Limit { value, by, asked: asked.filter(|asked| value < *asked) },
+            }
+        };
+        Self {
+            memory_mib: one(asked.memory_mib, plugin.memory_mib, defaults.memory_mib, BUILT_IN.memory_mib),
+            cpu_percent: one(asked.cpu_percent, plugin.cpu_percent, defaults.cpu_percent, BUILT_IN.cpu_percent),
+            pids: one(asked.pids, plugin.pids, defaults.pids, BUILT_IN.pids),
+            open_files: one(asked.open_files, plugin.open_files, defaults.open_files, BUILT_IN.open_files),
+            file_size_mib: one(
+                asked.file_size_mib,
+                plugin.file_size_mib,
+                defaults.file_size_mib,
+                BUILT_IN.file_size_mib,
+            ),
+        }
+    }
+
+    /// The numbers alone.
+    pub fn decided(&self) -> Decided {
+        Decided {
+            memory_mib: self.memory_mib.value,
+            cpu_percent: self.cpu_percent.value,
+            pids: self.pids.value,
+            open_files: self.open_files.value,
+            file_size_mib: self.file_size_mib.value,
+        }
+    }
+
+    /// A sentence for each limit that is tighter than the manifest asks for.
+    pub fn refusals(&self) -> Vec<String> {
+        let named = [
+            ("memory_mib", self.memory_mib),
+            ("cpu_percent", self.cpu_percent),
+            ("pids", self.pids),
+            ("open_files", self.open_files),
+            ("file_size_mib", self.file_size_mib),
+        ];
+        let sentence = |(name, limit): (&str, Limit)| {
+            let asked = limit.asked?;
+            Some(format!("limits.{name} asks for {asked} and gets {}; the configuration can allow more", limit.value))
+        };
+        named.into_iter().filter_map(sentence).collect()
+    }
+}
+
+impl Allowance {
+    /// The smallest numbers with which anything runs at all.
+    const LEAST: [(&str, u64); 5] =
+        [("memory_mib", 8), ("cpu_percent", 1), ("pids", 1), ("open_files", 16), ("file_size_mib", 1)];
+
+    /// Sees that each number is one that can be meant; an error names the first that cannot.
+    pub fn check(&self) -> Result<(), String> {
+        let given = [self.memory_mib, self.cpu_percent, self.pids, self.open_files, self.file_size_mib];
+        /// As in a manifest; nothing that is counted here is more.
+        const MOST: u64 = 1 << 30;
+        for ((name, least), given) in Self::LEAST.into_iter().zip(given) {
+            if let Some(given) = given
+                && !(least..=MOST).contains(&given)
+            {
+                return Err(format!("limits.{name} is {given}; it has to be from {least} to {MOST}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Allowance =
+        Allowance { memory_mib: None, cpu_percent: None, pids: None, open_files: None, file_size_mib: None };
+
+    #[test]
+    fn the_operator_decides_and_a_manifest_can_only_ask_for_less() {
+        // What the manifest asks for, the configuration for this plugin and for all; what follows.
+        for (asked, plugin, defaults, value, by, vain) in [
+            (None, None, None, 512, By::BuiltIn, None),
+            (Some(100), None, None, 100, By::Manifest, None),
+            (Some(512), None, None, 512, By::BuiltIn, None),
+            (Some(1000), None, None, 512, By::BuiltIn, Some(1000)),
+            (None, None, Some(256), 256, By::Defaults, None),
+            (Some(300), None, Some(256), 256, By::Defaults, Some(300)),
+            (Some(200), None, Some(256), 200, By::Manifest, None),
+            (None, Some(2048), Some(256), 2048, By::Plugin, None),
+            (Some(1000), Some(2048), Some(256), 1000, By::Manifest, None),
+            (Some(4096), Some(2048), Some(256), 2048, By::Plugin, Some(4096)),
+        ] {
+            let limits = Limits::decide(
+                &Resources { memory_mib: asked, ..Resources::default() },
+                &Allowance { memory_mib: plugin, ..NOTHING },
+                &Allowance { memory_mib: defaults, ..NOTHING },
+            );
+            assert_eq!(limits.memory_mib, Limit { value, by, asked: vain }, "{asked:?} {plugin:?} {defaults:?}");
+            let refusals: Vec<_> = vain.map(|_| "limits.memory_mib".to_owned()).into_iter().collect();
+            let said = limits.refusals();
+            assert!(said.len() == refusals.len() && said.iter().zip(&refusals).all(|(s, r)| s.starts_with(r.as_str())));
+        }
+    }
+
+    #[test]
+    fn each_limit_is_decided_by_its_own_numbers() {
+        let asked = Resources {
+            memory_mib: Some(1 << 20),
+            cpu_percent: Some(20),
+            pids: None,
+            open_files: Some(64),
+            file_size_mib: None,
+            disk_mib: None,
+        };
+        let plugin = Allowance { pids: Some(7), ..NOTHING };
+        let defaults = Allowance { memory_mib: Some(32), file_size_mib: Some(9), ..NOTHING };
+        let limits = Limits::decide(&asked, &plugin, &defaults);
+        let expected = Decided { memory_mib: 32, cpu_percent: 20, pids: 7, open_files: 64, file_size_mib: 9 };
+        assert_eq!(limits.decided(), expected);
+        assert_eq!(Limits::decide(&Resources::default(), &NOTHING, &NOTHING).decided(), BUILT_IN);
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_meant_is_named() {
+        assert_eq!(NOTHING.check(), Ok(()));
+        assert_eq!(Allowance { memory_mib: Some(8), ..NOTHING }.check(), Ok(()));
+        let error = Allowance { pids: Some(0), ..NOTHING }.check().unwrap_err();
+        assert!(error.starts_with("limits.pids is 0"), "{error}");
+    }
+}

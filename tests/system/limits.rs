@@ -1,0 +1,208 @@
+//! What a plugin may have, and what becomes of one that wants more. Shown by the kernel's counters, never by time.
+//!
+//! Where plugins' cgroups have controllers, as in the guest of `tests/vm`, all of this is shown; elsewhere each test shows what
+//! holds there, and says SKIPPED for the rest. A plugin that forks or spins without a limit does not run on such a host.
+
+use std::fs;
+use std::path::PathBuf;
+
+use palisade_protocol::{ErrorCode, Kind};
+use palisade_tests::daemon::{Daemon, DaemonOptions};
+use palisade_tests::package::Package;
+use palisade_tests::process;
+use palisade_tests::wire::Agent;
+use serde_json::{Value, json};
+
+use crate::support::{error, expect_echo, expect_text, hostile};
+
+/// Whether the kernel limits whole trees here, as the daemon says. In the guest it has to.
+fn controlled(daemon: &Daemon) -> bool {
+    let report = daemon.operate("doctor", &json!({})).expect("it answers");
+    let tier = report["checks"].as_array().and_then(|checks| checks.iter().find(|check| check["name"] == "tier"));
+    let controlled = tier.and_then(|tier| tier["summary"].as_str()).is_some_and(|tier| tier.starts_with("A:"));
+    assert!(controlled || std::env::var_os("PALISADE_TEST_GUEST").is_none(), "{report}");
+    controlled
+}
+
+/// The hostile plugin with these limits in its manifest.
+fn limited(limits: Value) -> Package {
+    hostile("tame").with("limits", limits)
+}
+
+/// Where the plugin's cgroup is.
+fn leaf(daemon: &Daemon, plugin: &str) -> PathBuf {
+    process::cgroup(daemon.process_of(plugin)).expect("with controllers there are cgroups")
+}
+
+fn read(leaf: &std::path::Path, file: &str) -> String {
+    fs::read_to_string(leaf.join(file)).unwrap_or_else(|error| panic!("{file}: {error}")).trim().to_owned()
+}
+
+/// A number of one of the kernel's files of keys and numbers.
+fn counter(leaf: &std::path::Path, file: &str, key: &str) -> u64 {
+    let text = read(leaf, file);
+    let number = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+    number.unwrap_or_else(|| panic!("no {key} in {text}"))
+}
+
+/// Follows the events of the hostile plugin.
+fn follow(agent: &mut Agent) -> u64 {
+    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
+    assert_eq!(agent.next_of(follow).kind, Some(Kind::StreamOpen));
+    follow
+}
+
+/// The reason in the next event of that kind.
+fn reason_of_next(agent: &mut Agent, follow: u64, kind: &str) -> String {
+    loop {
+        let event = agent.next_of(follow).value();
+        if event["kind"] == kind {
+            return event["reason"].as_str().unwrap_or_default().to_owned();
+        }
+    }
+}
+
+/// What the daemon decided is what the kernel was told, before the plugin ran.
+#[test]
+fn limits_are_those_of_the_cgroup() {
+    let daemon = Daemon::with([limited(json!({"memory_mib": 64, "cpu_percent": 30, "pids": 9, "open_files": 77}))]);
+    expect_echo(&daemon, "hostile");
+    let own = fs::read_to_string(format!("/proc/{}/limits", daemon.process_of("hostile"))).expect("it runs");
+    let row = own.lines().find(|line| line.starts_with("Max open files")).expect("the kernel lists it");
+    assert_eq!(row.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["77", "77"]);
+    if controlled(&daemon) {
+        let leaf = leaf(&daemon, "hostile");
+        assert_eq!(read(&leaf, "memory.max"), (64 << 20).to_string());
+        assert_eq!(read(&leaf, "memory.oom.group"), "1");
+        if leaf.join("memory.swap.max").exists() {
+            assert_eq!(read(&leaf, "memory.swap.max"), "0");
+        }
+        // pid 1 of the tree is not the plugin's.
+        assert_eq!(read(&leaf, "pids.max"), "10");
+        assert_eq!(read(&leaf, "cpu.max"), "30000 100000");
+        assert!(own.contains("Max data size             unlimited"), "{own}");
+    } else {
+        let row = own.lines().find(|line| line.starts_with("Max data size")).expect("the kernel lists it");
+        assert_eq!(row.split_whitespace().nth(3), Some((64 << 20).to_string().as_str()));
+        eprintln!("SKIPPED: limits of a whole tree: plugins' cgroups have no controllers on this host");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Row `mem-anon`: with a memory controller the plugin is killed and its end is known for what it was; without one the plugin is
+/// refused the memory.
+#[test]
+fn mem_anon() {
+    let daemon = Daemon::with([Package::echo(), limited(json!({"memory_mib": 64}))]);
+    let neighbour = daemon.neighbour();
+    expect_echo(&daemon, "hostile");
+    let answer = daemon.agent().call("hostile", "mem-anon", &json!(128));
+    if controlled(&daemon) {
+        let refused = error(answer, ErrorCode::ResourceExhausted);
+        expect_text(&refused.message, "reached its memory limit");
+        let details = refused.details.expect("they say which limit");
+        assert_eq!((&details["limit"], &details["exit"]), (&json!("memory"), &json!("out_of_memory")));
+        let dossier = daemon.status("hostile").last_failure.expect("it did not end well");
+        assert_eq!((dossier.exit, dossier.calls_in_flight), (Some(json!("out_of_memory")), 1));
+        // Its successor is as good as new.
+        expect_echo(&daemon, "hostile");
+        assert_eq!(counter(&leaf(&daemon, "hostile"), "memory.events", "oom_kill "), 0);
+    } else {
+        assert_eq!(answer, Ok(json!({"allocate": "ENOMEM"})), "and it lives on");
+        eprintln!("SKIPPED: the end for want of memory: plugins' cgroups have no memory controller on this host");
+    }
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What takes less than its limit is not hindered: without this the test above would show nothing.
+#[test]
+fn memory_within_the_limit_is_had() {
+    let daemon = Daemon::with([limited(json!({"memory_mib": 64}))]);
+    assert_eq!(daemon.agent().call("hostile", "mem-anon", &json!(32)), Ok(json!({"allocate": "ok"})));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Row `fork-bomb`: the plugin is refused processes beyond its limit, with controllers an event says so, and nothing of it is left.
+#[test]
+fn fork_bomb() {
+    let daemon = Daemon::with([Package::echo(), limited(json!({"pids": 8}))]);
+    let neighbour = daemon.neighbour();
+    let mut agent = daemon.agent();
+    let events = follow(&mut agent);
+    // The eighth is the plugin itself; pid 1 of its tree is not counted.
+    let answer = daemon.agent().call("hostile", "fork-bomb", &json!(null));
+    assert_eq!(answer, Ok(json!({"made": "7", "error": "EAGAIN"})));
+    if controlled(&daemon) {
+        expect_text(&reason_of_next(&mut agent, events, "limit_reached"), "pids: 8 processes and threads");
+        assert!(counter(&leaf(&daemon, "hostile"), "pids.events", "max ") > 0);
+    } else {
+        eprintln!("SKIPPED: the event for want of processes: plugins' cgroups have no pids controller on this host");
+    }
+    // It has what it was allowed and is otherwise alive.
+    expect_echo(&daemon, "hostile");
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Row `cpu-spin`: the plugin is throttled, an event says so when it lasts, and a neighbour's calls are answered meanwhile.
+#[test]
+fn cpu_spin() {
+    let daemon = Daemon::with([Package::echo(), limited(json!({"cpu_percent": 20}))]);
+    if !controlled(&daemon) {
+        eprintln!("SKIPPED: cpu-spin: plugins' cgroups have no cpu controller on this host");
+        return daemon.stop_and_expect_no_orphans();
+    }
+    let neighbour = daemon.neighbour();
+    let mut agent = daemon.agent();
+    let events = follow(&mut agent);
+    assert_eq!(daemon.agent().call("hostile", "cpu-spin", &json!(null)), Ok(json!(null)));
+    expect_text(&reason_of_next(&mut agent, events, "cpu_saturated"), "20 % of a processor");
+    let leaf = leaf(&daemon, "hostile");
+    let (all, throttled) = (counter(&leaf, "cpu.stat", "nr_periods "), counter(&leaf, "cpu.stat", "nr_throttled "));
+    assert!(throttled > 0 && all < 2 * throttled, "throttled in {throttled} of {all} periods");
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The operator's word goes before the manifest's, and `info` says whose word each limit is.
+#[test]
+fn the_configuration_decides() {
+    let options = DaemonOptions::with([limited(json!({"memory_mib": 4096, "pids": 5, "cpu_percent": 90}))])
+        .configuration("[defaults.limits]\ncpu_percent = 40\n[plugins.hostile.limits]\nmemory_mib = 96\n");
+    let daemon = Daemon::start(options);
+    let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known");
+    assert_eq!(
+        info["limits"]["resources"],
+        json!({
+            "memory_mib": {"value": 96, "by": "plugin", "asked": 4096},
+            "cpu_percent": {"value": 40, "by": "defaults", "asked": 90},
+            "pids": {"value": 5, "by": "manifest"},
+            "open_files": {"value": 1024, "by": "built_in"},
+            "file_size_mib": {"value": 1024, "by": "built_in"},
+        })
+    );
+    let warnings = info["warnings"].to_string();
+    expect_text(&warnings, "limits.memory_mib asks for 4096 and gets 96");
+    expect_text(&warnings, "limits.cpu_percent asks for 90 and gets 40");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What is said about limits follows from what the host has.
+#[test]
+fn guarantees_say_what_holds_here() {
+    let daemon = Daemon::with([limited(json!({}))]);
+    let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known");
+    let guarantees = info["guarantees"].as_array().expect("a list");
+    let state = |control: &str| {
+        let found = guarantees.iter().find(|guarantee| guarantee["control"] == control);
+        found.unwrap_or_else(|| panic!("no {control} in {info}"))["state"].as_str().unwrap_or_default().to_owned()
+    };
+    let states = ["memory", "pids", "cpu", "open_files", "file_size"].map(state);
+    if controlled(&daemon) {
+        assert_eq!(states, ["enforced"; 5]);
+    } else {
+        assert_eq!(states, ["degraded", "enforced", "absent", "enforced", "enforced"]);
+    }
+    daemon.stop_and_expect_no_orphans();
+}
