@@ -605,6 +605,8 @@ impl Daemon {
         let status = self.wait();
         assert_eq!(status.signal(), Some(9));
         self.expect_no_process_left();
+        // Its launchers clear away in its place.
+        wait_for("the end of its cgroups", || self.cgroups.iter().all(|cgroup| !cgroup.exists()).then_some(()));
         self.folder.take().expect("a daemon has its folder until its end")
     }
 

@@ -19,7 +19,7 @@ use rustix::{
     process::{DumpableBehavior, Signal, pidfd_send_signal},
     thread::UnshareFlags,
 };
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// pid 1 and everything beneath it.
 pub(crate) struct Tree {
@@ -107,6 +107,7 @@ impl Tree {
                 // The lifeline is cut: nobody is left to report to.
                 self.kill();
                 let _ = sys::wait_for(self.init);
+                self.clear_away();
                 return;
             }
             self.listen(control, &mut spec, &mut heard);
@@ -114,7 +115,9 @@ impl Tree {
                 // Once more, for what pid 1 said last may have arrived after the look above.
                 self.listen(control, &mut spec, &mut heard);
                 let report = self.conclude(heard, spec.as_ref());
-                let _ = control.report(&report, &[]);
+                if control.report(&report, &[]).is_err() {
+                    self.clear_away();
+                }
                 return;
             }
         }
@@ -167,6 +170,18 @@ impl Tree {
         }
         // It fails only if pid 1 is gone already.
         let _ = pidfd_send_signal(&self.init_pidfd, Signal::KILL);
+    }
+
+    /// Removes the leaf in place of a daemon that died, and with the last leaf the folder that the daemon had for them. What is not
+    /// empty, or not ours to remove, stays.
+    fn clear_away(&self) {
+        let Some(file) = &self.kill_file else { return };
+        let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return };
+        for folder in path.ancestors().skip(1).take(2) {
+            if std::fs::remove_dir(folder).is_err() {
+                return;
+            }
+        }
     }
 
     /// Waits for pid 1, which has ended, and says what became of the plugin. The kernel lets pid 1 be waited for only
