@@ -166,12 +166,12 @@ fn tier(tier: Tier) -> Check {
         }
         Tier::B => (
             Outcome::Warn,
-            "B: plugins are killed and frozen as a whole, but the kernel limits no tree's memory, processes or cpu",
+            "B: plugins are killed and frozen as a whole, but no tree's memory or cpu is limited",
             Some("under systemd, run it as a service with Delegate=yes, as palisaded.service does"),
         ),
         Tier::C => (
             Outcome::Warn,
-            "C: plugins have a pid namespace and no cgroup, so nothing limits a whole tree",
+            "C: plugins have a pid namespace and no cgroup, so no tree's memory or cpu is limited",
             Some("under systemd, run it as a service with Delegate=yes, as palisaded.service does"),
         ),
         Tier::None => (Outcome::Fail, "none: plugins cannot be enclosed here, so none is started", None),

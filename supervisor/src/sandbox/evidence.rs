@@ -315,6 +315,23 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_of_the_tree_where_there_are_controllers() {
+        use GuaranteeState::{Absent, Degraded, Enforced};
+        let states = |offer: Offer| {
+            let facts = Facts { reasons: vec![("controllers", "somebody else's".to_owned())], ..facts(offer) };
+            let guarantees = facts.guarantees(Grants::default(), None);
+            ["memory", "pids", "cpu"].map(|control| state(&guarantees, control))
+        };
+        let controlled = states(Offer { controllers: true, ..all() });
+        assert!(controlled.iter().all(|(state, _)| *state == Enforced), "{controlled:?}");
+        let without = states(all());
+        assert_eq!(without.each_ref().map(|(state, _)| *state), [Degraded, Enforced, Absent]);
+        assert!(without[0].1.contains("somebody else's") && without[2].1 == "somebody else's", "{without:?}");
+        let less = states(Offer { user_namespaces: false, ..all() });
+        assert_eq!(less[1], (Absent, "somebody else's".to_owned()));
+    }
+
+    #[test]
     fn what_the_kernel_says_counts_more_than_what_was_done() {
         let facts = facts(all());
         let mut observed =
