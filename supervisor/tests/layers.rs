@@ -24,9 +24,9 @@ const PARTS: &[(&str, &[&str])] = &[
     // What a host can do is found out by starting a child, so this part of the sandbox stands above `process`.
     ("sandbox::probe", &["model", "process", "sandbox"]),
     ("plugin", &["events", "model", "process", "sandbox", "store", "wire"]),
-    ("registry", &["model", "plugin"]),
+    ("registry", &["model", "plugin", "store"]),
     ("router", &["model", "plugin", "registry"]),
-    ("doctor", &["config", "registry", "sandbox::probe"]),
+    ("doctor", &["config", "model", "registry", "sandbox::probe"]),
     // Not `process`, `store` or `sandbox`; of the probe only what it found out, for `doctor`.
     ("api", &["config", "doctor", "events", "model", "plugin", "registry", "router", "sandbox::probe", "wire"]),
     (
