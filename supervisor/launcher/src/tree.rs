@@ -13,10 +13,10 @@ use crate::{
 };
 use palisade_launcher::{BoundBy, Command, End, Report, Spec, Step, Usage};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     io::Errno,
-    process::{DumpableBehavior, Signal, pidfd_send_signal},
+    process::{DumpableBehavior, Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal},
     thread::UnshareFlags,
 };
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -28,6 +28,8 @@ pub(crate) struct Tree {
     channel: OwnedFd,
     /// `cgroup.kill` of the leaf, opened before it is needed; absent without a leaf, or before Linux 5.14.
     kill_file: Option<OwnedFd>,
+    /// The daemon, as long as it is this process's parent.
+    daemon: Option<Pid>,
 }
 
 /// What pid 1 has said so far.
@@ -43,6 +45,7 @@ struct Heard {
 impl Tree {
     /// Performs the specification's steps, in their order, up to a running pid 1.
     pub(crate) fn start(spec: &Spec, mut descriptors: Descriptors, reserved: Reserved) -> Result<Self, Failed> {
+        let daemon = getppid();
         let leaf = descriptors.leaf.take();
         let kill_file = leaf.as_ref().and_then(|leaf| {
             rustix::fs::openat(leaf, c"cgroup.kill", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).ok()
@@ -61,7 +64,7 @@ impl Tree {
         let tree = match sys::clone(kind).map_err(|errno| blame(spec, errno))? {
             Cloned::Child => init::run(&plan, descriptors, &reserved, taken, outer, &inner),
             // The descriptors are dropped here: an end of a pipe that stayed open would hide that the plugin closed it.
-            Cloned::Parent { pid, pidfd } => Self { init: pid, init_pidfd: pidfd, channel: outer, kill_file },
+            Cloned::Parent { pid, pidfd } => Self { init: pid, init_pidfd: pidfd, channel: outer, kill_file, daemon },
         };
         tree.begin(spec).inspect_err(|_| {
             tree.kill();
@@ -173,9 +176,12 @@ impl Tree {
     }
 
     /// Removes the leaf in place of a daemon that died, and with the last leaf the folder that the daemon had for them. What is not
-    /// empty, or not ours to remove, stays.
+    /// empty, or not ours to remove, stays; a daemon that lives clears away itself.
     fn clear_away(&self) {
         let Some(file) = &self.kill_file else { return };
+        if !has_ended(self.daemon) {
+            return;
+        }
         let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return };
         for folder in path.ancestors().skip(1).take(2) {
             if std::fs::remove_dir(folder).is_err() {
@@ -232,6 +238,22 @@ fn blame(spec: &Spec, errno: Errno) -> Failed {
         }
     }
     Failed::at(Step::PidNamespace, errno)
+}
+
+/// A daemon that dies closes its descriptors a moment before it is gone; one that is still there after this lives on.
+const DYING: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Whether the parent that was `daemon` has ended, or does so in a moment.
+fn has_ended(daemon: Option<Pid>) -> bool {
+    match getppid() {
+        Some(parent) if Some(parent) == daemon => {
+            // The number is that of our parent, so nobody else has it while it is that.
+            let Ok(pidfd) = pidfd_open(parent, PidfdFlags::empty()) else { return getppid() != daemon };
+            let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+            matches!(poll(&mut ended, Some(&DYING)), Ok(1..))
+        }
+        _ => true,
+    }
 }
 
 fn end_of(status: i32) -> End {
