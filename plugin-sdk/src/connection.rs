@@ -67,6 +67,7 @@ pub(crate) struct Connection<S, R, W> {
 /// When a large payload last passed.
 struct Large {
     last: Instant,
+    /// Polled beside the pipes, and never awaited: it only wakes the task to give them back.
     timer: Pin<Box<Sleep>>,
 }
 

@@ -1,4 +1,7 @@
 //! Calls over the in-memory supervisor: parameters, results, errors, panics, cancellation, progress, logs, limits.
+//!
+//! Time is paused in every asynchronous test: it moves only when no task can go on, and then exactly to the next timer. So a sleep waits
+//! for nobody; it is work that takes its time, or the hour at which the test looks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

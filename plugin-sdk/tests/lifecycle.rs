@@ -1,4 +1,7 @@
 //! A plugin's life over the in-memory supervisor: hooks and their order, initialization that fails, drain, end.
+//!
+//! Time is paused in every asynchronous test: it moves only when no task can go on, and then exactly to the next timer. So a sleep waits
+//! for nobody; it is work that takes its time, or the hour at which the test looks.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 use std::sync::{Arc, Mutex};
