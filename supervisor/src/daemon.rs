@@ -88,7 +88,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
 
     own_folder("state directory", &config.state_directory)?;
     own_folder("runtime directory", &config.runtime_directory)?;
-    let _state = lock(&config.state_directory)?;
+    let state = lock(&config.state_directory)?;
     let listener = unix::listen(&config)?;
     let image = LauncherImage::load(launcher)?;
     let tree = Tree::open_or_create(&config.state_directory).map(|opened| {
@@ -129,7 +129,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     for missing in facts.missing() {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
     }
-    let store = Arc::new(Store::open(config.state_directory.join("store"))?);
+    let store = Arc::new(Store::open(config.state_directory.join("store"), state)?);
     let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
@@ -146,7 +146,12 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let alive = tokio::spawn(signs_of_life());
 
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
-    let tasks = build(&service, store, plugin_host, started.0).await?;
+    let tasks = build(&service, store.clone(), plugin_host, started.0).await?;
+    // Every version has its snapshot in hand by now, and agents need not wait for this.
+    tokio::task::spawn_blocking({
+        let store = store.clone();
+        move || store.sweep()
+    });
     let (leave, leaving) = watch::channel(false);
     let agents = tokio::spawn({
         let service = service.clone();
@@ -165,6 +170,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         () = service.stop.notified() => tracing::info!("stopping, as was asked"),
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    store.close();
     service.bus.publish(Event::new(EventKind::DaemonStopping));
     service.stopping.store(true, Ordering::Relaxed);
     {

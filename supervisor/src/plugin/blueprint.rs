@@ -104,6 +104,7 @@ impl Blueprint {
 
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by the next daemon.
     pub fn look_again(&self) {
+        let before = self.snapshot();
         let staged = self.store.stage(&self.source).map_err(|error| error.to_string()).and_then(|snapshot| {
             let manifest = std::fs::read(snapshot.path.join("plugin.json")).map_err(|error| error.to_string());
             match manifest.map(|bytes| Manifest::parse(&bytes)) {
@@ -113,14 +114,21 @@ impl Blueprint {
                 Err(error) => Err(format!("plugin.json: {error}")),
             }
         });
+        // There is one more than before, perhaps.
+        let more = staged.is_ok() && staged != before;
         *self.snapshot.lock().expect("nothing panics while it holds the snapshot") = staged;
+        drop(before);
+        if more {
+            self.store.sweep();
+        }
     }
 
-    /// Starts a process. Blocks for about as long as a small program takes to be executed.
+    /// Starts a process. Blocks for about as long as a small program takes to be executed. Whoever has the child holds the snapshot
+    /// that it runs from.
     ///
     /// # Errors
     /// A sentence, and whether trying again can help.
-    pub fn launch(&self, generation: Generation) -> Result<Child, LaunchFailure> {
+    pub fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
         self.accept_the_host()?;
         let snapshot = self.snapshot().map_err(lasting)?;
         let entry = self.manifest.entry_point.as_str();
@@ -185,7 +193,8 @@ impl Blueprint {
             None => None,
         };
         let interpreter = interpreter.as_ref().map(|(_, file)| file.as_fd());
-        spawn(&self.host.image, Launch { spec, entry: file.as_fd(), interpreter, leaf, lent }).map_err(|error| {
+        let child = spawn(&self.host.image, Launch { spec, entry: file.as_fd(), interpreter, leaf, lent });
+        child.map(|child| (child, snapshot)).map_err(|error| {
             let message = error.to_string();
             let outlook = match error {
                 SpawnError::Specification(_) => Outlook::Lasting,

@@ -40,6 +40,7 @@ use crate::model::manifest::OnPause;
 use crate::model::plugin::Refusal;
 use crate::model::status::{Dossier, StderrTail, clip};
 use crate::process::{Child, Control, Report};
+use crate::store::Snapshot;
 use crate::wire::{Filled, Incoming, Reader};
 
 /// While more than that waits in the small lane, no more calls are taken in: the plugin does not read.
@@ -246,6 +247,8 @@ struct Held {
     input: Option<pipe::Sender>,
     output: Option<pipe::Receiver>,
     control: Control,
+    /// What it runs from, which is not taken out of the store meanwhile.
+    _snapshot: Snapshot,
 }
 
 struct Task {
@@ -346,10 +349,10 @@ impl Task {
 
     async fn run(mut self) {
         match self.blueprint.launch(self.number) {
-            Ok(Child { input, output, stdout, stderr, control }) => {
+            Ok((Child { input, output, stdout, stderr, control }, snapshot)) => {
                 self.logs = Some(tokio::spawn(logs::capture(self.voice.clone(), stdout, stderr)));
                 self.pressure = self.watch_pressure(&control);
-                self.child = Some(Held { input: Some(input), output: Some(output), control });
+                self.child = Some(Held { input: Some(input), output: Some(output), control, _snapshot: snapshot });
             }
             Err(failure) => self.apply(Event::LaunchFailed(failure)).await,
         }
@@ -403,7 +406,7 @@ impl Task {
         let Self { link, inbox, orders, batch, reader, child, timer, armed, quiet, .. } = self;
         let (mut input, mut output, control) = match child {
             // What it says is heard once it is known who it is, so that whoever it answers finds its process in `status`.
-            Some(Held { input, output, control }) => {
+            Some(Held { input, output, control, .. }) => {
                 let output = if control.started().is_some() { output.as_mut() } else { None };
                 (input.as_mut(), output, Some(control))
             }

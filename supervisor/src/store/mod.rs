@@ -8,9 +8,11 @@
 //! A snapshot is named by the digest of its tree: names, executable bits and contents. It appears by a rename, so a crash leaves
 //! a whole one or none. Invariants: nothing in the store is ever changed; a file that is there is hashed again before this
 //! daemon first uses it, and replaced if it is not what its name says; a symbolic link is refused.
+//! Whoever has a [`Snapshot`] holds it: it stays while anybody does. What nobody holds is taken away by `sweep`.
 //! Elsewhere: which version is used is the registry's business; what `plugin.json` says is `model::manifest`'s.
 
 mod elf;
+mod sweep;
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -18,14 +20,16 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
 use crate::model::generation::{LaunchFailure, Outlook};
 
 pub use elf::Program;
+pub use sweep::{KEPT, Swept};
 
 /// Most bytes in one package.
 pub const PACKAGE_BYTES_MAX: u64 = 512 << 20;
@@ -85,13 +89,14 @@ pub enum StoreError {
     },
 }
 
-/// An immutable copy of a package.
+/// An immutable copy of a package. It stays in the store for as long as somebody has this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// The digest of the tree, in hexadecimal.
     pub digest: String,
     /// Where it lies.
     pub path: PathBuf,
+    _hold: Arc<()>,
 }
 
 /// Where snapshots are kept.
@@ -103,6 +108,15 @@ pub struct Store {
     remembered: Mutex<HashMap<Identity, String>>,
     /// Files of the store that were hashed by this daemon.
     verified: Mutex<HashMap<String, ()>>,
+    /// Who holds which snapshot, by its digest. No more of them than there are snapshots.
+    holds: Mutex<HashMap<String, Weak<()>>>,
+    /// Many copies may be made at once, and nothing is taken away in the middle of one.
+    copying: RwLock<()>,
+    /// One sweep at a time.
+    sweeping: Mutex<()>,
+    closing: AtomicBool,
+    /// No other daemon uses the store while this one does.
+    _state: File,
 }
 
 /// Changes whenever the content of a file does.
@@ -139,12 +153,23 @@ enum What {
 }
 
 impl Store {
-    /// Opens the store at `root`, and clears away what a crash left half done.
+    /// Opens the store at `root`, and clears away what a crash left half done. `state` is the lock on what it is a part of, and is
+    /// held for as long as there is a store: also by a sweep that outlasts everything else.
     ///
     /// # Errors
     /// [`StoreError::Write`] when the folders cannot be made.
-    pub fn open(root: PathBuf) -> Result<Self, StoreError> {
-        let store = Self { root, staged: AtomicU64::new(0), remembered: Mutex::default(), verified: Mutex::default() };
+    pub fn open(root: PathBuf, state: File) -> Result<Self, StoreError> {
+        let store = Self {
+            root,
+            staged: AtomicU64::new(0),
+            remembered: Mutex::default(),
+            verified: Mutex::default(),
+            holds: Mutex::default(),
+            copying: RwLock::default(),
+            sweeping: Mutex::default(),
+            closing: AtomicBool::new(false),
+            _state: state,
+        };
         for folder in [store.files(), store.snapshots(), store.staging()] {
             if folder == store.staging() {
                 remove_tree(&folder)?;
@@ -175,6 +200,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`], and nothing is left behind.
     pub fn stage(&self, source: &Path) -> Result<Snapshot, StoreError> {
+        let _nothing_goes = self.copying.read().unwrap_or_else(PoisonError::into_inner);
         let mut entries = Vec::new();
         let mut bytes = 0;
         self.walk(source, Path::new(""), 0, &mut entries, &mut bytes)?;
@@ -188,10 +214,7 @@ impl Store {
                     tracing::warn!(snapshot = %path.display(), "a snapshot was not what its name says and is replaced");
                     remove_tree(&path)?;
                 }
-                // A folder has to be writable to move to another parent, so its own mode comes last.
-                fs::rename(&staging, &path)
-                    .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o555)))
-                    .map_err(|source| StoreError::Write { path: path.clone(), source })
+                fs::rename(&staging, &path).map_err(|source| StoreError::Write { path: path.clone(), source })
             });
             if let Err(error) = placed {
                 // The first error is the one worth telling.
@@ -199,7 +222,23 @@ impl Store {
                 return Err(error);
             }
         }
-        Ok(Snapshot { digest, path })
+        // A folder has to be writable to move to another parent, so its own mode comes last; a crash may have come before.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o555))
+            .map_err(|source| StoreError::Write { path: path.clone(), source })?;
+        // By this a sweep knows the newest. Where it cannot be set, an earlier one holds.
+        let _ = File::open(&path).and_then(|folder| folder.set_modified(SystemTime::now()));
+        let hold = self.hold(&digest);
+        Ok(Snapshot { digest, path, _hold: hold })
+    }
+
+    fn hold(&self, digest: &str) -> Arc<()> {
+        let mut holds = lock(&self.holds);
+        if let Some(hold) = holds.get(digest).and_then(Weak::upgrade) {
+            return hold;
+        }
+        let hold = Arc::new(());
+        holds.insert(digest.to_owned(), Arc::downgrade(&hold));
+        hold
     }
 
     fn walk(
@@ -513,9 +552,13 @@ mod tests {
         folder
     }
 
+    fn open(folder: &tempfile::TempDir) -> Store {
+        Store::open(folder.path().join("store"), tempfile::tempfile().unwrap()).unwrap()
+    }
+
     fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("store")).unwrap();
+        let store = open(&folder);
         (folder, store)
     }
 
@@ -558,7 +601,7 @@ mod tests {
         fs::write(&file, "wrong").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
         drop(store);
-        let store = Store::open(folder.path().join("store")).unwrap();
+        let store = open(&folder);
         let again = store.stage(source.path()).unwrap();
         assert_eq!(again, snapshot);
         assert_eq!(fs::read_to_string(again.path.join("a")).unwrap(), "right");
