@@ -24,16 +24,17 @@ use crate::api::unix::{self, ListenError};
 use crate::config::{self, Config};
 use crate::events::{Bus, Event, EventKind};
 use crate::model::limits::Limits;
-use crate::plugin::actor::{self, Numbers, Surroundings};
+use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
+use crate::plugin::numbers::{Numbers, Reserve};
 use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
 use crate::sandbox::lend::Lender;
-use crate::sandbox::probe::{self, Ground};
+use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::spec::Layout;
 use crate::store::{Store, StoreError};
 
@@ -103,8 +104,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     own_folder("trial directory", &trial)?;
     let ground = Ground { folder: &trial, uid: *config.lent_uids.start() };
     let host = probe::probe(&image, tree.as_ref(), ground).await;
-    if !host.pid_namespaces.is_yes() {
-        return Err(DaemonError::Host(host.pid_namespaces.to_string()));
+    if let Ability::No(reason) = host.pid_namespaces {
+        return Err(DaemonError::Host(reason));
     }
     let cgroups = match tree {
         Ok(tree) => Some(tree),
@@ -244,6 +245,7 @@ async fn build(
     }
     let numbers_folder = service.config.state_directory.join("generations");
     own_folder("folder of generation numbers", &numbers_folder)?;
+    let reserve = Arc::new(Reserve::open(numbers_folder));
     let mut numbers = HashMap::new();
     let mut handles = Vec::new();
     let mut tasks = Vec::new();
@@ -276,10 +278,8 @@ async fn build(
             },
         };
         let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
-        let numbers = numbers
-            .entry(id.clone())
-            .or_insert_with(|| Arc::new(Numbers::open(numbers_folder.join(id.as_str()))))
-            .clone();
+        let numbers =
+            numbers.entry(id.clone()).or_insert_with(|| Arc::new(Numbers::open(&reserve, id.as_str()))).clone();
         let (handle, task) = actor::start(blueprint, surroundings, numbers);
         handles.push(handle);
         tasks.push(task);

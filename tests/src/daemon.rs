@@ -239,6 +239,12 @@ pub fn other_user() -> Option<u32> {
     rustix::process::geteuid().is_root().then_some(asked)
 }
 
+/// Whether daemons run as root.
+#[must_use]
+pub fn runs_as_root() -> bool {
+    rustix::process::geteuid().is_root() && other_user().is_none()
+}
+
 /// The cgroup that a daemon with controllers stands in.
 const DAEMONS_OWN: &str = "palisaded";
 

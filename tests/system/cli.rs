@@ -176,6 +176,28 @@ fn what_answers_is_no_daemon() {
     other.join().expect("it only writes and reads");
 }
 
+/// As `systemctl reset-failed`: nothing of the failure is left to be seen.
+#[test]
+fn reset_forgets_the_failure() {
+    let policy = json!({"policy": "on-failure", "backoff_initial_ms": 1, "backoff_max_ms": 2, "intensity": 2, "window_seconds": 60});
+    let daemon = daemon_with(hostile("exit-at-once").with("restart", policy));
+    let socket = daemon.socket();
+    fails(&socket, &["call", "hostile", "echo"], ErrorCode::InitializationFailed, &["quarantined"]);
+    let status = daemon.wait_until("hostile", "quarantine", |now| now.quarantined);
+    assert!(status.is("failed") && status.restarts == 2, "{status:?}");
+    assert!(status.reason.is_some() && status.last_failure.is_some(), "{status:?}");
+    let reset = palisade(&socket, &["reset", "hostile"]);
+    assert_eq!((reset.status, reset.stdout.as_str(), reset.stderr.as_str()), (Some(0), "", ""), "silent on success");
+    let status = daemon.status("hostile");
+    assert!(status.is("discovered") && !status.quarantined, "{status:?}");
+    assert_eq!((status.restarts, status.reason, status.last_failure), (0, None, None));
+    let shown = palisade(&socket, &["status", "hostile"]).stdout;
+    for word in ["quarantine", "failure", "exit", "reason"] {
+        assert!(!shown.contains(word), "{word} in {shown}");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
 #[test]
 fn the_everyday_commands() {
     let daemon = daemon_with(hostile("tame"));

@@ -1,5 +1,7 @@
 //! Start, stop, pause, restart, idleness, shutdown: the operator's side of a plugin's life.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use palisade_protocol::ErrorCode;
@@ -328,6 +330,149 @@ fn every_path_may_be_relative() {
     let daemon = Daemon::start(options);
     expect_echo(&daemon, "echo");
     daemon.stop_and_expect_no_orphans();
+}
+
+/// A socket in a folder that is not there: the folder is named, and what to do.
+#[test]
+fn a_socket_in_a_folder_that_does_not_exist() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let (status, said) = run_to_its_end(&folder.path().join("state"), Path::new("/nonexistent/x.sock"), folder.path());
+    assert_eq!(status, Some(8), "{said}");
+    expect_text(
+        &said,
+        "palisaded: error: the socket /nonexistent/x.sock cannot be made: the folder /nonexistent does not exist; \
+         create it, or give another --socket\n",
+    );
+}
+
+/// A plugin folder that this user may not look into is an error that says so, and no folder without plugins.
+#[test]
+fn a_plugin_folder_that_cannot_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    if palisade_tests::daemon::runs_as_root() {
+        println!(
+            "SKIPPED: root may read every folder; the lane of an ordinary user shows what becomes of an unreadable one"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).expect("the folder is ours");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).expect("the folder is ours");
+    if let Some(uid) = palisade_tests::daemon::other_user() {
+        std::os::unix::fs::chown(&closed, Some(uid), Some(uid)).expect("root may");
+    }
+    let closed = closed.display().to_string();
+    let options = DaemonOptions::with([Package::echo()]).folder(folder).arguments(&["--plugins", &closed]);
+    let failed = Daemon::try_start(options).expect_err("it may not look into it");
+    assert_eq!(failed.status.code(), Some(4), "{}", failed.log);
+    let said = format!(
+        "palisaded: error: the plugin directory {closed} cannot be read: Permission denied (os error 13); \
+         see its permissions and those of the folders above it\n"
+    );
+    expect_text(&failed.log, &said);
+}
+
+/// Folders that are not taken along are named, as a plugin that needs them would not find them.
+#[test]
+fn folders_that_are_left_out_of_a_package() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let package = folder.path().join("plugins/hostile");
+    for name in [".git", "target", "node_modules", "inner/target"] {
+        std::fs::create_dir_all(package.join(name)).expect("the folder is ours");
+        std::fs::write(package.join(name).join("file"), "not needed").expect("the folder is ours");
+    }
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo(), hostile("tame")]).folder(folder));
+    let log = daemon.log();
+    let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known");
+    let warning =
+        |name: &str| format!("the folder {name} is left out of the package; what it needs has to lie elsewhere");
+    let warnings: Vec<_> = [".git", "target", "node_modules"].map(warning).into();
+    assert_eq!(info["warnings"], json!(warnings), "{info}");
+    for warning in &warnings {
+        assert_eq!(log.matches(warning).count(), 1, "{log}");
+    }
+    let snapshot = Path::new(info["snapshot"]["path"].as_str().expect("it has been copied"));
+    let mut there: Vec<_> = std::fs::read_dir(snapshot)
+        .expect("it is there")
+        .map(|entry| entry.expect("it can be read").file_name())
+        .collect();
+    there.sort();
+    assert_eq!(there, ["inner", "main", "plugin.json"]);
+    assert!(!snapshot.join("inner/target").exists(), "wherever in the package it lies");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Of what no version uses any more the five that were staged last stay; what is in use always does. A crash leaves nothing that the
+/// next daemon does not clear away.
+#[test]
+fn the_store_does_not_only_grow() {
+    let digest = |daemon: &Daemon, plugin: &str| {
+        let info = daemon.operate("info", &json!({"plugin": plugin})).expect("it is known");
+        info["snapshot"]["digest"].as_str().expect("it has been copied").to_owned()
+    };
+    let names = |folder: &Path| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(folder).expect("the store is there");
+        entries.map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned()).collect()
+    };
+    let mut folder = None;
+    let mut staged = Vec::new();
+    let mut used = None;
+    for edition in 0..7 {
+        let package = hostile("tame").with("description", json!(format!("edition {edition}")));
+        let mut options = DaemonOptions::with([Package::echo(), package]);
+        if let Some(folder) = folder.take() {
+            options = options.folder(folder);
+        }
+        let daemon = Daemon::start(options);
+        expect_echo(&daemon, "hostile");
+        staged.push(digest(&daemon, "hostile"));
+        used = Some(digest(&daemon, "echo"));
+        folder = Some(daemon.kill_nine());
+    }
+    let folder = folder.expect("there were daemons");
+    let store = folder.path().join("state/store");
+    // As if the last one had been killed while it copied, and while it removed.
+    std::fs::create_dir(store.join("staging/half")).expect("the folder is there");
+    std::fs::write(store.join("staging/half/file"), "half a copy").expect("the folder is there");
+    if let Some(uid) = palisade_tests::daemon::other_user() {
+        for path in [store.join("staging/half"), store.join("staging/half/file")] {
+            std::os::unix::fs::chown(path, Some(uid), Some(uid)).expect("root may");
+        }
+    }
+    // Now there is one that nobody has seen, and six that nobody uses beside the last.
+    let package = hostile("tame").with("description", json!("the latest edition"));
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo(), package]).folder(folder));
+    let mut expected: BTreeSet<String> = staged.split_off(2).into_iter().collect();
+    expected.extend(used);
+    expected.insert(digest(&daemon, "hostile"));
+    let snapshots = store.join("snapshots");
+    wait_for("the end of the sweep", || (names(&snapshots) == expected).then_some(()));
+    assert_eq!(names(&store.join("staging")), BTreeSet::new());
+    expect_echo(&daemon, "hostile");
+    expect_echo(&daemon, "echo");
+    // A daemon that has to go away again takes nothing from the one that is there.
+    let other = tempfile::tempdir().expect("the temporary folder is writable");
+    let (status, said) = run_to_its_end(&daemon.path().join("state"), &other.path().join("x.sock"), other.path());
+    assert_eq!(status, Some(8), "{said}");
+    assert_eq!(names(&snapshots), expected);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Runs a daemon that does not come up, in a folder that is its own but for the state. Its exit status and what it said.
+fn run_to_its_end(state: &Path, socket: &Path, own: &Path) -> (Option<i32>, String) {
+    let program = palisade_tests::command::built("palisaded");
+    let mut command = match palisade_tests::daemon::other_user() {
+        Some(uid) => {
+            std::os::unix::fs::chown(own, Some(uid), Some(uid)).expect("root may");
+            palisade_tests::daemon::as_user(uid, &program)
+        }
+        None => palisade_tests::command::command(program),
+    };
+    command.arg("--state-dir").arg(state).arg("--socket").arg(socket).arg("--plugins").arg(own);
+    let output = command.arg("--runtime-dir").arg(own).env("HOME", own).output().expect("it can be executed");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// What the log is to hold is not guessed.

@@ -86,7 +86,7 @@ pub const ACTIONS: &[Row] = &[
     ("restart", "Replaces the process of a plugin.", &[PLUGIN, VERSION], false),
     ("pause", "Freezes a plugin.", &[PLUGIN, VERSION], false),
     ("resume", "Lets a frozen plugin go on.", &[PLUGIN, VERSION], false),
-    ("reset", "Forgives a plugin its failures and ends its quarantine.", &[PLUGIN, VERSION], false),
+    ("reset", "Forgives a plugin its failures, forgets them, and ends its quarantine.", &[PLUGIN, VERSION], false),
     (
         "logs",
         "What plugins said.",

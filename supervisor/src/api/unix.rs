@@ -39,7 +39,7 @@ use crate::model::call::LimitedBy;
 use crate::plugin::call::{Call, Caller, Counters, Ends, NewCall, Params, body, error_body, limit_details};
 use crate::plugin::following::Follow;
 use crate::router::Target;
-use crate::wire::{Filled, Incoming, LARGE_FRAME_BYTES, Lane, Outbox, OwnedFrame, Reader};
+use crate::wire::{Filled, Incoming, LARGE_FRAME_BYTES, Lane, Outbox, OwnedFrame, Reader, a_frame};
 
 /// Most agents at once.
 const AGENTS_MAX: usize = 1024;
@@ -76,6 +76,14 @@ pub enum ListenError {
     InTheWay {
         /// What.
         path: PathBuf,
+    },
+    /// Nothing can be made where there is no folder.
+    #[error("the socket {path} cannot be made: the folder {folder} does not exist; create it, or give another --socket", path = .path.display(), folder = .folder.display())]
+    NoFolder {
+        /// The socket.
+        path: PathBuf,
+        /// The folder that it should lie in.
+        folder: PathBuf,
     },
     /// The system says no.
     #[error("the socket {path} cannot be {what}: {source}", path = .path.display())]
@@ -120,7 +128,13 @@ pub fn listen(config: &Config) -> Result<Listener, ListenError> {
         // Whoever can open it can hold the lock.
         .mode(0o600)
         .open(&lock_path)
-        .map_err(system("locked"))?;
+        .map_err(|source| match path.parent() {
+            // The lock is made, so it is the folder that is not found.
+            Some(folder) if source.kind() == io::ErrorKind::NotFound => {
+                ListenError::NoFolder { path: path.to_owned(), folder: folder.to_owned() }
+            }
+            _ => system("locked")(source),
+        })?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(ListenError::Served { path: path.to_owned() }),
@@ -634,7 +648,7 @@ impl Agent {
         if !self.greeted {
             return match kind {
                 Kind::Hello => self.greet(&frame.message(kind)?.0),
-                other => Err(End::Violation(format!("a {} frame before Hello", other.name()))),
+                other => Err(End::Violation(format!("{} before Hello", a_frame(other)))),
             };
         }
         match kind {
@@ -718,7 +732,7 @@ impl Agent {
             | Kind::Cancelled
             | Kind::HostCall
             | Kind::HostOk
-            | Kind::HostErr => Err(End::Violation(format!("a {} frame, which agents do not send", kind.name()))),
+            | Kind::HostErr => Err(End::Violation(format!("{}, which agents do not send", a_frame(kind)))),
         }
     }
 
@@ -822,7 +836,7 @@ impl Agent {
 
     /// Something that belongs to a call under way. What comes for one that has ended crossed with its end.
     fn follow(&mut self, kind: Kind, id: u64, flags: Flags, follow: Follow<'_>) -> Result<(), End> {
-        let violation = |what: &str| Err(End::Violation(format!("call {id}: a {} frame {what}", kind.name())));
+        let violation = |what: &str| Err(End::Violation(format!("call {id}: {} {what}", a_frame(kind))));
         let length = follow.content_bytes();
         let mut state = self.shared.state();
         let Some(entry) = state.calls.get_mut(&id) else { return Ok(()) };

@@ -155,7 +155,7 @@ pub enum Event {
     RestartAsked,
     PauseAsked,
     ResumeAsked,
-    /// Forgive what it did.
+    /// Forgive what it did, and forget it.
     ResetAsked,
     UnloadAsked,
     /// The serving generation does not end cancelled calls.
@@ -453,7 +453,7 @@ impl Machine {
         self.context.next
     }
 
-    /// Automatic restarts so far.
+    /// Automatic restarts so far, since the last reset.
     pub fn restarts(&self) -> u64 {
         self.context.history.total()
     }
@@ -530,7 +530,7 @@ fn step(context: &mut Context, actions: &mut Vec<Action>, state: State, event: E
             };
         }
         (_, Event::StartAsked | Event::RestartAsked) => context.desired = wanted(&context.settings),
-        (_, Event::ResetAsked) => context.history.reset(),
+        (_, Event::ResetAsked) => context.history = History::default(),
         _ => {}
     }
     match state {
@@ -581,10 +581,11 @@ fn resting(
             actions.push(Action::Decline(Decline::NotActive(seen)));
             State::Resting { last }
         }
+        // How it was stopped stays known; how it failed is forgotten, and nothing is left that a later call would be measured by.
+        Event::ResetAsked => State::Resting { last: last.filter(|last| matches!(last, Reason::Stopped { .. })) },
         Event::Begin
         | Event::StopAsked { .. }
         | Event::UnloadAsked
-        | Event::ResetAsked
         | Event::ReplaceAsked { .. }
         | Event::Idle
         | Event::GenerationLoaded(_)
@@ -955,7 +956,7 @@ fn failed(
         Event::ResetAsked => {
             return match context.desired {
                 Desired::Running => start(context, actions, PluginState::Failed),
-                Desired::OnDemand | Desired::Stopped | Desired::Unloaded => State::Resting { last: forgiven(reason) },
+                Desired::OnDemand | Desired::Stopped | Desired::Unloaded => State::Resting { last: None },
             };
         }
         Event::Tick => {
@@ -1093,14 +1094,6 @@ fn judge(context: &mut Context, actions: &mut Vec<Action>, end: End, now: Instan
 fn quarantine(actions: &mut Vec<Action>, reason: Reason) -> State {
     actions.push(Action::RefuseWaiting(Refusal::Quarantined { reason: reason.clone() }));
     State::Failed { reason, next: Next::Quarantined }
-}
-
-/// A reset leaves nothing that a later call would be measured by.
-fn forgiven(reason: Reason) -> Option<Reason> {
-    match reason {
-        Reason::Crashed { .. } => Some(Reason::Stopped { why: StopWhy::Operator }),
-        reason => Some(reason),
-    }
 }
 
 /// A first generation, with nothing beside it.

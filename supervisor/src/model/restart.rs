@@ -129,14 +129,15 @@ impl History {
         self.total = self.total.saturating_add(1);
     }
 
-    /// Forgives everything, as an operator may; the total remains, as it is a figure and not a judgement.
+    /// Forgives everything, as an operator does by a start. The total remains, as it is a figure and not a judgement; a reset begins a new
+    /// history.
     pub fn reset(&mut self) {
         self.starts.clear();
         self.failures_in_a_row = 0;
         self.shortages_in_a_row = 0;
     }
 
-    /// How often the plugin was started again since the daemon knows it.
+    /// How often the plugin was started again in this history.
     pub fn total(&self) -> u64 {
         self.total
     }

@@ -89,7 +89,7 @@ pub struct PluginStatus {
     pub generation: Option<Generation>,
     /// Every process there is of it: serving, candidate, and those that drain.
     pub generations: Vec<GenerationStatus>,
-    /// Automatic restarts since the daemon knows it.
+    /// Automatic restarts since the daemon knows it, or since it was reset.
     pub restarts: u64,
     /// When the next one is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,8 +7,7 @@
 //! a generation, ends by its deadline, or is refused with the reason why.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode, Fault};
@@ -22,6 +21,7 @@ use super::generation::{self, Order, Running, Told};
 use super::handle::{Board, Command, Handle, Operation, Shared};
 use super::inbox::Inbox;
 use super::logs::{Hub, Voice};
+use super::numbers::Numbers;
 use super::pressure::Met;
 use super::queue::{Queue, overloaded};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
@@ -43,42 +43,6 @@ pub struct Surroundings {
     pub hub: Hub,
     /// When the daemon started, as the origin of its clocks.
     pub started: Instant,
-}
-
-/// The number that the next generation of one id will have. Its versions share it, and it is kept in a file before it is used, so
-/// that a number names one process, whichever daemon started it.
-#[derive(Debug)]
-pub struct Numbers {
-    next: Mutex<Generation>,
-    file: PathBuf,
-}
-
-impl Numbers {
-    /// Goes on where the last daemon ended.
-    #[must_use]
-    pub fn open(file: PathBuf) -> Self {
-        let next = match std::fs::read_to_string(&file) {
-            Ok(text) => text.trim().parse().unwrap_or_else(|error| {
-                tracing::warn!(file = %file.display(), %error, "the numbers of generations begin again");
-                1
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 1,
-            Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "the numbers of generations begin again");
-                1
-            }
-        };
-        Self { next: Mutex::new(Generation(next.max(1))), file }
-    }
-
-    /// Appears by a rename, so a crash leaves the old number or the new one.
-    fn keep(&self, next: Generation) {
-        let beside = self.file.with_extension("new");
-        let kept = std::fs::write(&beside, next.to_string()).and_then(|()| std::fs::rename(&beside, &self.file));
-        if let Err(error) = kept {
-            tracing::warn!(file = %self.file.display(), %error, "the number of a generation cannot be kept");
-        }
-    }
 }
 
 /// Brings a plugin version to life. The task ends after `Command::Shutdown`.
@@ -318,6 +282,9 @@ impl Actor {
             Operation::Resume => Event::ResumeAsked,
             Operation::Reset => Event::ResetAsked,
         };
+        if operation == Operation::Reset {
+            self.shared.board().last_failure = None;
+        }
         self.step(event);
         if let Operation::Stop { force: true, why } = operation {
             for running in self.running.values() {
@@ -476,7 +443,7 @@ impl Actor {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let actions = {
-                let mut next = self.numbers.next.lock().expect("nothing panics while it holds the numbers");
+                let mut next = self.numbers.next();
                 self.machine.not_before(*next);
                 let actions = self.machine.step(event, Instant::now());
                 if *next != self.machine.next_generation() {

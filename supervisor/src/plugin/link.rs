@@ -19,7 +19,7 @@ use super::following::Follow;
 use super::inbox::Inbox;
 use super::queue::{Queue, overloaded};
 use crate::model::call::{AfterEnd, after_end};
-use crate::wire::{Incoming, LARGE_FRAME_BYTES, Lane, Outbox, Ticket};
+use crate::wire::{Incoming, LARGE_FRAME_BYTES, Lane, Outbox, Ticket, a_frame};
 use palisade_protocol::{
     CREDIT_BYTES, Call as CallBody, Cancel, CancelReason, Empty, ErrorBody, ErrorCode, Extend, FRAME_BYTES_MAX, Flags,
     Frame, FrameError, Hello, HostCall, Kind, Log, PAYLOAD_BYTES_MAX, Ping, Pong, Ready, Refuse, StreamAbort,
@@ -675,7 +675,7 @@ impl Link {
                 Ok(Some(News::HostCall { id, op: call.op.to_owned() }))
             }
             Kind::Welcome | Kind::Drain | Kind::Call | Kind::Cancel | Kind::HostOk | Kind::HostErr => {
-                Err(format!("a {} frame, which only the supervisor sends", kind.name()))
+                Err(format!("{}, which only the supervisor sends", a_frame(kind)))
             }
         }
     }
@@ -706,9 +706,9 @@ impl Link {
         match self.calls.get_mut(&id) {
             Some(flight) => Ok(Some(flight)),
             None if id.is_multiple_of(2) && id > 0 && id <= self.last_id => {
-                Err(format!("a {} frame for call {id}, which has ended", kind.name()))
+                Err(format!("{} for call {id}, which has ended", a_frame(kind)))
             }
-            None => Err(format!("a {} frame for call {id}, which was never made", kind.name())),
+            None => Err(format!("{} for call {id}, which was never made", a_frame(kind))),
         }
     }
 
@@ -778,7 +778,7 @@ impl InFlight {
                 .ok_or_else(|| format!("a {} of {length} bytes with credit for {}", kind.name(), self.credit))?;
         }
         if self.result_continues && !matches!(kind, Kind::Continue) {
-            return Err(format!("a {} frame in the middle of a result that continues", kind.name()));
+            return Err(format!("{} in the middle of a result that continues", a_frame(kind)));
         }
         let ends = match kind {
             Kind::Ok if self.output == Stream::Open && !self.output_refused => {
@@ -805,7 +805,7 @@ impl InFlight {
             }
             Kind::StreamData | Kind::StreamEnd if self.output != Stream::Open => {
                 let state = if self.output == Stream::Ended { "has ended" } else { "was not opened" };
-                return Err(format!("a {} frame on a stream that {state}", kind.name()));
+                return Err(format!("{} on a stream that {state}", a_frame(kind)));
             }
             Kind::StreamEnd => {
                 self.output = Stream::Ended;

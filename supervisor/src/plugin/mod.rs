@@ -16,5 +16,6 @@ pub mod handle;
 pub mod inbox;
 pub mod link;
 pub mod logs;
+pub mod numbers;
 pub mod pressure;
 pub mod queue;

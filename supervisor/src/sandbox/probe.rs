@@ -424,7 +424,8 @@ async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Abi
         Ok(Report::Exited(Exited { exit, .. })) => {
             no(format!("a trial child did not find itself in a pid namespace of its own: it {exit}"))
         }
-        Ok(Report::Failed(failure)) => no(failure.to_string()),
+        // Its sentence names what failed; the step before it would say so twice.
+        Ok(Report::Failed(failure)) => no(failure.message),
         Ok(Report::Started(_)) | Err(_) => no("a trial child did not answer within 10 seconds".to_owned()),
     }
 }

@@ -5,6 +5,8 @@
 //! a small control frame never waits behind bulk data for longer than the frame that is under way; memory is bounded by the
 //! frame limit on the way in and, on the way out, by the credit and admission that let frames in here.
 
+use palisade_protocol::Kind;
+
 mod outbox;
 mod pool;
 mod reader;
@@ -16,3 +18,11 @@ pub use reader::{Filled, Incoming, Reader};
 /// From this length on a frame takes the path for large ones: read straight into a buffer of its own, forwarded without
 /// a copy, written in the bulk lane.
 pub const LARGE_FRAME_BYTES: usize = 32 << 10;
+
+/// A frame of that kind, as the beginning of a sentence.
+#[must_use]
+pub fn a_frame(kind: Kind) -> String {
+    let name = kind.name();
+    let article = if name.starts_with(['A', 'E', 'I', 'O', 'U']) { "an" } else { "a" };
+    format!("{article} {name} frame")
+}

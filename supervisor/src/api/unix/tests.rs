@@ -220,7 +220,7 @@ async fn kinds_that_agents_do_not_send_end_the_connection() {
     {
         let mut peer = Peer::greeted().await;
         peer.send(kind, 1, &Empty {}, &[]).await;
-        assert_eq!(peer.refused().await.message, format!("a {} frame, which agents do not send", kind.name()));
+        assert_eq!(peer.refused().await.message, format!("{}, which agents do not send", a_frame(kind)));
     }
 }
 

@@ -187,11 +187,32 @@ fn a_plugin_that_keeps_crashing_is_quarantined_until_somebody_starts_it() {
     assert_eq!(bench.step(Event::Tick), []);
     let mut reset = Bench { machine: bench.machine.clone(), now: bench.now };
     assert_eq!(reset.step(Event::ResetAsked), []);
+    assert!(!reset.machine.is_quarantined());
+    assert_eq!((reset.seen(), reset.machine.reason(), reset.machine.restarts()), (PluginState::Discovered, None, 0));
     assert_eq!(reset.step(Event::CallWaiting), [Action::StartGeneration(Generation(7))]);
     assert_eq!(bench.step(Event::StartAsked), [Action::StartGeneration(Generation(7))]);
     bench.step(Event::GenerationActive(Generation(7)));
     bench.step(gone(Generation(7), crashed()));
     assert_eq!(bench.machine.deadline(), Some(bench.now + Duration::from_millis(200)), "all is forgiven");
+}
+
+#[test]
+fn a_reset_forgets_how_it_failed_and_not_that_it_was_stopped() {
+    let mut bench = Bench::serving();
+    bench.step(gone(G1, crashed()));
+    bench.step(Event::StopAsked { why: StopWhy::Operator });
+    assert_eq!(bench.machine.reason(), Some(crashed().to_string()));
+    bench.step(Event::ResetAsked);
+    assert_eq!((bench.seen(), bench.machine.reason()), (PluginState::Stopped, None));
+    assert_eq!(bench.step(Event::CallWaiting), [Action::RefuseWaiting(Refusal::Stopped)], "it stays stopped");
+
+    let mut bench = Bench::serving();
+    bench.step(Event::StopAsked { why: StopWhy::Operator });
+    bench.step(gone(G1, Reason::Stopped { why: StopWhy::Operator }));
+    let before = bench.machine.reason();
+    assert!(before.is_some());
+    bench.step(Event::ResetAsked);
+    assert_eq!((bench.seen(), bench.machine.reason()), (PluginState::Stopped, before));
 }
 
 #[test]
@@ -525,7 +546,8 @@ impl World {
                 _ => {}
             }
         }
-        let restarts = self.machine.restarts() - before.restarts();
+        // A reset begins anew.
+        let restarts = self.machine.restarts().saturating_sub(before.restarts());
         self.automatic.extend((0..restarts).map(|_| now));
         let policy = self.machine.settings().restart;
         let recent = self.automatic.iter().filter(|at| now.duration_since(**at) < policy.window).count();

@@ -109,11 +109,11 @@ fn answers_under_ids_that_are_none_are_faults() {
     let (_, heard) = bench.call("echo");
     for id in [0, 1, 4, 1_000_000] {
         let fault = bench.ok(id).unwrap_err();
-        assert_eq!(fault, format!("a Ok frame for call {id}, which was never made"));
+        assert_eq!(fault, format!("an Ok frame for call {id}, which was never made"));
     }
     bench.ok(2).unwrap();
     assert_eq!(heard.kinds(), [(Kind::Ok, Ends::Yes)]);
-    assert_eq!(bench.ok(2).unwrap_err(), "a Ok frame for call 2, which has ended");
+    assert_eq!(bench.ok(2).unwrap_err(), "an Ok frame for call 2, which has ended");
     assert_eq!(bench.present(), (0, 0));
 }
 
@@ -121,7 +121,7 @@ fn answers_under_ids_that_are_none_are_faults() {
 fn every_kind_that_only_the_supervisor_sends_is_a_fault() {
     for kind in [Kind::Welcome, Kind::Drain, Kind::Call, Kind::Cancel, Kind::HostOk, Kind::HostErr] {
         let fault = Bench::all().hear(kind, Flags::NONE, 2, &Empty {}, &[]).unwrap_err();
-        assert_eq!(fault, format!("a {} frame, which only the supervisor sends", kind.name()));
+        assert_eq!(fault, format!("{}, which only the supervisor sends", a_frame(kind)));
     }
     let mut bench = Bench::all();
     assert_eq!(
