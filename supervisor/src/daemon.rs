@@ -22,12 +22,14 @@ use tokio::time::MissedTickBehavior;
 use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
 use crate::config::{self, Config};
+use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
 use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Numbers, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
+use crate::plugin::network::Network;
 use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
@@ -239,6 +241,8 @@ async fn build(
     let numbers_folder = service.config.state_directory.join("generations");
     own_folder("folder of generation numbers", &numbers_folder)?;
     let mut numbers = HashMap::new();
+    // One for all of them: it bounds what the system is asked at once.
+    let resolver = Resolver::default().with_overrides(service.config.egress.hosts.clone());
     let mut handles = Vec::new();
     let mut tasks = Vec::new();
     for (found, snapshot) in staged {
@@ -251,6 +255,8 @@ async fn build(
             Limits::decide(&found.manifest.limits.resources, &configured.limits, &service.config.defaults.limits);
         let mut warnings = found.warnings;
         warnings.extend(limits.refusals());
+        let (grants, unasked) = configured.grant.within(&found.manifest.permissions);
+        warnings.extend(unasked);
         for warning in &warnings {
             tracing::warn!(plugin = %id, %warning, "plugin.json");
         }
@@ -263,7 +269,14 @@ async fn build(
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
             limits,
-            grants: configured.grant,
+            network: Network::new(
+                &grants,
+                &service.config.egress.policy,
+                resolver.clone(),
+                service.config.egress.limits.clone(),
+                service.bus.clone(),
+            ),
+            grants,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,

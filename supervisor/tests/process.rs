@@ -1017,6 +1017,8 @@ impl Confined {
             controllers: false,
         };
         let mut spec = sh(script);
+        // It runs a shell with programs of its own.
+        let grants = Grants { execute_code: true, ..Grants::default() };
         let identity = if is_root() { Identity::Lent { uid: NOBODY_ELSE } } else { Identity::Own };
         let inside = Inside {
             identity,
@@ -1025,8 +1027,7 @@ impl Confined {
             data: &self.folder.path().join("data"),
             entry: None,
             interpreter: None,
-            // It runs a shell with programs of its own.
-            grants: Grants { execute_code: true },
+            grants: &grants,
         };
         confine(&mut spec, &offer, &inside);
         spec

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::sys;
+use crate::{proxy, sys};
 
 /// What was tried, and what it met.
 pub(crate) type Outcomes = BTreeMap<String, String>;
@@ -213,7 +213,7 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
         }
         "landlock-again" => met("no_new_privs", sys::no_new_privs()),
         "look" => look(&mut outcomes),
-        _ => return None,
+        _ => return proxy::attempt(row, parameters),
     }
     Some(outcomes)
 }

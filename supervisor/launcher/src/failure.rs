@@ -120,6 +120,13 @@ impl Failed {
                  kernel.apparmor_restrict_unprivileged_userns, or the container that this runs in",
                 self.step
             ),
+            (Step::Listener, Errno::MFILE) => {
+                "the launcher is out of descriptors and could not take over the listener of the plugin's way out"
+                    .to_owned()
+            }
+            (Step::Listener, _) => {
+                format!("the listener of the plugin's way out could not be made in its network namespace: {error}")
+            }
             (Step::Hostname, _) => format!("the plugin could not be given a host name of its own: {error}"),
             (Step::Bind, _) => match self.mount(spec) {
                 Some(Mount { source: Source::Bind { path, idmap: Some(_) }, .. }) => format!(

@@ -16,5 +16,6 @@ pub mod handle;
 pub mod inbox;
 pub mod link;
 pub mod logs;
+pub mod network;
 pub mod pressure;
 pub mod queue;

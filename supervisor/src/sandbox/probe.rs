@@ -265,7 +265,7 @@ async fn filter_a_child(image: &LauncherImage, host: &mut Host) {
     let mut spec = enclosed(user_map());
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial-filter".to_owned()];
     spec.powerless = true;
-    let profile = spec::profile(Grants::default());
+    let profile = spec::profile(&Grants::default());
     spec.seccomp = Some(seccomp::compile(&profile));
     spec.exec_once = true;
     let (made, said) = attempt(image, spec, None).await;
@@ -375,6 +375,7 @@ async fn attempt_confined(
     if let Err(reason) = made {
         return (Ability::No(format!("the folder for the probe cannot be made: {reason}")), String::new());
     }
+    let grants = Grants::default();
     let inside = Inside {
         identity,
         hostname: "probe",
@@ -382,7 +383,7 @@ async fn attempt_confined(
         data: &data,
         entry: None,
         interpreter: None,
-        grants: Grants::default(),
+        grants: &grants,
     };
     let mut spec = enclosed(None);
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial".to_owned()];

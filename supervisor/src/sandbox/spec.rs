@@ -11,8 +11,8 @@ use std::{
 };
 
 use palisade_launcher::{
-    Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, PathRule, Resource, Root, Setting, Source, Spec,
-    UserMap,
+    Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, PathRule, PortRule, Resource, Root, Setting, Source,
+    Spec, UserMap,
 };
 
 use super::{
@@ -85,6 +85,9 @@ const DEVICE_LINKS: [(&CStr, &CStr); 4] = [
 pub const PACKAGE: &str = "/plugin";
 /// Its working directory and home.
 pub const DATA: &str = "/data";
+
+/// Where the proxy listens on a plugin's loopback. Nothing else is there, so any number would do; this is the one that proxies have.
+pub const PROXY_PORT: u16 = 3128;
 
 /// Something of the host that a plugin sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,12 +220,12 @@ pub struct Inside<'a> {
     /// The path of the interpreter, if the entry point is a script.
     pub interpreter: Option<&'a Path>,
     /// What it was granted.
-    pub grants: Grants,
+    pub grants: &'a Grants,
 }
 
 /// Which system calls a plugin with these grants may make.
 #[must_use]
-pub fn profile(grants: Grants) -> Profile {
+pub fn profile(grants: &Grants) -> Profile {
     let execution = if grants.execute_code { Execution::Any } else { Execution::Once };
     Profile { execution, denials: Denials::Answered }
 }
@@ -235,6 +238,7 @@ pub fn confine(spec: &mut Spec, offer: &Offer, inside: &Inside<'_>) {
         Identity::Lent { uid } | Identity::Shared { uid } => (uid, uid),
     };
     spec.namespaces.network = offer.network;
+    spec.listener = proxy_port(offer, inside.grants);
     spec.namespaces.ipc = offer.ipc;
     spec.hostname = offer.hostname.then(|| of(inside.hostname));
     spec.powerless = true;
@@ -257,8 +261,15 @@ pub fn confine(spec: &mut Spec, offer: &Offer, inside: &Inside<'_>) {
         };
         spec.root = Some(root(&offer.layout, inside, idmap));
         spec.directory = of(DATA);
-        spec.landlock = landlock(offer.landlock, &offer.layout);
+        spec.landlock = landlock(offer.landlock, &offer.layout, spec.listener);
     }
+}
+
+/// Where a plugin with these grants finds its way out. None where it has none to find: nothing is granted, or its network is not
+/// its own.
+#[must_use]
+pub fn proxy_port(offer: &Offer, grants: &Grants) -> Option<u16> {
+    (offer.network && !grants.network_access.is_empty()).then_some(PROXY_PORT)
 }
 
 fn root(layout: &Layout, inside: &Inside<'_>, idmap: Option<IdMap>) -> Root {
@@ -382,7 +393,7 @@ fn known(version: u32) -> (u64, u64, u64) {
 }
 
 /// The second fence, for exactly the rights of the version that the probe found.
-fn landlock(version: u32, layout: &Layout) -> Option<Landlock> {
+fn landlock(version: u32, layout: &Layout, proxy: Option<u16>) -> Option<Landlock> {
     use right::*;
     if version == 0 {
         return None;
@@ -407,7 +418,10 @@ fn landlock(version: u32, layout: &Layout) -> Option<Landlock> {
             rules.push(rule(&format!("/{}", path.to_string_lossy()), read | EXECUTE));
         }
     }
-    Some(Landlock { handled_fs: files, handled_net: network, scoped, rules })
+    // A rule about a right that is not handled is refused.
+    let rights = CONNECT_TCP & network;
+    let ports = proxy.filter(|_| rights != 0).map(|port| PortRule { port, rights }).into_iter().collect();
+    Some(Landlock { handled_fs: files, handled_net: network, scoped, rules, ports })
 }
 
 /// What a plugin may use, as far as the kernel counts it by process. `descriptors_max` is the daemon's own hard limit.
@@ -487,8 +501,11 @@ pub fn inside_package(entry: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::model::limits::BUILT_IN;
+    use crate::model::permission::network::Scope;
 
     fn offer(landlock: u32) -> Offer {
         Offer {
@@ -504,6 +521,8 @@ mod tests {
         }
     }
 
+    static NOTHING: LazyLock<Grants> = LazyLock::new(Grants::default);
+
     fn inside(identity: Identity) -> Inside<'static> {
         Inside {
             identity,
@@ -512,7 +531,7 @@ mod tests {
             data: Path::new("/state/data/x"),
             entry: Some("bin/main"),
             interpreter: None,
-            grants: Grants::default(),
+            grants: &NOTHING,
         }
     }
 
@@ -559,6 +578,15 @@ mod tests {
     }
 
     #[test]
+    fn a_way_out_is_there_where_it_is_granted_and_the_network_is_its_own() {
+        let granted = Grants { network_access: vec![Scope::parse("a.example").unwrap()], ..Grants::default() };
+        assert_eq!(proxy_port(&offer(7), &granted), Some(PROXY_PORT));
+        assert_eq!(proxy_port(&offer(7), &Grants::default()), None);
+        assert_eq!(proxy_port(&Offer { network: false, ..offer(7) }, &granted), None);
+        assert_eq!(confined(&offer(7), Identity::Own).listener, None);
+    }
+
+    #[test]
     fn landlock_asks_for_exactly_what_a_version_knows() {
         let sets: Vec<_> = (1..=7).map(known).collect();
         assert_eq!(sets[0], ((1 << 13) - 1, 0, 0));
@@ -569,7 +597,10 @@ mod tests {
         assert_eq!(sets[5], ((1 << 16) - 1, 3, 3));
         assert_eq!(sets[6], sets[5]);
         for version in 1..=7 {
-            let rules = landlock(version, &Layout::of_this_host()).unwrap();
+            let rules = landlock(version, &Layout::of_this_host(), Some(3128)).unwrap();
+            let port = PortRule { port: 3128, rights: right::CONNECT_TCP };
+            assert_eq!(rules.ports, if version < 4 { vec![] } else { vec![port] });
+            assert_eq!(landlock(version, &Layout::of_this_host(), None).unwrap().ports, []);
             // The kernel refuses a rule with a right that is not handled.
             assert!(rules.rules.iter().all(|rule| rule.rights & !rules.handled_fs == 0 && rule.rights != 0));
         }

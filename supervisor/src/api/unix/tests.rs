@@ -33,6 +33,8 @@ fn config() -> Config {
         defaults: crate::config::Defaults::default(),
         socket_group: None,
         lent_uids: 1..=1,
+        egress: Default::default(),
+        file: None,
         plugins: BTreeMap::new(),
     }
 }

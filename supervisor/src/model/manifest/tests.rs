@@ -126,7 +126,7 @@ fn every_field_is_read() {
 #[test]
 fn unknown_keys_are_warnings_with_their_path() {
     let (_, warnings) = Manifest::parse(&with(json!({
-        "permissions": [],
+        "permission": [],
         "limits": { "memory_mb": 1 },
         "actions": { "a.b": { "retries": 1 } },
         "restart": { "delay": 1 },
@@ -143,7 +143,7 @@ fn unknown_keys_are_warnings_with_their_path() {
             "actions.\"a.b\".retries",
             "activation.idle_stop_seconds",
             "limits.memory_mb",
-            "permissions",
+            "permission",
             "restart.delay"
         ]
     );
