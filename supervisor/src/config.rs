@@ -38,6 +38,8 @@ pub enum Mode {
 pub struct Config {
     /// System or user.
     pub mode: Mode,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
     /// Where packages are looked for, in order of precedence.
     pub plugin_directories: Vec<PathBuf>,
     /// Snapshots, data of plugins.
@@ -144,8 +146,7 @@ pub struct PluginConfig {
 }
 
 fn grants<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Grants, D::Error> {
-    let names = Vec::<String>::deserialize(deserializer)?;
-    Grants::parse(names.iter().map(String::as_str)).map_err(serde::de::Error::custom)
+    Grants::parse(&Vec::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 /// What becomes of a start on a host that lacks something that every start needs.
@@ -237,10 +238,8 @@ impl Config {
             Some(path) => (true, Some(path.clone())),
             None => (false, default_config(mode)),
         };
-        let file = match &path {
-            Some(path) if named || path.exists() => read(path)?,
-            _ => ConfigFile::default(),
-        };
+        let present = path.clone().filter(|path| named || path.exists());
+        let file = present.as_deref().map(read).transpose()?.unwrap_or_default();
         let wrong = |detail| ConfigError::Wrong { path: path.clone().unwrap_or_default(), detail };
         if file.socket_group.is_some() && !file.allowed_uids.is_empty() {
             let detail = "`socket_group` and `allowed_uids` exclude each other: put those users into the group";
@@ -258,6 +257,7 @@ impl Config {
         };
         Ok(Self {
             mode,
+            file: present,
             plugin_directories,
             state_directory: match overrides.state_directory.or(file.state_directory) {
                 Some(path) => path,
@@ -460,7 +460,12 @@ mod tests {
     fn a_grant_is_of_something_that_is_offered() {
         let config = load("[plugins.one]\n[plugins.two]\ngrant = [\"execute_code\"]\n").unwrap();
         assert_eq!(config.plugins[&id("one")].grant, Grants::default());
-        assert_eq!(config.plugins[&id("two")].grant, Grants { execute_code: true });
+        assert_eq!(config.plugins[&id("two")].grant, Grants { execute_code: true, ..Grants::default() });
+        let files = "[plugins.one]\ngrant = [{ file_read = [\"/srv/data\"] }, { system_access = [\"meminfo\"] }]\n";
+        let granted = &load(files).unwrap().plugins[&id("one")].grant;
+        assert_eq!(granted.names(), ["file_read:/srv/data", "system_access:meminfo"]);
+        let error = load("[plugins.one]\ngrant = [{ file_read = [\"/proc\"] }]\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("/proc cannot be permitted"), "{error}");
         let error = load("[plugins.one]\ngrant = [\"everything\"]\n").unwrap_err().to_string();
         assert!(error.contains("there is no permission \"everything\""), "{error}");
     }

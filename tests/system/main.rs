@@ -14,6 +14,7 @@ mod floods;
 mod isolation;
 mod life;
 mod limits;
+mod permissions;
 mod python;
 mod starts;
 mod support;

@@ -113,7 +113,7 @@ impl Facts {
 
     /// Every control, for a plugin with these grants. `observed` is what the kernel says of it, while it runs.
     #[must_use]
-    pub fn guarantees(&self, grants: Grants, observed: Option<&Observed>) -> Vec<Guarantee> {
+    pub fn guarantees(&self, grants: &Grants, observed: Option<&Observed>) -> Vec<Guarantee> {
         use GuaranteeState::{Absent, Degraded, Enforced};
         let mut report = Report { facts: self, observed, guarantees: Vec::new() };
         let offer = &self.offer;
@@ -300,18 +300,18 @@ mod tests {
     fn a_layer_that_is_taken_away_is_absent_with_its_reason_and_missed() {
         let there = facts(all());
         assert!(there.missing().is_empty());
-        let guarantees = there.guarantees(Grants::default(), None);
+        let guarantees = there.guarantees(&Grants::default(), None);
         let (shown, evidence) = state(&guarantees, "private_root");
         assert_eq!(shown, GuaranteeState::Enforced);
         assert!(evidence.contains("trial: read-shadow met \"No such file or directory\""), "{evidence}");
 
         let gone = facts(Offer { network: false, ..all() });
         assert_eq!(gone.missing(), ["network_namespace: this host allows no more"]);
-        let (shown, evidence) = state(&gone.guarantees(Grants::default(), None), "network_namespace");
+        let (shown, evidence) = state(&gone.guarantees(&Grants::default(), None), "network_namespace");
         assert_eq!((shown, evidence.as_str()), (GuaranteeState::Absent, "this host allows no more"));
         let gone = facts(Offer { landlock: 0, ..all() });
         assert!(gone.missing().is_empty(), "a start does not need it");
-        assert_eq!(state(&gone.guarantees(Grants::default(), None), "landlock").0, GuaranteeState::Absent);
+        assert_eq!(state(&gone.guarantees(&Grants::default(), None), "landlock").0, GuaranteeState::Absent);
     }
 
     #[test]
@@ -319,7 +319,7 @@ mod tests {
         use GuaranteeState::{Absent, Degraded, Enforced};
         let states = |offer: Offer| {
             let facts = Facts { reasons: vec![("controllers", "somebody else's".to_owned())], ..facts(offer) };
-            let guarantees = facts.guarantees(Grants::default(), None);
+            let guarantees = facts.guarantees(&Grants::default(), None);
             ["memory", "pids", "cpu"].map(|control| state(&guarantees, control))
         };
         let controlled = states(Offer { controllers: true, ..all() });
@@ -336,12 +336,12 @@ mod tests {
         let facts = facts(all());
         let mut observed =
             Observed { status: vec![("NoNewPrivs".to_owned(), "1".to_owned())], namespaces: vec!["net"] };
-        let (shown, evidence) = state(&facts.guarantees(Grants::default(), Some(&observed)), "no_new_privs");
+        let (shown, evidence) = state(&facts.guarantees(&Grants::default(), Some(&observed)), "no_new_privs");
         assert_eq!(shown, GuaranteeState::Enforced);
         assert!(evidence.contains("kernel: NoNewPrivs: 1"), "{evidence}");
         observed.status[0].1 = "0".to_owned();
         assert_eq!(
-            state(&facts.guarantees(Grants::default(), Some(&observed)), "no_new_privs").0,
+            state(&facts.guarantees(&Grants::default(), Some(&observed)), "no_new_privs").0,
             GuaranteeState::Absent
         );
     }
