@@ -34,6 +34,7 @@ use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
+use crate::sandbox::granted::Reserved;
 use crate::sandbox::lend::Lender;
 use crate::sandbox::probe::{self, Ground};
 use crate::sandbox::spec::Layout;
@@ -132,7 +133,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
     }
     let store = Arc::new(Store::open(config.state_directory.join("store"))?);
-    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data });
+    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, reserved: reserved(&config) });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),
@@ -298,6 +299,18 @@ async fn build(
         }
     }
     Ok(tasks)
+}
+
+/// What is the daemon's own: no plugin reads or writes any of it, whatever it is granted.
+fn reserved(config: &Config) -> Reserved {
+    let mut places = vec![
+        ("state directory", config.state_directory.clone()),
+        ("runtime directory", config.runtime_directory.clone()),
+        ("socket", config.socket.clone()),
+    ];
+    places.extend(config.file.clone().map(|file| ("configuration", file)));
+    places.extend(config.plugin_directories.iter().map(|folder| ("plugin directory", folder.clone())));
+    Reserved::new(places)
 }
 
 /// Makes a folder that belongs to this user alone, or sees that it does.

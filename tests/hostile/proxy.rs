@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::escapes::Outcomes;
 
-pub(crate) const ROWS: &[&str] = &["proxy-ask", "proxy-tunnel", "dns-exfil", "run", "rust-get", "variables"];
+pub(crate) const ROWS: &[&str] = &["proxy-ask", "proxy-tunnel", "proxy-crowd", "dns-exfil", "dns-witness", "run", "rust-get", "variables"];
 
 /// No answer takes longer, except one that does not come.
 const BOUND: Duration = Duration::from_secs(20);
@@ -34,6 +34,15 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
             let answer = tunnel(text("to"), &unhex(text("bytes")));
             outcomes.insert("met".into(), answer.unwrap_or_else(|error| error.to_string()));
         }
+        // Two tunnels at once.
+        "proxy-crowd" => {
+            let to = parameters.as_str().unwrap_or_default();
+            let (first, second) = (enter(to), enter(to));
+            for (which, entered) in [("first", &first), ("second", &second)] {
+                let met = entered.as_ref().map_or_else(|error| error.to_string(), |(_, answer)| answer.clone());
+                outcomes.insert(which.to_owned(), met);
+            }
+        }
         // Labels that would say something, given to the system's resolver and, as a question, to a resolver by its address.
         "dns-exfil" => {
             let resolver = parameters["resolver"].as_str().unwrap_or_default();
@@ -42,6 +51,12 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
                 outcomes.insert(format!("getaddrinfo {name}"), found.unwrap_or_else(|_| "no address".into()));
                 let sent = question(resolver, name).map_or_else(|error| error.to_string(), |()| "sent".into());
                 outcomes.insert(format!("question {name}"), sent);
+            }
+        }
+        "dns-witness" => {
+            let names = parameters["names"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            if let Err(error) = witness(&names.collect::<Vec<_>>(), &mut outcomes) {
+                outcomes.insert("error".into(), error.to_string());
             }
         }
         "run" => {
@@ -86,8 +101,8 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// The proxy's answer to a CONNECT, and what comes back of the bytes after it, as hexadecimal digits.
-fn tunnel(to: &str, bytes: &[u8]) -> io::Result<String> {
+/// A connection on which a tunnel was asked for, and the first line of the answer.
+fn enter(to: &str) -> io::Result<(TcpStream, String)> {
     let mut stream = proxy()?;
     stream.write_all(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes())?;
     let mut head = Vec::new();
@@ -95,9 +110,18 @@ fn tunnel(to: &str, bytes: &[u8]) -> io::Result<String> {
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
         head.push(byte[0]);
     }
+    let line = first_line(&String::from_utf8_lossy(&head));
+    Ok((stream, line))
+}
+
+/// The proxy's answer to a CONNECT, and what comes back of the bytes after it, as hexadecimal digits.
+fn tunnel(to: &str, bytes: &[u8]) -> io::Result<String> {
+    let (mut stream, line) = enter(to)?;
     stream.write_all(bytes)?;
-    let answer: String = rest(&mut stream).bytes().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{}, then {answer:?}", first_line(&String::from_utf8_lossy(&head))))
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer: String = answer.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{line}, then {answer:?}"))
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -116,6 +140,29 @@ fn question(resolver: &str, name: &str) -> io::Result<()> {
     UdpSocket::bind("0.0.0.0:0")?.send_to(&message, resolver).map(drop)
 }
 
+/// Is the resolver of the network that this is in, and asks the system for names: which of them reached it.
+fn witness(names: &[&str], outcomes: &mut Outcomes) -> io::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:53")?;
+    socket.set_read_timeout(Some(BOUND))?;
+    for name in names {
+        let name = (*name).to_owned();
+        // It is not waited for: nobody answers it.
+        std::thread::spawn(move || (name.as_str(), 443).to_socket_addrs().is_ok());
+    }
+    let mut bytes = [0; 512];
+    while outcomes.len() < names.len() {
+        let length = socket.recv(&mut bytes)?;
+        let asked = bytes[..length].to_ascii_lowercase();
+        for name in names {
+            let label = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+            if asked.windows(label.len()).any(|part| part == label.as_bytes()) {
+                outcomes.insert((*name).to_owned(), "asked".into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Executes a program with what it needs of its own environment.
 #[expect(clippy::disallowed_methods, reason = "the ban is the daemon's; a plugin may start what it is allowed to")]
 fn run(argv: &[&str], outcomes: &mut Outcomes) {
@@ -131,8 +178,15 @@ fn run(argv: &[&str], outcomes: &mut Outcomes) {
     }
 }
 
-/// What a client library makes of it that knows nothing of us.
+/// What a client library makes of it that knows nothing of us: TLS by rustls, the proxy by the environment.
 fn rust_get(url: &str, authority: &str) -> String {
-    let _ = (url, authority);
-    String::new()
+    use ureq::tls::{Certificate, RootCerts, TlsConfig};
+    let Ok(authority) = Certificate::from_pem(authority.as_bytes()) else { return "no authority".to_owned() };
+    let tls = TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+        .root_certs(RootCerts::new_with_certs(&[authority]))
+        .build();
+    let agent = ureq::Agent::config_builder().tls_config(tls).timeout_global(Some(BOUND)).build().new_agent();
+    let body = agent.get(url).call().and_then(|mut response| response.body_mut().read_to_string());
+    body.unwrap_or_else(|error| format!("error: {error}"))
 }

@@ -15,6 +15,7 @@ mod floods;
 mod isolation;
 mod life;
 mod limits;
+mod permissions;
 mod python;
 mod starts;
 mod support;

@@ -181,6 +181,14 @@ pub enum Source {
         /// beneath is left out then.
         idmap: Option<IdMap>,
     },
+    /// A folder or file of the host that the operator granted. No symbolic link is followed on the way to it, and what is
+    /// mounted beneath is left out. Where it is to stand is made first, with all the folders above it.
+    Granted {
+        /// Where it is on the host.
+        path: CString,
+        /// Whoever owns it on the disk is this user and group of the host while it is mounted: the two numbers.
+        owner: Option<(u32, u32)>,
+    },
     /// A new file system.
     New {
         /// Which kind, as in `tmpfs`.

@@ -18,6 +18,7 @@ use crate::model::permission::grants::Grants;
 use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users};
+use crate::sandbox::granted::{self, Reserved};
 use crate::sandbox::lend::{Lender, Lent};
 use crate::sandbox::spec::{self, Inside};
 use crate::store::{EntryPoint, Program, Snapshot, Store};
@@ -41,6 +42,8 @@ pub struct Host {
     pub lender: Option<Lender>,
     /// Where each plugin's private data lie.
     pub data: PathBuf,
+    /// What is the daemon's own, of which no plugin is granted anything.
+    pub reserved: Reserved,
 }
 
 impl Host {
@@ -129,6 +132,7 @@ impl Blueprint {
         let snapshot = self.snapshot().map_err(lasting)?;
         let entry = self.manifest.entry_point.as_str();
         let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
+        let places = granted::places(&self.grants, &self.host.reserved).map_err(lasting)?;
         let offer = &self.host.facts.offer;
         let lent = self.host.lender.as_ref().and_then(Lender::lend);
         let identity = self.host.facts.users.identity(lent.as_ref().map(Lent::uid)).ok_or_else(|| {
@@ -164,6 +168,7 @@ impl Blueprint {
             entry: Some(entry),
             interpreter: interpreter.as_ref().map(|(path, _)| path.as_path()),
             grants: &self.grants,
+            places: &places,
         };
         spec::confine(&mut spec, offer, &inside);
         let leaf = match &self.host.cgroups {

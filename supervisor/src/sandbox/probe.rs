@@ -375,7 +375,6 @@ async fn attempt_confined(
     if let Err(reason) = made {
         return (Ability::No(format!("the folder for the probe cannot be made: {reason}")), String::new());
     }
-    let grants = Grants::default();
     let inside = Inside {
         identity,
         hostname: "probe",
@@ -383,7 +382,8 @@ async fn attempt_confined(
         data: &data,
         entry: None,
         interpreter: None,
-        grants: &grants,
+        grants: &Grants::default(),
+        places: &[],
     };
     let mut spec = enclosed(None);
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial".to_owned()];

@@ -24,6 +24,7 @@ fn config() -> Config {
     let nowhere = PathBuf::from("/nonexistent");
     Config {
         mode: Mode::User,
+        file: None,
         plugin_directories: Vec::new(),
         state_directory: nowhere.clone(),
         runtime_directory: nowhere.clone(),
