@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::escapes::Outcomes;
 
-pub(crate) const ROWS: &[&str] = &["proxy-ask", "proxy-tunnel", "proxy-crowd", "dns-exfil", "dns-witness", "run", "rust-get", "variables"];
+pub(crate) const ROWS: &[&str] =
+    &["proxy-ask", "proxy-tunnel", "proxy-crowd", "dns-exfil", "dns-witness", "run", "rust-get", "variables"];
 
 /// No answer takes longer, except one that does not come.
 const BOUND: Duration = Duration::from_secs(20);

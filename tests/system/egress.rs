@@ -11,6 +11,8 @@ use std::net::{TcpListener, UdpSocket};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use palisade_protocol::Kind;
 use palisade_tests::command::{built, command};
 use palisade_tests::daemon::{Daemon, DaemonOptions};
@@ -267,7 +269,7 @@ for url in sys.argv[2:]:
     daemon.stop_and_expect_no_orphans();
 }
 
-/// In the plugin's own process, without a program of others: `execute_code` is not needed.
+/// In the plugin's own process, without a program of others.
 #[test]
 fn a_rust_client_reaches_what_is_granted_and_nothing_else() {
     let Some(secure) = Secure::start("a_rust_client_reaches_what_is_granted_and_nothing_else") else { return };
@@ -313,8 +315,12 @@ fn without_a_grant_there_is_no_way_out() {
     let proxy = "http://127.0.0.1:3128";
     let own = "localhost,127.0.0.1,::1";
     let expected = [
-        ("HTTPS_PROXY", proxy), ("HTTP_PROXY", proxy), ("NO_PROXY", own),
-        ("http_proxy", proxy), ("https_proxy", proxy), ("no_proxy", own),
+        ("HTTPS_PROXY", proxy),
+        ("HTTP_PROXY", proxy),
+        ("NO_PROXY", own),
+        ("http_proxy", proxy),
+        ("https_proxy", proxy),
+        ("no_proxy", own),
     ];
     let expected: Outcomes = expected.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     assert_eq!(inside(&daemon, "variables", &json!(null)), expected);
@@ -355,13 +361,16 @@ fn proxy_deny() {
     let get = |host: &str| format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let daemon = granting(&[format!("*.test:{port}")], &format!("{LISTED}\ndeny = [\"b.test\"]"));
     let denied = |request: String| (request, 403, "denied");
-    expect_refused(&daemon, &[
-        denied(connect("evil.example:443")),
-        denied(connect(&b)),
-        denied(get(&b)),
-        denied(connect("a.test:22")),
-        denied(connect(&format!("127.0.0.1:{port}"))),
-    ]);
+    expect_refused(
+        &daemon,
+        &[
+            denied(connect("evil.example:443")),
+            denied(connect(&b)),
+            denied(get(&b)),
+            denied(connect("a.test:22")),
+            denied(connect(&format!("127.0.0.1:{port}"))),
+        ],
+    );
     assert!(plain.saw_nobody());
     assert_eq!(inside(&daemon, "proxy-ask", &json!([get(&a)]))[&get(&a)], "HTTP/1.1 200 OK");
     expect_echo(&daemon, "hostile");
@@ -461,7 +470,9 @@ fn proxy_smuggle() {
         malformed(format!("GET {url} HTTP/1.1\r\n{host}Host: b.test\r\n\r\n")),
         malformed(format!("GET {url} HTTP/1.1\r\nHost: a.test:{port}\rX: y\r\n\r\n")),
         malformed(format!("GET {url} HTTP/1.1\r\n{host}X: a\nHost: b.test\r\n\r\n")),
-        malformed(format!("POST {url} HTTP/1.1\r\n{host}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")),
+        malformed(format!(
+            "POST {url} HTTP/1.1\r\n{host}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        )),
         (format!("GET {url} HTTP/1.1\r\n{host}X: {huge}\r\n\r\n"), 431, "limited"),
         (format!("GET {url} HTTP/1.1\r\n{host}{many}\r\n"), 431, "limited"),
         malformed(connect(&format!("[::1%25lo]:{port}"))),
@@ -508,7 +519,8 @@ fn dns_exfil() {
                   exec \"$0\" dns-witness \"$1\"";
     let folder = tempfile::tempdir().expect("a folder");
     apart.current_dir(folder.path()).args(["--user", "--map-root-user", "--net", "--mount", "/bin/sh", "-c", script]);
-    let output = apart.arg(built("palisade-hostile")).arg(json!({"names": names}).to_string()).output().expect("it runs");
+    let output =
+        apart.arg(built("palisade-hostile")).arg(json!({"names": names}).to_string()).output().expect("it runs");
     let witnessed: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     for name in names {
         assert_eq!(witnessed[name], "asked", "{witnessed}");
@@ -531,7 +543,8 @@ fn the_way_out_ends_with_its_process() {
         let (mut server, _) = listener.accept().expect("it connects");
         server.read_exact(&mut [0]).expect("the byte passes");
         next(&mut agent, events, "connection_allowed");
-        process::kill(daemon.process_of("hostile"));
+        let process = Pid::from_raw(i32::try_from(daemon.process_of("hostile")).expect("process numbers are small"));
+        kill(process, Signal::SIGKILL).expect("root and the daemon's user may");
         let ended = next(&mut agent, events, "connection_ended");
         assert!(ended["connection"]["number"] == 1 && ended["connection"]["bytes_up"] == 1, "{ended}");
         assert!(matches!(server.read(&mut [0]), Ok(0) | Err(_)));
