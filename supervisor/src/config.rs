@@ -5,6 +5,8 @@
 //! folder in which the daemon was started. Every path that leaves this module is absolute: processes that are started from them
 //! stand elsewhere.
 
+pub mod egress;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::io::Read;
@@ -38,6 +40,8 @@ pub enum Mode {
 pub struct Config {
     /// System or user.
     pub mode: Mode,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
     /// Where packages are looked for, in order of precedence.
     pub plugin_directories: Vec<PathBuf>,
     /// Snapshots, data of plugins.
@@ -56,6 +60,8 @@ pub struct Config {
     pub socket_group: Option<u32>,
     /// The user numbers that are lent to plugins, where the daemon is root.
     pub lent_uids: RangeInclusive<u32>,
+    /// What holds for every plugin that is granted a way out.
+    pub egress: egress::Egress,
     /// What is said of single plugins.
     pub plugins: BTreeMap<PluginId, PluginConfig>,
 }
@@ -76,6 +82,8 @@ struct ConfigFile {
     lent_uids: Option<[u32; 2]>,
     #[serde(default)]
     defaults: Defaults,
+    #[serde(default)]
+    egress: egress::Table,
     #[serde(default)]
     plugins: BTreeMap<ConfiguredId, PluginConfig>,
 }
@@ -144,8 +152,7 @@ pub struct PluginConfig {
 }
 
 fn grants<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Grants, D::Error> {
-    let names = Vec::<String>::deserialize(deserializer)?;
-    Grants::parse(names.iter().map(String::as_str)).map_err(serde::de::Error::custom)
+    Grants::parse(&Vec::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 /// What becomes of a start on a host that lacks something that every start needs.
@@ -237,16 +244,15 @@ impl Config {
             Some(path) => (true, Some(path.clone())),
             None => (false, default_config(mode)),
         };
-        let file = match &path {
-            Some(path) if named || path.exists() => read(path)?,
-            _ => ConfigFile::default(),
-        };
+        let present = path.clone().filter(|path| named || path.exists());
+        let file = present.as_deref().map(read).transpose()?.unwrap_or_default();
         let wrong = |detail| ConfigError::Wrong { path: path.clone().unwrap_or_default(), detail };
         if file.socket_group.is_some() && !file.allowed_uids.is_empty() {
             let detail = "`socket_group` and `allowed_uids` exclude each other: put those users into the group";
             return Err(wrong(detail.to_owned()));
         }
         let socket_group = file.socket_group.as_ref().map(Group::number).transpose().map_err(wrong)?;
+        let egress = file.egress.understand().map_err(wrong)?;
         let plugin_directories = match (overrides.plugins, file.plugin_directories) {
             (given, _) if !given.is_empty() => given,
             (_, Some(configured)) => configured,
@@ -258,6 +264,7 @@ impl Config {
         };
         Ok(Self {
             mode,
+            file: present,
             plugin_directories,
             state_directory: match overrides.state_directory.or(file.state_directory) {
                 Some(path) => path,
@@ -268,6 +275,7 @@ impl Config {
             allowed_uids: file.allowed_uids,
             operators: file.operators,
             defaults: file.defaults,
+            egress,
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
@@ -372,6 +380,36 @@ mod tests {
     }
 
     #[test]
+    fn the_way_out_is_understood_or_the_entry_named() {
+        let config = load(
+            "[egress]\nhosts = { \"a.test\" = [\"127.0.0.1\"], \"gone.test\" = [] }\ndeny = [\"b.test\"]\n\
+             allow_addresses = { \"a.test\" = [\"127.0.0.0/8\"] }\nlimits = { connections = 3 }\n",
+        );
+        let egress = config.unwrap().egress;
+        assert_eq!((egress.hosts.len(), egress.limits.connections_max), (2, 3));
+        assert!(egress.policy.grants_nothing());
+        for (text, part) in [
+            ("hosts = { \"a..test\" = [] }", "in egress.hosts, `a..test`: "),
+            ("hosts = { \"a.test\" = [\"b\"] }", "line 2"),
+            ("deny = [\"*\"]", "[egress]: in deny, `*`: "),
+            (
+                "allow_addresses = { \"a.test\" = [\"10.0.0.1/8\"] }",
+                "[egress]: in allow_addresses, `a.test = 10.0.0.1/8`: ",
+            ),
+            ("limits = { connections = 0 }", "egress.limits.connections is 0; it can be from 1 to 1024"),
+            ("limits = { speed = 0 }", "unknown field `speed`"),
+        ] {
+            let error = load(&format!("[egress]\n{text}\n")).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        let granted = "[plugins.one]\ngrant = [{ network_access = [\"api.example:443\", \"*.example\"] }]\n";
+        let names = load(granted).unwrap().plugins[&id("one")].grant.names();
+        assert_eq!(names, ["network_access:api.example:443", "network_access:*.example"]);
+        let error = load("[plugins.one]\ngrant = [{ network_access = [\"*\"] }]\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("in network_access, `*`: "), "{error}");
+    }
+
+    #[test]
     fn what_is_no_id_is_an_error_with_its_line() {
         let error = load("allowed_uids = [1]\n[plugins.Bad_Id]\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("`plugins.Bad_Id`"), "{error}");
@@ -460,7 +498,12 @@ mod tests {
     fn a_grant_is_of_something_that_is_offered() {
         let config = load("[plugins.one]\n[plugins.two]\ngrant = [\"execute_code\"]\n").unwrap();
         assert_eq!(config.plugins[&id("one")].grant, Grants::default());
-        assert_eq!(config.plugins[&id("two")].grant, Grants { execute_code: true });
+        assert_eq!(config.plugins[&id("two")].grant, Grants { execute_code: true, ..Grants::default() });
+        let files = "[plugins.one]\ngrant = [{ file_read = [\"/srv/data\"] }, { system_access = [\"meminfo\"] }]\n";
+        let granted = &load(files).unwrap().plugins[&id("one")].grant;
+        assert_eq!(granted.names(), ["file_read:/srv/data", "system_access:meminfo"]);
+        let error = load("[plugins.one]\ngrant = [{ file_read = [\"/proc\"] }]\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("/proc cannot be permitted"), "{error}");
         let error = load("[plugins.one]\ngrant = [\"everything\"]\n").unwrap_err().to_string();
         assert!(error.contains("there is no permission \"everything\""), "{error}");
     }

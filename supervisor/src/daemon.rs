@@ -22,17 +22,20 @@ use tokio::time::MissedTickBehavior;
 use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
 use crate::config::{self, Config};
+use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
 use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
+use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
+use crate::sandbox::granted::Reserved;
 use crate::sandbox::lend::Lender;
 use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::spec::Layout;
@@ -131,7 +134,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
     }
     let store = Arc::new(Store::open(config.state_directory.join("store"), state)?);
-    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data });
+    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, reserved: reserved(&config) });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),
@@ -247,6 +250,8 @@ async fn build(
     own_folder("folder of generation numbers", &numbers_folder)?;
     let reserve = Arc::new(Reserve::open(numbers_folder));
     let mut numbers = HashMap::new();
+    // One for all of them: it bounds what the system is asked at once.
+    let resolver = Resolver::default().with_overrides(service.config.egress.hosts.clone());
     let mut handles = Vec::new();
     let mut tasks = Vec::new();
     for (found, snapshot) in staged {
@@ -259,6 +264,8 @@ async fn build(
             Limits::decide(&found.manifest.limits.resources, &configured.limits, &service.config.defaults.limits);
         let mut warnings = found.warnings;
         warnings.extend(limits.refusals());
+        let (grants, unasked) = configured.grant.within(&found.manifest.permissions);
+        warnings.extend(unasked);
         for warning in &warnings {
             tracing::warn!(plugin = %id, %warning, "plugin.json");
         }
@@ -271,7 +278,14 @@ async fn build(
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
             limits,
-            grants: configured.grant,
+            network: Network::new(
+                &grants,
+                &service.config.egress.policy,
+                resolver.clone(),
+                service.config.egress.limits.clone(),
+                service.bus.clone(),
+            ),
+            grants,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,
@@ -291,6 +305,18 @@ async fn build(
         }
     }
     Ok(tasks)
+}
+
+/// What is the daemon's own: no plugin reads or writes any of it, whatever it is granted.
+fn reserved(config: &Config) -> Reserved {
+    let mut places = vec![
+        ("state directory", config.state_directory.clone()),
+        ("runtime directory", config.runtime_directory.clone()),
+        ("socket", config.socket.clone()),
+    ];
+    places.extend(config.file.clone().map(|file| ("configuration", file)));
+    places.extend(config.plugin_directories.iter().map(|folder| ("plugin directory", folder.clone())));
+    Reserved::new(places)
 }
 
 /// Makes a folder that belongs to this user alone, or sees that it does.

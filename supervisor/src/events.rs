@@ -36,6 +36,9 @@ pub struct Event {
     /// The state after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<PluginState>,
+    /// Which connection of a plugin's, and what became of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
     /// A sentence, where the rest does not say it all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -55,10 +58,49 @@ pub enum EventKind {
     LimitReached,
     /// A plugin has been waiting for processor time, mostly, for ten seconds.
     CpuSaturated,
+    /// A connection of a plugin's was let through.
+    ConnectionAllowed,
+    /// One was refused.
+    ConnectionRefused,
+    /// One that was let through is over.
+    ConnectionEnded,
+    /// More was decided about a plugin's connections than could be recorded.
+    ConnectionsUnrecorded,
     /// The daemon takes calls.
     DaemonStarted,
     /// The daemon begins to shut down.
     DaemonStopping,
+}
+
+/// A connection through the proxy. Nothing of what was sent is in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Connection {
+    /// Which of this process's, from 1.
+    pub number: u64,
+    /// The host that was asked for, where that much was understood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// And the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// What was decided: `allowed`, or whose doing the refusal is, `denied`, `malformed`, `limited` or `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<&'static str>,
+    /// The address that was connected to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// What passes: `tls`, `tcp` or `http`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passage: Option<&'static str>,
+    /// What passed to the server and from it, once it is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_up: Option<u64>,
+    /// The other direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_down: Option<u64>,
+    /// For how long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
 }
 
 impl Event {
@@ -73,6 +115,7 @@ impl Event {
             generation: None,
             from: None,
             to: None,
+            connection: None,
             reason: None,
         }
     }

@@ -23,7 +23,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("process", &["model", "sandbox"]),
     // What a host can do is found out by starting a child, so this part of the sandbox stands above `process`.
     ("sandbox::probe", &["model", "process", "sandbox"]),
-    ("plugin", &["events", "model", "process", "sandbox", "store", "wire"]),
+    ("plugin", &["egress", "events", "model", "process", "sandbox", "store", "wire"]),
     ("registry", &["model", "plugin", "store"]),
     ("router", &["model", "plugin", "registry"]),
     ("doctor", &["config", "model", "registry", "sandbox::probe"]),
@@ -35,6 +35,7 @@ const PARTS: &[(&str, &[&str])] = &[
             "api",
             "config",
             "doctor",
+            "egress",
             "events",
             "model",
             "plugin",

@@ -103,6 +103,10 @@ fn the_bounds_of_plugin_json_are_the_ones_on_the_page() {
                 check(json!({}), true);
             }
             check(json!("something else"), false);
+        } else if value == "list of permissions" {
+            check(json!(["execute_code", {"file_read": ["/srv/data"]}, "system_access"]), true);
+            check(json!(["everything"]), false);
+            check(json!("execute_code"), false);
         } else {
             let (good, bad) = match value {
                 "plugin id" => ("file-search", "File_Search"),
@@ -142,9 +146,18 @@ fn every_field_of_plugin_json_is_on_the_page() {
     let page: BTreeSet<&str> =
         rows(MANIFEST_PAGE, "| Field |").iter().flat_map(|row| unquoted(row[0]).split('.')).collect();
     let mut found = 0;
-    for reader in
-        [".text(", ".text_if_any(", ".parsed(", ".number(", ".seconds(", ".choice(", ".boolean(", ".share(", ".table("]
-    {
+    for reader in [
+        ".text(",
+        ".text_if_any(",
+        ".parsed(",
+        ".number(",
+        ".seconds(",
+        ".choice(",
+        ".boolean(",
+        ".share(",
+        ".table(",
+        ".list(",
+    ] {
         for (at, _) in MANIFEST_CODE.match_indices(reader) {
             let after = MANIFEST_CODE[at + reader.len()..].trim_start();
             let Some(name) = after.strip_prefix('"').and_then(|rest| rest.split_once('"')).map(|(name, _)| name) else {
@@ -217,7 +230,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 13);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 15);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

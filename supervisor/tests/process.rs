@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palisade_launcher::{MadeUp, Mount, Source};
+use palisade_launcher::{Attributes, MadeUp, Mount, Source};
 use palisaded::model::permission::grants::Grants;
 use palisaded::{
     process::{
@@ -60,12 +60,14 @@ const INNER_VARIABLE: &str = "PALISADE_TEST_INNER";
 const ENOENT: i32 = 2;
 const ENOEXEC: i32 = 8;
 const ENODEV: i32 = 19;
+const EROFS: i32 = 30;
+const ELOOP: i32 = 40;
+const EOPNOTSUPP: i32 = 95;
 const ESTALE: i32 = 116;
 const EACCES: i32 = 13;
 const EPERM: i32 = 1;
 const EINVAL: i32 = 22;
 const ETXTBSY: i32 = 26;
-const EROFS: i32 = 30;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What a child finds.
@@ -947,6 +949,55 @@ fn a_step_that_does_not_hold_ends_the_start() {
     });
 }
 
+/// What the operator granted is opened without following a link, whatever it was when the daemon looked, and is mounted where the
+/// folders above it are made first.
+#[test]
+fn what_is_granted_is_bound_as_it_was_named_or_not_at_all() {
+    each_enclosure(|place| async move {
+        let ground = Confined::new();
+        let at = ground.folder.path().canonicalize().unwrap();
+        std::fs::create_dir(at.join("place")).unwrap();
+        std::fs::write(at.join("place/file"), "granted").unwrap();
+        std::os::unix::fs::symlink("place", at.join("link")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at.join("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let of = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+        let spec = |source: &Path, target: &std::ffi::CStr| {
+            let mut spec = ground.spec("cat file && ! echo more > file");
+            spec.directory = c"/srv/deep/place".to_owned();
+            spec.landlock = None;
+            let owner = is_root().then_some((NOBODY_ELSE, NOBODY_ELSE));
+            let attributes = Attributes { read_only: true, no_exec: true, no_dev: true };
+            spec.root.as_mut().unwrap().mounts.push(Mount {
+                target: target.to_owned(),
+                source: Source::Granted { path: of(source), owner },
+                attributes,
+                optional: false,
+            });
+            spec
+        };
+        let good = spec(&at.join("place"), c"srv/deep/place");
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, good);
+        assert_eq!(all_of(&mut child.stdout).await, "granted");
+        assert!(all_of(&mut child.stderr).await.contains("Read-only file system"));
+        assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
+        for (source, step, errno, word) in [
+            ("link", Step::Bind, ELOOP, "a symbolic link stands in it"),
+            ("link/file", Step::Bind, ELOOP, "a symbolic link stands in it"),
+            ("gone", Step::Bind, ENOENT, "gone could not be bound"),
+            ("pipe", Step::Bind, EOPNOTSUPP, "neither a folder nor a regular file"),
+        ] {
+            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec(&at.join(source), c"srv/deep/place"));
+            let failure = failure(place.last_report(child).await);
+            assert_eq!((failure.step, failure.errno), (step, errno), "{source}: {failure}");
+            assert!(failure.message.contains(word), "{source}: {word:?} in {failure}");
+        }
+        // Within what is read-only nothing is made.
+        let (child, ()) = launch(&place, &open("/bin/sh"), None, spec(&at.join("place"), c"usr/missing/place"));
+        let failure = failure(place.last_report(child).await);
+        assert_eq!((failure.step, failure.errno), (Step::Mount, EROFS), "{failure}");
+    });
+}
+
 /// A program that was exchanged behind the daemon's back is not the one that was verified.
 #[test]
 fn the_entry_point_is_the_verified_file_or_nothing() {
@@ -1017,6 +1068,8 @@ impl Confined {
             controllers: false,
         };
         let mut spec = sh(script);
+        // It runs a shell with programs of its own.
+        let grants = Grants { execute_code: true, ..Grants::default() };
         let identity = if is_root() { Identity::Lent { uid: NOBODY_ELSE } } else { Identity::Own };
         let inside = Inside {
             identity,
@@ -1025,8 +1078,8 @@ impl Confined {
             data: &self.folder.path().join("data"),
             entry: None,
             interpreter: None,
-            // It runs a shell with programs of its own.
-            grants: Grants { execute_code: true },
+            grants: &grants,
+            places: &[],
         };
         confine(&mut spec, &offer, &inside);
         spec

@@ -9,9 +9,9 @@ use palisade_protocol::{
     Level, Log, PIECE_BYTES, Ping, Progress, StreamInfo, StreamKind, StreamOpen, encode, encode_parts,
 };
 
-use crate::escapes;
 use crate::sys;
 use crate::wire::Wire;
+use crate::{escapes, proxy};
 
 /// Every action there is.
 const NAMES: &[&str] = &[
@@ -108,6 +108,7 @@ pub(crate) fn actions() -> Vec<ActionInfo> {
     NAMES
         .iter()
         .chain(escapes::ROWS)
+        .chain(proxy::ROWS)
         .map(|name| ActionInfo {
             name: (*name).to_owned(),
             idempotent: *name == "crash-first-idempotent",

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::sys;
+use crate::{proxy, sys};
 
 /// What was tried, and what it met.
 pub(crate) type Outcomes = BTreeMap<String, String>;
@@ -53,6 +53,8 @@ pub(crate) const ROWS: &[&str] = &[
     "exec-data",
     "sibling-data",
     "landlock-again",
+    "files",
+    "leave-file",
     "look",
 ];
 
@@ -79,6 +81,23 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
         "write-inside" => {
             for path in ["/data/x", "/tmp/x", "/dev/shm/x", "x"] {
                 met(path, create(path));
+            }
+        }
+        "leave-file" => given().for_each(|path| met(path, fs::write(path, "left"))),
+        // What is said to it: a verb and a path each.
+        "files" => {
+            for one in given() {
+                let result = match one.split_once(' ') {
+                    Some(("read", path)) => read(path),
+                    Some(("list", path)) => fs::read_dir(path).map(drop),
+                    Some(("write", path)) => OpenOptions::new().append(true).open(path).map(drop),
+                    Some(("create", path)) => create(path),
+                    Some(("remove", path)) => fs::remove_file(path),
+                    Some(("execute", path)) => sys::execute(path),
+                    Some(("device", path)) => sys::mknod(path, libc::S_IFCHR, 1, 3),
+                    _ => continue,
+                };
+                met(one, result);
             }
         }
         "dotdot" => {
@@ -213,7 +232,7 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
         }
         "landlock-again" => met("no_new_privs", sys::no_new_privs()),
         "look" => look(&mut outcomes),
-        _ => return None,
+        _ => return proxy::attempt(row, parameters),
     }
     Some(outcomes)
 }

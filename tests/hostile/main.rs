@@ -6,6 +6,7 @@
 
 mod deeds;
 mod escapes;
+mod proxy;
 mod sys;
 mod wire;
 

@@ -46,10 +46,12 @@ impl Package {
         Self::new("echo", Entry::File(crate::command::built("echo"))).with("name", json!("Echo"))
     }
 
-    /// The hostile plugin in that mode; see its sources for the modes.
+    /// The hostile plugin in that mode; see its sources for the modes. It asks for everything.
     #[must_use]
     pub fn hostile(id: &str, mode: &str) -> Self {
+        let everything = json!(["execute_code", "file_read", "file_write", "system_access"]);
         Self::new(id, Entry::File(crate::command::built("palisade-hostile")))
+            .with("permissions", everything)
             .environment("HOSTILE_ID", id)
             .environment("HOSTILE_MODE", mode)
     }

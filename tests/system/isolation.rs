@@ -107,7 +107,7 @@ fn nothing_can_be_written_but_its_own() {
 /// With `execute_code` it executes what there is to execute; its own folder is mounted without that right.
 #[test]
 fn who_may_execute_code_executes_programs_but_not_what_it_wrote() {
-    let options = DaemonOptions::with([hostile("tame")]);
+    let options = DaemonOptions::with([hostile("tame").with("permissions", json!(["execute_code"]))]);
     let daemon = Daemon::start(options.configuration("[plugins.hostile]\ngrant = [\"execute_code\"]\n"));
     let exec = inside(&daemon, "exec-data", &json!(null));
     expect(&exec, &[("/data/evil", "EACCES")]);

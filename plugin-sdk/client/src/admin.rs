@@ -427,6 +427,8 @@ pub struct PluginInfo {
     pub manifest: Option<Value>,
     /// Its actions, once they are known.
     pub actions: Vec<ActionInfo>,
+    /// What it may do beyond the default.
+    pub permissions: Vec<String>,
     /// What confines it.
     pub guarantees: Vec<Guarantee>,
     /// What the manifest had that this daemon does not know.

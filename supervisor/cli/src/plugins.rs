@@ -256,6 +256,7 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
     };
     fields.add("snapshot", &one_line(snapshot));
     fields.add("limits", &one_line(&limits(info.limits.as_ref())));
+    fields.prose("permissions", &one_line(&info.permissions.join(", ")));
     for warning in &info.warnings {
         fields.add("warning", &screen.tone(&one_line(warning), Tone::Careful));
     }

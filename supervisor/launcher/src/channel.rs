@@ -21,6 +21,7 @@ const RECORD_BYTES: usize = 8;
 const STARTED: u8 = 1;
 const FAILED: u8 = 2;
 const ENDED: u8 = 3;
+const LISTENING: u8 = 4;
 
 const STOP: u8 = 1;
 const CONTINUE: u8 = 2;
@@ -32,6 +33,8 @@ pub(crate) enum Record {
     Started,
     /// A step did not hold; `detail` counts within it.
     Failed(Stumble),
+    /// The listener that comes along stands in the plugin's network namespace. It comes before `Started`.
+    Listening,
     /// The plugin's main process ended with this wait status.
     Ended { status: i32 },
 }
@@ -63,6 +66,10 @@ pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<
     let value = match record {
         Record::Started => {
             bytes[0] = STARTED;
+            0
+        }
+        Record::Listening => {
+            bytes[0] = LISTENING;
             0
         }
         Record::Failed(Stumble { step, detail, errno }) => {
@@ -104,6 +111,7 @@ pub(crate) fn hear(channel: BorrowedFd<'_>) -> Read<(Record, Option<OwnedFd>)> {
     let value = i32::from_le_bytes(value);
     let record = match (kind, Step::from_number(step)) {
         (STARTED, _) => Record::Started,
+        (LISTENING, _) => Record::Listening,
         (FAILED, Some(step)) => Record::Failed(Stumble { step, detail, errno: Errno::from_raw_os_error(value) }),
         (ENDED, _) => Record::Ended { status: value },
         _ => return Read::Closed,

@@ -41,5 +41,8 @@ pub(crate) fn enter_landlock(landlock: &Landlock) -> Result<(), Stumble> {
             Err(errno) => return Err(this(errno)),
         }
     }
+    for rule in &landlock.ports {
+        sys::landlock_allow_port(set.as_fd(), rule.port, rule.rights).map_err(&whole)?;
+    }
     sys::landlock_enter(set.as_fd()).map_err(&whole)
 }

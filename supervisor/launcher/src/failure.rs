@@ -120,6 +120,13 @@ impl Failed {
                  kernel.apparmor_restrict_unprivileged_userns, or the container that this runs in",
                 self.step
             ),
+            (Step::Listener, Errno::MFILE) => {
+                "the launcher is out of descriptors and could not take over the listener of the plugin's way out"
+                    .to_owned()
+            }
+            (Step::Listener, _) => {
+                format!("the listener of the plugin's way out could not be made in its network namespace: {error}")
+            }
             (Step::Hostname, _) => format!("the plugin could not be given a host name of its own: {error}"),
             (Step::Bind, _) => match self.mount(spec) {
                 Some(Mount { source: Source::Bind { path, idmap: Some(_) }, .. }) => format!(
@@ -129,6 +136,9 @@ impl Failed {
                 ),
                 Some(Mount { source: Source::Bind { path, .. }, .. }) => {
                     format!("{} could not be bound: {error}", path.to_string_lossy())
+                }
+                Some(Mount { source: Source::Granted { path, owner }, .. }) => {
+                    granted_sentence(&path.to_string_lossy(), owner.is_some(), errno, &error)
                 }
                 _ => format!("something of the host could not be bound: {error}"),
             },
@@ -217,6 +227,23 @@ impl Failed {
             ),
             _ => format!("the {what} /{path} cannot be opened in the private root: {error}"),
         }
+    }
+}
+
+/// Why a place that the operator granted could not be taken.
+fn granted_sentence(path: &str, mapped: bool, errno: Errno, error: &io::Error) -> String {
+    match errno {
+        Errno::LOOP => format!("{path} could not be bound: a symbolic link stands in it, and none is followed"),
+        Errno::OPNOTSUPP => format!("{path} could not be bound: it is neither a folder nor a regular file"),
+        Errno::INVAL if !mapped => format!(
+            "{path} could not be bound ({error}): something else is mounted beneath it, which an ordinary user cannot \
+             leave out; grant what lies beside that by name"
+        ),
+        Errno::INVAL | Errno::PERM if mapped => format!(
+            "{path} could not be bound with its owner mapped ({error}); the file system that it lies on must support \
+             idmapped mounts (ext4, xfs, btrfs, and tmpfs since Linux 6.3, do)"
+        ),
+        _ => format!("{path} could not be bound: {error}"),
     }
 }
 

@@ -82,6 +82,10 @@ fn supervise(
     }
 
     enclose(spec, taken)?;
+    if let Some(port) = spec.listener {
+        let listener = sys::listen_on_loopback(port).map_err(Stumble::at(Step::Listener))?;
+        channel::tell(channel, &Record::Listening, Some(listener.as_fd()));
+    }
     // What the plugin executes is found beneath its root; the descriptors with which the daemon named it lead out.
     if let Some(root) = &spec.root {
         if let Some(path) = &root.entry {

@@ -16,8 +16,8 @@ mod spec;
 
 pub use report::{End, Failure, Report, Step, Usage};
 pub use spec::{
-    Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, Namespaces, PathRule, Resource, Root, Setting, Source,
-    Spec, UserMap,
+    Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, Namespaces, PathRule, PortRule, Resource, Root,
+    Setting, Source, Spec, UserMap,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -99,6 +99,7 @@ mod tests {
         spec.user_namespace = Some(UserMap { inside_uid: 1000, outside_uid: 65534, inside_gid: 1000, outside_gid: 7 });
         spec.limits = vec![Limit { resource: Resource::Descriptors, soft: Some(1024), hard: None }];
         spec.namespaces.network = true;
+        spec.listener = Some(3128);
         spec.hostname = Some(c"plugin".to_owned());
         let setting =
             |name: &std::ffi::CStr, value: &std::ffi::CStr| Setting { name: name.to_owned(), value: value.to_owned() };
@@ -125,6 +126,7 @@ mod tests {
             handled_net: 2,
             scoped: 3,
             rules: vec![PathRule { path: c"/usr".to_owned(), rights: 5, optional: false }],
+            ports: vec![PortRule { port: 3128, rights: 2 }],
         });
         spec
     }

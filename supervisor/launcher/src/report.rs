@@ -14,7 +14,8 @@ pub enum Report {
         /// `BUILD_ID` of the sender.
         build_id: String,
     },
-    /// The child has executed its program. With it travel the pidfd of pid 1 and the pidfd of the child, in this order.
+    /// The child has executed its program. With it travel the pidfd of pid 1 and the pidfd of the child, in this order,
+    /// and behind them the listener, if the specification asked for one.
     Started,
     /// The child could not be started; nothing of it is left.
     Failed(Failure),
@@ -59,6 +60,8 @@ pub enum Step {
     MountNamespace,
     /// A network namespace with its loopback device.
     NetworkNamespace,
+    /// A listener of the daemon's in that namespace.
+    Listener,
     /// A namespace of System V objects and message queues.
     IpcNamespace,
     /// A host name of its own.
@@ -103,13 +106,14 @@ pub enum Step {
 
 impl Step {
     /// Every step, at the index that is its number.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Specification,
         Self::Descriptors,
         Self::UserNamespace,
         Self::PidNamespace,
         Self::MountNamespace,
         Self::NetworkNamespace,
+        Self::Listener,
         Self::IpcNamespace,
         Self::Hostname,
         Self::Bind,
@@ -144,6 +148,7 @@ impl Step {
             | Self::PidNamespace
             | Self::MountNamespace
             | Self::NetworkNamespace
+            | Self::Listener
             | Self::IpcNamespace
             | Self::Hostname
             | Self::Bind
@@ -178,6 +183,7 @@ impl Step {
             Self::PidNamespace => "pid namespace",
             Self::MountNamespace => "mount namespace",
             Self::NetworkNamespace => "network namespace",
+            Self::Listener => "listener",
             Self::IpcNamespace => "ipc namespace",
             Self::Hostname => "hostname",
             Self::Bind => "bind",

@@ -10,7 +10,7 @@
 //! devices that are bound one by one.
 
 use crate::{failure::Stumble, sys, user_namespace};
-use palisade_launcher::{Attributes, MadeUp, Mount, Root, Setting, Source, Step};
+use palisade_launcher::{Attributes, IdMap, MadeUp, Mount, Root, Setting, Source, Step};
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat},
     io::Errno,
@@ -19,7 +19,7 @@ use rustix::{
     },
 };
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -45,7 +45,11 @@ pub(crate) fn take(root: &Root) -> Result<Taken, Stumble> {
 }
 
 fn take_one(mount: &Mount) -> Result<Option<OwnedFd>, Errno> {
-    let Source::Bind { path, idmap } = &mount.source else { return Ok(None) };
+    let (path, idmap) = match &mount.source {
+        Source::Bind { path, idmap } => (path, idmap),
+        Source::Granted { path, owner } => return take_granted(path, *owner, mount.attributes).map(Some),
+        Source::New { .. } => return Ok(None),
+    };
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if idmap.is_none() {
         flags |= RECURSIVE;
@@ -65,6 +69,30 @@ fn take_one(mount: &Mount) -> Result<Option<OwnedFd>, Errno> {
         None => sys::set_mount_attributes(tree.as_fd(), sys::Extent::Recursive, attributes, None)?,
     }
     Ok(Some(tree))
+}
+
+/// What is bound is what was opened: a link that stands in the way now, or a moment later, leads nowhere.
+fn take_granted(path: &CStr, owner: Option<(u32, u32)>, attributes: Attributes) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let place = rustix::fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let status = rustix::fs::fstat(&place)?;
+    if !matches!(FileType::from_raw_mode(status.st_mode), FileType::Directory | FileType::RegularFile) {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(&place, c"", flags)?;
+    let namespace = match owner {
+        Some((host_uid, host_gid)) => Some(user_namespace::for_idmap(IdMap {
+            disk_uid: status.st_uid,
+            host_uid,
+            disk_gid: status.st_gid,
+            host_gid,
+        })?),
+        None => None,
+    };
+    let namespace = namespace.as_ref().map(AsFd::as_fd);
+    sys::set_mount_attributes(tree.as_fd(), sys::Extent::Single, kernel_names(attributes), namespace)?;
+    Ok(tree)
 }
 
 fn kernel_names(attributes: Attributes) -> MountAttrFlags {
@@ -114,14 +142,19 @@ pub(crate) fn enter(root: &Root, taken: Taken) -> Result<(), Stumble> {
 fn mount_one(mount: &Mount, taken: Option<OwnedFd>) -> Result<(), Errno> {
     let tree = match (&mount.source, taken) {
         (Source::New { kind, options }, _) => new_file_system(kind, options, kernel_names(mount.attributes))?,
-        (Source::Bind { .. }, Some(tree)) => tree,
-        (Source::Bind { .. }, None) => return Ok(()),
+        (Source::Bind { .. } | Source::Granted { .. }, Some(tree)) => tree,
+        (Source::Bind { .. } | Source::Granted { .. }, None) => return Ok(()),
     };
     let status = rustix::fs::fstat(&tree)?;
-    let made = match FileType::from_raw_mode(status.st_mode) {
+    let make = || match FileType::from_raw_mode(status.st_mode) {
         FileType::Directory => make_folder(&mount.target),
         _ => make_file(&mount.target, b""),
     };
+    let mut made = make();
+    if made == Err(Errno::NOENT) && matches!(mount.source, Source::Granted { .. }) {
+        make_folders_above(&mount.target)?;
+        made = make();
+    }
     match made {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
@@ -144,6 +177,19 @@ fn attach(tree: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
 
 fn make_folder(path: &CStr) -> Result<(), Errno> {
     rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o755))
+}
+
+/// The folders that a path lies in. It is done by this process as the plugin's user, within what it was given already.
+fn make_folders_above(path: &CStr) -> Result<(), Errno> {
+    let bytes = path.to_bytes();
+    for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+        let folder = CString::new(&bytes[..at]).unwrap_or_default();
+        match make_folder(&folder) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 fn make_file(path: &CStr, contents: &[u8]) -> Result<(), Errno> {

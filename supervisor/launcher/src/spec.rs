@@ -27,6 +27,9 @@ pub struct Spec {
     pub namespaces: Namespaces,
     /// The host's name in a UTS namespace of its own, or the daemon's namespace.
     pub hostname: Option<CString>,
+    /// A port on loopback in its own network namespace at which the daemon listens. The listener is handed over as soon as
+    /// the child has started; nothing of the tree keeps it.
+    pub listener: Option<u16>,
     /// A root of its own in a mount namespace of its own, or the daemon's.
     pub root: Option<Root>,
     /// Resource limits, set in this order.
@@ -59,6 +62,7 @@ impl Spec {
             user_namespace: None,
             namespaces: Namespaces::default(),
             hostname: None,
+            listener: None,
             root: None,
             limits: Vec::new(),
             oom_score_adj: 0,
@@ -177,6 +181,14 @@ pub enum Source {
         /// beneath is left out then.
         idmap: Option<IdMap>,
     },
+    /// A folder or file of the host that the operator granted. No symbolic link is followed on the way to it, and what is
+    /// mounted beneath is left out. Where it is to stand is made first, with all the folders above it.
+    Granted {
+        /// Where it is on the host.
+        path: CString,
+        /// Whoever owns it on the disk is this user and group of the host while it is mounted: the two numbers.
+        owner: Option<(u32, u32)>,
+    },
     /// A new file system.
     New {
         /// Which kind, as in `tmpfs`.
@@ -230,6 +242,8 @@ pub struct Landlock {
     pub scoped: u64,
     /// Rights over what lies beneath a path of the child's own tree.
     pub rules: Vec<PathRule>,
+    /// Rights over single ports.
+    pub ports: Vec<PortRule>,
 }
 
 /// Rights over everything beneath a path.
@@ -241,6 +255,15 @@ pub struct PathRule {
     pub rights: u64,
     /// It is left out if there is no such path.
     pub optional: bool,
+}
+
+/// Rights over one TCP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRule {
+    /// Which.
+    pub port: u16,
+    /// What is given.
+    pub rights: u64,
 }
 
 /// Bytes as MessagePack has them, not as a list of numbers.

@@ -333,6 +333,21 @@ pub(crate) fn bring_up_loopback() -> Result<(), Errno> {
     Ok(())
 }
 
+/// A listener on loopback at this port. So many connections may wait for the daemon as are served at once at the most.
+pub(crate) fn listen_on_loopback(port: u16) -> Result<OwnedFd, Errno> {
+    const WAITING_MAX: i32 = 128;
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let address = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port);
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, WAITING_MAX)?;
+    Ok(socket)
+}
+
 /// What the kernel reads to make a Landlock rule set; older ones know the beginning and want zeros behind it.
 #[repr(C)]
 struct LandlockRuleSet {
@@ -348,8 +363,16 @@ struct LandlockPathBeneath {
     parent_fd: i32,
 }
 
+/// What the kernel reads for a rule about a port.
+#[repr(C)]
+struct LandlockNetPort {
+    allowed_access: u64,
+    port: u64,
+}
+
 const LANDLOCK_CREATE_RULESET_VERSION: c_uint = 1;
 const LANDLOCK_RULE_PATH_BENEATH: c_int = 1;
+const LANDLOCK_RULE_NET_PORT: c_int = 2;
 
 /// The version of Landlock's interface that this kernel offers.
 pub(crate) fn landlock_version() -> Result<u32, Errno> {
@@ -378,6 +401,17 @@ pub(crate) fn landlock_allow(set: BorrowedFd<'_>, folder: BorrowedFd<'_>, rights
     // SAFETY: the structure outlives the call and is of the kind that is named; both descriptors are open over it.
     let result = unsafe {
         libc::syscall(libc::SYS_landlock_add_rule, set.as_raw_fd(), LANDLOCK_RULE_PATH_BENEATH, ptr::from_ref(&rule), 0)
+    };
+    checked(result)?;
+    Ok(())
+}
+
+/// Adds a rule: these rights over that port.
+pub(crate) fn landlock_allow_port(set: BorrowedFd<'_>, port: u16, rights: u64) -> Result<(), Errno> {
+    let rule = LandlockNetPort { allowed_access: rights, port: u64::from(port) };
+    // SAFETY: the structure outlives the call and is of the kind that is named; the descriptor is open over it.
+    let result = unsafe {
+        libc::syscall(libc::SYS_landlock_add_rule, set.as_raw_fd(), LANDLOCK_RULE_NET_PORT, ptr::from_ref(&rule), 0)
     };
     checked(result)?;
     Ok(())

@@ -38,6 +38,8 @@ struct Heard {
     failure: Option<Failed>,
     /// The wait status of the plugin's main process.
     status: Option<i32>,
+    /// What stands in the network namespace for the daemon, until it is handed over.
+    listener: Option<OwnedFd>,
     /// pid 1 will say no more.
     closed: bool,
 }
@@ -148,11 +150,20 @@ impl Tree {
                         // Its memory is not needed for the rest of the plugin's life.
                         *spec = None;
                         // A daemon that is gone shows as the end of the socket, in the next round.
-                        let _ = control.report(&Report::Started, &[self.init_pidfd.as_fd(), pidfd.as_fd()]);
+                        // Nothing of it stays here: the daemon alone decides for how long it is served.
+                        let listener = heard.listener.take();
+                        let mut descriptors = vec![self.init_pidfd.as_fd(), pidfd.as_fd()];
+                        descriptors.extend(listener.as_ref().map(AsFd::as_fd));
+                        let _ = control.report(&Report::Started, &descriptors);
                     }
                 }
                 Read::Message((Record::Started, None)) => {
                     heard.failure.get_or_insert(Failed::at(Step::Process, Errno::MFILE));
+                    self.kill();
+                }
+                Read::Message((Record::Listening, Some(listener))) => heard.listener = Some(listener),
+                Read::Message((Record::Listening, None)) => {
+                    heard.failure.get_or_insert(Failed::at(Step::Listener, Errno::MFILE));
                     self.kill();
                 }
                 Read::Message((Record::Failed(stumble), _)) => {

@@ -73,27 +73,37 @@ pub enum Event {
 }
 
 /// How a connection ended that had been allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum End {
     /// Both sides had said everything.
+    #[error("complete")]
     Complete,
     /// The client broke it off.
+    #[error("the plugin broke it off: {detail}")]
     Client { detail: String },
     /// The server broke it off.
+    #[error("the server broke it off: {detail}")]
     Server { detail: String },
     /// What the client sent as a body is none.
+    #[error("what the plugin sent as a body is none: {detail}")]
     RequestBody { detail: String },
     /// What the server sent is no response.
+    #[error("what the server sent is no response: {detail}")]
     Response { detail: String },
     /// No byte came back in time.
+    #[error("no byte came back in time")]
     FirstByte,
     /// Nothing passed for too long.
+    #[error("nothing passed for too long")]
     Idle,
     /// It lasted too long.
+    #[error("it lasted too long")]
     Time,
     /// It carried too much.
+    #[error("it carried too much")]
     Bytes,
     /// The proxy was taken down.
+    #[error("the process or the daemon ended")]
     Stopped,
 }
 
@@ -104,7 +114,8 @@ pub enum End {
 #[must_use]
 pub fn queue(records_max: usize) -> (Writer, Reader) {
     let (sender, receiver) = mpsc::channel(records_max);
-    (Writer { sender, lost: Arc::default() }, Reader { receiver })
+    let lost = Arc::default();
+    (Writer { sender, lost: Arc::clone(&lost) }, Reader { receiver, lost })
 }
 
 /// The end that never waits. Cheap to clone.
@@ -143,12 +154,19 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Reader {
     receiver: mpsc::Receiver<Entry>,
+    lost: Arc<AtomicU64>,
 }
 
 impl Reader {
     /// The next one; None once every writer is gone. Dropping this loses nothing.
     pub async fn next(&mut self) -> Option<Entry> {
         self.receiver.recv().await
+    }
+
+    /// How many found no place since the last that did: what is still to be told once there is no next one.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -168,7 +186,7 @@ mod tests {
         for connection in 1..=5 {
             writer.record(record(connection));
         }
-        assert_eq!(writer.lost(), 3);
+        assert_eq!((writer.lost(), reader.lost()), (3, 3));
         assert_eq!(reader.next().await, Some(Entry { lost_before: 0, record: record(1) }));
         writer.record(record(6));
         drop(writer);

@@ -1,59 +1,12 @@
-//! How much of everything one plugin's way out may take, and why so much.
+//! How much of everything one plugin's way out may take, and why so much: what is fixed, and the pace.
+//!
+//! Elsewhere: what an operator can set is `model::permission::traffic`.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The bounds of one plugin's connections. The defaults are for tools that fetch and post; each may be set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at once. Each costs the daemon two descriptors and two buffers; a browser opens six to a host.
-    pub connections_max: usize,
-    /// Connections a second in the long run. Each costs the daemon's one thread a fraction of a millisecond, which every other plugin waits for.
-    pub connections_per_second: u32,
-    /// And so many at once before that counts. Whoever is faster waits, and is not refused.
-    pub connections_burst: u32,
-    /// Bytes of one head, of a request or a response. Cookies and tokens fit; most servers take 8 to 16 KiB.
-    pub head_bytes_max: usize,
-    /// Headers in one head.
-    pub headers_max: usize,
-    /// For the head of a request, from the connection on: it is local, and a slow one holds a place.
-    pub head_timeout: Duration,
-    /// For the TLS client hello, from the moment the tunnel stands.
-    pub hello_timeout: Duration,
-    /// For one name. The system's resolver gives up later than anybody waits.
-    pub lookup_timeout: Duration,
-    /// For reaching a server, all its addresses together.
-    pub connect_timeout: Duration,
-    /// For the first byte of an answer, since something was last sent. Longer than a slow model or report takes.
-    pub first_byte_timeout: Duration,
-    /// Without a byte in either direction, after the first.
-    pub idle_timeout: Duration,
-    /// Bytes of one connection, both directions together.
-    pub bytes_max: u64,
-    /// One connection in all, however busy. Long enough for large downloads, short enough that none is for ever.
-    pub time_max: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 64,
-            connections_per_second: 200,
-            connections_burst: 400,
-            head_bytes_max: 16 << 10,
-            headers_max: 100,
-            head_timeout: Duration::from_secs(10),
-            hello_timeout: Duration::from_secs(10),
-            lookup_timeout: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(10),
-            first_byte_timeout: Duration::from_secs(120),
-            idle_timeout: Duration::from_secs(120),
-            bytes_max: 4 << 30,
-            time_max: Duration::from_secs(3600),
-        }
-    }
-}
+pub use crate::model::permission::traffic::Limits;
 
 /// How many connections beyond `connections_max` are told so. The rest are closed without a word.
 pub(super) const TOLD_OF_LIMIT_MAX: usize = 8;

@@ -16,6 +16,7 @@ use semver::Version;
 use super::generation::Timing;
 use super::ids::{ActionName, Instance, PluginId};
 use super::overdue::{MISSED_GRACES_MAX, OnOverdue};
+use super::permission::grants::Asked;
 use super::restart::{INTENSITY_MAX, RestartMode, RestartPolicy};
 use super::specifier::Specifier;
 use super::status::clip;
@@ -61,6 +62,8 @@ pub struct Manifest {
     /// Between the cancellation of a call and giving it up.
     pub cancel_grace: Duration,
     pub dependencies: BTreeMap<PluginId, Specifier>,
+    /// What it wants beyond the default. What it gets is the operator's decision.
+    pub permissions: Asked,
 }
 
 impl Manifest {
@@ -282,6 +285,7 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
     let watchdog = read_watchdog(&mut root);
     let cancel_grace = root.seconds("cancel_grace_seconds", SHORT).unwrap_or(Duration::from_secs(2));
     let dependencies = read_dependencies(&mut root);
+    let permissions = root.list("permissions", "a list of permissions", Asked::parse).unwrap_or_default();
     root.warn_about_the_rest();
     Some(Manifest {
         id: id?,
@@ -300,6 +304,7 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
         watchdog,
         cancel_grace,
         dependencies,
+        permissions,
     })
 }
 

@@ -6,3 +6,6 @@ pub mod address;
 pub mod grants;
 pub mod host;
 pub mod network;
+pub mod path;
+pub mod system;
+pub mod traffic;

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use palisade_protocol::Guarantee;
 
+use super::network::{self, Network};
+
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::Generation;
 use crate::model::limits::Limits;
@@ -16,6 +18,7 @@ use crate::model::permission::grants::Grants;
 use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users};
+use crate::sandbox::granted::{self, Reserved};
 use crate::sandbox::lend::{Lender, Lent};
 use crate::sandbox::spec::{self, Inside};
 use crate::store::{EntryPoint, Program, Snapshot, Store};
@@ -39,12 +42,14 @@ pub struct Host {
     pub lender: Option<Lender>,
     /// Where each plugin's private data lie.
     pub data: PathBuf,
+    /// What is the daemon's own, of which no plugin is granted anything.
+    pub reserved: Reserved,
 }
 
 impl Host {
     /// What confines a plugin of this daemon. `process` is its main one, as the host counts, while it runs.
     #[must_use]
-    pub fn guarantees(&self, grants: Grants, process: Option<u32>) -> Vec<Guarantee> {
+    pub fn guarantees(&self, grants: &Grants, process: Option<u32>) -> Vec<Guarantee> {
         self.facts.guarantees(grants, process.map(Observed::of).as_ref())
     }
 }
@@ -70,8 +75,10 @@ pub struct Blueprint {
     pub limits: Limits,
     /// What the operator wants where this host cannot confine it as every start needs it.
     pub on_degraded: OnDegraded,
-    /// What the operator granted it.
+    /// What the operator granted it, of what it asks for.
     pub grants: Grants,
+    /// What serves its way out, which it has if hosts are granted.
+    pub network: Network,
 }
 
 /// What becomes of a start that this host cannot confine as it must be.
@@ -133,6 +140,7 @@ impl Blueprint {
         let snapshot = self.snapshot().map_err(lasting)?;
         let entry = self.manifest.entry_point.as_str();
         let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
+        let places = granted::places(&self.grants, &self.host.reserved).map_err(lasting)?;
         let offer = &self.host.facts.offer;
         let lent = self.host.lender.as_ref().and_then(Lender::lend);
         let identity = self.host.facts.users.identity(lent.as_ref().map(Lent::uid)).ok_or_else(|| {
@@ -167,7 +175,8 @@ impl Blueprint {
             data: &data,
             entry: Some(entry),
             interpreter: interpreter.as_ref().map(|(path, _)| path.as_path()),
-            grants: self.grants,
+            grants: &self.grants,
+            places: &places,
         };
         spec::confine(&mut spec, offer, &inside);
         let leaf = match &self.host.cgroups {
@@ -216,7 +225,15 @@ impl Blueprint {
         environment.push(c_string([b"HOME=", home.to_bytes()].concat())?);
         environment.push(c_string(format!("PALISADE_PLUGIN={}", self.manifest.id))?);
         environment.push(c_string(format!("PALISADE_VERSION={}", self.manifest.version))?);
+        let proxy = network::variables(spec::proxy_port(&self.host.facts.offer, &self.grants));
+        for (name, value) in &proxy {
+            environment.push(c_string(format!("{name}={value}"))?);
+        }
         for (name, value) in &self.manifest.environment {
+            // Of two with the same name programs take the one or the other.
+            if proxy.iter().any(|(proxy, _)| proxy == name) {
+                continue;
+            }
             environment.push(c_string(format!("{name}={value}"))?);
         }
         Ok(environment)

@@ -31,6 +31,7 @@ use super::call::Call;
 use super::inbox::{Inbox, Message, Outlet, inbox};
 use super::link::{LOG_FIELDS_BYTES_MAX, Link, LinkSettings, News};
 use super::logs::{self, Source, Voice};
+use super::network;
 use super::pressure::{Met, Watch};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
@@ -230,6 +231,7 @@ pub fn start(
         child: None,
         logs: None,
         pressure: None,
+        served: None,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         armed: None,
         quiet: Quiet::default(),
@@ -268,6 +270,8 @@ struct Task {
     logs: Option<JoinHandle<StderrTail>>,
     /// Watches how it meets its limits, where there are any.
     pressure: Option<JoinHandle<()>>,
+    /// Serves its way out, where it has one.
+    served: Option<network::Serving>,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires.
     armed: Option<Instant>,
@@ -362,6 +366,11 @@ impl Task {
             self.act_on(wake).await;
         }
         self.end().await;
+    }
+
+    fn who(&self) -> network::Who {
+        let manifest = &self.blueprint.manifest;
+        network::Who { plugin: manifest.id.clone(), version: manifest.version.to_string(), generation: self.number }
     }
 
     fn watch_pressure(&self, control: &Control) -> Option<JoinHandle<()>> {
@@ -660,6 +669,8 @@ impl Task {
     async fn take_report(&mut self, report: Report) {
         let event = match report {
             Report::Started(started) => {
+                let listener = self.child.as_mut().and_then(|child| child.control.take_listener());
+                self.served = listener.map(|listener| self.blueprint.network.serve(listener, self.who()));
                 self.gauge.change(|seen| seen.processes = Some((started.plugin_pid, started.init_pid)));
                 Event::Launched
             }
@@ -743,7 +754,7 @@ impl Task {
     }
 
     fn guarantees(&self) -> Vec<Guarantee> {
-        self.blueprint.host.facts.guarantees(self.blueprint.grants, None)
+        self.blueprint.host.facts.guarantees(&self.blueprint.grants, None)
     }
 
     async fn take_ready(&mut self, ready: Ready) {
@@ -974,6 +985,9 @@ impl Task {
         self.child = None;
         if let Some(pressure) = self.pressure.take() {
             pressure.abort();
+        }
+        if let Some(served) = self.served.take() {
+            served.end().await;
         }
         let tail = match self.logs.take() {
             Some(mut logs) => match tokio::time::timeout(logs::LAST_WORDS, &mut logs).await {

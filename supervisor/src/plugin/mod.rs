@@ -16,6 +16,7 @@ pub mod handle;
 pub mod inbox;
 pub mod link;
 pub mod logs;
+pub mod network;
 pub mod numbers;
 pub mod pressure;
 pub mod queue;

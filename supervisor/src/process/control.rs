@@ -8,6 +8,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSliceMut},
     mem::MaybeUninit,
+    net::TcpListener,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::process::ExitStatusExt,
@@ -76,6 +77,10 @@ pub struct Control {
     /// Held for as long as a process of the tree may run as that user.
     lent: Option<Lent>,
     pidfds: Option<Pidfds>,
+    /// Whether a listener comes along when the child has started.
+    listens: bool,
+    /// It, until somebody takes it.
+    listener: Option<TcpListener>,
     started: Option<Started>,
     phase: Phase,
     /// The daemon has asked for the end, so a missing report of pid 1 is no surprise.
@@ -115,6 +120,7 @@ impl Control {
         launcher: tokio::process::Child,
         leaf: Option<Leaf>,
         lent: Option<Lent>,
+        listens: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             socket: UnixDatagram::from_std(socket.into())?,
@@ -122,6 +128,8 @@ impl Control {
             leaf,
             lent,
             pidfds: None,
+            listens,
+            listener: None,
             started: None,
             phase: Phase::Greeting,
             killed: false,
@@ -184,6 +192,11 @@ impl Control {
     /// What was reported when the child started, if it has.
     pub fn started(&self) -> Option<Started> {
         self.started
+    }
+
+    /// The listener in the child's network namespace, once: if one was asked for and the child has started.
+    pub fn take_listener(&mut self) -> Option<TcpListener> {
+        self.listener.take()
     }
 
     /// The child's cgroup, if it was given one and has not ended.
@@ -279,8 +292,9 @@ impl Control {
                     "the launcher did not say which build it is; this daemon needs the one of build {BUILD_ID}"
                 ));
             }
-            (Received::Message(Said::Started, descriptors), Phase::Known) => match pidfds(descriptors) {
-                Ok((pidfds, started)) => {
+            (Received::Message(Said::Started, descriptors), Phase::Known) => match arrived(descriptors, self.listens) {
+                Ok((pidfds, listener, started)) => {
+                    self.listener = listener;
                     self.pidfds = Some(pidfds);
                     self.started = Some(started);
                     if self.killed {
@@ -289,7 +303,7 @@ impl Control {
                     }
                     return Some(Report::Started(started));
                 }
-                Err(error) => self.refuse(format!("the plugin's pidfds did not arrive: {error}")),
+                Err(error) => self.refuse(format!("the plugin's descriptors did not arrive: {error}")),
             },
             (Received::Message(Said::Failed(failure), _), Phase::Known) => {
                 self.phase = Phase::Closing(Report::Failed(failure));
@@ -340,6 +354,7 @@ impl Control {
         self.leaf = None;
         self.lent = None;
         self.pidfds = None;
+        self.listener = None;
         self.phase = Phase::Ended(report);
     }
 }
@@ -372,13 +387,22 @@ fn receive_from(socket: &UnixDatagram) -> io::Result<Received> {
     })
 }
 
-/// The two pidfds that come with `Started`, and the numbers behind them.
-fn pidfds(descriptors: Vec<OwnedFd>) -> io::Result<(Pidfds, Started)> {
-    let Ok([init, plugin]) = <[OwnedFd; 2]>::try_from(descriptors) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "two descriptors were expected"));
+/// What comes with `Started`: two pidfds and the numbers behind them, and a listener if one was asked for.
+fn arrived(descriptors: Vec<OwnedFd>, listens: bool) -> io::Result<(Pidfds, Option<TcpListener>, Started)> {
+    let mut descriptors = descriptors.into_iter();
+    let (Some(init), Some(plugin), listener, None) =
+        (descriptors.next(), descriptors.next(), descriptors.next(), descriptors.next())
+    else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "two or three descriptors were expected"));
     };
+    if listener.is_some() != listens {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a listener comes where one was asked for, and only there",
+        ));
+    }
     let started = Started { init_pid: pid_of(&init)?, plugin_pid: pid_of(&plugin)? };
-    Ok((Pidfds { init, plugin }, started))
+    Ok((Pidfds { init, plugin }, listener.map(TcpListener::from), started))
 }
 
 /// The number of the process behind a pidfd, as this process counts; 0 if it has been waited for already.

@@ -92,6 +92,7 @@ impl SpawnError {
 /// small static program, a tenth of a millisecond or so.
 pub fn spawn(image: &LauncherImage, launch: Launch<'_>) -> Result<Child, SpawnError> {
     let Launch { mut spec, entry, interpreter, leaf, lent } = launch;
+    let listens = spec.listener.is_some();
     spec.leaf = leaf.is_some();
     spec.interpreter = interpreter.is_some();
     let message = palisade_launcher::encode(&spec)?;
@@ -124,7 +125,7 @@ pub fn spawn(image: &LauncherImage, launch: Launch<'_>) -> Result<Child, SpawnEr
     let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(tokio_end("the plugin's stdout"))?;
     let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(tokio_end("the plugin's stderr"))?;
     let launcher = start_launcher(image, launchers)?;
-    let control = Control::new(ours, launcher, leaf, lent).map_err(tokio_end("the launcher's control"))?;
+    let control = Control::new(ours, launcher, leaf, lent, listens).map_err(tokio_end("the launcher's control"))?;
     Ok(Child { input, output, stdout, stderr, control })
 }
 

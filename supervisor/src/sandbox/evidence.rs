@@ -113,7 +113,7 @@ impl Facts {
 
     /// Every control, for a plugin with these grants. `observed` is what the kernel says of it, while it runs.
     #[must_use]
-    pub fn guarantees(&self, grants: Grants, observed: Option<&Observed>) -> Vec<Guarantee> {
+    pub fn guarantees(&self, grants: &Grants, observed: Option<&Observed>) -> Vec<Guarantee> {
         use GuaranteeState::{Absent, Degraded, Enforced};
         let mut report = Report { facts: self, observed, guarantees: Vec::new() };
         let offer = &self.offer;
@@ -156,6 +156,7 @@ impl Facts {
             &["launcher: pid namespace".to_owned()],
         );
         report.offered("network_namespace", offer.network, "no device but loopback", &["udp-direct"], Some("net"));
+        report.network_access(grants);
         report.offered("ipc_namespace", offer.ipc, "no System V objects or message queues of others", &[], Some("ipc"));
         report.offered("hostname", offer.hostname, "a name of its own", &[], Some("uts"));
         report.offered(
@@ -222,6 +223,34 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
+    /// What it can reach. A way out that is granted is enforced only where there is no other.
+    fn network_access(&mut self, grants: &Grants) {
+        /// The others are in `permissions`.
+        const NAMED: usize = 8;
+        const CONTROL: &str = "network_access";
+        if !self.facts.offer.network {
+            let reason = format!("it reaches whatever the host does: {}", self.facts.reason("network_namespace"));
+            return self.push(CONTROL, GuaranteeState::Absent, "", &[reason]);
+        }
+        let hosts = &grants.network_access;
+        if hosts.is_empty() {
+            let evidence = ["launcher: network namespace".to_owned()];
+            return self.push(
+                CONTROL,
+                GuaranteeState::Enforced,
+                "no host is granted, and there is no way out",
+                &evidence,
+            );
+        }
+        let mut named: Vec<_> = hosts.iter().take(NAMED).map(ToString::to_string).collect();
+        if NAMED < hosts.len() {
+            named.push(format!("{} more", hosts.len() - NAMED));
+        }
+        let mechanism = format!("through the daemon's proxy alone, to {}", named.join(", "));
+        let evidence = ["launcher: listener".to_owned(), "daemon: each connection is decided and recorded".to_owned()];
+        self.push(CONTROL, GuaranteeState::Enforced, &mechanism, &evidence);
+    }
+
     fn push(&mut self, control: &str, state: GuaranteeState, mechanism: &str, evidence: &[String]) {
         let mut text = mechanism.to_owned();
         for piece in evidence {
@@ -300,18 +329,37 @@ mod tests {
     fn a_layer_that_is_taken_away_is_absent_with_its_reason_and_missed() {
         let there = facts(all());
         assert!(there.missing().is_empty());
-        let guarantees = there.guarantees(Grants::default(), None);
+        let guarantees = there.guarantees(&Grants::default(), None);
         let (shown, evidence) = state(&guarantees, "private_root");
         assert_eq!(shown, GuaranteeState::Enforced);
         assert!(evidence.contains("trial: read-shadow met \"No such file or directory\""), "{evidence}");
 
         let gone = facts(Offer { network: false, ..all() });
         assert_eq!(gone.missing(), ["network_namespace: this host allows no more"]);
-        let (shown, evidence) = state(&gone.guarantees(Grants::default(), None), "network_namespace");
+        let (shown, evidence) = state(&gone.guarantees(&Grants::default(), None), "network_namespace");
         assert_eq!((shown, evidence.as_str()), (GuaranteeState::Absent, "this host allows no more"));
         let gone = facts(Offer { landlock: 0, ..all() });
         assert!(gone.missing().is_empty(), "a start does not need it");
-        assert_eq!(state(&gone.guarantees(Grants::default(), None), "landlock").0, GuaranteeState::Absent);
+        assert_eq!(state(&gone.guarantees(&Grants::default(), None), "landlock").0, GuaranteeState::Absent);
+    }
+
+    #[test]
+    fn a_way_out_is_reported_as_it_is() {
+        use crate::model::permission::network::Scope;
+        let hosts = (0..10).map(|n| Scope::parse(&format!("h{n}.example:443")).unwrap()).collect();
+        let granted = Grants { network_access: hosts, ..Grants::default() };
+        let shown = |offer: Offer, grants: &Grants| state(&facts(offer).guarantees(grants, None), "network_access");
+        let (none, evidence) = shown(all(), &Grants::default());
+        assert_eq!((none, evidence.contains("there is no way out")), (GuaranteeState::Enforced, true), "{evidence}");
+        let (some, evidence) = shown(all(), &granted);
+        assert_eq!(some, GuaranteeState::Enforced);
+        assert!(evidence.starts_with("through the daemon's proxy alone, to h0.example:443, "), "{evidence}");
+        assert!(evidence.contains("h7.example:443, 2 more; launcher: listener"), "{evidence}");
+        for grants in [&granted, &Grants::default()] {
+            let (state, evidence) = shown(Offer { network: false, ..all() }, grants);
+            assert_eq!(state, GuaranteeState::Absent);
+            assert_eq!(evidence, "it reaches whatever the host does: this host allows no more");
+        }
     }
 
     #[test]
@@ -319,7 +367,7 @@ mod tests {
         use GuaranteeState::{Absent, Degraded, Enforced};
         let states = |offer: Offer| {
             let facts = Facts { reasons: vec![("controllers", "somebody else's".to_owned())], ..facts(offer) };
-            let guarantees = facts.guarantees(Grants::default(), None);
+            let guarantees = facts.guarantees(&Grants::default(), None);
             ["memory", "pids", "cpu"].map(|control| state(&guarantees, control))
         };
         let controlled = states(Offer { controllers: true, ..all() });
@@ -336,12 +384,12 @@ mod tests {
         let facts = facts(all());
         let mut observed =
             Observed { status: vec![("NoNewPrivs".to_owned(), "1".to_owned())], namespaces: vec!["net"] };
-        let (shown, evidence) = state(&facts.guarantees(Grants::default(), Some(&observed)), "no_new_privs");
+        let (shown, evidence) = state(&facts.guarantees(&Grants::default(), Some(&observed)), "no_new_privs");
         assert_eq!(shown, GuaranteeState::Enforced);
         assert!(evidence.contains("kernel: NoNewPrivs: 1"), "{evidence}");
         observed.status[0].1 = "0".to_owned();
         assert_eq!(
-            state(&facts.guarantees(Grants::default(), Some(&observed)), "no_new_privs").0,
+            state(&facts.guarantees(&Grants::default(), Some(&observed)), "no_new_privs").0,
             GuaranteeState::Absent
         );
     }

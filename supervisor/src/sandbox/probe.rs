@@ -265,7 +265,7 @@ async fn filter_a_child(image: &LauncherImage, host: &mut Host) {
     let mut spec = enclosed(user_map());
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial-filter".to_owned()];
     spec.powerless = true;
-    let profile = spec::profile(Grants::default());
+    let profile = spec::profile(&Grants::default());
     spec.seccomp = Some(seccomp::compile(&profile));
     spec.exec_once = true;
     let (made, said) = attempt(image, spec, None).await;
@@ -382,7 +382,8 @@ async fn attempt_confined(
         data: &data,
         entry: None,
         interpreter: None,
-        grants: Grants::default(),
+        grants: &Grants::default(),
+        places: &[],
     };
     let mut spec = enclosed(None);
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial".to_owned()];

@@ -11,13 +11,14 @@ use std::{
 };
 
 use palisade_launcher::{
-    Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, PathRule, Resource, Root, Setting, Source, Spec,
-    UserMap,
+    Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, PathRule, PortRule, Resource, Root, Setting, Source,
+    Spec, UserMap,
 };
 
 use super::{
     PLUGIN_UID,
     cgroup::LeafLimits,
+    granted::{Access, Kind, Place},
     own_user_map,
     seccomp::{
         self, Profile,
@@ -26,6 +27,7 @@ use super::{
 };
 use crate::model::limits::Decided;
 use crate::model::permission::grants::Grants;
+use crate::model::permission::system::SystemFile;
 
 /// Memory that cannot be paged out: enough for a key or two.
 const LOCKED_BYTES: u64 = 1 << 20;
@@ -85,6 +87,9 @@ const DEVICE_LINKS: [(&CStr, &CStr); 4] = [
 pub const PACKAGE: &str = "/plugin";
 /// Its working directory and home.
 pub const DATA: &str = "/data";
+
+/// Where the proxy listens on a plugin's loopback. Nothing else is there, so any number would do; this is the one that proxies have.
+pub const PROXY_PORT: u16 = 3128;
 
 /// Something of the host that a plugin sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,12 +222,14 @@ pub struct Inside<'a> {
     /// The path of the interpreter, if the entry point is a script.
     pub interpreter: Option<&'a Path>,
     /// What it was granted.
-    pub grants: Grants,
+    pub grants: &'a Grants,
+    /// The files among it, as they were found.
+    pub places: &'a [Place],
 }
 
 /// Which system calls a plugin with these grants may make.
 #[must_use]
-pub fn profile(grants: Grants) -> Profile {
+pub fn profile(grants: &Grants) -> Profile {
     let execution = if grants.execute_code { Execution::Any } else { Execution::Once };
     Profile { execution, denials: Denials::Answered }
 }
@@ -235,6 +242,7 @@ pub fn confine(spec: &mut Spec, offer: &Offer, inside: &Inside<'_>) {
         Identity::Lent { uid } | Identity::Shared { uid } => (uid, uid),
     };
     spec.namespaces.network = offer.network;
+    spec.listener = proxy_port(offer, inside.grants);
     spec.namespaces.ipc = offer.ipc;
     spec.hostname = offer.hostname.then(|| of(inside.hostname));
     spec.powerless = true;
@@ -257,8 +265,15 @@ pub fn confine(spec: &mut Spec, offer: &Offer, inside: &Inside<'_>) {
         };
         spec.root = Some(root(&offer.layout, inside, idmap));
         spec.directory = of(DATA);
-        spec.landlock = landlock(offer.landlock, &offer.layout);
+        spec.landlock = landlock(offer.landlock, &offer.layout, inside, spec.listener);
     }
+}
+
+/// Where a plugin with these grants finds its way out. None where it has none to find: nothing is granted, or its network is not
+/// its own.
+#[must_use]
+pub fn proxy_port(offer: &Offer, grants: &Grants) -> Option<u16> {
+    (offer.network && !grants.network_access.is_empty()).then_some(PROXY_PORT)
 }
 
 fn root(layout: &Layout, inside: &Inside<'_>, idmap: Option<IdMap>) -> Root {
@@ -301,6 +316,7 @@ fn root(layout: &Layout, inside: &Inside<'_>, idmap: Option<IdMap>) -> Root {
     mounts.push(new(c"tmpfs", c"dev/shm", memory(SHM_SIZE, c"1777")));
     // Processes and nothing about the host: system-wide files of /proc are a permission of their own.
     mounts.push(new(c"proc", c"proc", vec![setting(c"subset", c"pid")]));
+    granted(&mut mounts, inside);
     let within = |path: &Path| of_path(path.strip_prefix("/").unwrap_or(path));
     Root {
         options: memory(ROOT_SIZE, c"755"),
@@ -314,6 +330,32 @@ fn root(layout: &Layout, inside: &Inside<'_>, idmap: Option<IdMap>) -> Root {
         },
         entry: inside.entry.map(|entry| of(&format!("plugin/{entry}"))),
         interpreter: inside.interpreter.map(within),
+    }
+}
+
+/// What of the host the operator granted, at the same path: those that lie in others behind them.
+fn granted(mounts: &mut Vec<Mount>, inside: &Inside<'_>) {
+    let target = |path: &str| of(path.trim_start_matches('/'));
+    let owner = match inside.identity {
+        Identity::Lent { uid } => Some((uid, uid)),
+        Identity::Own | Identity::Shared { .. } => None,
+    };
+    for Place { path, access, .. } in inside.places {
+        let read_only = *access == Access::Read;
+        mounts.push(Mount {
+            target: target(path.as_str()),
+            source: Source::Granted { path: of(path.as_str()), owner },
+            attributes: Attributes { read_only, no_exec: true, no_dev: true },
+            optional: false,
+        });
+    }
+    for file in &inside.grants.system_access {
+        mounts.push(Mount {
+            target: target(file.inside()),
+            source: Source::Granted { path: of(file.on_the_host()), owner: None },
+            attributes: Attributes { read_only: true, no_exec: true, no_dev: true },
+            optional: false,
+        });
     }
 }
 
@@ -382,7 +424,7 @@ fn known(version: u32) -> (u64, u64, u64) {
 }
 
 /// The second fence, for exactly the rights of the version that the probe found.
-fn landlock(version: u32, layout: &Layout) -> Option<Landlock> {
+fn landlock(version: u32, layout: &Layout, inside: &Inside<'_>, proxy: Option<u16>) -> Option<Landlock> {
     use right::*;
     if version == 0 {
         return None;
@@ -407,7 +449,24 @@ fn landlock(version: u32, layout: &Layout) -> Option<Landlock> {
             rules.push(rule(&format!("/{}", path.to_string_lossy()), read | EXECUTE));
         }
     }
-    Some(Landlock { handled_fs: files, handled_net: network, scoped, rules })
+    for Place { path, kind, access } in inside.places {
+        let rights = match (kind, access) {
+            (Kind::Folder, Access::Read) => read,
+            (Kind::Folder, Access::Write) => own,
+            // The kernel refuses a rule about a file with rights that only a folder can give.
+            (Kind::File, Access::Read) => READ_FILE,
+            (Kind::File, Access::Write) => READ_FILE | WRITE_FILE | TRUNCATE,
+        };
+        rules.push(rule(path.as_str(), rights));
+    }
+    for file in &inside.grants.system_access {
+        let rights = if *file == SystemFile::Cpu { read } else { READ_FILE };
+        rules.push(rule(file.inside(), rights));
+    }
+    // A rule about a right that is not handled is refused.
+    let rights = CONNECT_TCP & network;
+    let ports = proxy.filter(|_| rights != 0).map(|port| PortRule { port, rights }).into_iter().collect();
+    Some(Landlock { handled_fs: files, handled_net: network, scoped, rules, ports })
 }
 
 /// What a plugin may use, as far as the kernel counts it by process. `descriptors_max` is the daemon's own hard limit.
@@ -487,8 +546,12 @@ pub fn inside_package(entry: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::model::limits::BUILT_IN;
+    use crate::model::permission::network::Scope;
+    use crate::model::permission::path::HostPath;
 
     fn offer(landlock: u32) -> Offer {
         Offer {
@@ -504,6 +567,8 @@ mod tests {
         }
     }
 
+    static NOTHING: LazyLock<Grants> = LazyLock::new(Grants::default);
+
     fn inside(identity: Identity) -> Inside<'static> {
         Inside {
             identity,
@@ -512,7 +577,8 @@ mod tests {
             data: Path::new("/state/data/x"),
             entry: Some("bin/main"),
             interpreter: None,
-            grants: Grants::default(),
+            grants: &NOTHING,
+            places: &[],
         }
     }
 
@@ -559,6 +625,15 @@ mod tests {
     }
 
     #[test]
+    fn a_way_out_is_there_where_it_is_granted_and_the_network_is_its_own() {
+        let granted = Grants { network_access: vec![Scope::parse("a.example").unwrap()], ..Grants::default() };
+        assert_eq!(proxy_port(&offer(7), &granted), Some(PROXY_PORT));
+        assert_eq!(proxy_port(&offer(7), &Grants::default()), None);
+        assert_eq!(proxy_port(&Offer { network: false, ..offer(7) }, &granted), None);
+        assert_eq!(confined(&offer(7), Identity::Own).listener, None);
+    }
+
+    #[test]
     fn landlock_asks_for_exactly_what_a_version_knows() {
         let sets: Vec<_> = (1..=7).map(known).collect();
         assert_eq!(sets[0], ((1 << 13) - 1, 0, 0));
@@ -569,9 +644,44 @@ mod tests {
         assert_eq!(sets[5], ((1 << 16) - 1, 3, 3));
         assert_eq!(sets[6], sets[5]);
         for version in 1..=7 {
-            let rules = landlock(version, &Layout::of_this_host()).unwrap();
+            let rules = landlock(version, &Layout::of_this_host(), &inside(Identity::Own), Some(3128)).unwrap();
+            let port = PortRule { port: 3128, rights: right::CONNECT_TCP };
+            assert_eq!(rules.ports, if version < 4 { vec![] } else { vec![port] });
+            let without = landlock(version, &Layout::of_this_host(), &inside(Identity::Own), None).unwrap();
+            assert_eq!(without.ports, []);
             // The kernel refuses a rule with a right that is not handled.
             assert!(rules.rules.iter().all(|rule| rule.rights & !rules.handled_fs == 0 && rule.rights != 0));
+        }
+    }
+
+    #[test]
+    fn what_is_granted_is_mounted_behind_all_else_and_never_executable() {
+        let place = |path: &str, kind, access| Place { path: HostPath::parse(path).unwrap(), kind, access };
+        let places = [
+            place("/srv", Kind::Folder, Access::Read),
+            place("/srv/out", Kind::Folder, Access::Write),
+            place("/srv/out/one", Kind::File, Access::Write),
+        ];
+        let grants = Grants { system_access: vec![SystemFile::Cpu, SystemFile::Meminfo], ..NOTHING.clone() };
+        for (identity, owner) in [(Identity::Lent { uid: 7 }, Some((7, 7))), (Identity::Own, None)] {
+            let mut spec = Spec::new(c"/".to_owned());
+            confine(&mut spec, &offer(7), &Inside { grants: &grants, places: &places, ..inside(identity) });
+            let mounts = spec.root.unwrap().mounts;
+            let last: Vec<_> = mounts[mounts.len() - 5..].to_vec();
+            assert!(last.iter().all(|mount| mount.attributes.no_exec && mount.attributes.no_dev && !mount.optional));
+            let read_only = last.iter().map(|mount| mount.attributes.read_only).collect::<Vec<_>>();
+            assert_eq!(read_only, [true, false, false, true, true]);
+            let targets: Vec<_> = last.iter().map(|mount| mount.target.to_str().unwrap()).collect();
+            assert_eq!(targets, ["srv", "srv/out", "srv/out/one", "sys/devices/system/cpu", "host/proc/meminfo"]);
+            assert_eq!(last[0].source, Source::Granted { path: c"/srv".to_owned(), owner });
+            let landlock = spec.landlock.unwrap();
+            let rights = |path: &CStr| landlock.rules.iter().find(|rule| *rule.path == *path).unwrap().rights;
+            let changing = right::WRITE_FILE | right::TRUNCATE | right::MAKE_REG | right::REMOVE_FILE;
+            assert_eq!(rights(c"/srv"), right::READ_FILE | right::READ_DIR);
+            assert_eq!(rights(c"/srv/out") & changing, changing);
+            assert_eq!(rights(c"/srv/out") & right::EXECUTE, 0);
+            assert_eq!(rights(c"/srv/out/one"), right::READ_FILE | right::WRITE_FILE | right::TRUNCATE);
+            assert_eq!(rights(c"/host/proc/meminfo"), right::READ_FILE);
         }
     }
 

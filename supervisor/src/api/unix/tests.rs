@@ -24,6 +24,7 @@ fn config() -> Config {
     let nowhere = PathBuf::from("/nonexistent");
     Config {
         mode: Mode::User,
+        file: None,
         plugin_directories: Vec::new(),
         state_directory: nowhere.clone(),
         runtime_directory: nowhere.clone(),
@@ -33,6 +34,8 @@ fn config() -> Config {
         defaults: crate::config::Defaults::default(),
         socket_group: None,
         lent_uids: 1..=1,
+        egress: Default::default(),
+        file: None,
         plugins: BTreeMap::new(),
     }
 }

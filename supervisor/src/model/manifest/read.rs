@@ -204,6 +204,22 @@ impl<'v, 'p> Table<'v, 'p> {
         None
     }
 
+    /// A list that has rules of its own.
+    pub(super) fn list<T, E: Display>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        parse: impl FnOnce(&[Value]) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.get(key)?;
+        match value.as_array().map(|entries| parse(entries)) {
+            Some(Ok(list)) => return Some(list),
+            Some(Err(why)) => self.refused(key, kind(value).to_owned(), &why),
+            None => self.wrong(key, allowed),
+        }
+        None
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let value = self.get(key)?;

@@ -124,9 +124,23 @@ fn every_field_is_read() {
 }
 
 #[test]
+fn permissions_are_asked_for_and_a_mistake_is_named() {
+    let manifest = parse(json!({ "permissions": ["execute_code", { "file_read": ["/srv/data"] }] }));
+    assert!(manifest.permissions.execute_code);
+    for (permissions, expected) in [
+        (json!(["everything"]), "`permissions` is an array: there is no permission \"everything\""),
+        (json!([{ "file_read": ["srv"] }]), "`permissions` is an array: \"srv\" is no absolute path"),
+        (json!("execute_code"), "`permissions` is \"execute_code\"; it has to be a list of permissions"),
+    ] {
+        let error = Manifest::parse(&with(json!({ "permissions": permissions }))).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
 fn unknown_keys_are_warnings_with_their_path() {
     let (_, warnings) = Manifest::parse(&with(json!({
-        "permissions": [],
+        "permission": [],
         "limits": { "memory_mb": 1 },
         "actions": { "a.b": { "retries": 1 } },
         "restart": { "delay": 1 },
@@ -143,7 +157,7 @@ fn unknown_keys_are_warnings_with_their_path() {
             "actions.\"a.b\".retries",
             "activation.idle_stop_seconds",
             "limits.memory_mb",
-            "permissions",
+            "permission",
             "restart.delay"
         ]
     );

@@ -91,6 +91,15 @@ impl Pattern {
         }
     }
 
+    /// Whether every host that this means is one that the other means.
+    fn is_within(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(host), other) => other.matches(host),
+            (Self::Beneath(name), Self::Beneath(above)) => name == above || name.is_beneath(above),
+            (Self::Beneath(_), Self::Exact(_)) => false,
+        }
+    }
+
     fn matches(&self, host: &Host) -> bool {
         match (self, host) {
             (Self::Exact(granted), host) => granted == host,
@@ -147,6 +156,26 @@ impl Scope {
             return Err(ScopeError::TcpWithoutPort);
         }
         Ok(Self { pattern, port, tunnel })
+    }
+
+    /// What is in both: of two patterns the narrower, of two kinds of connection the narrower. None if nothing is.
+    #[must_use]
+    pub fn narrowed_to(&self, asked: &Self) -> Option<Self> {
+        let pattern = if self.pattern.is_within(&asked.pattern) {
+            &self.pattern
+        } else if asked.pattern.is_within(&self.pattern) {
+            &asked.pattern
+        } else {
+            return None;
+        };
+        let port = match (self.port, asked.port) {
+            (None, None) => None,
+            (Some(port), None) | (None, Some(port)) if PORTS_DEFAULT.contains(&port) => Some(port),
+            (Some(one), Some(other)) if one == other => Some(one),
+            (Some(_), _) | (None, Some(_)) => return None,
+        };
+        let tunnel = if asked.tunnel == Tunnel::Tcp { self.tunnel } else { Tunnel::Tls };
+        Some(Self { pattern: pattern.clone(), port, tunnel })
     }
 
     fn matches(&self, host: &Host, port: u16) -> bool {
@@ -295,6 +324,12 @@ impl Policy {
                 (format!("{host} = {network}"), parsed)
             })?,
         })
+    }
+
+    /// The same denials and listed addresses for whom these are granted.
+    #[must_use]
+    pub fn granting(&self, allow: Vec<Scope>) -> Self {
+        Self { allow, ..self.clone() }
     }
 
     /// Whether anything is granted. Where nothing is, a plugin needs no way out.

@@ -268,3 +268,32 @@ proptest! {
         prop_assert_eq!(lower, upper);
     }
 }
+
+#[test]
+fn what_is_asked_for_narrows_what_is_granted() {
+    let both = |granted: &str, asked: &str| {
+        let scope = Scope::parse(granted).unwrap().narrowed_to(&Scope::parse(asked).unwrap());
+        scope.map(|scope| scope.to_string())
+    };
+    for (granted, asked, expected) in [
+        ("a.example", "a.example", Some("a.example")),
+        ("a.example", "b.example", None),
+        ("*.example", "a.example", Some("a.example")),
+        ("a.example", "*.example", Some("a.example")),
+        ("*.example", "*.a.example", Some("*.a.example")),
+        ("*.a.example", "*.b.example", None),
+        // A wildcard does not mean the name itself.
+        ("example", "*.example", None),
+        ("a.example:443", "a.example", Some("a.example:443")),
+        ("a.example", "a.example:80", Some("a.example:80")),
+        ("a.example", "a.example:8443", None),
+        ("a.example:8443", "a.example", None),
+        ("a.example:1", "a.example:2", None),
+        ("a.example:5432/tcp", "a.example:5432", Some("a.example:5432")),
+        ("a.example:5432", "a.example:5432/tcp", Some("a.example:5432")),
+        ("a.example:5432/tcp", "a.example:5432/tcp", Some("a.example:5432/tcp")),
+        ("192.0.2.7", "*.example", None),
+    ] {
+        assert_eq!(both(granted, asked).as_deref(), expected, "{granted} asked for as {asked}");
+    }
+}
