@@ -24,6 +24,7 @@ use crate::api::unix::{self, ListenError};
 use crate::config::{self, Config};
 use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
+use crate::model::guarantee;
 use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
@@ -262,6 +263,7 @@ async fn build(
         let configured = service.config.plugins.get(&id).cloned().unwrap_or_default();
         let limits =
             Limits::decide(&found.manifest.limits.resources, &configured.limits, &service.config.defaults.limits);
+        let found_require = found.manifest.require.clone();
         let mut warnings = found.warnings;
         warnings.extend(limits.refusals());
         let (grants, unasked) = configured.grant.within(&found.manifest.permissions);
@@ -285,6 +287,7 @@ async fn build(
                 service.config.egress.limits.clone(),
                 service.bus.clone(),
             ),
+            require: guarantee::required(&found_require, &service.config.defaults.require, &configured.require),
             grants,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
@@ -294,6 +297,9 @@ async fn build(
         let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
         let numbers =
             numbers.entry(id.clone()).or_insert_with(|| Arc::new(Numbers::open(&reserve, id.as_str()))).clone();
+        for shortfall in blueprint.shortfalls() {
+            tracing::warn!(plugin = %id, %shortfall, "this host cannot confine the plugin as it should be");
+        }
         let (handle, task) = actor::start(blueprint, surroundings, numbers);
         handles.push(handle);
         tasks.push(task);
