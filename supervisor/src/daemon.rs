@@ -28,6 +28,7 @@ use crate::plugin::actor::{self, Numbers, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
+use crate::plugin::sampler::Sampler;
 use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
@@ -130,7 +131,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
     }
     let store = Arc::new(Store::open(config.state_directory.join("store"))?);
-    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data });
+    let sampler = Arc::new(Sampler::default());
+    let looks = tokio::spawn(sampler.clone().run());
+    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, sampler });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),
@@ -189,6 +192,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         abort.abort();
     }
     alive.abort();
+    looks.abort();
     tracing::info!("stopped");
     Ok(())
 }
@@ -262,7 +266,8 @@ async fn build(
             store: store.clone(),
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
-            limits,
+            configured_limits: limits,
+            said_limits: Mutex::default(),
             grants: configured.grant,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,

@@ -329,7 +329,7 @@ impl Service {
             map.insert(
                 "limits".to_owned(),
                 json!({
-                    "resources": blueprint.limits,
+                    "resources": blueprint.limits(),
                     "concurrency": limits.concurrency,
                     "queue": limits.queue,
                     "call_timeout_seconds": limits.call_timeout.as_secs_f64(),

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use palisade_protocol::Guarantee;
 
+use super::sampler::Sampler;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::Generation;
-use crate::model::limits::Limits;
+use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::grants::Grants;
 use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
@@ -39,6 +40,8 @@ pub struct Host {
     pub lender: Option<Lender>,
     /// Where each plugin's private data lie.
     pub data: PathBuf,
+    /// Who looks at what no controller holds.
+    pub sampler: Arc<Sampler>,
 }
 
 impl Host {
@@ -66,8 +69,10 @@ pub struct Blueprint {
     pub host: Arc<Host>,
     /// The operator's configuration for it.
     pub configuration: serde_json::Value,
-    /// How much it may have.
-    pub limits: Limits,
+    /// How much it may have, by its manifest and the configuration.
+    pub configured_limits: Limits,
+    /// What an operator has said about that since.
+    pub said_limits: Mutex<Allowance>,
     /// What the operator wants where this host cannot confine it as every start needs it.
     pub on_degraded: OnDegraded,
     /// What the operator granted it.
@@ -90,6 +95,12 @@ impl Blueprint {
     /// That.
     pub fn snapshot(&self) -> Result<Snapshot, String> {
         self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone()
+    }
+
+    /// How much it may have.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.configured_limits.changed(&self.said_limits.lock().expect("nothing panics while it holds them"))
     }
 
     /// Whether there is a program in the package that this host can execute.
@@ -144,7 +155,7 @@ impl Blueprint {
         };
         let folder = folder.map_err(lasting)?;
         let Executed { arguments, interpreter } = arguments(&path, program)?;
-        let decided = self.limits.decided();
+        let decided = self.limits().decided();
         let mut spec = Spec {
             arguments,
             environment: self.environment(&folder).map_err(lasting)?,

@@ -424,6 +424,12 @@ impl Leaf {
         events.and_then(|events| value(&events, "oom_kill")).is_ok_and(|kills| kills > 0)
     }
 
+    /// Its accounts of processor time, which may be kept longer than the leaf.
+    pub fn accounts(&self) -> io::Result<Accounts> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Accounts { cpu: rustix::fs::openat(&self.folder, "cpu.stat", flags, Mode::empty())? })
+    }
+
     /// The files by which the kernel tells that a limit was reached; none where there are no limits. They may be kept longer
     /// than the leaf, and say then that it is gone.
     pub fn pressure(&self) -> io::Result<Option<Pressure>> {
@@ -478,6 +484,23 @@ impl AsRawFd for Events {
 pub struct Pressure {
     pids: OwnedFd,
     cpu: OwnedFd,
+}
+
+/// What the kernel counts of a leaf's processor time.
+#[derive(Debug)]
+pub struct Accounts {
+    cpu: OwnedFd,
+}
+
+impl Accounts {
+    /// Everything that ever ran in it, and, where it has a controller, its periods.
+    pub fn look(&self) -> io::Result<(Duration, Option<Periods>)> {
+        let text = read_from_start(&self.cpu)?;
+        let used = Duration::from_micros(value(&text, "usage_usec")?);
+        let periods =
+            value(&text, "nr_periods").and_then(|all| Ok(Periods { all, throttled: value(&text, "nr_throttled")? }));
+        Ok((used, periods.ok()))
+    }
 }
 
 /// The periods of `cpu.max`, since the leaf is there.
