@@ -55,6 +55,8 @@ pub enum EventKind {
     LimitReached,
     /// A plugin has been waiting for processor time, mostly, for ten seconds.
     CpuSaturated,
+    /// An operator has changed how much a plugin may have.
+    LimitsChanged,
     /// The daemon takes calls.
     DaemonStarted,
     /// The daemon begins to shut down.

@@ -297,6 +297,69 @@ fn the_configuration_decides() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// What an operator says while the daemon runs holds at once where the kernel allows it, and for the next process; the rest is refused.
+#[test]
+fn an_operator_changes_limits_while_the_daemon_runs() {
+    let daemon = Daemon::with([limited(json!({"memory_mib": 256}))]);
+    let held = daemon.agent().call("hostile", "mem-tree", &json!({"children": 3, "mib": 24}));
+    assert_eq!(held, Ok(json!({"0": "ok", "1": "ok", "2": "ok"})));
+    let mut agent = daemon.agent();
+    let events = follow(&mut agent);
+    let limit = |change: Value| {
+        let mut parameters = json!({"plugin": "hostile"});
+        let all = parameters.as_object_mut().expect("it is one");
+        all.extend(change.as_object().expect("it is one").clone());
+        daemon.operate("limit", &parameters)
+    };
+    for (change, refusal) in [
+        (json!({}), "no limit was given"),
+        (json!({"memory_mib": 1}), "it has to be from 8"),
+        (json!({"open_files": 64}), "open_files is given to a process when it starts"),
+        (json!({"memory_mib": 64, "pids": 50}), "would be killed with 64 MiB"),
+    ] {
+        let refused = error(limit(change), ErrorCode::InvalidParams);
+        expect_text(&refused.message, refusal);
+    }
+    let resources =
+        || daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known")["limits"]["resources"].clone();
+    assert_eq!(
+        (&resources()["memory_mib"]["value"], &resources()["pids"]["value"]),
+        (&json!(256), &json!(64)),
+        "as it was"
+    );
+
+    let answer = limit(json!({"memory_mib": 128, "cpu_percent": 70, "pids": 20})).expect("the kernel allows it");
+    assert_eq!(answer["limits"], resources());
+    assert_eq!(resources()["memory_mib"], json!({"value": 128, "by": "operator"}));
+    assert_eq!(reason_of_next(&mut agent, events, "limits_changed"), "memory_mib = 128, cpu_percent = 70, pids = 20");
+    let generation = daemon.status("hostile").generation;
+    let told = |expected: &str| {
+        if controlled(&daemon) {
+            let leaf = leaf(&daemon, "hostile");
+            assert_eq!(read(&leaf, "memory.max"), (128 << 20).to_string(), "{expected}");
+            assert_eq!((read(&leaf, "cpu.max"), read(&leaf, "pids.max")), ("70000 100000".into(), "21".into()));
+        }
+    };
+    told("at once");
+    daemon.operate("restart", &json!({"plugin": "hostile"})).expect("it can be");
+    assert_ne!(daemon.status("hostile").generation, generation);
+    told("and for the next");
+    if !controlled(&daemon) {
+        let own = fs::read_to_string(format!("/proc/{}/limits", daemon.process_of("hostile"))).expect("it runs");
+        let row = own.lines().find(|line| line.starts_with("Max data size")).expect("the kernel lists it");
+        assert_eq!(row.split_whitespace().nth(3), Some((128 << 20).to_string().as_str()));
+    }
+    // The new limit is the one that it is held to.
+    let mut caller = daemon.agent();
+    let waiting = caller.begin("hostile", "wait", &json!(null));
+    let _ = daemon.agent().call("hostile", "mem-tree", &json!({"children": 6, "mib": 24}));
+    assert_eq!(
+        error(caller.finish(waiting), ErrorCode::ResourceExhausted).details.expect("which")["limit"],
+        json!("memory")
+    );
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// What is said about limits follows from what the host has.
 #[test]
 fn guarantees_say_what_holds_here() {

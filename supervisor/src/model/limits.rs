@@ -199,6 +199,20 @@ impl Limits {
 }
 
 impl Allowance {
+    /// What is said here, and then there.
+    #[must_use]
+    pub fn and(self, later: &Self) -> Self {
+        Self {
+            memory_mib: later.memory_mib.or(self.memory_mib),
+            cpu_percent: later.cpu_percent.or(self.cpu_percent),
+            pids: later.pids.or(self.pids),
+            open_files: later.open_files.or(self.open_files),
+            file_size_mib: later.file_size_mib.or(self.file_size_mib),
+            disk_mib: later.disk_mib.or(self.disk_mib),
+            cpu_over: later.cpu_over.or(self.cpu_over),
+        }
+    }
+
     /// The smallest numbers with which anything runs at all.
     const LEAST: [(&str, u64); 6] =
         [("memory_mib", 8), ("cpu_percent", 1), ("pids", 1), ("open_files", 16), ("file_size_mib", 1), ("disk_mib", 1)];

@@ -103,6 +103,24 @@ impl Blueprint {
         self.configured_limits.changed(&self.said_limits.lock().expect("nothing panics while it holds them"))
     }
 
+    /// Takes in what an operator says about that, and returns what was said before.
+    pub(super) fn say_limits(&self, said: &Allowance) -> Allowance {
+        let mut all = self.said_limits.lock().expect("nothing panics while it holds them");
+        let before = *all;
+        *all = before.and(said);
+        before
+    }
+
+    /// Takes back what an operator said.
+    pub(super) fn restore_limits(&self, before: Allowance) {
+        *self.said_limits.lock().expect("nothing panics while it holds them") = before;
+    }
+
+    /// The name of a process's cgroup.
+    pub(super) fn leaf_name(&self, generation: Generation) -> String {
+        format!("{}-{}-{generation}", self.manifest.id, self.manifest.version)
+    }
+
     /// Whether there is a program in the package that this host can execute.
     ///
     /// # Errors
@@ -175,8 +193,7 @@ impl Blueprint {
         spec::confine(&mut spec, offer, &inside);
         let leaf = match &self.host.cgroups {
             Some(tree) => {
-                let name = format!("{}-{}-{generation}", self.manifest.id, self.manifest.version);
-                match tree.leaf(&name, Some(&spec::leaf_limits(&decided))) {
+                match tree.leaf(&self.leaf_name(generation), Some(&spec::leaf_limits(&decided))) {
                     Ok(leaf) => Some(leaf),
                     // Its limits would be gone with it.
                     Err(error) if tree.controlled().is_ok() => {

@@ -14,6 +14,7 @@ pub mod following;
 pub mod generation;
 pub mod handle;
 pub mod inbox;
+pub mod limiting;
 pub mod link;
 pub mod logs;
 pub mod pressure;

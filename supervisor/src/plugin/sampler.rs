@@ -111,6 +111,14 @@ impl Sampler {
         Watched { sampler: Arc::downgrade(self), number }
     }
 
+    /// The process trees of a plugin's version.
+    #[must_use]
+    pub fn trees_of(&self, blueprint: &Blueprint) -> Vec<Whereabouts> {
+        let watched = self.watched();
+        let of = watched.subjects.values().filter(|subject| std::ptr::eq(&*subject.blueprint, blueprint));
+        of.map(|subject| subject.tree.clone()).collect()
+    }
+
     /// Looks, for as long as the daemon runs.
     pub async fn run(self: Arc<Self>) {
         loop {
