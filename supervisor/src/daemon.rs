@@ -32,6 +32,7 @@ use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
 use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
+use crate::plugin::sampler::Sampler;
 use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
@@ -135,7 +136,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
     }
     let store = Arc::new(Store::open(config.state_directory.join("store"), state)?);
-    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, reserved: reserved(&config) });
+    let sampler = Arc::new(Sampler::default());
+    let looks = tokio::spawn(sampler.clone().run());
+    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, reserved: reserved(&config), sampler });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),
@@ -200,6 +203,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         abort.abort();
     }
     alive.abort();
+    looks.abort();
     tracing::info!("stopped");
     Ok(())
 }
@@ -279,7 +283,8 @@ async fn build(
             store: store.clone(),
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
-            limits,
+            configured_limits: limits,
+            said_limits: Mutex::default(),
             network: Network::new(
                 &grants,
                 &service.config.egress.policy,

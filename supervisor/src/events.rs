@@ -66,6 +66,8 @@ pub enum EventKind {
     ConnectionEnded,
     /// More was decided about a plugin's connections than could be recorded.
     ConnectionsUnrecorded,
+    /// An operator has changed how much a plugin may have.
+    LimitsChanged,
     /// The daemon takes calls.
     DaemonStarted,
     /// The daemon begins to shut down.

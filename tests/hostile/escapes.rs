@@ -47,6 +47,11 @@ pub(crate) const ROWS: &[&str] = &[
     "unix-path",
     "fork-bomb",
     "mem-anon",
+    "mem-tree",
+    "mem-memfd",
+    "cpu-spin-one",
+    "forks-held",
+    "fds-held",
     "mlock",
     "fd-exhaust",
     "disk-fill",
@@ -198,13 +203,50 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
         }
         "unix-path" => given().for_each(|path| met(path, UnixStream::connect(path).map(drop))),
         "fork-bomb" => {
-            let (made, error) = sys::fork_until_refused(4096);
+            let (made, error) = sys::fork_until_refused(4096, false);
             outcomes.insert("made".into(), made.to_string());
             outcomes.insert("error".into(), error.map_or("none".into(), |error| name(Err(error))));
         }
         "mem-anon" => {
             let mebibytes = parameters.as_u64().unwrap_or(0) as usize;
             met("allocate", sys::touch_memory(mebibytes << 20));
+        }
+        // Each has less than a process may have, and all have more; they stay.
+        "mem-tree" => {
+            let number = |name: &str| parameters[name].as_u64().unwrap_or(0) as usize;
+            for child in 0..number("children") {
+                let ready = sys::fork_holding(number("mib") << 20);
+                outcomes.insert(child.to_string(), ready.map_or_else(|error| name(Err(error)), |()| "ok".into()));
+            }
+        }
+        // Mapped nowhere, so no process has it.
+        "mem-memfd" => {
+            let mebibytes = parameters.as_u64().unwrap_or(0);
+            let written = sys::memfd().and_then(|mut file| {
+                for _ in 0..mebibytes {
+                    file.write_all(&[1; 1 << 20])?;
+                }
+                std::mem::forget(file);
+                Ok(())
+            });
+            met("write", written);
+        }
+        "cpu-spin-one" => {
+            if sys::fork() {
+                let begun = std::time::Instant::now();
+                while begun.elapsed().as_secs() < 60 {
+                    std::hint::spin_loop();
+                }
+                std::process::exit(0);
+            }
+        }
+        "forks-held" => {
+            let (made, _) = sys::fork_until_refused(parameters.as_u64().unwrap_or(0) as usize, true);
+            outcomes.insert("made".into(), made.to_string());
+        }
+        "fds-held" => {
+            let held = std::iter::from_fn(|| fs::File::open("/dev/null").map(std::mem::forget).ok()).take(4096).count();
+            outcomes.insert("held".into(), held.to_string());
         }
         "mlock" => met("64 MiB", sys::lock_memory(64 << 20)),
         "fd-exhaust" => {

@@ -116,8 +116,39 @@ pub(crate) fn capset_all() -> io::Result<()> {
     checked(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
 }
 
-/// Makes sleeping processes until the kernel refuses, and ends them again.
-pub(crate) fn fork_until_refused(most: usize) -> (usize, Option<io::Error>) {
+/// A process that takes so much memory, writes to it and stays. Returns when it has it.
+pub(crate) fn fork_holding(bytes: usize) -> io::Result<()> {
+    let (mut told, mut tells) = io::pipe()?;
+    if fork() {
+        drop(told);
+        let outcome = map(bytes).map(|place| {
+            // SAFETY: the mapping is of that size, writable, and nobody else's.
+            unsafe { std::ptr::write_bytes(place.cast::<u8>(), 1, bytes) };
+        });
+        let number = outcome.map_or_else(|error| error.raw_os_error().unwrap_or(255), |()| 0);
+        let _ = io::Write::write_all(&mut tells, &[number as u8]);
+        loop {
+            // SAFETY: no memory is involved.
+            unsafe { libc::pause() };
+        }
+    }
+    drop(tells);
+    let mut number = [0];
+    io::Read::read_exact(&mut told, &mut number)?;
+    if number == [0] { Ok(()) } else { Err(io::Error::from_raw_os_error(number[0].into())) }
+}
+
+/// A file in memory.
+pub(crate) fn memfd() -> io::Result<File> {
+    // SAFETY: the name is a C string that outlives the call.
+    let descriptor = unsafe { libc::memfd_create(c"held".as_ptr(), libc::MFD_CLOEXEC) };
+    checked(descriptor.into())?;
+    // SAFETY: it was opened just now, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
+}
+
+/// Makes sleeping processes until the kernel refuses, and ends them again unless they are to be held.
+pub(crate) fn fork_until_refused(most: usize, held: bool) -> (usize, Option<io::Error>) {
     let mut children = Vec::new();
     let mut refused = None;
     while children.len() < most {
@@ -134,7 +165,7 @@ pub(crate) fn fork_until_refused(most: usize) -> (usize, Option<io::Error>) {
             child => children.push(child),
         }
     }
-    for child in &children {
+    for child in children.iter().filter(|_| !held) {
         let _ = kill(*child, libc::SIGKILL);
         // SAFETY: a null status is allowed; the child is ours and was killed.
         unsafe { libc::waitpid(*child, std::ptr::null_mut(), 0) };

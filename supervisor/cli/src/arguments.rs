@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::limits;
 use crate::params::{Assignment, assignment};
 use crate::times::duration;
 
@@ -71,6 +72,14 @@ pub(crate) enum Command {
     Pause(Targets),
     /// Thaw plugins
     Resume(Targets),
+    /// Change how much a plugin may have, until the daemon ends
+    Limit {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: String,
+        /// memory=256MiB, cpu=25%, pids=64, disk=1GiB, cpu_over=warn or restart
+        #[arg(required = true, value_name = "LIMIT=VALUE", value_parser = limits::change)]
+        changes: Vec<limits::Change>,
+    },
     /// Forget the failures of plugins, so that they may be started again
     Reset(Targets),
     /// Look for what is wrong, with this host and with the daemon

@@ -10,6 +10,7 @@ mod call;
 mod doctor;
 mod failure;
 mod follow;
+mod limits;
 mod output;
 mod params;
 mod plugins;
@@ -194,6 +195,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Restart(targets) => plugins::change(context, Change::Restart, targets.plugins).await?,
         Command::Pause(targets) => plugins::change(context, Change::Pause, targets.plugins).await?,
         Command::Resume(targets) => plugins::change(context, Change::Resume, targets.plugins).await?,
+        Command::Limit { plugin, changes } => limits::limit(context, &plugin, changes).await?,
         Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,

@@ -19,7 +19,7 @@ use crate::{Context, operate, params};
 struct Nothing {}
 
 #[derive(Serialize)]
-struct Target<'a> {
+pub(crate) struct Target<'a> {
     plugin: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'a str>,
@@ -42,7 +42,7 @@ pub(crate) struct Described {
     pub(crate) actions: Vec<ActionInfo>,
 }
 
-fn target(target: &str) -> Target<'_> {
+pub(crate) fn target(target: &str) -> Target<'_> {
     let (plugin, version) = split_target(target);
     Target { plugin, version, force: false }
 }
@@ -237,12 +237,17 @@ pub(crate) async fn info(context: &Context, plugin: &str) -> Result<(), Failure>
 /// How much it may have, in a line.
 fn limits(limits: Option<&Value>) -> String {
     let of = |name: &str| limits?.get("resources")?.get(name)?.get("value")?.as_u64();
+    let said = |limit: &Value| limit.get("by").and_then(Value::as_str) == Some("operator");
+    let resources = limits.and_then(|limits| limits.get("resources")?.as_object());
+    let said = resources.is_some_and(|resources| resources.values().any(said));
     let parts = [
         of("memory_mib").map(|mib| format!("{mib} MiB of memory")),
         of("cpu_percent").map(|percent| format!("{percent} % of a processor")),
         of("pids").map(|pids| format!("{pids} processes and threads")),
         of("open_files").map(|files| format!("{files} open files")),
         of("file_size_mib").map(|mib| format!("{mib} MiB in a file")),
+        of("disk_mib").map(|mib| format!("{mib} MiB of files")),
+        said.then(|| "changed until the daemon ends".to_owned()),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -15,11 +15,13 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use crate::config::Config;
 use crate::doctor;
-use crate::events::{Bus, unix_ms};
+use crate::events::{Bus, Event, EventKind, unix_ms};
 use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
+use crate::model::limits::{Allowance, CpuOver};
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
+use crate::plugin::limiting;
 use crate::plugin::logs::{Hub, Line};
 use crate::registry::Registry;
 use crate::router::{self, Target};
@@ -88,6 +90,22 @@ pub const ACTIONS: &[Row] = &[
     ("resume", "Lets a frozen plugin go on.", &[PLUGIN, VERSION], false),
     ("reset", "Forgives a plugin its failures, forgets them, and ends its quarantine.", &[PLUGIN, VERSION], false),
     (
+        "limit",
+        "Changes how much a plugin may have, until the daemon ends.",
+        &[
+            PLUGIN,
+            VERSION,
+            ("memory_mib", "integer", false),
+            ("cpu_percent", "integer", false),
+            ("pids", "integer", false),
+            ("open_files", "integer", false),
+            ("file_size_mib", "integer", false),
+            ("disk_mib", "integer", false),
+            ("cpu_over", "string", false),
+        ],
+        false,
+    ),
+    (
         "logs",
         "What plugins said.",
         &[PLUGIN_OPTIONAL, ("lines", "integer", false), ("follow", "boolean", false), ("level", "string", false)],
@@ -100,7 +118,7 @@ pub const ACTIONS: &[Row] = &[
 ];
 
 /// Those of them that are an operator's: what they change is not only the caller's.
-pub const CHANGES: &[&str] = &["start", "stop", "restart", "pause", "resume", "reset", "shutdown"];
+pub const CHANGES: &[&str] = &["start", "stop", "restart", "pause", "resume", "reset", "limit", "shutdown"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,6 +149,20 @@ struct StopParams {
     version: Option<String>,
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitParams {
+    plugin: String,
+    version: Option<String>,
+    memory_mib: Option<u64>,
+    cpu_percent: Option<u64>,
+    pids: Option<u64>,
+    open_files: Option<u64>,
+    file_size_mib: Option<u64>,
+    disk_mib: Option<u64>,
+    cpu_over: Option<CpuOver>,
 }
 
 #[derive(Deserialize)]
@@ -250,6 +282,7 @@ impl Service {
                 };
                 self.act(&plugin, version.as_deref(), operation).await
             }
+            "limit" => self.limit(parameters(params)?).await,
             "logs" => self.logs(parameters(params)?, items).await,
             "events" => self.events(parameters(params)?, items).await,
             "doctor" => {
@@ -330,7 +363,7 @@ impl Service {
             map.insert(
                 "limits".to_owned(),
                 json!({
-                    "resources": blueprint.limits,
+                    "resources": blueprint.limits(),
                     "concurrency": limits.concurrency,
                     "queue": limits.queue,
                     "call_timeout_seconds": limits.call_timeout.as_secs_f64(),
@@ -363,6 +396,30 @@ impl Service {
         let handle = self.find(plugin, version)?;
         handle.operate(operation).await?;
         value(&handle.status().await)
+    }
+
+    async fn limit(&self, params: LimitParams) -> Result<Value, ErrorBody> {
+        self.refuse_while_stopping()?;
+        let LimitParams {
+            plugin,
+            version,
+            memory_mib,
+            cpu_percent,
+            pids,
+            open_files,
+            file_size_mib,
+            disk_mib,
+            cpu_over,
+        } = params;
+        let said = Allowance { memory_mib, cpu_percent, pids, open_files, file_size_mib, disk_mib, cpu_over };
+        let handle = self.find(&plugin, version.as_deref())?;
+        let changed = limiting::change(handle, said).await?;
+        let mut event = Event::new(EventKind::LimitsChanged);
+        event.plugin = Some(handle.id().clone());
+        event.version = Some(handle.version().to_string());
+        event.reason = Some(limiting::written(&said));
+        self.bus.publish(event);
+        value(&changed)
     }
 
     async fn logs(&self, params: LogsParams, items: &mut impl Items) -> Result<Value, ErrorBody> {

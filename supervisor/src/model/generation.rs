@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::exit::Exit;
+use super::limits::Kind;
 use super::overdue::{Misses, OnOverdue};
 use super::watchdog::{self, Due, Watchdog};
 
@@ -204,6 +205,12 @@ pub enum Reason {
     Hung {
         timeout: Duration,
     },
+    /// The daemon ended it, because it took more than it may have and nothing else would have held it.
+    Exhausted {
+        limit: Kind,
+        /// A sentence.
+        detail: String,
+    },
     /// Killed on request, without being asked to stop first.
     Killed,
     /// SIGKILL was sent again and again, and nobody confirmed the end.
@@ -221,6 +228,8 @@ impl Reason {
         match self {
             Self::LaunchFailed { failure } => failure.outlook == Outlook::Lasting,
             Self::InitializationFailed { why } => matches!(why, InitFailure::Disagreed { .. }),
+            // What it has written is still there.
+            Self::Exhausted { limit, .. } => *limit == Kind::Disk,
             Self::Stopped { .. }
             | Self::Overdue { .. }
             | Self::Crashed { .. }
@@ -241,6 +250,7 @@ impl Reason {
             | Self::InitializationFailed { .. }
             | Self::ProtocolViolation { .. }
             | Self::Hung { .. }
+            | Self::Exhausted { .. }
             | Self::Unconfirmed => true,
         }
     }
@@ -256,6 +266,7 @@ impl fmt::Display for Reason {
             Self::InitializationFailed { why } => why.fmt(f),
             Self::ProtocolViolation { detail } => write!(f, "broke the protocol: {detail}"),
             Self::Hung { timeout } => write!(f, "hung: no answer to a ping within {timeout:?}"),
+            Self::Exhausted { limit, detail } => write!(f, "{limit}: {detail}"),
             Self::Killed => f.write_str("killed on request"),
             Self::Unconfirmed => {
                 f.write_str("does not end although it was killed; a process of it is stuck in the kernel")
@@ -415,6 +426,11 @@ pub enum Event {
     },
     /// Kill at once.
     KillAsked,
+    /// It has more than it may have.
+    Exhausted {
+        limit: Kind,
+        detail: String,
+    },
     /// It sent what the protocol does not allow.
     Violation {
         detail: String,
@@ -613,6 +629,7 @@ fn starting(timing: &Timing, hello_by: Instant, cap: Instant, event: Event, now:
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
+        | Event::Exhausted { .. }
         | Event::Violation { .. }
         | Event::InputClosed
         | Event::OutputClosed
@@ -645,6 +662,7 @@ fn loaded(timing: &Timing, ready_by: Instant, cap: Instant, event: Event, now: I
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
+        | Event::Exhausted { .. }
         | Event::Violation { .. }
         | Event::InputClosed
         | Event::OutputClosed
@@ -681,6 +699,7 @@ fn initialized(timing: &Timing, healthy_by: Instant, cap: Instant, event: Event,
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
+        | Event::Exhausted { .. }
         | Event::Violation { .. }
         | Event::InputClosed
         | Event::OutputClosed
@@ -730,6 +749,7 @@ fn active(
         Event::LaunchFailed(_)
         | Event::StopAsked { .. }
         | Event::KillAsked
+        | Event::Exhausted { .. }
         | Event::Violation { .. }
         | Event::InputClosed
         | Event::OutputClosed
@@ -797,6 +817,7 @@ fn paused(timing: &Timing, frozen: Frozen, event: Event, now: Instant) -> Next {
         Event::LaunchFailed(_)
         | Event::StopAsked { .. }
         | Event::KillAsked
+        | Event::Exhausted { .. }
         | Event::Violation { .. }
         | Event::InputClosed
         | Event::OutputClosed
@@ -841,6 +862,7 @@ fn draining(timing: &Timing, until: Instant, why: StopWhy, event: Event, now: In
             (State::Gone { reason, exit: Some(exit) }, vec![Action::FailCalls { reason: crashed }])
         }
         Event::KillAsked => kill_and_fail(timing, Reason::Killed, now),
+        Event::Exhausted { limit, detail } => kill_and_fail(timing, Reason::Exhausted { limit, detail }, now),
         Event::Violation { detail } => kill_and_fail(timing, Reason::ProtocolViolation { detail }, now),
         Event::Hello | Event::Ready | Event::Refused { .. } | Event::Disagreed { .. } => {
             let detail = "a message of the start-up, long after it".to_owned();
@@ -922,6 +944,7 @@ fn stopping(timing: &Timing, step: StopStep, next_at: Instant, ending: Ending, e
         | Event::DrainAsked { .. }
         | Event::Drained
         | Event::StopAsked { .. }
+        | Event::Exhausted { .. }
         | Event::Violation { .. }
         | Event::InputClosed
         | Event::OutputClosed
@@ -990,6 +1013,9 @@ fn before_active(timing: &Timing, fault: Fault, now: Instant) -> Next {
             (close(timing, Ending::Decided(reason_of(why)), now), vec![Action::CloseInput])
         }
         Fault::Event(_, Event::KillAsked) => (kill(timing, Reason::Killed, now), vec![Action::KillTree]),
+        Fault::Event(_, Event::Exhausted { limit, detail }) => {
+            (kill(timing, Reason::Exhausted { limit, detail }, now), vec![Action::KillTree])
+        }
         Fault::Event(_, Event::Violation { detail }) => {
             (kill(timing, Reason::ProtocolViolation { detail }, now), vec![Action::KillTree])
         }
@@ -1022,6 +1048,9 @@ fn routed(timing: &Timing, fault: Fault, now: Instant) -> Next {
             (close(timing, Ending::Decided(reason), now), actions)
         }
         Fault::Event(_, Event::KillAsked) => withdrawn(kill_and_fail(timing, Reason::Killed, now)),
+        Fault::Event(_, Event::Exhausted { limit, detail }) => {
+            withdrawn(kill_and_fail(timing, Reason::Exhausted { limit, detail }, now))
+        }
         Fault::Event(_, Event::Violation { detail }) => {
             withdrawn(kill_and_fail(timing, Reason::ProtocolViolation { detail }, now))
         }

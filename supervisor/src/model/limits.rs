@@ -1,9 +1,13 @@
 //! How much a plugin may have: what its manifest asks for, within what the operator allows.
 //!
 //! The operator's word is the configuration's for that plugin, else the configuration's for all, else a default of ours; a manifest
-//! can ask for less than that and never gets more. What it asked for in vain is kept, so that it can be shown.
+//! can ask for less than that and never gets more. What it asked for in vain is kept, so that it can be shown. What an operator
+//! says while the daemon runs goes before all of that, until the daemon ends.
 //!
-//! Elsewhere: `manifest` and `config` read the numbers; `sandbox` and the launcher hold plugins to them.
+//! Elsewhere: `manifest` and `config` read the numbers; `sandbox` and the launcher hold plugins to them, and where the kernel
+//! does not, `plugin::sampler`.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +22,49 @@ pub struct Allowance {
     pub pids: Option<u64>,
     pub open_files: Option<u64>,
     pub file_size_mib: Option<u64>,
+    pub disk_mib: Option<u64>,
+    /// What becomes of one that uses more processor time than it may, where the kernel does not throttle it.
+    pub cpu_over: Option<CpuOver>,
+}
+
+/// What becomes of a plugin that uses more processor time than it may, where the kernel does not throttle it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuOver {
+    /// An event says so, and it goes on.
+    #[default]
+    Warn,
+    /// It is ended, and started again as after a crash.
+    Restart,
+}
+
+/// Something of which a plugin may have only so much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Memory,
+    Cpu,
+    Pids,
+    OpenFiles,
+    Disk,
+}
+
+/// As `details.limit` of an error and the reason of an event name it.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Pids => "pids",
+            Self::OpenFiles => "open_files",
+            Self::Disk => "disk",
+        })
+    }
 }
 
 /// What holds where nobody says anything.
 pub const BUILT_IN: Decided =
-    Decided { memory_mib: 512, cpu_percent: 50, pids: 64, open_files: 1024, file_size_mib: 1024 };
+    Decided { memory_mib: 512, cpu_percent: 50, pids: 64, open_files: 1024, file_size_mib: 1024, disk_mib: 1024 };
 
 /// A number for each limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,12 +76,16 @@ pub struct Decided {
     pub pids: u64,
     pub open_files: u64,
     pub file_size_mib: u64,
+    /// All files in its data folder.
+    pub disk_mib: u64,
 }
 
 /// Whose word a limit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
+    /// An operator, while the daemon runs; until it ends.
+    Operator,
     /// The manifest asks for no more.
     Manifest,
     /// The configuration, for this plugin.
@@ -68,6 +114,9 @@ pub struct Limits {
     pub pids: Limit,
     pub open_files: Limit,
     pub file_size_mib: Limit,
+    pub disk_mib: Limit,
+    /// Of use only where the kernel does not throttle.
+    pub cpu_over: CpuOver,
 }
 
 impl Limits {
@@ -95,7 +144,28 @@ impl Limits {
                 defaults.file_size_mib,
                 BUILT_IN.file_size_mib,
             ),
+            disk_mib: one(asked.disk_mib, plugin.disk_mib, defaults.disk_mib, BUILT_IN.disk_mib),
+            cpu_over: plugin.cpu_over.or(defaults.cpu_over).unwrap_or_default(),
         }
+    }
+
+    /// The same with what an operator has said since the daemon started.
+    #[must_use]
+    pub fn changed(mut self, said: &Allowance) -> Self {
+        for (limit, said) in [
+            (&mut self.memory_mib, said.memory_mib),
+            (&mut self.cpu_percent, said.cpu_percent),
+            (&mut self.pids, said.pids),
+            (&mut self.open_files, said.open_files),
+            (&mut self.file_size_mib, said.file_size_mib),
+            (&mut self.disk_mib, said.disk_mib),
+        ] {
+            if let Some(value) = said {
+                *limit = Limit { value, by: By::Operator, asked: None };
+            }
+        }
+        self.cpu_over = said.cpu_over.unwrap_or(self.cpu_over);
+        self
     }
 
     /// The numbers alone.
@@ -106,6 +176,7 @@ impl Limits {
             pids: self.pids.value,
             open_files: self.open_files.value,
             file_size_mib: self.file_size_mib.value,
+            disk_mib: self.disk_mib.value,
         }
     }
 
@@ -117,6 +188,7 @@ impl Limits {
             ("pids", self.pids),
             ("open_files", self.open_files),
             ("file_size_mib", self.file_size_mib),
+            ("disk_mib", self.disk_mib),
         ];
         let sentence = |(name, limit): (&str, Limit)| {
             let asked = limit.asked?;
@@ -127,13 +199,27 @@ impl Limits {
 }
 
 impl Allowance {
+    /// What is said here, and then there.
+    #[must_use]
+    pub fn and(self, later: &Self) -> Self {
+        Self {
+            memory_mib: later.memory_mib.or(self.memory_mib),
+            cpu_percent: later.cpu_percent.or(self.cpu_percent),
+            pids: later.pids.or(self.pids),
+            open_files: later.open_files.or(self.open_files),
+            file_size_mib: later.file_size_mib.or(self.file_size_mib),
+            disk_mib: later.disk_mib.or(self.disk_mib),
+            cpu_over: later.cpu_over.or(self.cpu_over),
+        }
+    }
+
     /// The smallest numbers with which anything runs at all.
-    const LEAST: [(&str, u64); 5] =
-        [("memory_mib", 8), ("cpu_percent", 1), ("pids", 1), ("open_files", 16), ("file_size_mib", 1)];
+    const LEAST: [(&str, u64); 6] =
+        [("memory_mib", 8), ("cpu_percent", 1), ("pids", 1), ("open_files", 16), ("file_size_mib", 1), ("disk_mib", 1)];
 
     /// Sees that each number is one that can be meant; an error names the first that cannot.
     pub fn check(&self) -> Result<(), String> {
-        let given = [self.memory_mib, self.cpu_percent, self.pids, self.open_files, self.file_size_mib];
+        let given = [self.memory_mib, self.cpu_percent, self.pids, self.open_files, self.file_size_mib, self.disk_mib];
         /// As in a manifest; nothing that is counted here is more.
         const MOST: u64 = 1 << 30;
         for ((name, least), given) in Self::LEAST.into_iter().zip(given) {
@@ -151,8 +237,15 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    const NOTHING: Allowance =
-        Allowance { memory_mib: None, cpu_percent: None, pids: None, open_files: None, file_size_mib: None };
+    const NOTHING: Allowance = Allowance {
+        memory_mib: None,
+        cpu_percent: None,
+        pids: None,
+        open_files: None,
+        file_size_mib: None,
+        disk_mib: None,
+        cpu_over: None,
+    };
 
     #[test]
     fn the_operator_decides_and_a_manifest_can_only_ask_for_less() {
@@ -194,9 +287,22 @@ mod tests {
         let plugin = Allowance { pids: Some(7), ..NOTHING };
         let defaults = Allowance { memory_mib: Some(32), file_size_mib: Some(9), ..NOTHING };
         let limits = Limits::decide(&asked, &plugin, &defaults);
-        let expected = Decided { memory_mib: 32, cpu_percent: 20, pids: 7, open_files: 64, file_size_mib: 9 };
+        let expected =
+            Decided { memory_mib: 32, cpu_percent: 20, pids: 7, open_files: 64, file_size_mib: 9, disk_mib: 1024 };
         assert_eq!(limits.decided(), expected);
         assert_eq!(Limits::decide(&Resources::default(), &NOTHING, &NOTHING).decided(), BUILT_IN);
+    }
+
+    #[test]
+    fn what_an_operator_says_goes_before_everything_and_touches_nothing_else() {
+        let asked = Resources { memory_mib: Some(64), ..Resources::default() };
+        let limits = Limits::decide(&asked, &Allowance { pids: Some(7), ..NOTHING }, &NOTHING);
+        let said = Allowance { memory_mib: Some(96), cpu_over: Some(CpuOver::Restart), ..NOTHING };
+        let changed = limits.changed(&said);
+        assert_eq!(changed.memory_mib, Limit { value: 96, by: By::Operator, asked: None });
+        assert_eq!(changed.cpu_over, CpuOver::Restart);
+        let back = Limits { memory_mib: limits.memory_mib, cpu_over: CpuOver::Warn, ..changed };
+        assert_eq!(back, limits);
     }
 
     #[test]

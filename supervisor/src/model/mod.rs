@@ -20,6 +20,7 @@ pub mod overdue;
 pub mod permission;
 pub mod plugin;
 pub mod restart;
+pub mod sampled;
 pub mod saturation;
 pub mod specifier;
 pub mod status;

@@ -4,7 +4,8 @@
 //! waits in most periods, look after look for as long as [`SATURATED_AFTER`], is saturated, and that is said once until it has had
 //! enough again.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// How often somebody looks.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -35,9 +36,68 @@ impl Saturation {
     }
 }
 
+/// How often it was throttled, look by look, so that it can be said of a call whether it could have run.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    looks: VecDeque<(Instant, Throttled)>,
+}
+
+/// The kernel's counters at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Throttled {
+    /// Periods in which anything ran.
+    pub all: u64,
+    /// Those at whose end something had to wait.
+    pub throttled: u64,
+}
+
+/// For so long back it is known; a call that takes longer is judged by this.
+const LOOKS_KEPT: usize = 64;
+
+impl History {
+    /// Keeps a look.
+    pub fn note(&mut self, at: Instant, counters: Throttled) {
+        if self.looks.len() == LOOKS_KEPT {
+            self.looks.pop_front();
+        }
+        self.looks.push_back((at, counters));
+    }
+
+    /// Whether it was waiting for processor time, mostly, since then.
+    pub fn mostly_throttled(&self, since: Instant, now: Throttled) -> bool {
+        let before = self.looks.iter().rev().find(|(at, _)| *at <= since).or(self.looks.front());
+        // A tree that is younger than the first look has been counted from zero.
+        let before = before.map_or(Throttled::default(), |(_, counters)| *counters);
+        let ran = now.all.saturating_sub(before.all);
+        let waited = now.throttled.saturating_sub(before.throttled);
+        3 <= ran && ran <= waited.saturating_mul(2)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_is_judged_by_the_time_since_it_began() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let counted = |all, throttled| Throttled { all, throttled };
+        let mut history = History::default();
+        assert!(history.mostly_throttled(start, counted(5, 4)), "counted from zero");
+        // Free for ten seconds, throttled for ten.
+        for second in 0..=20 {
+            history.note(at(second), counted(10 * second, 10 * second.saturating_sub(10)));
+        }
+        let now = counted(200, 100);
+        assert!(history.mostly_throttled(at(12), now) && history.mostly_throttled(at(0), now));
+        assert!(!history.mostly_throttled(at(12), counted(200, 59)), "in less than half");
+        assert!(!history.mostly_throttled(at(20), now), "of nothing nothing follows");
+        for second in 21..200 {
+            history.note(at(second), now);
+        }
+        assert!(history.looks.len() == LOOKS_KEPT && !history.mostly_throttled(start, now));
+    }
 
     #[test]
     fn it_is_said_once_after_ten_seconds_of_throttling() {

@@ -22,11 +22,11 @@ use super::handle::{Board, Command, Handle, Operation, Shared};
 use super::inbox::Inbox;
 use super::logs::{Hub, Voice};
 use super::numbers::Numbers;
-use super::pressure::Met;
 use super::queue::{Queue, overloaded};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
 use crate::model::generation::{Outlook, Reason, StopWhy};
 use crate::model::ids::{Generation, PluginId};
+use crate::model::limits::Kind;
 use crate::model::manifest::Activation;
 use crate::model::plugin::{Action, Decline, Desired, Event, Machine, Mode, Refusal, Settings, State};
 use crate::model::status::{GenerationStatus, PluginState, Role};
@@ -365,13 +365,10 @@ impl Actor {
             Told::Stopping => self.step(Event::GenerationStopping(generation)),
             Told::AskReplacement { missed } => self.step(Event::ReplaceAsked { generation, missed }),
             Told::Met(met) => {
-                let kind = match met {
-                    Met::Pids(_) => EventKind::LimitReached,
-                    Met::Cpu(_) => EventKind::CpuSaturated,
-                };
+                let kind = if met.limit == Kind::Cpu { EventKind::CpuSaturated } else { EventKind::LimitReached };
                 let mut event = self.event(kind);
                 event.generation = Some(generation);
-                event.reason = Some(met.sentence().to_owned());
+                event.reason = Some(met.sentence);
                 self.surroundings.bus.publish(event);
             }
             Told::Returned(calls) => {
@@ -639,6 +636,11 @@ fn failure(reason: &Reason, message: String) -> ErrorBody {
         }
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
+        Reason::Exhausted { limit, .. } => {
+            let details = serde_json::json!({ "limit": limit });
+            let error = ErrorBody::new(ErrorCode::ResourceExhausted, message).with_details(details);
+            return ErrorBody { retryable: error.retryable && !reason.is_lasting(), ..error };
+        }
         Reason::Stopped { .. }
         | Reason::Overdue { .. }
         | Reason::Crashed { .. }

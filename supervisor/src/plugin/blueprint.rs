@@ -10,10 +10,11 @@ use palisade_protocol::{Guarantee, GuaranteeState};
 
 use super::network::{self, Network};
 
+use super::sampler::Sampler;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::guarantee::Required;
 use crate::model::ids::Generation;
-use crate::model::limits::Limits;
+use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::grants::Grants;
 use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
@@ -45,6 +46,8 @@ pub struct Host {
     pub data: PathBuf,
     /// What is the daemon's own, of which no plugin is granted anything.
     pub reserved: Reserved,
+    /// Who looks at what no controller holds.
+    pub sampler: Arc<Sampler>,
 }
 
 impl Host {
@@ -72,8 +75,10 @@ pub struct Blueprint {
     pub host: Arc<Host>,
     /// The operator's configuration for it.
     pub configuration: serde_json::Value,
-    /// How much it may have.
-    pub limits: Limits,
+    /// How much it may have, by its manifest and the configuration.
+    pub configured_limits: Limits,
+    /// What an operator has said about that since.
+    pub said_limits: Mutex<Allowance>,
     /// What the operator wants where this host cannot confine it as every start needs it.
     pub on_degraded: OnDegraded,
     /// Controls without which it is not to be started.
@@ -100,6 +105,30 @@ impl Blueprint {
     /// That.
     pub fn snapshot(&self) -> Result<Snapshot, String> {
         self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone()
+    }
+
+    /// How much it may have.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.configured_limits.changed(&self.said_limits.lock().expect("nothing panics while it holds them"))
+    }
+
+    /// Takes in what an operator says about that, and returns what was said before.
+    pub(super) fn say_limits(&self, said: &Allowance) -> Allowance {
+        let mut all = self.said_limits.lock().expect("nothing panics while it holds them");
+        let before = *all;
+        *all = before.and(said);
+        before
+    }
+
+    /// Takes back what an operator said.
+    pub(super) fn restore_limits(&self, before: Allowance) {
+        *self.said_limits.lock().expect("nothing panics while it holds them") = before;
+    }
+
+    /// The name of a process's cgroup.
+    pub(super) fn leaf_name(&self, generation: Generation) -> String {
+        format!("{}-{}-{generation}", self.manifest.id, self.manifest.version)
     }
 
     /// Whether there is a program in the package that this host can execute.
@@ -163,7 +192,7 @@ impl Blueprint {
         };
         let folder = folder.map_err(lasting)?;
         let Executed { arguments, interpreter } = arguments(&path, program)?;
-        let decided = self.limits.decided();
+        let decided = self.limits().decided();
         let mut spec = Spec {
             arguments,
             environment: self.environment(&folder).map_err(lasting)?,
@@ -184,8 +213,7 @@ impl Blueprint {
         spec::confine(&mut spec, offer, &inside);
         let leaf = match &self.host.cgroups {
             Some(tree) => {
-                let name = format!("{}-{}-{generation}", self.manifest.id, self.manifest.version);
-                match tree.leaf(&name, Some(&spec::leaf_limits(&decided))) {
+                match tree.leaf(&self.leaf_name(generation), Some(&spec::leaf_limits(&decided))) {
                     Ok(leaf) => Some(leaf),
                     // Its limits would be gone with it.
                     Err(error) if tree.controlled().is_ok() => {

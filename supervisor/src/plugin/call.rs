@@ -264,6 +264,20 @@ impl Call {
             .with_details(limit_details(state.limit, by))
     }
 
+    /// The error for a deadline that passed while the plugin waited for processor time.
+    #[must_use]
+    pub fn starved_error(&self, plugin: &str) -> ErrorBody {
+        let timeout = self.timeout_error("no answer");
+        let mut details = timeout.details.unwrap_or_default();
+        if let Some(details) = details.as_object_mut() {
+            details.insert("limit".to_owned(), "cpu".into());
+        }
+        let message = format!("{}; {plugin} was waiting for processor time, mostly", timeout.message);
+        ErrorBody::new(ErrorCode::ResourceExhausted, message)
+            .with_hint(format!("`palisade limit {plugin} cpu=100%` gives it more, `limits.cpu_percent` lastingly"))
+            .with_details(details)
+    }
+
     /// Whether its terminal frame was delivered.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -33,14 +33,20 @@ use super::link::{LOG_FIELDS_BYTES_MAX, Link, LinkSettings, News};
 use super::logs::{self, Source, Voice};
 use super::network;
 use super::pressure::{Met, Watch};
+use super::sampler::{Subject, Watched};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
 use crate::model::generation::{Action, Event, LaunchFailure, Machine, Outlook, Phase, Reason, StopWhy};
 use crate::model::ids::Generation;
+use crate::model::limits::Kind;
 use crate::model::manifest::OnPause;
 use crate::model::plugin::Refusal;
+use crate::model::sampled;
+use crate::model::saturation::{History, Throttled};
 use crate::model::status::{Dossier, StderrTail, clip};
+use crate::process::look::Whereabouts;
 use crate::process::{Child, Control, Report};
+use crate::sandbox::cgroup::Leaf;
 use crate::store::Snapshot;
 use crate::wire::{Filled, Incoming, Reader};
 
@@ -85,6 +91,13 @@ pub enum Order {
     },
     /// Die.
     Kill,
+    /// Die, because of what it has.
+    Exhaust {
+        /// More than it may have of this.
+        limit: Kind,
+        /// A sentence.
+        detail: String,
+    },
 }
 
 /// What a generation tells the actor.
@@ -226,12 +239,15 @@ pub fn start(
         link,
         inbox: outlet,
         orders,
+        own_orders: orders_sender.downgrade(),
         batch: Vec::new(),
         reader: Reader::default(),
         child: None,
         logs: None,
         pressure: None,
         served: None,
+        watched: None,
+        history: Arc::default(),
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         armed: None,
         quiet: Quiet::default(),
@@ -264,6 +280,8 @@ struct Task {
     link: Link,
     inbox: Outlet,
     orders: mpsc::Receiver<Order>,
+    /// For those who find that it has to end.
+    own_orders: mpsc::WeakSender<Order>,
     batch: Vec<Message>,
     reader: Reader,
     child: Option<Held>,
@@ -272,6 +290,10 @@ struct Task {
     pressure: Option<JoinHandle<()>>,
     /// Serves its way out, where it has one.
     served: Option<network::Serving>,
+    /// Looks at what it has, while it runs.
+    watched: Option<Watched>,
+    /// How often it was throttled, where it can be.
+    history: Arc<Mutex<History>>,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires.
     armed: Option<Instant>,
@@ -376,7 +398,7 @@ impl Task {
     fn watch_pressure(&self, control: &Control) -> Option<JoinHandle<()>> {
         let pressure = control.leaf()?.pressure().transpose()?;
         let mut watch = pressure
-            .and_then(|pressure| Watch::new(pressure, self.blueprint.limits.decided()))
+            .and_then(|pressure| Watch::new(pressure, self.blueprint.clone()))
             .inspect_err(|error| {
                 tracing::warn!(plugin = %self.voice.plugin, generation = %self.number, %error, "its limits are not watched");
             })
@@ -385,9 +407,28 @@ impl Task {
         Some(tokio::spawn(async move {
             // An error says that the cgroup is gone, and the process with it.
             while let Ok(met) = watch.next().await {
-                voice.say(Source::Supervisor, Level::Warn, met.sentence(), None, None);
+                voice.say(Source::Supervisor, Level::Warn, &met.sentence, None, None);
                 let _ = told.send((number, Told::Met(met))).await;
             }
+        }))
+    }
+
+    /// Has it looked at from now on.
+    fn sample(&self, init_pid: u32) -> Option<Watched> {
+        let host = &self.blueprint.host;
+        let leaf = self.child.as_ref()?.control.leaf();
+        let controlled = leaf.is_some() && host.facts.offer.controllers;
+        Some(host.sampler.watch(Subject {
+            blueprint: self.blueprint.clone(),
+            number: self.number,
+            voice: self.voice.clone(),
+            told: self.told.clone(),
+            orders: self.own_orders.clone(),
+            tree: Whereabouts { init_pid, leaf: leaf.map(Leaf::path), private_root: host.facts.offer.private_root },
+            accounts: leaf.and_then(|leaf| leaf.accounts().ok()),
+            held: sampled::Held { memory: controlled, pids: controlled, cpu: controlled },
+            history: self.history.clone(),
+            state: Mutex::default(),
         }))
     }
 
@@ -611,7 +652,8 @@ impl Task {
         }
         if wake.timer {
             self.armed = None;
-            let lapsed = self.link.lapse(now, self.paused_at.is_some());
+            let paused = self.paused_at.is_some();
+            let lapsed = self.link.lapse(now, paused, |since| Self::was_throttled(&self.child, &self.history, since));
             for _ in 0..lapsed.graces_missed {
                 self.apply(Event::GraceMissed).await;
             }
@@ -621,6 +663,14 @@ impl Task {
             self.apply(Event::Tick).await;
         }
         self.note_calls(now);
+    }
+
+    /// Whether it has been waiting for processor time, mostly, since then.
+    fn was_throttled(child: &Option<Held>, history: &Mutex<History>, since: Instant) -> bool {
+        let leaf = child.as_ref().and_then(|child| child.control.leaf());
+        let Some((_, Some(periods))) = leaf.and_then(|leaf| leaf.accounts().ok()?.look().ok()) else { return false };
+        let now = Throttled { all: periods.all, throttled: periods.throttled };
+        history.lock().expect("nothing panics while it holds the history").mostly_throttled(since, now)
     }
 
     /// Keeps the gauge, and gives memory back when nothing is under way.
@@ -662,6 +712,7 @@ impl Task {
             Order::Drain { within, why } => Event::DrainAsked { until: now + within, why },
             Order::Stop { why } => Event::StopAsked { why },
             Order::Kill => Event::KillAsked,
+            Order::Exhaust { limit, detail } => Event::Exhausted { limit, detail },
         };
         self.apply(event).await;
     }
@@ -672,6 +723,7 @@ impl Task {
                 let listener = self.child.as_mut().and_then(|child| child.control.take_listener());
                 self.served = listener.map(|listener| self.blueprint.network.serve(listener, self.who()));
                 self.gauge.change(|seen| seen.processes = Some((started.plugin_pid, started.init_pid)));
+                self.watched = self.sample(started.init_pid);
                 Event::Launched
             }
             Report::Failed(failure) => {
@@ -687,6 +739,7 @@ impl Task {
         if !matches!(event, Event::Launched) {
             // Nothing further comes from it.
             self.child = None;
+            self.watched = None;
         }
         self.apply(event).await;
     }
@@ -983,6 +1036,7 @@ impl Task {
     async fn end(mut self) {
         let now = Instant::now();
         self.child = None;
+        self.watched = None;
         if let Some(pressure) = self.pressure.take() {
             pressure.abort();
         }
@@ -1000,7 +1054,11 @@ impl Task {
             None => StderrTail::default(),
         };
         let reason = self.machine.reason().cloned().unwrap_or(Reason::Unconfirmed);
-        let exit = self.machine.exit();
+        let exit = match &reason {
+            // The kernel would have done the same, and called it that.
+            Reason::Exhausted { limit: Kind::Memory, .. } => Some(Exit::OutOfMemory),
+            _ => self.machine.exit(),
+        };
         let in_flight = u32::try_from(self.link.in_flight()).unwrap_or(u32::MAX);
         let dossier = reason.is_failure().then(|| Dossier {
             generation: self.number,
@@ -1043,7 +1101,7 @@ fn call_error(
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
         Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
-        Reason::Crashed { exit: Exit::OutOfMemory } => ErrorCode::ResourceExhausted,
+        Reason::Crashed { exit: Exit::OutOfMemory } | Reason::Exhausted { .. } => ErrorCode::ResourceExhausted,
         Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => {
             ErrorCode::Crashed
         }
@@ -1058,7 +1116,8 @@ fn call_error(
         if code == ErrorCode::ResourceExhausted
             && let Some(details) = details.as_object_mut()
         {
-            details.insert("limit".to_owned(), "memory".into());
+            let limit = if let Reason::Exhausted { limit, .. } = reason { *limit } else { Kind::Memory };
+            details.insert("limit".to_owned(), limit.to_string().into());
         }
         error = error.with_details(details);
     }

@@ -86,6 +86,10 @@ struct InFlight {
     endless: bool,
     /// When something has to happen to it: its deadline, or the end of its grace.
     due: Instant,
+    /// When the plugin was given it.
+    written: Instant,
+    /// Until its deadline the plugin had to wait for processor time, mostly.
+    throttled: bool,
     stage: Stage,
     output: Stream,
     /// The result has begun and goes on in `Continue` frames.
@@ -344,6 +348,8 @@ impl Link {
                 idempotent,
                 endless,
                 due: begun.deadline,
+                written: now,
+                throttled: false,
                 stage: Stage::Working,
                 output: Stream::Unopened,
                 result_continues: false,
@@ -465,7 +471,9 @@ impl Link {
 
     /// Deals with everything that is due at `now`. While the plugin is paused its graces stand still, but its callers' deadlines do
     /// not.
-    pub fn lapse(&mut self, now: Instant, paused: bool) -> Lapsed {
+    ///
+    /// `throttled` says whether the plugin has mostly waited for processor time since an instant; it is asked of calls whose time is over.
+    pub fn lapse(&mut self, now: Instant, paused: bool, throttled: impl Fn(Instant) -> bool) -> Lapsed {
         let mut lapsed = Lapsed::default();
         let mut next: Option<Instant> = None;
         for (id, flight) in &mut self.calls {
@@ -473,6 +481,7 @@ impl Link {
                 match flight.stage {
                     Stage::Working => {
                         let grace_ends = now + self.cancel_grace;
+                        flight.throttled = !paused && throttled(flight.written);
                         cancel(&mut self.outbox, flight, *id, CancelReason::Deadline, grace_ends);
                         if paused {
                             let error = flight.call.timeout_error("no answer from the paused plugin");
@@ -609,7 +618,7 @@ impl Link {
                     // Answered with the reason when the process is gone.
                     Stage::Working if lost => return Ok(None),
                     Stage::Cancelling(CancelReason::Deadline) => {
-                        flight.call.fail(&flight.call.timeout_error("no answer"));
+                        flight.call.fail(&timed_out(flight, &plugin));
                     }
                     Stage::Cancelling(CancelReason::Draining) => flight.call.fail(&drained(&plugin)),
                     _ => flight.call.end(Kind::Cancelled, Flags::NONE, frame.content),
@@ -853,10 +862,15 @@ fn cancel(outbox: &mut Outbox, flight: &mut InFlight, id: u64, reason: CancelRea
     flight.due = grace_ends;
 }
 
+/// What the caller is told whose call had no answer in time.
+fn timed_out(flight: &InFlight, plugin: &str) -> ErrorBody {
+    if flight.throttled { flight.call.starved_error(plugin) } else { flight.call.timeout_error("no answer") }
+}
+
 /// What the caller is told when a cancelled call does not end, or its process does.
 fn overdue_answer(flight: &InFlight, reason: CancelReason, plugin: &str) {
     match reason {
-        CancelReason::Deadline => flight.call.fail(&flight.call.timeout_error("no answer")),
+        CancelReason::Deadline => flight.call.fail(&timed_out(flight, plugin)),
         CancelReason::Draining => flight.call.fail(&drained(plugin)),
         CancelReason::Caller | CancelReason::Other => {
             let body = super::call::body(&palisade_protocol::Cancelled { message: None });

@@ -1,19 +1,21 @@
 //! Watches how a process meets its limits, and says so while it runs: forks that are refused, processor time that is used up.
 //!
 //! The kernel announces refused forks; throttling it only counts, so that is looked at every few seconds. Where there are no
-//! controllers there is nothing to watch, and no task of this.
+//! controllers there is nothing to watch, and no task of this; `sampler` looks then.
 //!
 //! Invariants: what is said is bounded by time, however often a limit is met.
 //! Elsewhere: the end for want of memory is part of how a process ended, see `process`.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::model::limits::Decided;
+use super::blueprint::Blueprint;
+use crate::model::limits::Kind;
 use crate::model::saturation::{LOOK_EVERY, Saturation};
 use crate::sandbox::cgroup::Pressure;
 
@@ -22,20 +24,16 @@ const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// A limit that was met.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Met {
-    /// A process or thread was refused.
-    Pids(String),
-    /// It has been waiting for processor time, mostly, for a while.
-    Cpu(String),
+pub struct Met {
+    /// Which.
+    pub limit: Kind,
+    /// What is to be said about it.
+    pub sentence: String,
 }
 
 impl Met {
-    /// What is to be said about it.
-    #[must_use]
-    pub fn sentence(&self) -> &str {
-        match self {
-            Self::Pids(sentence) | Self::Cpu(sentence) => sentence,
-        }
+    pub(super) fn new(limit: Kind, sentence: impl std::fmt::Display) -> Self {
+        Self { limit, sentence: format!("{limit}: {sentence}") }
     }
 }
 
@@ -43,7 +41,7 @@ impl Met {
 #[derive(Debug)]
 pub struct Watch {
     announced: AsyncFd<Pressure>,
-    limits: Decided,
+    blueprint: Arc<Blueprint>,
     saturation: Saturation,
     looks: Interval,
     refused: u64,
@@ -56,7 +54,7 @@ impl Watch {
     ///
     /// # Errors
     /// What the system says if the files cannot be read or waited for.
-    pub fn new(pressure: Pressure, limits: Decided) -> io::Result<Self> {
+    pub fn new(pressure: Pressure, blueprint: Arc<Blueprint>) -> io::Result<Self> {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let refused = pressure.forks_refused()?;
@@ -66,7 +64,7 @@ impl Watch {
         )]
         let announced = AsyncFd::with_interest(pressure, Interest::PRIORITY)?;
         let saturation = Saturation::default();
-        Ok(Self { announced, limits, saturation, looks, refused, quiet_until: Instant::now() })
+        Ok(Self { announced, blueprint, saturation, looks, refused, quiet_until: Instant::now() })
     }
 
     /// Waits for the next limit that is met.
@@ -76,7 +74,7 @@ impl Watch {
     /// # Errors
     /// When the cgroup is gone, and with it the process.
     pub async fn next(&mut self) -> io::Result<Met> {
-        let Self { announced, limits, saturation, looks, refused, quiet_until } = self;
+        let Self { announced, blueprint, saturation, looks, refused, quiet_until } = self;
         loop {
             let announcement = async {
                 tokio::time::sleep_until(*quiet_until).await;
@@ -90,18 +88,18 @@ impl Watch {
                         let times = now - *refused;
                         *refused = now;
                         *quiet_until = Instant::now() + SAID_AGAIN_AFTER;
-                        return Ok(Met::Pids(format!(
-                            "pids: {} processes and threads are its limit, and {times} more were refused",
-                            limits.pids
+                        let limit = blueprint.limits().pids.value;
+                        return Ok(Met::new(Kind::Pids, format_args!(
+                            "{limit} processes and threads are its limit, and {times} more were refused"
                         )));
                     }
                 }
                 _ = looks.tick() => {
                     let periods = announced.get_ref().periods()?;
                     if saturation.look(periods.all, periods.throttled) {
-                        return Ok(Met::Cpu(format!(
-                            "cpu: it wants more than its limit of {} % of a processor, and waits most of the time",
-                            limits.cpu_percent
+                        let limit = blueprint.limits().cpu_percent.value;
+                        return Ok(Met::new(Kind::Cpu, format_args!(
+                            "it wants more than its limit of {limit} % of a processor, and waits most of the time"
                         )));
                     }
                 }

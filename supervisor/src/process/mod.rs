@@ -10,6 +10,7 @@
 mod control;
 mod exit;
 mod image;
+pub mod look;
 mod spawn;
 mod usage;
 

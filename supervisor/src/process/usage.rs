@@ -30,7 +30,7 @@ pub fn tree_usage(init_pid: u32) -> ProcResult<TreeUsage> {
     let page = procfs::page_size();
     let ticks = procfs::ticks_per_second().max(1);
     let mut usage = TreeUsage::default();
-    for process in processes(init_pid)? {
+    for process in processes(init_pid, PROCESSES_MAX)? {
         let Ok(stat) = process.stat() else { continue };
         usage.processes += 1;
         usage.threads += u64::try_from(stat.num_threads).unwrap_or(0);
@@ -46,7 +46,7 @@ pub fn tree_usage(init_pid: u32) -> ProcResult<TreeUsage> {
 /// `tree_usage`: the kernel walks all page tables. `None`: this user may not look into one of the processes.
 pub fn proportional_bytes(init_pid: u32) -> ProcResult<Option<u64>> {
     let mut bytes = 0;
-    for process in processes(init_pid)? {
+    for process in processes(init_pid, PROCESSES_MAX)? {
         match process.smaps_rollup() {
             Ok(rollup) => {
                 let maps = rollup.memory_map_rollup;
@@ -60,8 +60,14 @@ pub fn proportional_bytes(init_pid: u32) -> ProcResult<Option<u64>> {
     Ok(Some(bytes))
 }
 
+/// pid 1 and everything below it, by their numbers; nobody if it has ended.
+pub(super) fn below(init_pid: u32, most: usize) -> Vec<u32> {
+    let found = processes(init_pid, most).unwrap_or_default();
+    found.iter().filter_map(|process| u32::try_from(process.pid).ok()).collect()
+}
+
 /// pid 1 and everything below it.
-fn processes(init_pid: u32) -> ProcResult<Vec<Process>> {
+fn processes(init_pid: u32, most: usize) -> ProcResult<Vec<Process>> {
     let number = |pid: u32| i32::try_from(pid).unwrap_or(i32::MAX);
     let mut found = vec![Process::new(number(init_pid))?];
     // A number can come twice if its process moves to another parent while this looks.
@@ -75,7 +81,7 @@ fn processes(init_pid: u32) -> ProcResult<Vec<Process>> {
             }
         }
         for child in children {
-            if found.len() < PROCESSES_MAX && seen.insert(child) {
+            if found.len() < most && seen.insert(child) {
                 found.extend(Process::new(number(child)).ok());
             }
         }

@@ -280,6 +280,21 @@ impl Tree {
         Ok(leaf)
     }
 
+    /// Changes the limits of a leaf by its name. Blocks while the kernel makes room.
+    pub fn limit(&self, name: &str, limits: &LeafLimits) -> io::Result<()> {
+        set_limits(&self.open_leaf(name)?, limits)
+    }
+
+    /// How much memory a leaf has at the moment, by its name.
+    pub fn memory_of(&self, name: &str) -> io::Result<u64> {
+        let text = read(&self.open_leaf(name)?, "memory.current")?;
+        text.trim().parse().map_err(io::Error::other)
+    }
+
+    fn open_leaf(&self, name: &str) -> io::Result<OwnedFd> {
+        Ok(open_folder(self.inner.folder.as_fd(), OsStr::new(&format!("{LEAF_PREFIX}{name}")))?)
+    }
+
     /// Whether leaves have the controllers that limits are made of, or why not.
     pub fn controlled(&self) -> Result<(), &Uncontrolled> {
         self.inner.controlled.as_ref().map(|_| ())
@@ -424,6 +439,12 @@ impl Leaf {
         events.and_then(|events| value(&events, "oom_kill")).is_ok_and(|kills| kills > 0)
     }
 
+    /// Its accounts of processor time, which may be kept longer than the leaf.
+    pub fn accounts(&self) -> io::Result<Accounts> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Accounts { cpu: rustix::fs::openat(&self.folder, "cpu.stat", flags, Mode::empty())? })
+    }
+
     /// The files by which the kernel tells that a limit was reached; none where there are no limits. They may be kept longer
     /// than the leaf, and say then that it is gone.
     pub fn pressure(&self) -> io::Result<Option<Pressure>> {
@@ -436,16 +457,14 @@ impl Leaf {
 
     fn limit(&self, limits: &LeafLimits) -> io::Result<()> {
         let set = |file, contents: String| write(&self.folder, file, contents.as_bytes());
-        set("memory.max", limits.memory_bytes.to_string())?;
+        set_limits(&self.folder, limits)?;
         match set("memory.swap.max", "0".to_owned()) {
             // A kernel that does not account for swap has none to limit here.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result?,
         }
         // One that loses a part of itself would be worse than one that is gone.
-        set("memory.oom.group", "1".to_owned())?;
-        set("pids.max", limits.pids.to_string())?;
-        set("cpu.max", format!("{} {CPU_PERIOD_USEC}", limits.cpu_percent.saturating_mul(CPU_PERIOD_USEC) / 100))
+        set("memory.oom.group", "1".to_owned())
     }
 
     /// Where it is.
@@ -478,6 +497,23 @@ impl AsRawFd for Events {
 pub struct Pressure {
     pids: OwnedFd,
     cpu: OwnedFd,
+}
+
+/// What the kernel counts of a leaf's processor time.
+#[derive(Debug)]
+pub struct Accounts {
+    cpu: OwnedFd,
+}
+
+impl Accounts {
+    /// Everything that ever ran in it, and, where it has a controller, its periods.
+    pub fn look(&self) -> io::Result<(Duration, Option<Periods>)> {
+        let text = read_from_start(&self.cpu)?;
+        let used = Duration::from_micros(value(&text, "usage_usec")?);
+        let periods =
+            value(&text, "nr_periods").and_then(|all| Ok(Periods { all, throttled: value(&text, "nr_throttled")? }));
+        Ok((used, periods.ok()))
+    }
 }
 
 /// The periods of `cpu.max`, since the leaf is there.
@@ -603,6 +639,14 @@ fn locate(cgroups: &[u8], mounts: &[MountInfo]) -> Result<PathBuf, Unavailable> 
 fn open_folder(beneath: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(beneath, name, flags, Mode::empty())
+}
+
+/// What can be changed while processes run.
+fn set_limits(folder: &OwnedFd, limits: &LeafLimits) -> io::Result<()> {
+    let set = |file, contents: String| write(folder, file, contents.as_bytes());
+    set("memory.max", limits.memory_bytes.to_string())?;
+    set("pids.max", limits.pids.to_string())?;
+    set("cpu.max", format!("{} {CPU_PERIOD_USEC}", limits.cpu_percent.saturating_mul(CPU_PERIOD_USEC) / 100))
 }
 
 fn write(folder: &OwnedFd, file: &str, contents: &[u8]) -> io::Result<()> {

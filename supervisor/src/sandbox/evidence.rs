@@ -114,7 +114,7 @@ impl Facts {
     /// Every control, for a plugin with these grants. `observed` is what the kernel says of it, while it runs.
     #[must_use]
     pub fn guarantees(&self, grants: &Grants, observed: Option<&Observed>) -> Vec<Guarantee> {
-        use GuaranteeState::{Absent, Degraded, Enforced};
+        use GuaranteeState::{Absent, Degraded, Enforced, Monitored};
         let mut report = Report { facts: self, observed, guarantees: Vec::new() };
         let offer = &self.offer;
         report.offered(
@@ -200,14 +200,19 @@ impl Facts {
             report.push("cpu", Enforced, "cpu.max of its cgroup", &daemon);
         } else {
             let why = self.reason("controllers");
-            let mechanism = format!("RLIMIT_DATA, of each process and not of the tree: {why}");
-            report.push("memory", Degraded, &mechanism, &launcher);
+            let mechanism = format!(
+                "RLIMIT_DATA of each process; the tree is looked at every second and ended where it has more: {why}"
+            );
+            report.push("memory", Monitored, &mechanism, &launcher);
             if offer.user_namespaces {
                 report.push("pids", Enforced, "RLIMIT_NPROC, counted in its user namespace", &launcher);
             } else {
-                report.push("pids", Absent, "", &[why.to_owned()]);
+                let mechanism =
+                    format!("they are counted every second, and the tree is ended where they are more: {why}");
+                report.push("pids", Monitored, &mechanism, &[]);
             }
-            report.push("cpu", Absent, "", &[why.to_owned()]);
+            let mechanism = format!("it is looked at every second, and not throttled: {why}");
+            report.push("cpu", Monitored, &mechanism, &[]);
         }
         report.push("open_files", Enforced, "RLIMIT_NOFILE", &launcher);
         report.push("file_size", Enforced, "RLIMIT_FSIZE", &launcher);
@@ -423,7 +428,7 @@ mod tests {
 
     #[test]
     fn limits_are_of_the_tree_where_there_are_controllers() {
-        use GuaranteeState::{Absent, Degraded, Enforced};
+        use GuaranteeState::{Enforced, Monitored};
         let states = |offer: Offer| {
             let facts = Facts { reasons: vec![("controllers", "somebody else's".to_owned())], ..facts(offer) };
             let guarantees = facts.guarantees(&Grants::default(), None);
@@ -432,10 +437,10 @@ mod tests {
         let controlled = states(Offer { controllers: true, ..all() });
         assert!(controlled.iter().all(|(state, _)| *state == Enforced), "{controlled:?}");
         let without = states(all());
-        assert_eq!(without.each_ref().map(|(state, _)| *state), [Degraded, Enforced, Absent]);
-        assert!(without[0].1.contains("somebody else's") && without[2].1 == "somebody else's", "{without:?}");
+        assert_eq!(without.each_ref().map(|(state, _)| *state), [Monitored, Enforced, Monitored]);
+        assert!(without[0].1.contains("somebody else's") && without[2].1.contains("somebody else's"), "{without:?}");
         let less = states(Offer { user_namespaces: false, ..all() });
-        assert_eq!(less[1], (Absent, "somebody else's".to_owned()));
+        assert_eq!(less[1].0, Monitored);
     }
 
     #[test]

@@ -114,6 +114,13 @@ fn each_phase_has_its_own_reason_for_an_end() {
         ),
         (Phase::Active, Event::WatchdogExpired, Reason::Hung { timeout: s(15) }),
         (Phase::Active, Event::KillAsked, Reason::Killed),
+        (Phase::Starting, too_much(), exhausted()),
+        (Phase::Initialized, too_much(), exhausted()),
+        (Phase::Active, too_much(), exhausted()),
+        (Phase::Paused, too_much(), exhausted()),
+        (Phase::Draining, too_much(), exhausted()),
+        // It has its end already, and not for long.
+        (Phase::Stopping, too_much(), Reason::Stopped { why: StopWhy::Operator }),
         (Phase::Stopping, Event::KillAsked, Reason::Killed),
         (
             Phase::Active,
@@ -329,8 +336,16 @@ fn draining_asked_twice_keeps_the_earlier_end_and_the_first_reason() {
     assert_eq!(machine.reason(), Some(&Reason::Stopped { why: StopWhy::Operator }));
 }
 
+fn too_much() -> Event {
+    Event::Exhausted { limit: Kind::Memory, detail: "too much".into() }
+}
+
+fn exhausted() -> Reason {
+    Reason::Exhausted { limit: Kind::Memory, detail: "too much".into() }
+}
+
 fn any_event() -> impl Strategy<Value = (u64, u8)> {
-    (0..20_000u64, 0..26u8)
+    (0..20_000u64, 0..27u8)
 }
 
 /// The events as numbers, so that sequences shrink well. Times are relative to the moment of the event.
@@ -358,6 +373,7 @@ fn event(code: u8, now: Instant) -> Event {
         22 => Event::GraceMissed,
         23 => Event::WatchdogExpired,
         24 => Event::Exited(Exit::Code(0)),
+        25 => too_much(),
         _ => Event::Tick,
     }
 }

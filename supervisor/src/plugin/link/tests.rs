@@ -17,6 +17,8 @@ struct Bench {
     link: Link,
     counters: Arc<Counters>,
     now: Instant,
+    /// The plugin has waited for processor time since then.
+    throttled_since: Option<Instant>,
     _outlet: Outlet,
 }
 
@@ -40,7 +42,7 @@ impl Bench {
         let features: Vec<_> = features.iter().map(|name| (*name).to_owned()).collect();
         link.agree(&features);
         link.open(Arc::new(actions), concurrency);
-        Self { link, counters: Arc::default(), now: Instant::now(), _outlet: outlet }
+        Self { link, counters: Arc::default(), now: Instant::now(), throttled_since: None, _outlet: outlet }
     }
 
     fn all() -> Self {
@@ -90,7 +92,7 @@ impl Bench {
 
     fn lapse(&mut self, after: Duration, paused: bool) -> usize {
         self.now += after;
-        self.link.lapse(self.now, paused).graces_missed
+        self.link.lapse(self.now, paused, |since| self.throttled_since == Some(since)).graces_missed
     }
 
     fn present(&self) -> (u32, u32) {
@@ -266,6 +268,30 @@ fn nothing_of_a_call_overtakes_the_call() {
         (Kind::Cancel, 2),
     ];
     assert_eq!(bench.written(), expected);
+}
+
+#[test]
+fn a_call_whose_plugin_was_throttled_until_its_deadline_says_that_it_was() {
+    // Answered in its grace, and not at all.
+    for cancelled in [true, false] {
+        let mut bench = Bench::all();
+        let (call, heard) = bench.call("echo");
+        let written = bench.now;
+        bench.throttled_since = Some(written);
+        bench.lapse(seconds(30), false);
+        // What comes after the deadline does not matter.
+        bench.throttled_since = None;
+        if cancelled {
+            bench.hear(Kind::Cancelled, Flags::NONE, 2, &palisade_protocol::Cancelled { message: None }, &[]).unwrap();
+        } else {
+            bench.lapse(GRACE, false);
+        }
+        let error = heard.error();
+        assert_eq!(error.code, ErrorCode::ResourceExhausted, "{error}");
+        let details = error.details.unwrap();
+        assert_eq!((&details["limit"], &details["limited_by"]), (&"cpu".into(), &"plugin".into()));
+        drop(call);
+    }
 }
 
 #[test]

@@ -1,0 +1,222 @@
+//! Looks at what running plugins have, once a second, for limits that no controller holds, and acts on what is found.
+//!
+//! One task and one timer serve all plugins, and only while one runs. A plugin whose cgroup has used no processor time since the
+//! last look has changed nothing and is not looked at. Small trees are looked at where the timer is; large ones, and such as seem
+//! to have too much, on a thread that may block.
+//!
+//! Invariants: the work of a look is bounded by `process::look`; a plugin is never waited for; what is watched is forgotten
+//! with its guard.
+//! Elsewhere: what follows from a look is decided in `model::sampled`; what the kernel announces by itself is `pressure`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use palisade_protocol::Level;
+use tokio::sync::{Notify, mpsc};
+
+use super::blueprint::Blueprint;
+use super::generation::{Order, Told};
+use super::logs::{Source, Voice};
+use super::pressure::Met;
+use crate::model::ids::Generation;
+use crate::model::sampled::{Held, Sample, Seen, Verdict};
+use crate::model::saturation::{History, Throttled};
+use crate::process::look::{self, Look, Whereabouts};
+use crate::sandbox::cgroup::Accounts;
+
+/// How often is looked.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A tree with no more processes and descriptors than that is looked at at once; it takes less than giving it to a thread would.
+const SMALL_PROCESSES: usize = 8;
+const SMALL_FILES: u64 = 64;
+
+/// Everybody who is looked at.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    watched: Mutex<Numbered>,
+    /// Rung when there is somebody to look at.
+    begun: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Numbered {
+    next: u64,
+    subjects: HashMap<u64, Arc<Subject>>,
+}
+
+/// One process tree.
+#[derive(Debug)]
+pub struct Subject {
+    /// What it may have.
+    pub blueprint: Arc<Blueprint>,
+    /// Which process of it.
+    pub number: Generation,
+    /// In whose name it is said.
+    pub voice: Voice,
+    /// Where limits that were met are told.
+    pub told: mpsc::Sender<(Generation, Told)>,
+    /// Where its end is ordered.
+    pub orders: mpsc::WeakSender<Order>,
+    /// Where it is found.
+    pub tree: Whereabouts,
+    /// What the kernel counts of its processor time, where it has a cgroup.
+    pub accounts: Option<Accounts>,
+    /// What the kernel holds.
+    pub held: Held,
+    /// How often it was throttled.
+    pub history: Arc<Mutex<History>>,
+    /// What was seen of it.
+    pub state: Mutex<State>,
+}
+
+/// What was seen of a tree.
+#[derive(Debug, Default)]
+pub struct State {
+    seen: Seen,
+    used: Option<Duration>,
+    /// It was too large to be looked at in passing.
+    large: bool,
+}
+
+/// Somebody is looked at for as long as this is kept.
+#[derive(Debug)]
+pub struct Watched {
+    sampler: Weak<Sampler>,
+    number: u64,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(sampler) = self.sampler.upgrade() {
+            sampler.watched().subjects.remove(&self.number);
+        }
+    }
+}
+
+impl Sampler {
+    fn watched(&self) -> MutexGuard<'_, Numbered> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at a tree from now on.
+    #[must_use]
+    pub fn watch(self: &Arc<Self>, subject: Subject) -> Watched {
+        let mut watched = self.watched();
+        let number = watched.next;
+        watched.next += 1;
+        watched.subjects.insert(number, Arc::new(subject));
+        self.begun.notify_one();
+        Watched { sampler: Arc::downgrade(self), number }
+    }
+
+    /// The process trees of a plugin's version.
+    #[must_use]
+    pub fn trees_of(&self, blueprint: &Blueprint) -> Vec<Whereabouts> {
+        let watched = self.watched();
+        let of = watched.subjects.values().filter(|subject| std::ptr::eq(&*subject.blueprint, blueprint));
+        of.map(|subject| subject.tree.clone()).collect()
+    }
+
+    /// Looks, for as long as the daemon runs.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let subjects: Vec<_> = self.watched().subjects.values().cloned().collect();
+            if subjects.is_empty() {
+                self.begun.notified().await;
+            }
+            for subject in subjects {
+                subject.look().await;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Subject {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look(self: Arc<Self>) {
+        let at = Instant::now();
+        let counted = match self.accounts.as_ref().map(Accounts::look) {
+            Some(Ok((used, periods))) => {
+                if let Some(periods) = periods {
+                    let counters = Throttled { all: periods.all, throttled: periods.throttled };
+                    self.history.lock().unwrap_or_else(PoisonError::into_inner).note(at, counters);
+                }
+                let before = self.state().used.replace(used);
+                if before == Some(used) {
+                    // Nothing ran, so nothing has changed.
+                    let idle = Sample { at, memory_bytes: None, pids: None, cpu: Some(used), open_files: None };
+                    return self.conclude(&idle);
+                }
+                Some(used)
+            }
+            // The cgroup is gone, and the process with it.
+            Some(Err(_)) => return,
+            None => None,
+        };
+        let Some(seen) = self.clone().see().await else { return };
+        self.conclude(&Sample {
+            at,
+            memory_bytes: seen.memory,
+            pids: Some(seen.pids),
+            cpu: counted.or(seen.cpu),
+            open_files: seen.open_files,
+        });
+    }
+
+    /// Looks, on this thread if that is quick.
+    async fn see(self: Arc<Self>) -> Option<Look> {
+        let limit = self.blueprint.limits().memory_mib.value.saturating_mul(1 << 20);
+        if !self.state().large && self.tree.leaf.is_some() {
+            let processes = look::processes(&self.tree);
+            if processes.len() <= SMALL_PROCESSES {
+                let seen = look::look(&self.tree, &processes, u64::MAX);
+                self.state().large = SMALL_FILES < seen.open_files.unwrap_or(0);
+                if seen.memory.is_none_or(|memory| memory <= limit) {
+                    return Some(seen);
+                }
+            }
+        }
+        let subject = self.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let processes = look::processes(&subject.tree);
+            let seen = look::look(&subject.tree, &processes, limit);
+            subject.state().large = SMALL_PROCESSES < processes.len() || SMALL_FILES < seen.open_files.unwrap_or(0);
+            seen
+        });
+        match looked.await {
+            Ok(seen) => Some(seen),
+            Err(error) => {
+                tracing::error!(plugin = %self.voice.plugin, %error, "looking at a plugin panicked");
+                None
+            }
+        }
+    }
+
+    fn conclude(&self, sample: &Sample) {
+        let verdicts = self.state().seen.look(sample, &self.blueprint.limits(), self.held);
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Met(limit, sentence) => {
+                    let met = Met::new(limit, sentence);
+                    self.voice.say(Source::Supervisor, Level::Warn, &met.sentence, None, None);
+                    // Who does not listen at the moment has it in the log.
+                    let _ = self.told.try_send((self.number, Told::Met(met)));
+                }
+                Verdict::Over(limit, detail) => self.end(limit, detail),
+            }
+        }
+    }
+
+    fn end(&self, limit: crate::model::limits::Kind, detail: String) {
+        // A task that has ended has nothing left to end; one that has as many orders as it can is looked at again.
+        if let Some(orders) = self.orders.upgrade() {
+            let _ = orders.try_send(Order::Exhaust { limit, detail });
+        }
+    }
+}
