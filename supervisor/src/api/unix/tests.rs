@@ -35,7 +35,6 @@ fn config() -> Config {
         socket_group: None,
         lent_uids: 1..=1,
         egress: Default::default(),
-        file: None,
         plugins: BTreeMap::new(),
     }
 }
