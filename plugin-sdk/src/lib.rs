@@ -145,7 +145,9 @@ pub use bytes::Bytes;
 pub use call::Call;
 pub use error::{Context, Error, Result};
 pub use host::{Host, SelfInfo};
-pub use palisade_protocol::{CancelReason, Class, ErrorBody, ErrorCode, Fault, Guarantee, GuaranteeState, Level};
+pub use palisade_protocol::{
+    CancelReason, Class, ErrorBody, ErrorCode, Fault, Guarantee, GuaranteeState, Level, Proof, ProofSource,
+};
 pub use plugin::{Exit, Plugin};
 pub use schemars;
 pub use serde;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::model::guarantee::Control;
 use crate::model::ids::PluginId;
 use crate::model::limits::Allowance;
 use crate::model::permission::grants::Grants;
@@ -108,6 +109,9 @@ pub struct Defaults {
     /// How much each may have.
     #[serde(default)]
     pub limits: Allowance,
+    /// Controls without which none is to be started.
+    #[serde(default)]
+    pub require: Vec<Control>,
 }
 
 /// A group, by its number or its name.
@@ -143,7 +147,10 @@ pub struct PluginConfig {
     /// How much it may have.
     #[serde(default)]
     pub limits: Allowance,
-    /// What becomes of a start on a host that cannot confine the plugin as every start needs it.
+    /// Controls without which it is not to be started, beside those of the defaults.
+    #[serde(default)]
+    pub require: Vec<Control>,
+    /// What becomes of a start on a host that cannot confine the plugin as every start needs it, or as is required.
     #[serde(default)]
     pub on_degraded: OnDegraded,
     /// What it may do beyond the default.
@@ -492,6 +499,19 @@ mod tests {
         assert_eq!(config.plugins[&id("one")].on_degraded, OnDegraded::Refuse);
         assert_eq!(config.plugins[&id("two")].on_degraded, OnDegraded::Warn);
         assert!(load("[plugins.one]\non_degraded = \"shrug\"\n").is_err());
+    }
+
+    #[test]
+    fn what_is_required_is_a_control_that_there_is() {
+        let config =
+            load("[defaults]\nrequire = [\"landlock\"]\n[plugins.one]\nrequire = [\"memory\", \"cpu\"]\n").unwrap();
+        let names = |controls: &[Control]| controls.iter().map(|control| control.as_str()).collect::<Vec<_>>();
+        assert_eq!(names(&config.defaults.require), ["landlock"]);
+        assert_eq!(names(&config.plugins[&id("one")].require), ["memory", "cpu"]);
+        for wrong in ["[defaults]\nrequire = [\"magic\"]\n", "[plugins.one]\nrequire = [\"magic\"]\n"] {
+            let error = load(wrong).unwrap_err().to_string();
+            assert!(error.contains("line 2") && error.contains("there is no control \"magic\" to require"), "{error}");
+        }
     }
 
     #[test]

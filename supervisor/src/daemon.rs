@@ -24,6 +24,7 @@ use crate::api::unix::{self, ListenError};
 use crate::config::{self, Config};
 use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
+use crate::model::guarantee;
 use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Numbers, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
@@ -254,6 +255,7 @@ async fn build(
         let configured = service.config.plugins.get(&id).cloned().unwrap_or_default();
         let limits =
             Limits::decide(&found.manifest.limits.resources, &configured.limits, &service.config.defaults.limits);
+        let found_require = found.manifest.require.clone();
         let mut warnings = found.warnings;
         warnings.extend(limits.refusals());
         let (grants, unasked) = configured.grant.within(&found.manifest.permissions);
@@ -277,6 +279,7 @@ async fn build(
                 service.config.egress.limits.clone(),
                 service.bus.clone(),
             ),
+            require: guarantee::required(&found_require, &service.config.defaults.require, &configured.require),
             grants,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
@@ -288,6 +291,9 @@ async fn build(
             .entry(id.clone())
             .or_insert_with(|| Arc::new(Numbers::open(numbers_folder.join(id.as_str()))))
             .clone();
+        for shortfall in blueprint.shortfalls() {
+            tracing::warn!(plugin = %id, %shortfall, "this host cannot confine the plugin as it should be");
+        }
         let (handle, task) = actor::start(blueprint, surroundings, numbers);
         handles.push(handle);
         tasks.push(task);

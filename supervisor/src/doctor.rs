@@ -147,6 +147,23 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
             hint: Some(hint),
         });
     }
+    for handle in registry.all() {
+        let (id, shortfalls) = (handle.id(), handle.blueprint().shortfalls());
+        if shortfalls.is_empty() {
+            continue;
+        }
+        let (how, hint) = if handle.blueprint().degraded().is_empty() {
+            ("cannot be started here", format!("require less, or set on_degraded = \"warn\" in [plugins.{id}]"))
+        } else {
+            ("is confined less than it should be", format!("on_degraded = \"warn\" in [plugins.{id}] bears that"))
+        };
+        checks.push(Check {
+            name: "plugin",
+            state: Outcome::Warn,
+            summary: format!("{id} {} {how}: {}", handle.version(), shortfalls.join("; ")),
+            hint: Some(hint),
+        });
+    }
     for id in config.plugins.keys().filter(|id| registry.all().all(|handle| handle.id() != *id)) {
         checks.push(Check {
             name: "configuration",

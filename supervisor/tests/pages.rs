@@ -107,6 +107,10 @@ fn the_bounds_of_plugin_json_are_the_ones_on_the_page() {
                 check(json!({}), true);
             }
             check(json!("something else"), false);
+        } else if value == "list of controls" {
+            check(json!(["landlock", "memory"]), true);
+            check(json!(["magic"]), false);
+            check(json!("landlock"), false);
         } else if value == "list of permissions" {
             check(json!(["execute_code", {"file_read": ["/srv/data"]}, "system_access"]), true);
             check(json!(["everything"]), false);

@@ -201,6 +201,34 @@ pub(crate) fn no_new_privs() -> io::Result<()> {
     checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())
 }
 
+/// Becomes a program for which the kernel has no Landlock, and returns only if that failed.
+pub(crate) fn execute_without_landlock(program: &str, arguments: &[String]) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    // The number of the call; whether it is the one; what it gets; or what all others get.
+    let code = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let filter = [
+        code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_landlock_create_ruleset as u32),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program_of_filter = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    let installed = no_new_privs().and_then(|()| {
+        // SAFETY: the filter and the structure outlive the call, which copies them.
+        checked(unsafe {
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program_of_filter)
+        })
+    });
+    match installed {
+        Ok(()) => {
+            #[expect(clippy::disallowed_methods, reason = "this program becomes it")]
+            let mut command = std::process::Command::new(program);
+            command.args(arguments).exec()
+        }
+        Err(error) => error,
+    }
+}
+
 pub(crate) fn host_name() -> io::Result<String> {
     let mut name = [0_u8; 256];
     // SAFETY: the buffer is of the size that is given, and its last byte stays null.

@@ -66,8 +66,21 @@ enum Surroundings {
     Descriptors(u32),
     /// Its state lies on a disk of so many KiB, in a mount namespace of its own.
     SmallDisk(u32),
-    /// Its host lets it make no network namespaces.
-    NoNetworks,
+    /// Its host has less than there should be.
+    Lacking(Lacking),
+}
+
+/// What a host may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lacking {
+    /// No network namespace can be made: only for root, and not together with another user.
+    NetworkNamespaces,
+    /// No user namespace can be made: the same.
+    UserNamespaces,
+    /// Landlock is not there.
+    Landlock,
+    /// A part of `/proc` is covered, as containers do. Only for root.
+    WholeProc,
 }
 
 impl DaemonOptions {
@@ -121,8 +134,14 @@ impl DaemonOptions {
 
     /// On a host that allows no network namespaces: one in a user namespace with that limit.
     #[must_use]
-    pub fn without_network_namespaces(mut self) -> Self {
-        self.surroundings = Surroundings::NoNetworks;
+    pub fn without_network_namespaces(self) -> Self {
+        self.lacking(Lacking::NetworkNamespaces)
+    }
+
+    /// On a host that has less than there should be.
+    #[must_use]
+    pub fn lacking(mut self, what: Lacking) -> Self {
+        self.surroundings = Surroundings::Lacking(what);
         self
     }
 
@@ -259,6 +278,13 @@ fn born_in(cgroup: &Path, command_there: &std::process::Command) -> std::process
     wrapped
 }
 
+/// A command that ends in another one.
+fn wrapped(around: &mut std::process::Command, inner: &std::process::Command) -> std::process::Command {
+    let mut whole = command(around.get_program());
+    whole.args(around.get_args()).arg(inner.get_program()).args(inner.get_args());
+    whole
+}
+
 /// A command that runs `program` as `uid`, without groups and capabilities. Its process is the program's.
 #[must_use]
 pub fn as_user(uid: u32, program: &Path) -> std::process::Command {
@@ -320,11 +346,20 @@ impl Daemon {
             package.write(&plugins, &marker);
         }
         let program = built("palisaded");
+        let ordinary = || match user {
+            Some(uid) => as_user(uid, &program),
+            None => command(&program),
+        };
         let mut command = match options.surroundings {
-            Surroundings::Ordinary => match user {
-                Some(uid) => as_user(uid, &program),
-                None => command(program),
-            },
+            Surroundings::Ordinary => ordinary(),
+            Surroundings::Lacking(Lacking::Landlock) => {
+                wrapped(command(built("palisade-hostile")).arg("without-landlock"), &ordinary())
+            }
+            Surroundings::Lacking(Lacking::WholeProc) => {
+                let script = "mount -t tmpfs none /proc/sys/fs && exec \"$@\"";
+                let mut apart = command("unshare");
+                wrapped(apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]), &ordinary())
+            }
             Surroundings::Descriptors(most) => {
                 let mut limited = match user {
                     Some(uid) => as_user(uid, Path::new("prlimit")),
@@ -333,12 +368,15 @@ impl Daemon {
                 limited.arg(format!("--nofile={most}:{most}")).arg(program);
                 limited
             }
-            Surroundings::NoNetworks => {
+            Surroundings::Lacking(what @ (Lacking::NetworkNamespaces | Lacking::UserNamespaces)) => {
+                let limit = if what == Lacking::UserNamespaces { "max_user_namespaces" } else { "max_net_namespaces" };
                 // The exec at the end leaves the process that was started the daemon's.
                 // Root's rights come with an exec that follows the map.
-                let script = "read go; exec /bin/sh -c 'echo 0 > /proc/sys/user/max_net_namespaces && exec \"$@\" </dev/null' sh \"$@\"";
+                let script = format!(
+                    "read go; exec /bin/sh -c 'echo 0 > /proc/sys/user/{limit} && exec \"$@\" </dev/null' sh \"$@\""
+                );
                 let mut apart = command("/usr/bin/unshare");
-                apart.args(["--user", "--mount", "--propagation", "unchanged", "/bin/sh", "-c", script, "sh"]);
+                apart.args(["--user", "--mount", "--propagation", "unchanged", "/bin/sh", "-c", &script, "sh"]);
                 apart.arg(program);
                 apart
             }
@@ -366,6 +404,8 @@ impl Daemon {
             fs::write(path("palisade.toml"), text).expect("the folder is ours");
             command.arg("--config").arg(given("palisade.toml"));
         }
+        let waits =
+            matches!(options.surroundings, Surroundings::Lacking(Lacking::NetworkNamespaces | Lacking::UserNamespaces));
         let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).expect("the folder is ours");
         let stderr = if options.quiet { Stdio::null() } else { log.into() };
         command
@@ -374,7 +414,7 @@ impl Daemon {
             .env("HOME", folder.path())
             .env("TEST_MARKER", &marker)
             .env_remove("XDG_RUNTIME_DIR")
-            .stdin(if options.surroundings == Surroundings::NoNetworks { Stdio::piped() } else { Stdio::null() })
+            .stdin(if waits { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::null())
             .stderr(stderr);
         let mut process = command.spawn().expect("palisaded can be executed");

@@ -17,6 +17,7 @@ mod life;
 mod limits;
 mod permissions;
 mod python;
+mod required;
 mod starts;
 mod support;
 mod wire;

@@ -306,6 +306,9 @@ pub struct PluginStatus {
     /// Its last end that nobody asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Dossier>,
+    /// What it is confined less by than it should, as the operator bears: a sentence for each control.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
     /// Its calls.
     pub calls: CallCounters,
 }

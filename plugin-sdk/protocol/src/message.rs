@@ -72,19 +72,57 @@ pub struct PluginWelcome {
 }
 
 /// One isolation control and its state on this host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Guarantee {
     /// Which control: `pid_namespace`, `memory`, …
     pub control: String,
     /// How far it holds.
     pub state: GuaranteeState,
-    /// How that is known.
+    /// How that is known, in one text for people.
     #[serde(default)]
     pub evidence: String,
+    /// What holds it; empty where nothing does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mechanism: String,
+    /// Why it holds less than it could; empty where it is enforced.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// A start depends on it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub required: bool,
+    /// What was found, each with whoever found it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<Proof>,
+}
+
+/// One piece of evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Whose word it is.
+    pub source: ProofSource,
+    /// What was found.
+    pub found: String,
+}
+
+/// Whose word a piece of evidence is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProofSource {
+    /// The kernel says it of the running process.
+    Kernel,
+    /// The step that makes it so has succeeded; one that does not ends the start.
+    Launcher,
+    /// A child that is confined like a plugin has tried what is forbidden.
+    Trial,
+    /// The supervisor has made it so before the process was born.
+    Daemon,
+    /// A source that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How far a guarantee holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuaranteeState {
     /// The kernel holds it.
@@ -94,6 +132,7 @@ pub enum GuaranteeState {
     /// It is watched, and acted upon afterwards.
     Monitored,
     /// Nothing holds it; also what a state is read as that this version does not know.
+    #[default]
     #[serde(other)]
     Absent,
 }

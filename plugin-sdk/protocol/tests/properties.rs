@@ -111,8 +111,14 @@ fn action() -> impl Strategy<Value = protocol::ActionInfo> {
 
 fn guarantee() -> impl Strategy<Value = protocol::Guarantee> {
     use protocol::GuaranteeState::{Absent, Degraded, Enforced, Monitored};
-    (text(), select(vec![Enforced, Degraded, Monitored, Absent]), text())
-        .prop_map(|(control, state, evidence)| protocol::Guarantee { control, state, evidence })
+    use protocol::ProofSource::{Daemon, Kernel, Launcher, Trial, Unknown};
+    let proof = (select(vec![Kernel, Launcher, Trial, Daemon, Unknown]), text())
+        .prop_map(|(source, found)| protocol::Proof { source, found });
+    let head = (text(), select(vec![Enforced, Degraded, Monitored, Absent]), text());
+    (head, (text(), text(), any::<bool>(), vec(proof, 0..3))).prop_map(|(head, tail)| {
+        let ((control, state, evidence), (mechanism, reason, required, proofs)) = (head, tail);
+        protocol::Guarantee { control, state, evidence, mechanism, reason, required, proofs }
+    })
 }
 
 fn plugin_welcome() -> impl Strategy<Value = protocol::PluginWelcome> {

@@ -174,6 +174,9 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     }
     fields.add("state", &state);
     fields.prose("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
+    for shortfall in &status.degraded {
+        fields.prose("degraded", &screen.tone(&one_line(shortfall), Tone::Careful));
+    }
     if status.quarantined {
         fields.add("quarantine", &format!("restarted too often; `palisade reset {}` lifts it", one_line(&status.id)));
     }
@@ -506,8 +509,12 @@ mod tests {
             idempotent: true,
             ..ActionInfo::default()
         };
-        let guarantee =
-            Guarantee { control: "pid_namespace".into(), state: GuaranteeState::Enforced, evidence: "launcher".into() };
+        let guarantee = Guarantee {
+            control: "pid_namespace".into(),
+            state: GuaranteeState::Enforced,
+            evidence: "launcher".into(),
+            ..Guarantee::default()
+        };
         let info = PluginInfo {
             status: PluginStatus {
                 id: "echo".into(),

@@ -324,7 +324,7 @@ impl Service {
             if let Ok(snapshot) = blueprint.snapshot() {
                 map.insert("snapshot".to_owned(), json!({ "digest": snapshot.digest, "path": snapshot.path }));
             }
-            map.insert("guarantees".to_owned(), value(&blueprint.host.guarantees(&blueprint.grants, process))?);
+            map.insert("guarantees".to_owned(), value(&blueprint.guarantees(process))?);
             map.insert("permissions".to_owned(), json!(blueprint.grants.names()));
             let limits = &blueprint.manifest.limits;
             map.insert(

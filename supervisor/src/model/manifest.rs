@@ -14,6 +14,7 @@ use std::time::Duration;
 use semver::Version;
 
 use super::generation::Timing;
+use super::guarantee::Control;
 use super::ids::{ActionName, Instance, PluginId};
 use super::overdue::{MISSED_GRACES_MAX, OnOverdue};
 use super::permission::grants::Asked;
@@ -64,6 +65,8 @@ pub struct Manifest {
     pub dependencies: BTreeMap<PluginId, Specifier>,
     /// What it wants beyond the default. What it gets is the operator's decision.
     pub permissions: Asked,
+    /// Controls without which it is not to be started.
+    pub require: Vec<Control>,
 }
 
 impl Manifest {
@@ -286,6 +289,7 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
     let cancel_grace = root.seconds("cancel_grace_seconds", SHORT).unwrap_or(Duration::from_secs(2));
     let dependencies = read_dependencies(&mut root);
     let permissions = root.list("permissions", "a list of permissions", Asked::parse).unwrap_or_default();
+    let require = root.list("require", "a list of controls", Control::list).unwrap_or_default();
     root.warn_about_the_rest();
     Some(Manifest {
         id: id?,
@@ -305,6 +309,7 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
         cancel_grace,
         dependencies,
         permissions,
+        require,
     })
 }
 

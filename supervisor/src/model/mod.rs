@@ -12,6 +12,7 @@ pub mod call;
 pub mod dependency;
 pub mod exit;
 pub mod generation;
+pub mod guarantee;
 pub mod ids;
 pub mod limits;
 pub mod manifest;

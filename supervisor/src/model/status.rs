@@ -98,6 +98,9 @@ pub struct PluginStatus {
     pub quarantined: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Dossier>,
+    /// What this host confines it less by than it should, as the operator bears: a sentence for each control.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
     pub calls: CallCounters,
 }
 
@@ -314,6 +317,7 @@ mod tests {
                 last_stderr: vec!["oops".into()],
                 calls_in_flight: 1,
             }),
+            degraded: vec!["memory: it is degraded".into()],
             calls: CallCounters { ok: 7, ..CallCounters::default() },
         };
         let json = serde_json::to_string(&status).unwrap();

@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use palisade_protocol::Guarantee;
+use palisade_protocol::{Guarantee, GuaranteeState};
 
 use super::network::{self, Network};
 
 use crate::model::generation::{LaunchFailure, Outlook};
+use crate::model::guarantee::Required;
 use crate::model::ids::Generation;
 use crate::model::limits::Limits;
 use crate::model::manifest::Manifest;
@@ -75,6 +76,8 @@ pub struct Blueprint {
     pub limits: Limits,
     /// What the operator wants where this host cannot confine it as every start needs it.
     pub on_degraded: OnDegraded,
+    /// Controls without which it is not to be started.
+    pub require: Vec<Required>,
     /// What the operator granted it, of what it asks for.
     pub grants: Grants,
     /// What serves its way out, which it has if hosts are granted.
@@ -184,6 +187,10 @@ impl Blueprint {
                         };
                         return Err(LaunchFailure { message: error.to_string(), outlook, sandbox: true });
                     }
+                    Err(error) if self.on_degraded == OnDegraded::Refuse && self.requires("cgroup") => {
+                        let message = format!("cgroup: it is required, and there is none: {error}");
+                        return Err(LaunchFailure { message, outlook: Outlook::Passing, sandbox: true });
+                    }
                     // Without its leaf the tree is still killed through its pid namespace.
                     Err(error) => {
                         tracing::warn!(plugin = %self.manifest.id, %generation, %error, "no cgroup");
@@ -230,24 +237,88 @@ impl Blueprint {
         Ok(environment)
     }
 
+    /// What confines this plugin. `process` is its main one, as the host counts, while it runs.
+    #[must_use]
+    pub fn guarantees(&self, process: Option<u32>) -> Vec<Guarantee> {
+        let mut guarantees = self.host.guarantees(&self.grants, process);
+        for guarantee in &mut guarantees {
+            guarantee.required = self.require.iter().any(|required| required.control.as_str() == guarantee.control);
+        }
+        guarantees
+    }
+
+    /// What this host lacks of that which every start needs, or is required of this plugin: a sentence for each control.
+    #[must_use]
+    pub fn shortfalls(&self) -> Vec<String> {
+        let mut missing = self.host.facts.missing();
+        if self.require.is_empty() {
+            return missing;
+        }
+        let guarantees = self.guarantees(None);
+        for Required { control, by } in &self.require {
+            let found = guarantees.iter().find(|guarantee| guarantee.control == control.as_str());
+            let (state, reason) = match found {
+                Some(Guarantee { state: GuaranteeState::Enforced, .. }) => continue,
+                Some(Guarantee { state, reason, .. }) => (*state, reason.as_str()),
+                None => (GuaranteeState::Absent, "this version of palisaded has no such control"),
+            };
+            // What every start needs has been named already.
+            if !missing.iter().any(|sentence| sentence.starts_with(&format!("{control}: "))) {
+                missing.push(format!("{control}: {by} requires it, and it is {}: {reason}", word(state)));
+            }
+        }
+        missing
+    }
+
+    fn requires(&self, control: &str) -> bool {
+        self.require.iter().any(|required| required.control.as_str() == control)
+    }
+
+    /// Without these a plugin of root's would be the host's root, or could not reach its data: that is never borne.
+    fn needs_root_confined(&self) -> bool {
+        let facts = &self.host.facts;
+        facts.users != Users::Own && !(facts.offer.user_namespaces && facts.offer.private_root)
+    }
+
+    /// Whether the operator bears with less than there should be, and that can be borne.
+    fn bears_less(&self) -> bool {
+        self.on_degraded == OnDegraded::Warn && !self.needs_root_confined()
+    }
+
+    /// What it runs without, where the operator bears that.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<String> {
+        if self.bears_less() { self.shortfalls() } else { Vec::new() }
+    }
+
     /// Whether this host has what every start needs, or the operator bears with less.
     fn accept_the_host(&self) -> Result<(), LaunchFailure> {
-        let facts = &self.host.facts;
-        let missing = facts.missing();
+        let missing = self.shortfalls();
         if missing.is_empty() {
             return Ok(());
         }
         let id = &self.manifest.id;
         let missing = missing.join("; ");
-        // Without these a plugin of root's would be the host's root, or could not reach its data: that is never borne.
-        let root = facts.users != Users::Own && !(facts.offer.user_namespaces && facts.offer.private_root);
-        if self.on_degraded == OnDegraded::Refuse || root {
-            let hint = if root { "" } else { ", or set on_degraded = \"warn\" for it in palisade.toml" };
+        let root = self.needs_root_confined();
+        if !self.bears_less() {
+            let unrequired = if self.require.is_empty() { "" } else { ", or require less" };
+            let degraded = if root { "" } else { ", or set on_degraded = \"warn\" for it in palisade.toml" };
+            let hint = format!("{unrequired}{degraded}");
             let message = format!("this host cannot confine it: {missing}; see `palisade doctor`{hint}");
             return Err(LaunchFailure { message, outlook: Outlook::Lasting, sandbox: true });
         }
         tracing::warn!(plugin = %id, %missing, "the plugin is confined less than it should be, as configured");
         Ok(())
+    }
+}
+
+/// A state, as it is written.
+fn word(state: GuaranteeState) -> &'static str {
+    match state {
+        GuaranteeState::Enforced => "enforced",
+        GuaranteeState::Degraded => "degraded",
+        GuaranteeState::Monitored => "monitored",
+        GuaranteeState::Absent => "absent",
     }
 }
 

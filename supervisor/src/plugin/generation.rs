@@ -751,7 +751,7 @@ impl Task {
     }
 
     fn guarantees(&self) -> Vec<Guarantee> {
-        self.blueprint.host.facts.guarantees(&self.blueprint.grants, None)
+        self.blueprint.guarantees(None)
     }
 
     async fn take_ready(&mut self, ready: Ready) {

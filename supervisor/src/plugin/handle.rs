@@ -266,6 +266,7 @@ impl Handle {
             restart_in_ms: restart_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
             quarantined: board.quarantined,
             last_failure: board.last_failure.clone(),
+            degraded: self.shared.blueprint.degraded(),
             calls: self.shared.counters.snapshot(),
         }
     }

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use palisade_protocol::{Guarantee, GuaranteeState};
+use palisade_protocol::{Guarantee, GuaranteeState, Proof, ProofSource};
 
 use super::spec::{Identity, Offer};
 use crate::model::permission::grants::Grants;
@@ -216,6 +216,19 @@ impl Facts {
     }
 }
 
+/// A piece of evidence with its source in front; what has none is a reason.
+fn proof(piece: &str) -> Option<Proof> {
+    let (source, found) = piece.split_once(": ")?;
+    let source = match source {
+        "kernel" => ProofSource::Kernel,
+        "launcher" => ProofSource::Launcher,
+        "trial" => ProofSource::Trial,
+        "daemon" => ProofSource::Daemon,
+        _ => return None,
+    };
+    Some(Proof { source, found: found.to_owned() })
+}
+
 struct Report<'a> {
     facts: &'a Facts,
     observed: Option<&'a Observed>,
@@ -253,10 +266,22 @@ impl Report<'_> {
 
     fn push(&mut self, control: &str, state: GuaranteeState, mechanism: &str, evidence: &[String]) {
         let mut text = mechanism.to_owned();
+        let mut proofs = Vec::new();
+        let mut reason = String::new();
         for piece in evidence {
             let _ = write!(text, "{}{piece}", if text.is_empty() { "" } else { "; " });
+            match proof(piece) {
+                Some(proof) => proofs.push(proof),
+                None => {
+                    let _ = write!(reason, "{}{piece}", if reason.is_empty() { "" } else { "; " });
+                }
+            }
         }
-        self.guarantees.push(Guarantee { control: control.to_owned(), state, evidence: text });
+        if reason.is_empty() && state != GuaranteeState::Enforced {
+            mechanism.clone_into(&mut reason);
+        }
+        let (control, mechanism) = (control.to_owned(), mechanism.to_owned());
+        self.guarantees.push(Guarantee { control, state, evidence: text, mechanism, reason, required: false, proofs });
     }
 
     /// A control that is there wherever the probe could make it, and the namespace of the kernel that shows it.
@@ -296,6 +321,7 @@ impl Report<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::guarantee::CONTROLS;
 
     fn facts(offer: Offer) -> Facts {
         Facts {
@@ -359,6 +385,39 @@ mod tests {
             let (state, evidence) = shown(Offer { network: false, ..all() }, grants);
             assert_eq!(state, GuaranteeState::Absent);
             assert_eq!(evidence, "it reaches whatever the host does: this host allows no more");
+        }
+    }
+
+    #[test]
+    fn every_control_can_be_required() {
+        let landless = Offer { landlock: 0, seccomp: false, ..all() };
+        for offer in [all(), landless, Offer::default(), Offer { controllers: true, ..all() }] {
+            for guarantee in facts(offer).guarantees(&Grants::default(), None) {
+                assert!(CONTROLS.contains(&guarantee.control.as_str()), "{guarantee:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn evidence_has_its_source_and_less_than_enforced_a_reason() {
+        let mut facts = facts(Offer { network: false, ..all() });
+        facts.reasons.push(("controllers", "somebody else's".to_owned()));
+        let guarantees = facts.guarantees(&Grants::default(), None);
+        let of = |control: &str| guarantees.iter().find(|guarantee| guarantee.control == control).unwrap();
+        let proof = |source, found: &str| Proof { source, found: found.to_owned() };
+        let root = of("private_root");
+        assert_eq!((root.mechanism.as_str(), root.reason.as_str()), ("pivot_root into a tree of its own", ""));
+        let tried = "read-shadow met \"No such file or directory\"";
+        assert_eq!(root.proofs, [proof(ProofSource::Launcher, "private root"), proof(ProofSource::Trial, tried)]);
+        let network = of("network_namespace");
+        assert_eq!((network.mechanism.as_str(), network.reason.as_str()), ("", "this host allows no more"));
+        assert!(network.proofs.is_empty());
+        let memory = of("memory");
+        assert!(memory.reason.contains("somebody else's") && memory.mechanism.starts_with("RLIMIT_DATA"), "{memory:?}");
+        for guarantee in &guarantees {
+            let enforced = guarantee.state == GuaranteeState::Enforced;
+            assert_eq!(enforced, guarantee.reason.is_empty(), "{guarantee:?}");
+            assert!(!enforced || !guarantee.proofs.is_empty(), "{guarantee:?}");
         }
     }
 
