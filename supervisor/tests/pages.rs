@@ -6,12 +6,16 @@ use std::collections::BTreeSet;
 
 use palisaded::config::{Config, Overrides};
 use palisaded::model::manifest::Manifest;
+use palisaded::model::permission::traffic::Allowance;
 use serde_json::{Value, json};
 
 const MANIFEST_PAGE: &str = include_str!("../../docs/manifest.md");
 const CONFIGURATION_PAGE: &str = include_str!("../../docs/configuration.md");
 const MANIFEST_CODE: &str = include_str!("../src/model/manifest.rs");
 const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
+const EGRESS_CODE: &str = include_str!("../src/config/egress.rs");
+const TRAFFIC_CODE: &str = include_str!("../src/model/permission/traffic.rs");
+const NETWORK_PAGE: &str = include_str!("../../docs/network.md");
 
 /// The cells of the table beneath a heading row that begins so.
 fn rows(page: &'static str, heading: &str) -> Vec<Vec<&'static str>> {
@@ -187,17 +191,50 @@ fn the_examples_of_plugin_json_are_valid() {
 
 #[test]
 fn every_key_of_the_configuration_is_on_the_page() {
-    let fields = |name: &str| -> Vec<&str> {
-        let body = CONFIGURATION_CODE.split_once(&format!("struct {name} {{")).unwrap().1.split_once("\n}").unwrap().0;
+    let fields_in = |code: &'static str, name: &str| -> Vec<&str> {
+        let body = code.split_once(&format!("struct {name} {{")).unwrap().1.split_once("\n}").unwrap().0;
         let lines = body.lines().map(str::trim).filter(|line| !line.starts_with(['#', '/']));
         lines.filter_map(|line| line.split_once(": ")).map(|(name, _)| name.trim_start_matches("pub ")).collect()
     };
+    let fields = |name: &str| fields_in(CONFIGURATION_CODE, name);
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
-    assert!(code.remove("plugins") && code.remove("defaults"));
+    assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress"));
+    code.extend(fields_in(EGRESS_CODE, "Table").into_iter().map(|field| format!("egress.{field}")));
     code.extend(fields("Defaults").into_iter().map(|field| format!("defaults.{field}")));
     code.extend(fields("PluginConfig").into_iter().map(|field| format!("plugins.ID.{field}")));
     let page: BTreeSet<String> =
         rows(CONFIGURATION_PAGE, "| Key |").iter().map(|row| unquoted(row[0]).to_owned()).collect();
+    assert_eq!(page, code);
+}
+
+/// Each bound of a plugin's way out: its default, and where it begins and ends.
+#[test]
+fn the_bounds_of_the_way_out_are_the_ones_on_the_page() {
+    let limits = |text: &str| toml::from_str::<Allowance>(text).map(|allowance| allowance.decide());
+    let default = Allowance::default().decide();
+    for row in rows(NETWORK_PAGE, "| Bound |") {
+        let [name, what, given] = row[..] else { panic!("{row:?}") };
+        let name = unquoted(name);
+        assert_eq!(limits(&format!("{name} = {given}")).unwrap(), default, "{name} is {given} unless given");
+        let set = |value: &str| limits(&format!("{name} = {value}")).unwrap().map_err(|_| ());
+        if let Some((_, bounds)) = what.split_once(" from ") {
+            let (least, most) = bounds.split_once(';').map_or(bounds, |(bounds, _)| bounds).split_once(" to ").unwrap();
+            let (least, most): (u32, u32) = (least.parse().unwrap(), most.parse().unwrap());
+            for (value, fits) in [(least, true), (most, true), (least - 1, false), (most + 1, false)] {
+                assert_eq!(set(&value.to_string()).is_ok(), fits, "{name} = {value}");
+            }
+        } else if name.ends_with("_seconds") {
+            for (value, fits) in [("0.01", true), ("604800", true), ("0.001", false), ("604801", false)] {
+                assert_eq!(set(value).is_ok(), fits, "{name} = {value}");
+            }
+        } else {
+            assert!(what.ends_with("at least 1"), "{what}");
+            assert_eq!((set("1").is_ok(), set("0").is_ok()), (true, false), "{name}");
+        }
+    }
+    let page: BTreeSet<&str> = rows(NETWORK_PAGE, "| Bound |").iter().map(|row| unquoted(row[0])).collect();
+    let body = TRAFFIC_CODE.split_once("struct Allowance {").unwrap().1.split_once("\n}").unwrap().0;
+    let code = body.lines().filter_map(|line| Some(line.trim().strip_prefix("pub ")?.split_once(": ")?.0)).collect();
     assert_eq!(page, code);
 }
 
@@ -234,7 +271,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 15);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 17);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

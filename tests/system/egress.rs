@@ -430,7 +430,7 @@ fn proxy_sni() {
     };
     let other = hello("other.test");
     let http = "474554202f20485454502f312e310d0a0d0a";
-    let daemon = granting(&[to.clone()], LISTED);
+    let daemon = granting(std::slice::from_ref(&to), LISTED);
     let mut agent = daemon.agent();
     let events = follow(&mut agent);
     // A TLS alert, unrecognized_name; what is no TLS is closed without a word.
