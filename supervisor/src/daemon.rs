@@ -29,6 +29,7 @@ use crate::plugin::actor::{self, Numbers, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
+use crate::plugin::refusals::Refusals;
 use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
@@ -268,6 +269,8 @@ async fn build(
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
             limits,
+            trace_denials: configured.trace_denials,
+            denials: Refusals::default(),
             require: guarantee::required(&found_require, &service.config.defaults.require, &configured.require),
             grants,
             on_degraded: match configured.on_degraded {

@@ -213,8 +213,8 @@ pub(crate) fn execute_without_landlock(program: &str, arguments: &[String]) -> i
         code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program_of_filter = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: the filter and the structure outlive the call, which copies them.
     let installed = no_new_privs().and_then(|()| {
+        // SAFETY: the filter and the structure outlive the call, which copies them.
         checked(unsafe {
             libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program_of_filter)
         })

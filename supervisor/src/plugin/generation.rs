@@ -656,6 +656,7 @@ impl Task {
 
     async fn take_report(&mut self, report: Report) {
         let event = match report {
+            Report::Denied(denied) => return self.blueprint.denials.note(self.number, denied),
             Report::Started(started) => {
                 self.gauge.change(|seen| seen.processes = Some((started.plugin_pid, started.init_pid)));
                 Event::Launched

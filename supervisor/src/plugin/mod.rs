@@ -18,3 +18,4 @@ pub mod link;
 pub mod logs;
 pub mod pressure;
 pub mod queue;
+pub mod refusals;
