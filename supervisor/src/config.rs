@@ -153,6 +153,9 @@ pub struct PluginConfig {
     /// What becomes of a start on a host that cannot confine the plugin as every start needs it, or as is required.
     #[serde(default)]
     pub on_degraded: OnDegraded,
+    /// Whether each system call that it is refused is written down.
+    #[serde(default)]
+    pub trace_denials: bool,
     /// What it may do beyond the default.
     #[serde(default, deserialize_with = "grants")]
     pub grant: Grants,

@@ -32,6 +32,7 @@ use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
 use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
+use crate::plugin::refusals::Refusals;
 use crate::plugin::sampler::Sampler;
 use crate::process::{ImageError, LauncherImage};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
@@ -292,6 +293,8 @@ async fn build(
                 service.config.egress.limits.clone(),
                 service.bus.clone(),
             ),
+            trace_denials: configured.trace_denials,
+            denials: Refusals::default(),
             require: guarantee::required(&found_require, &service.config.defaults.require, &configured.require),
             grants,
             on_degraded: match configured.on_degraded {

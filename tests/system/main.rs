@@ -9,6 +9,7 @@ mod calls;
 mod chaos;
 mod cli;
 mod cycles;
+mod denials;
 mod egress;
 mod exhaustion;
 mod floods;

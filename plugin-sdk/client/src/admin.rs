@@ -430,12 +430,34 @@ pub struct PluginInfo {
     pub manifest: Option<Value>,
     /// Its actions, once they are known.
     pub actions: Vec<ActionInfo>,
+    /// The system calls that its process was refused, if they are written down for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denied: Option<Vec<Refusal>>,
     /// What it may do beyond the default.
     pub permissions: Vec<String>,
     /// What confines it.
     pub guarantees: Vec<Guarantee>,
     /// What the manifest had that this daemon does not know.
     pub warnings: Vec<String>,
+}
+
+/// A system call that a plugin was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refusal {
+    /// Its name, or its number where it has none.
+    pub call: String,
+    /// The name of the error that it got.
+    pub errno: String,
+    /// How often.
+    pub count: u64,
+    /// Its arguments the first time.
+    pub arguments: Vec<u64>,
+    /// The permission with which it would be allowed, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permission: Option<String>,
+    /// Why it is refused.
+    pub reason: String,
 }
 
 /// The daemon itself.

@@ -51,6 +51,12 @@ pub(crate) enum Command {
         plugin: String,
         /// This action: its parameters and its result; starts a plugin that has not run yet
         action: Option<String>,
+        /// Only what confines it, with the evidence
+        #[arg(long, conflicts_with_all = ["action", "denied"])]
+        sandbox: bool,
+        /// Only the system calls that it was refused, where `trace_denials` has them written down
+        #[arg(long, conflicts_with = "action")]
+        denied: bool,
     },
     /// Show what plugins write
     Logs(Logs),

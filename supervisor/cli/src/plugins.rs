@@ -234,6 +234,42 @@ pub(crate) async fn info(context: &Context, plugin: &str) -> Result<(), Failure>
     show(context, &answer, |answer, screen| Ok(info_text(&answer.decode()?, screen)))
 }
 
+/// `palisade info --sandbox PLUGIN`
+pub(crate) async fn sandbox(context: &Context, plugin: &str) -> Result<(), Failure> {
+    let answer = context.operate("info", &target(plugin)).await?;
+    show(context, &answer, |answer, screen| Ok(guarantees_text(&answer.decode()?, screen)))
+}
+
+/// `palisade info --denied PLUGIN`
+pub(crate) async fn denied(context: &Context, plugin: &str) -> Result<(), Failure> {
+    let answer = context.operate("info", &target(plugin)).await?;
+    show(context, &answer, |answer, screen| Ok(denied_text(&answer.decode()?, screen)))
+}
+
+fn denied_text(info: &PluginInfo, screen: &Screen) -> String {
+    let id = one_line(&info.status.id);
+    match &info.denied {
+        None => format!("what {id} is refused is not written down; set trace_denials = true in [plugins.{id}]\n"),
+        Some(denied) if denied.is_empty() => format!("{id} was refused nothing\n"),
+        Some(denied) => {
+            let rows: Vec<_> = denied
+                .iter()
+                .map(|one| {
+                    let arguments: Vec<_> = one.arguments.iter().map(|argument| format!("{argument:#x}")).collect();
+                    vec![
+                        Cell::new(&one.call, Tone::Strong),
+                        one.count.to_string().into(),
+                        (&one.errno).into(),
+                        one.permission.as_deref().unwrap_or("none").into(),
+                        arguments.join(" ").into(),
+                    ]
+                })
+                .collect();
+            screen.wrapping_table(&["CALL", "COUNT", "ERRNO", "ALLOWED BY", "FIRST ARGUMENTS"], &rows)
+        }
+    }
+}
+
 /// How much it may have, in a line.
 fn limits(limits: Option<&Value>) -> String {
     let of = |name: &str| limits?.get("resources")?.get(name)?.get("value")?.as_u64();
@@ -290,6 +326,17 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
         text.push('\n');
         text.push_str(&screen.wrapping_table(&["ACTION", "PARAMETERS", "TRAITS", "DESCRIPTION"], &rows));
     }
+    let guarantees = guarantees_text(info, screen);
+    if !guarantees.is_empty() {
+        text.push('\n');
+        text.push_str(&guarantees);
+    }
+    text
+}
+
+/// What confines it, as a table.
+fn guarantees_text(info: &PluginInfo, screen: &Screen) -> String {
+    let mut text = String::new();
     if !info.guarantees.is_empty() {
         let rows: Vec<_> = info
             .guarantees
@@ -304,7 +351,6 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
                 vec![(&guarantee.control).into(), Cell::new(state, tone), (&guarantee.evidence).into()]
             })
             .collect();
-        text.push('\n');
         text.push_str(&screen.wrapping_table(&["GUARANTEE", "STATE", "EVIDENCE"], &rows));
     }
     text

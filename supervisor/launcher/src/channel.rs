@@ -1,9 +1,9 @@
 //! The socket between the launcher and pid 1: what became of the plugin goes out of the namespace, two orders go in.
 //!
-//! A record is eight bytes, so that pid 1 and the process on its way to exec can send one without touching the heap.
+//! A record is a few bytes, so that pid 1 and the process on its way to exec can send one without touching the heap.
 
 use crate::failure::Stumble;
-use palisade_launcher::Step;
+use palisade_launcher::{Denied, Step};
 use rustix::{
     io::{Errno, IoSlice, IoSliceMut},
     net::{
@@ -18,10 +18,14 @@ use std::{
 
 const RECORD_BYTES: usize = 8;
 
+/// One about a refused system call: its number, its count and six arguments follow.
+const DENIED_BYTES: usize = RECORD_BYTES + 7 * size_of::<u64>();
+
 const STARTED: u8 = 1;
 const FAILED: u8 = 2;
 const ENDED: u8 = 3;
 const LISTENING: u8 = 4;
+const DENIED: u8 = 5;
 
 const STOP: u8 = 1;
 const CONTINUE: u8 = 2;
@@ -37,6 +41,8 @@ pub(crate) enum Record {
     Listening,
     /// The plugin's main process ended with this wait status.
     Ended { status: i32 },
+    /// A system call was refused.
+    Denied(Denied),
 }
 
 /// What the launcher asks of pid 1.
@@ -62,8 +68,19 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 /// Sends a record. A failure means that the launcher is gone, and pid 1 with it in a moment.
 pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<BorrowedFd<'_>>) {
-    let mut bytes = [0_u8; RECORD_BYTES];
+    let mut bytes = [0_u8; DENIED_BYTES];
+    let mut length = RECORD_BYTES;
     let value = match record {
+        Record::Denied(Denied { number, errno, count, arguments }) => {
+            bytes[0] = DENIED;
+            bytes[2..4].copy_from_slice(&errno.to_le_bytes());
+            let (words, _) = bytes[RECORD_BYTES..].as_chunks_mut();
+            for (to, from) in words.iter_mut().zip([count].into_iter().chain(arguments)) {
+                *to = from.to_le_bytes();
+            }
+            length = DENIED_BYTES;
+            number.cast_signed()
+        }
         Record::Started => {
             bytes[0] = STARTED;
             0
@@ -81,7 +98,7 @@ pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<
             *status
         }
     };
-    bytes[4..].copy_from_slice(&value.to_le_bytes());
+    bytes[4..RECORD_BYTES].copy_from_slice(&value.to_le_bytes());
 
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -89,17 +106,19 @@ pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<
     if let Some(descriptors) = &descriptors {
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    while sendmsg(channel, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL) == Err(Errno::INTR) {}
+    while sendmsg(channel, &[IoSlice::new(&bytes[..length])], &mut ancillary, SendFlags::NOSIGNAL) == Err(Errno::INTR) {
+    }
 }
 
 /// Reads a record, and the descriptor that came along, without waiting.
 pub(crate) fn hear(channel: BorrowedFd<'_>) -> Read<(Record, Option<OwnedFd>)> {
-    let mut bytes = [0_u8; RECORD_BYTES];
+    let mut bytes = [0_u8; DENIED_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     match recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
-        Ok(received) if received.bytes == RECORD_BYTES => {}
+        Ok(received) if received.bytes == DENIED_BYTES && bytes[0] == DENIED => {}
+        Ok(received) if received.bytes == RECORD_BYTES && bytes[0] != DENIED => {}
         Err(Errno::AGAIN | Errno::INTR) => return Read::Nothing,
         Ok(_) | Err(_) => return Read::Closed,
     }
@@ -107,13 +126,19 @@ pub(crate) fn hear(channel: BorrowedFd<'_>) -> Read<(Record, Option<OwnedFd>)> {
         RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
         _ => None,
     });
-    let [kind, step, detail, _, value @ ..] = bytes;
-    let value = i32::from_le_bytes(value);
+    let [kind, step, detail, high, v0, v1, v2, v3, rest @ ..] = bytes;
+    let value = i32::from_le_bytes([v0, v1, v2, v3]);
     let record = match (kind, Step::from_number(step)) {
         (STARTED, _) => Record::Started,
         (LISTENING, _) => Record::Listening,
         (FAILED, Some(step)) => Record::Failed(Stumble { step, detail, errno: Errno::from_raw_os_error(value) }),
         (ENDED, _) => Record::Ended { status: value },
+        (DENIED, _) => {
+            let (words, _) = rest.as_chunks();
+            let word = |at: usize| words.get(at).map_or(0, |word| u64::from_le_bytes(*word));
+            let (number, errno) = (value.cast_unsigned(), u16::from_le_bytes([detail, high]));
+            Record::Denied(Denied { number, errno, count: word(0), arguments: std::array::from_fn(|at| word(1 + at)) })
+        }
         _ => return Read::Closed,
     };
     Read::Message((record, descriptor))

@@ -6,7 +6,7 @@ use rustix::{
     io::{Errno, IoSlice, IoSliceMut},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, SocketType, recv, recvmsg, sendmsg, sockopt,
+        SendFlags, SocketType, recv, recvmsg, send, sendmsg, sockopt,
     },
 };
 use std::{
@@ -73,6 +73,13 @@ impl Control {
                 Err(Errno::INTR) => {}
                 result => return result.map(drop),
             }
+        }
+    }
+
+    /// Sends a report that may be lost if the daemon does not read.
+    pub(crate) fn mention(&self, report: &Report) {
+        if let Ok(bytes) = palisade_launcher::encode(report) {
+            let _ = send(&self.socket, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
     }
 
@@ -156,9 +163,10 @@ fn understand(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<(Spec, Descript
     if spec.arguments.is_empty() {
         return Err(Failed::because(Step::Specification, "the specification names no program".to_owned()));
     }
-    if let Some(filter) = &spec.seccomp
-        && (filter.is_empty() || filter.len() % INSTRUCTION_BYTES != 0)
-    {
+    for filter in [&spec.seccomp, &spec.denials].into_iter().flatten() {
+        if !filter.is_empty() && filter.len() % INSTRUCTION_BYTES == 0 {
+            continue;
+        }
         return Err(Failed::because(
             Step::Specification,
             format!("the system call filter is {} bytes, which is no number of instructions", filter.len()),

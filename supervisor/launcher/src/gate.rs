@@ -6,9 +6,9 @@
 //! question it is. Once it is closed the listener is closed as well, and from then on the kernel answers ENOSYS by itself.
 //!
 //! Invariants: a question of the plugin's own is never answered with leave; the gate is open for as long as exec is tried again.
-//! Elsewhere: the filter is made by the daemon (`sandbox::seccomp`).
+//! Elsewhere: where refusals are written down the listener is kept, and what is asked from then on is `denials`'; the filter is made by the daemon (`sandbox::seccomp`).
 
-use crate::sys;
+use crate::sys::{self, Question};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, IoSlice, IoSliceMut},
@@ -37,8 +37,8 @@ pub(crate) fn hand_over(gate: BorrowedFd<'_>, listener: &OwnedFd) -> Result<(), 
 }
 
 /// pid 1's side: lets the child's own execs through until it has become the plugin, or is gone. When this returns the
-/// listener is closed.
-pub(crate) fn attend(gate: OwnedFd) -> Result<(), Errno> {
+/// listener is closed, unless `kept`: then it is returned with the plugin's own first question, if there is one already.
+pub(crate) fn attend(gate: OwnedFd, kept: bool) -> Result<Option<(OwnedFd, Option<Question>)>, Errno> {
     let mut listener: Option<OwnedFd> = None;
     loop {
         // What is not there yet is replaced by what is watched in any case.
@@ -51,21 +51,20 @@ pub(crate) fn attend(gate: OwnedFd) -> Result<(), Errno> {
         if listener.is_none() {
             match receive(gate.as_fd()) {
                 Ok(received) => listener = received,
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(None),
             }
         }
-        let Some(listener) = &listener else { continue };
+        let Some(open) = &listener else { continue };
         // A question is taken first and the gate looked at afterwards: one that is there while the gate is open was asked
         // by our own code.
-        let question =
-            if has(listener.as_fd(), PollFlags::IN) { sys::next_question(listener.as_fd()).ok() } else { None };
+        let question = if has(open.as_fd(), PollFlags::IN) { sys::next_question(open.as_fd()).ok() } else { None };
         if has(gate.as_fd(), PollFlags::HUP) {
-            // Whoever asked finds the listener gone, which the kernel answers with ENOSYS.
-            return Ok(());
+            // Whoever asked finds the listener gone, which the kernel answers with ENOSYS; or hears it from whoever keeps it.
+            return Ok(listener.filter(|_| kept).map(|listener| (listener, question)));
         }
         if let Some(question) = question {
             // A child that was killed meanwhile needs no answer.
-            let _ = sys::let_through(listener.as_fd(), question);
+            let _ = sys::let_through(open.as_fd(), question);
         }
     }
 }

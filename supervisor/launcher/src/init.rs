@@ -10,6 +10,7 @@ use crate::{
     channel::{self, Order, Read, Record},
     confine,
     control::Descriptors,
+    denials::Denials,
     failure::Stumble,
     gate,
     plugin::{self, Plan},
@@ -34,6 +35,9 @@ const FILE_MODE_MASK: Mode = Mode::from_raw_mode(0o022);
 
 /// Where pid 1 keeps the channel: the first number above its standard three.
 const CHANNEL: c_int = 3;
+
+/// And where the listener on which refusals are asked about, if it is kept.
+const LISTENER: c_int = 4;
 
 /// pid 1's life. `outer` is the launcher's end of the channel, of which the clone made a copy that must not stay.
 pub(crate) fn run(
@@ -96,20 +100,21 @@ fn supervise(
         }
     }
 
-    let gate = if spec.exec_once { Some(gate::pair().map_err(Stumble::at(Step::Seccomp))?) } else { None };
-    let (plugin, pidfd) =
-        match sys::clone(Kind::Program { asks: spec.exec_once }).map_err(Stumble::at(Step::Process))? {
-            Cloned::Child => {
-                let theirs = gate.map(|(_, theirs)| theirs);
-                plugin::run(plan, &descriptors, theirs.as_ref(), reserved.null.as_fd(), channel)
-            }
-            Cloned::Parent { pid, pidfd } => (pid, pidfd),
-        };
+    let asks = spec.exec_once || plan.denials().is_some();
+    let gate = if asks { Some(gate::pair().map_err(Stumble::at(Step::Seccomp))?) } else { None };
+    let (plugin, pidfd) = match sys::clone(Kind::Program { asks }).map_err(Stumble::at(Step::Process))? {
+        Cloned::Child => {
+            let theirs = gate.map(|(_, theirs)| theirs);
+            plugin::run(plan, &descriptors, theirs.as_ref(), reserved.null.as_fd(), channel)
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
     // Until here a child that asks nobody has held this process up until its exec, and one that asks has gone on alone.
+    let mut kept = None;
     if let Some((ours, theirs)) = gate {
         // A copy of the child's end would keep the gate open.
         drop(theirs);
-        gate::attend(ours).map_err(&failed)?;
+        kept = gate::attend(ours, plan.denials().is_some()).map_err(&failed)?;
     }
     channel::tell(channel, &Record::Started, Some(pidfd.as_fd()));
     if spec.powerless {
@@ -120,18 +125,48 @@ fn supervise(
 
     // Whatever stayed open here would keep a pipe open that the plugin has closed.
     sys::install(channel, CHANNEL).map_err(&failed)?;
-    sys::close_from(CHANNEL as u32 + 1);
+    let mut denials = None;
+    match (kept, plan.denials()) {
+        (Some((listener, question)), Some(plain)) => {
+            sys::install(listener.as_fd(), LISTENER).map_err(&failed)?;
+            // Its first number is closed with all the others.
+            std::mem::forget(listener);
+            sys::close_from(LISTENER as u32 + 1);
+            // SAFETY: it was just put at this number, which nothing else owns, as for the channel below.
+            let mut kept = Denials::new(unsafe { sys::take(LISTENER) }, plain);
+            question.into_iter().for_each(|question| kept.answer(question));
+            denials = Some(kept);
+        }
+        _ => sys::close_from(CHANNEL as u32 + 1),
+    }
     // SAFETY: the channel was just put at this number, which nothing else owns: what owned it (a descriptor that was
     // only held to reserve the number) lives in a caller that is never returned to.
     let channel = unsafe { BorrowedFd::borrow_raw(CHANNEL) };
     let children = sys::child_signal_descriptor().map_err(&failed)?;
     loop {
-        let mut ready = [PollFd::new(&channel, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
-        match poll(&mut ready, None) {
+        let listener = denials.as_ref().and_then(Denials::listener);
+        let mut ready = [
+            PollFd::new(&channel, PollFlags::IN),
+            PollFd::new(&children, PollFlags::IN),
+            // What is not there is replaced by what is watched in any case.
+            PollFd::from_borrowed_fd(listener.unwrap_or(channel), PollFlags::IN),
+        ];
+        let patience = denials.as_ref().and_then(Denials::patience);
+        match poll(&mut ready, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(failed(errno)),
         }
-        reap(&children, plugin, channel);
+        let asked = ready[2].revents();
+        let is_asked = listener.is_some();
+        if let Some(denials) = denials.as_mut().filter(|_| is_asked) {
+            if asked.contains(PollFlags::IN) {
+                denials.attend();
+            } else if !asked.is_empty() {
+                denials.close();
+            }
+            denials.tell(channel, false);
+        }
+        reap(&children, plugin, channel, denials.as_mut());
         follow_orders(channel);
     }
 }
@@ -175,12 +210,15 @@ fn enclose(spec: &Spec, mut taken: Taken) -> Result<(), Stumble> {
 }
 
 /// Takes leave of every process that ended; of the plugin's main process, together with this one.
-fn reap(children: &OwnedFd, plugin: i32, channel: BorrowedFd<'_>) {
+fn reap(children: &OwnedFd, plugin: i32, channel: BorrowedFd<'_>, mut denials: Option<&mut Denials<'_>>) {
     // Taken before reaping: a child that ends afterwards makes the descriptor readable again.
     let mut signal = [0_u8; size_of::<libc::signalfd_siginfo>()];
     let _ = rustix::io::read(children, &mut signal[..]);
     while let Some((pid, status)) = sys::reap() {
         if pid == plugin {
+            if let Some(denials) = &mut denials {
+                denials.tell(channel, true);
+            }
             channel::tell(channel, &Record::Ended { status }, None);
             sys::exit(0);
         }

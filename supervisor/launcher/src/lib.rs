@@ -14,7 +14,7 @@
 mod report;
 mod spec;
 
-pub use report::{End, Failure, Report, Step, Usage};
+pub use report::{Denied, End, Failure, Report, Step, Usage};
 pub use spec::{
     Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, Namespaces, PathRule, PortRule, Resource, Root,
     Setting, Source, Spec, UserMap,

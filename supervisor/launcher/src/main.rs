@@ -17,6 +17,7 @@
 mod channel;
 mod confine;
 mod control;
+mod denials;
 mod failure;
 mod gate;
 mod init;

@@ -35,6 +35,8 @@ pub(crate) struct Plan<'a> {
     oom_score_adj: String,
     /// The system call filter, an instruction each; none without one.
     filter: Vec<u64>,
+    /// The one by which refusals are answered where they are written down.
+    denials: Option<Vec<u64>>,
 }
 
 impl<'a> Plan<'a> {
@@ -48,7 +50,12 @@ impl<'a> Plan<'a> {
             environment: sys::Pointers::to(&spec.environment),
             oom_score_adj: spec.oom_score_adj.max(inherited.unwrap_or(spec.oom_score_adj)).to_string(),
             filter: spec.seccomp.as_deref().map(instructions).unwrap_or_default(),
+            denials: spec.denials.as_deref().map(instructions),
         }
+    }
+
+    pub(crate) fn denials(&self) -> Option<&[u64]> {
+        self.denials.as_deref()
     }
 
     pub(crate) fn spec(&self) -> &Spec {

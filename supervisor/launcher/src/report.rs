@@ -17,6 +17,8 @@ pub enum Report {
     /// The child has executed its program. With it travel the pidfd of pid 1 and the pidfd of the child, in this order,
     /// and behind them the listener, if the specification asked for one.
     Started,
+    /// The child was refused a system call, once more or for the first time. It may be said again with a higher count.
+    Denied(Denied),
     /// The child could not be started; nothing of it is left.
     Failed(Failure),
     /// The child ran and is gone, with everything it started.
@@ -26,6 +28,24 @@ pub enum Report {
         /// What the whole tree used.
         usage: Usage,
     },
+}
+
+/// A system call that was refused, and how often so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// Its number, or [`Denied::OTHERS`].
+    pub number: u32,
+    /// What it got.
+    pub errno: u16,
+    /// How often.
+    pub count: u64,
+    /// Its arguments the first time.
+    pub arguments: [u64; 6],
+}
+
+impl Denied {
+    /// The number of all those together for which there was no room.
+    pub const OTHERS: u32 = u32::MAX;
 }
 
 /// Why a child could not be started.

@@ -45,6 +45,10 @@ pub struct Spec {
     pub seccomp: Option<Vec<u8>>,
     /// The filter asks about each exec; the one that makes the child the plugin is let through, and no other.
     pub exec_once: bool,
+    /// Where refused system calls are written down: the filter that refuses by itself what `seccomp` asks about. pid 1 gives each
+    /// the errno that this one gives.
+    #[serde(with = "bytes")]
+    pub denials: Option<Vec<u8>>,
     /// A leaf cgroup's folder is among the descriptors, and the child is to be born in it.
     pub leaf: bool,
     /// An interpreter is among the descriptors and is executed in place of the entry point, which it reads as a file.
@@ -70,6 +74,7 @@ impl Spec {
             landlock: None,
             seccomp: None,
             exec_once: false,
+            denials: None,
             leaf: false,
             interpreter: false,
         }

@@ -461,8 +461,14 @@ pub(crate) enum Answers {
     Listener,
 }
 
+/// What the kernel shows of a call, in words: the number, the architecture, two of where it was made, two of each argument.
+pub(crate) const DATA_WORDS: usize = 16;
+
 /// A question that waits for its answer.
-pub(crate) struct Question(u64);
+pub(crate) struct Question {
+    id: u64,
+    pub(crate) data: [u32; DATA_WORDS],
+}
 
 /// Takes the next question from a listener that has one.
 pub(crate) fn next_question(listener: BorrowedFd<'_>) -> Result<Question, Errno> {
@@ -472,13 +478,27 @@ pub(crate) fn next_question(listener: BorrowedFd<'_>) -> Result<Question, Errno>
     checked(c_long::from(unsafe {
         libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, ptr::from_mut(&mut asked))
     }))?;
-    Ok(Question(asked.id))
+    let libc::seccomp_data { nr, arch, instruction_pointer, args } = asked.data;
+    let mut data = [0; DATA_WORDS];
+    (data[0], data[1]) = (nr.cast_unsigned(), arch);
+    for (at, long) in [instruction_pointer].into_iter().chain(args).enumerate() {
+        (data[2 + 2 * at], data[3 + 2 * at]) = (long as u32, (long >> 32) as u32);
+    }
+    Ok(Question { id: asked.id, data })
 }
 
 /// Lets the call go on as if there were no filter.
 pub(crate) fn let_through(listener: BorrowedFd<'_>, question: Question) -> Result<(), Errno> {
     let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-    let mut answer = libc::seccomp_notif_resp { id: question.0, val: 0, error: 0, flags };
+    answer(listener, libc::seccomp_notif_resp { id: question.id, val: 0, error: 0, flags })
+}
+
+/// Lets the call fail with that errno.
+pub(crate) fn refuse(listener: BorrowedFd<'_>, question: &Question, errno: u16) -> Result<(), Errno> {
+    answer(listener, libc::seccomp_notif_resp { id: question.id, val: 0, error: -i32::from(errno), flags: 0 })
+}
+
+fn answer(listener: BorrowedFd<'_>, mut answer: libc::seccomp_notif_resp) -> Result<(), Errno> {
     // SAFETY: the kernel reads one such structure, which outlives the call.
     checked(c_long::from(unsafe {
         libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, ptr::from_mut(&mut answer))

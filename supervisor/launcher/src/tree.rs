@@ -170,6 +170,7 @@ impl Tree {
                     heard.failure.get_or_insert(stumble.into());
                     self.kill();
                 }
+                Read::Message((Record::Denied(denied), _)) => control.mention(&Report::Denied(denied)),
                 Read::Message((Record::Ended { status }, _)) => heard.status = Some(status),
                 Read::Nothing => return,
                 Read::Closed => heard.closed = true,

@@ -358,6 +358,9 @@ impl Service {
                 map.insert("snapshot".to_owned(), json!({ "digest": snapshot.digest, "path": snapshot.path }));
             }
             map.insert("guarantees".to_owned(), value(&blueprint.guarantees(process))?);
+            if blueprint.trace_denials {
+                map.insert("denied".to_owned(), value(&blueprint.denials.list())?);
+            }
             map.insert("permissions".to_owned(), json!(blueprint.grants.names()));
             let limits = &blueprint.manifest.limits;
             map.insert(

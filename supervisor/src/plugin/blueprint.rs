@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use super::refusals::Refusals;
 use palisade_protocol::{Guarantee, GuaranteeState};
 
 use super::network::{self, Network};
@@ -22,6 +23,7 @@ use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users};
 use crate::sandbox::granted::{self, Reserved};
 use crate::sandbox::lend::{Lender, Lent};
+use crate::sandbox::seccomp::policy::Denials;
 use crate::sandbox::spec::{self, Inside};
 use crate::store::{EntryPoint, Program, Snapshot, Store};
 
@@ -81,6 +83,10 @@ pub struct Blueprint {
     pub said_limits: Mutex<Allowance>,
     /// What the operator wants where this host cannot confine it as every start needs it.
     pub on_degraded: OnDegraded,
+    /// Whether what it is refused is written down.
+    pub trace_denials: bool,
+    /// What it was refused, where that is written down.
+    pub denials: Refusals,
     /// Controls without which it is not to be started.
     pub require: Vec<Required>,
     /// What the operator granted it, of what it asks for.
@@ -207,6 +213,7 @@ impl Blueprint {
             data: &data,
             entry: Some(entry),
             interpreter: interpreter.as_ref().map(|(path, _)| path.as_path()),
+            denials: if self.trace_denials { Denials::Traced } else { Denials::Answered },
             grants: &self.grants,
             places: &places,
         };

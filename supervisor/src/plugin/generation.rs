@@ -719,6 +719,7 @@ impl Task {
 
     async fn take_report(&mut self, report: Report) {
         let event = match report {
+            Report::Denied(denied) => return self.blueprint.denials.note(self.number, denied),
             Report::Started(started) => {
                 let listener = self.child.as_mut().and_then(|child| child.control.take_listener());
                 self.served = listener.map(|listener| self.blueprint.network.serve(listener, self.who()));

@@ -21,4 +21,5 @@ pub mod network;
 pub mod numbers;
 pub mod pressure;
 pub mod queue;
+pub mod refusals;
 pub mod sampler;

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_launcher::{BUILD_ID, Command, DESCRIPTORS_MAX, Failure, Step};
+use palisade_launcher::{BUILD_ID, Command, DESCRIPTORS_MAX, Denied, Failure, Step};
 use rustix::{
     io::Errno,
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags},
@@ -42,6 +42,8 @@ const LEAF_EMPTY_WITHIN: Duration = Duration::from_secs(5);
 pub enum Report {
     /// The child has executed its program.
     Started(Started),
+    /// It was refused a system call, and that is written down.
+    Denied(Denied),
     /// It could not be started, and nothing of it is left. Final.
     Failed(Failure),
     /// It ran and is gone with everything it started, or its launcher is (`Exit::LauncherLost`). Final.
@@ -52,7 +54,7 @@ impl Report {
     /// Nothing follows this report.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Started(_) => false,
+            Self::Started(_) | Self::Denied(_) => false,
             Self::Failed(_) | Self::Exited(_) => true,
         }
     }
@@ -305,6 +307,7 @@ impl Control {
                 }
                 Err(error) => self.refuse(format!("the plugin's descriptors did not arrive: {error}")),
             },
+            (Received::Message(Said::Denied(denied), _), Phase::Known) => return Some(Report::Denied(denied)),
             (Received::Message(Said::Failed(failure), _), Phase::Known) => {
                 self.phase = Phase::Closing(Report::Failed(failure));
             }

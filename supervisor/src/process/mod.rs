@@ -17,6 +17,6 @@ mod usage;
 pub use control::{Control, Report, Started};
 pub use exit::{Exit, Exited};
 pub use image::{ImageError, LauncherImage};
-pub use palisade_launcher::{Failure, Limit, Resource, Spec, Step, Usage, UserMap};
+pub use palisade_launcher::{Denied, Failure, Limit, Resource, Spec, Step, Usage, UserMap};
 pub use spawn::{Child, DESCRIPTORS_PER_CHILD, Launch, SpawnError, spawn};
 pub use usage::{TreeUsage, proportional_bytes, tree_usage};

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::model::permission::grants::Grants;
 use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, LauncherImage, Report, spawn};
+use crate::sandbox::seccomp::policy::Denials;
 
 /// A probe's child takes a millisecond; one that takes this long will not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -265,7 +266,7 @@ async fn filter_a_child(image: &LauncherImage, host: &mut Host) {
     let mut spec = enclosed(user_map());
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial-filter".to_owned()];
     spec.powerless = true;
-    let profile = spec::profile(&Grants::default());
+    let profile = spec::profile(&Grants::default(), Denials::Answered);
     spec.seccomp = Some(seccomp::compile(&profile));
     spec.exec_once = true;
     let (made, said) = attempt(image, spec, None).await;
@@ -382,6 +383,7 @@ async fn attempt_confined(
         data: &data,
         entry: None,
         interpreter: None,
+        denials: Denials::Answered,
         grants: &Grants::default(),
         places: &[],
     };
@@ -410,7 +412,7 @@ async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Abi
     let last = async {
         loop {
             match child.control.next_report().await {
-                Report::Started(_) => {}
+                Report::Started(_) | Report::Denied(_) => {}
                 last => break last,
             }
         }
@@ -427,7 +429,9 @@ async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Abi
         }
         // Its sentence names what failed; the step before it would say so twice.
         Ok(Report::Failed(failure)) => no(failure.message),
-        Ok(Report::Started(_)) | Err(_) => no("a trial child did not answer within 10 seconds".to_owned()),
+        Ok(Report::Started(_) | Report::Denied(_)) | Err(_) => {
+            no("a trial child did not answer within 10 seconds".to_owned())
+        }
     }
 }
 

@@ -221,17 +221,19 @@ pub struct Inside<'a> {
     pub entry: Option<&'a str>,
     /// The path of the interpreter, if the entry point is a script.
     pub interpreter: Option<&'a Path>,
+    /// Whether what it is refused is written down.
+    pub denials: Denials,
     /// What it was granted.
     pub grants: &'a Grants,
     /// The files among it, as they were found.
     pub places: &'a [Place],
 }
 
-/// Which system calls a plugin with these grants may make.
+/// Which system calls a plugin with these grants may make, and who refuses the others.
 #[must_use]
-pub fn profile(grants: &Grants) -> Profile {
+pub fn profile(grants: &Grants, denials: Denials) -> Profile {
     let execution = if grants.execute_code { Execution::Any } else { Execution::Once };
-    Profile { execution, denials: Denials::Answered }
+    Profile { execution, denials }
 }
 
 /// Puts everything that confines into a specification.
@@ -247,8 +249,11 @@ pub fn confine(spec: &mut Spec, offer: &Offer, inside: &Inside<'_>) {
     spec.hostname = offer.hostname.then(|| of(inside.hostname));
     spec.powerless = true;
     if offer.seccomp {
-        let profile = profile(inside.grants);
+        let profile = profile(inside.grants, inside.denials);
         spec.seccomp = Some(seccomp::compile(&profile));
+        if profile.denials == Denials::Traced {
+            spec.denials = Some(seccomp::compile(&Profile { denials: Denials::Answered, ..profile }));
+        }
         spec.exec_once = profile.execution == Execution::Once;
     }
     if offer.user_namespaces {
@@ -577,6 +582,7 @@ mod tests {
             data: Path::new("/state/data/x"),
             entry: Some("bin/main"),
             interpreter: None,
+            denials: Denials::Answered,
             grants: &NOTHING,
             places: &[],
         }

@@ -45,6 +45,11 @@ pub fn allowed_by(number: u32) -> Option<Permission> {
     POLICY.rule(number).and_then(policy::Rule::permission)
 }
 
+/// The name of a call.
+pub fn name(number: u32) -> Option<&'static str> {
+    numbers::name(numbers::Abi::X86_64, number)
+}
+
 /// Why a call is decided as it is, in the words of the rules.
 pub fn reason(number: u32) -> &'static str {
     let policy: &'static Policy = &POLICY;
