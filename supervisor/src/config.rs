@@ -21,6 +21,9 @@ use crate::model::permission::grants::Grants;
 /// from people, services and containers.
 const LENT_UIDS: RangeInclusive<u32> = 1_900_000_000..=1_900_004_095;
 
+/// What is kept free unless the operator says otherwise.
+const DISK_RESERVE_MIB: u64 = 256;
+
 /// Largest configuration file.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
@@ -56,6 +59,8 @@ pub struct Config {
     pub socket_group: Option<u32>,
     /// The user numbers that are lent to plugins, where the daemon is root.
     pub lent_uids: RangeInclusive<u32>,
+    /// So much is kept free on the state folder's file system.
+    pub disk_reserve_mib: u64,
     /// What is said of single plugins.
     pub plugins: BTreeMap<PluginId, PluginConfig>,
 }
@@ -74,6 +79,7 @@ struct ConfigFile {
     operators: Vec<u32>,
     socket_group: Option<Group>,
     lent_uids: Option<[u32; 2]>,
+    disk_reserve_mib: Option<u64>,
     #[serde(default)]
     defaults: Defaults,
     #[serde(default)]
@@ -270,6 +276,7 @@ impl Config {
             defaults: file.defaults,
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
+            disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
         })
     }

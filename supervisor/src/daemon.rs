@@ -26,6 +26,7 @@ use crate::events::{Bus, Event, EventKind};
 use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Numbers, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
+use crate::plugin::disk;
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
 use crate::plugin::sampler::Sampler;
@@ -133,6 +134,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let store = Arc::new(Store::open(config.state_directory.join("store"))?);
     let sampler = Arc::new(Sampler::default());
     let looks = tokio::spawn(sampler.clone().run());
+    let counts = tokio::spawn(disk::run(sampler.clone(), config.disk_reserve_mib.saturating_mul(1 << 20)));
     let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, sampler });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
@@ -193,6 +195,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     }
     alive.abort();
     looks.abort();
+    counts.abort();
     tracing::info!("stopped");
     Ok(())
 }

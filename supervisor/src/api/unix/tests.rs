@@ -33,6 +33,7 @@ fn config() -> Config {
         defaults: crate::config::Defaults::default(),
         socket_group: None,
         lent_uids: 1..=1,
+        disk_reserve_mib: 0,
         plugins: BTreeMap::new(),
     }
 }
