@@ -113,6 +113,7 @@ impl Walk {
         Ok(())
     }
 
+    #[allow(clippy::useless_conversion, reason = "the number of names is 32 bits wide on some machines")]
     fn count(&mut self, status: &Stat) -> Result<(), End> {
         let allocated = u64::try_from(status.st_blocks).unwrap_or(0).saturating_mul(512);
         let names = match FileType::from_raw_mode(status.st_mode) {
@@ -185,7 +186,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let closed = folder.path().join("closed");
         fs::create_dir(&closed).unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
         assert_eq!(measure(folder.path(), bounds()).end, End::Closed);
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
     }
