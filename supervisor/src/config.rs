@@ -24,6 +24,9 @@ use crate::model::permission::grants::Grants;
 /// from people, services and containers.
 const LENT_UIDS: RangeInclusive<u32> = 1_900_000_000..=1_900_004_095;
 
+/// What is kept free unless the operator says otherwise.
+const DISK_RESERVE_MIB: u64 = 256;
+
 /// Largest configuration file.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
@@ -63,6 +66,8 @@ pub struct Config {
     pub lent_uids: RangeInclusive<u32>,
     /// What holds for every plugin that is granted a way out.
     pub egress: egress::Egress,
+    /// So much is kept free on the state folder's file system.
+    pub disk_reserve_mib: u64,
     /// What is said of single plugins.
     pub plugins: BTreeMap<PluginId, PluginConfig>,
 }
@@ -81,6 +86,7 @@ struct ConfigFile {
     operators: Vec<u32>,
     socket_group: Option<Group>,
     lent_uids: Option<[u32; 2]>,
+    disk_reserve_mib: Option<u64>,
     #[serde(default)]
     defaults: Defaults,
     #[serde(default)]
@@ -288,6 +294,7 @@ impl Config {
             egress,
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
+            disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
         })
     }

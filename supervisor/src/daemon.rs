@@ -28,6 +28,7 @@ use crate::model::guarantee;
 use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
+use crate::plugin::disk;
 use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
 use crate::plugin::network::Network;
@@ -139,6 +140,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let store = Arc::new(Store::open(config.state_directory.join("store"), state)?);
     let sampler = Arc::new(Sampler::default());
     let looks = tokio::spawn(sampler.clone().run());
+    let counts = tokio::spawn(disk::run(sampler.clone(), config.disk_reserve_mib.saturating_mul(1 << 20)));
     let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, reserved: reserved(&config), sampler });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
@@ -205,6 +207,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     }
     alive.abort();
     looks.abort();
+    counts.abort();
     tracing::info!("stopped");
     Ok(())
 }

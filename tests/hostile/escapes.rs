@@ -52,6 +52,8 @@ pub(crate) const ROWS: &[&str] = &[
     "cpu-spin-one",
     "forks-held",
     "fds-held",
+    "data-held",
+    "memory-files",
     "mlock",
     "fd-exhaust",
     "disk-fill",
@@ -247,6 +249,37 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
         "fds-held" => {
             let held = std::iter::from_fn(|| fs::File::open("/dev/null").map(std::mem::forget).ok()).take(4096).count();
             outcomes.insert("held".into(), held.to_string());
+        }
+        "data-held" => {
+            let mebibytes = parameters.as_u64().unwrap_or(0) as usize;
+            met("/data/held", fs::write("/data/held", vec![1; mebibytes << 20]));
+        }
+        // Until there is no room, and then empty ones until there are no names.
+        "memory-files" => {
+            for folder in given() {
+                let mut bytes = 0_usize;
+                let mut large = fs::File::create(format!("{folder}/large"));
+                let full = loop {
+                    match large.as_mut().map(|file| file.write(&[1; 1 << 16])) {
+                        Ok(Ok(count)) => bytes += count,
+                        Ok(Err(error)) => break error,
+                        Err(error) => break io::Error::from(error.kind()),
+                    }
+                };
+                drop(large);
+                let _ = fs::remove_file(format!("{folder}/large"));
+                let mut files = 0;
+                let none = loop {
+                    match fs::File::create(format!("{folder}/{files}")) {
+                        Ok(_) => files += 1,
+                        Err(error) => break error,
+                    }
+                };
+                for file in 0..files {
+                    let _ = fs::remove_file(format!("{folder}/{file}"));
+                }
+                outcomes.insert(folder.to_owned(), format!("{bytes} {} {files} {}", name(Err(full)), name(Err(none))));
+            }
         }
         "mlock" => met("64 MiB", sys::lock_memory(64 << 20)),
         "fd-exhaust" => {

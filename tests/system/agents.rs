@@ -375,6 +375,7 @@ fn another_user_is_no_operator() {
             (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
         };
         assert_eq!(run(&["list"]).0, Some(0));
+        assert_eq!(run(&["limit", "echo", "pids=60"]).0, Some(if may { 0 } else { 5 }));
         let (status, stderr) = run(&["stop", "echo"]);
         if may {
             assert_eq!(status, Some(0), "{stderr}");

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use palisade_protocol::{ErrorCode, Kind};
-use palisade_tests::daemon::{Daemon, DaemonOptions};
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use palisade_tests::wire::Agent;
@@ -170,6 +170,51 @@ fn what_is_met_is_told() {
     assert_eq!(daemon.agent().call("hostile", "forks-held", &json!(forks)), Ok(json!({"made": "5"})));
     expect_text(&reason_of_next(&mut agent, events, "limit_reached"), "pids: 6 processes and threads are its limit");
     expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Row `disk-fill`: a plugin whose data are too much is ended and stays so; one that fills the disk more than is to be kept free as well.
+#[test]
+fn disk_fill() {
+    for (configuration, reason) in [
+        ("[plugins.hostile.limits]\ndisk_mib = 8\n", "disk: its data are more than 8 MiB, which are its limit"),
+        ("disk_reserve_mib = 1073741824\n", "of all plugins its data have grown most"),
+    ] {
+        let daemon = Daemon::start(
+            DaemonOptions::with([Package::echo(), limited(json!({"disk_mib": 512}))]).configuration(configuration),
+        );
+        let neighbour = daemon.neighbour();
+        let mut agent = daemon.agent();
+        let events = follow(&mut agent);
+        let mut caller = daemon.agent();
+        let waiting = caller.begin("hostile", "wait", &json!(null));
+        let mut mib = 0;
+        wait_for("an end", || {
+            mib += 1;
+            let _ = daemon.agent().call("hostile", "data-held", &json!(mib));
+            daemon.status("hostile").last_failure
+        });
+        let refused = error(caller.finish(waiting), ErrorCode::ResourceExhausted);
+        assert_eq!(refused.details.expect("they say which limit")["limit"], json!("disk"));
+        expect_text(&reason_of_next(&mut agent, events, "generation_failed"), reason);
+        let dossier = daemon.status("hostile").last_failure.expect("it did not end well");
+        expect_text(&dossier.reason, reason);
+        // What it has written is still there, so it is not tried again by itself.
+        let refused = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::ResourceExhausted);
+        assert_eq!(refused.details.expect("they say which limit")["limit"], json!("disk"));
+        neighbour.expect_unharmed(&daemon);
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
+/// The file systems in memory are bounded in bytes and in files.
+#[test]
+fn files_in_memory_are_bounded() {
+    let daemon = Daemon::with([limited(json!({}))]);
+    let met = daemon.agent().call("hostile", "memory-files", &json!(["/tmp", "/dev/shm"])).expect("it lives on");
+    // The folder itself is one of the files.
+    let expected = |files: u32| format!("{} ENOSPC {} ENOSPC", 64 << 20, files - 1);
+    assert_eq!(met, json!({"/tmp": expected(8192), "/dev/shm": expected(1024)}));
     daemon.stop_and_expect_no_orphans();
 }
 

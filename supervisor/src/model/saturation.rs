@@ -51,6 +51,9 @@ pub struct Throttled {
     pub throttled: u64,
 }
 
+/// A period, as plugins' cgroups have it.
+const PERIOD: Duration = Duration::from_millis(100);
+
 /// For so long back it is known; a call that takes longer is judged by this.
 const LOOKS_KEPT: usize = 64;
 
@@ -63,14 +66,15 @@ impl History {
         self.looks.push_back((at, counters));
     }
 
-    /// Whether it was waiting for processor time, mostly, since then.
-    pub fn mostly_throttled(&self, since: Instant, now: Throttled) -> bool {
+    /// Whether it was waiting for processor time, mostly, from `since` until `at`. Periods in which nothing ran count as such in which it
+    /// did not wait.
+    pub fn mostly_throttled(&self, since: Instant, at: Instant, now: Throttled) -> bool {
         let before = self.looks.iter().rev().find(|(at, _)| *at <= since).or(self.looks.front());
         // A tree that is younger than the first look has been counted from zero.
-        let before = before.map_or(Throttled::default(), |(_, counters)| *counters);
-        let ran = now.all.saturating_sub(before.all);
+        let (from, before) = before.copied().unwrap_or((since, Throttled::default()));
         let waited = now.throttled.saturating_sub(before.throttled);
-        3 <= ran && ran <= waited.saturating_mul(2)
+        let waited = PERIOD.saturating_mul(u32::try_from(waited).unwrap_or(u32::MAX));
+        2 * PERIOD <= waited && at.saturating_duration_since(from) <= waited.saturating_mul(2)
     }
 }
 
@@ -84,19 +88,20 @@ mod tests {
         let at = |second| start + Duration::from_secs(second);
         let counted = |all, throttled| Throttled { all, throttled };
         let mut history = History::default();
-        assert!(history.mostly_throttled(start, counted(5, 4)), "counted from zero");
+        assert!(history.mostly_throttled(start, at(1), counted(7, 6)), "counted from zero");
+        assert!(!history.mostly_throttled(start, at(5), counted(7, 6)), "at first, and then there was nothing to do");
         // Free for ten seconds, throttled for ten.
         for second in 0..=20 {
             history.note(at(second), counted(10 * second, 10 * second.saturating_sub(10)));
         }
         let now = counted(200, 100);
-        assert!(history.mostly_throttled(at(12), now) && history.mostly_throttled(at(0), now));
-        assert!(!history.mostly_throttled(at(12), counted(200, 59)), "in less than half");
-        assert!(!history.mostly_throttled(at(20), now), "of nothing nothing follows");
+        assert!(history.mostly_throttled(at(12), at(20), now) && history.mostly_throttled(at(0), at(20), now));
+        assert!(!history.mostly_throttled(at(12), at(20), counted(200, 59)), "in less than half");
+        assert!(!history.mostly_throttled(at(20), at(20), now), "of nothing nothing follows");
         for second in 21..200 {
             history.note(at(second), now);
         }
-        assert!(history.looks.len() == LOOKS_KEPT && !history.mostly_throttled(start, now));
+        assert!(history.looks.len() == LOOKS_KEPT && !history.mostly_throttled(start, at(199), now));
     }
 
     #[test]

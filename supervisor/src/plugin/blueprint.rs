@@ -132,6 +132,11 @@ impl Blueprint {
         *self.said_limits.lock().expect("nothing panics while it holds them") = before;
     }
 
+    /// Where its private data lie.
+    pub(super) fn data_folder(&self) -> PathBuf {
+        self.host.data.join(self.manifest.id.as_str())
+    }
+
     /// The name of a process's cgroup.
     pub(super) fn leaf_name(&self, generation: Generation) -> String {
         format!("{}-{}-{generation}", self.manifest.id, self.manifest.version)
@@ -185,7 +190,7 @@ impl Blueprint {
             let message = "every user number that may be lent is; widen `lent_uids` in palisade.toml".to_owned();
             LaunchFailure { message, outlook: Outlook::Shortage, sandbox: false }
         })?;
-        let data = self.host.data.join(self.manifest.id.as_str());
+        let data = self.data_folder();
         spec::make_data_folder(&data, identity).map_err(|error| {
             let message = format!("the data folder {} cannot be made: {error}", data.display());
             LaunchFailure { message, outlook: outlook(&error, Outlook::Passing), sandbox: false }

@@ -670,7 +670,7 @@ impl Task {
         let leaf = child.as_ref().and_then(|child| child.control.leaf());
         let Some((_, Some(periods))) = leaf.and_then(|leaf| leaf.accounts().ok()?.look().ok()) else { return false };
         let now = Throttled { all: periods.all, throttled: periods.throttled };
-        history.lock().expect("nothing panics while it holds the history").mostly_throttled(since, now)
+        history.lock().expect("nothing panics while it holds the history").mostly_throttled(since, Instant::now(), now)
     }
 
     /// Keeps the gauge, and gives memory back when nothing is under way.

@@ -10,6 +10,7 @@ pub mod actions;
 pub mod actor;
 pub mod blueprint;
 pub mod call;
+pub mod disk;
 pub mod following;
 pub mod generation;
 pub mod handle;

@@ -20,6 +20,7 @@ use super::generation::{Order, Told};
 use super::logs::{Source, Voice};
 use super::pressure::Met;
 use crate::model::ids::Generation;
+use crate::model::limits::Kind;
 use crate::model::sampled::{Held, Sample, Seen, Verdict};
 use crate::model::saturation::{History, Throttled};
 use crate::process::look::{self, Look, Whereabouts};
@@ -107,7 +108,7 @@ impl Sampler {
         let number = watched.next;
         watched.next += 1;
         watched.subjects.insert(number, Arc::new(subject));
-        self.begun.notify_one();
+        self.begun.notify_waiters();
         Watched { sampler: Arc::downgrade(self), number }
     }
 
@@ -119,14 +120,25 @@ impl Sampler {
         of.map(|subject| subject.tree.clone()).collect()
     }
 
+    /// Everybody who is looked at, by a number that is never used again. Waits while there is nobody.
+    pub(super) async fn subjects(&self) -> Vec<(u64, Arc<Subject>)> {
+        loop {
+            // Before it is looked, so that nothing is missed in between.
+            let mut begun = std::pin::pin!(self.begun.notified());
+            begun.as_mut().enable();
+            let subjects: Vec<_> =
+                self.watched().subjects.iter().map(|(number, subject)| (*number, subject.clone())).collect();
+            if !subjects.is_empty() {
+                return subjects;
+            }
+            begun.await;
+        }
+    }
+
     /// Looks, for as long as the daemon runs.
     pub async fn run(self: Arc<Self>) {
         loop {
-            let subjects: Vec<_> = self.watched().subjects.values().cloned().collect();
-            if subjects.is_empty() {
-                self.begun.notified().await;
-            }
-            for subject in subjects {
+            for (_, subject) in self.subjects().await {
                 subject.look().await;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -137,6 +149,11 @@ impl Sampler {
 impl Subject {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Processor time of its cgroup, as it was seen last.
+    pub(super) fn used(&self) -> Option<Duration> {
+        self.state().used
     }
 
     async fn look(self: Arc<Self>) {
@@ -213,7 +230,8 @@ impl Subject {
         }
     }
 
-    fn end(&self, limit: crate::model::limits::Kind, detail: String) {
+    /// Has it ended, because of what it has.
+    pub(super) fn end(&self, limit: Kind, detail: String) {
         // A task that has ended has nothing left to end; one that has as many orders as it can is looked at again.
         if let Some(orders) = self.orders.upgrade() {
             let _ = orders.try_send(Order::Exhaust { limit, detail });

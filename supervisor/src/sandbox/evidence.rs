@@ -216,7 +216,8 @@ impl Facts {
         }
         report.push("open_files", Enforced, "RLIMIT_NOFILE", &launcher);
         report.push("file_size", Enforced, "RLIMIT_FSIZE", &launcher);
-        report.push("disk", Absent, "", &["the sum of its files is not limited by this version".to_owned()]);
+        let mechanism = "its data are counted again and again, and it is ended where they are too much; /tmp and /dev/shm are tmpfs of 64 MiB";
+        report.push("disk", Monitored, mechanism, &[]);
         report.guarantees
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod evidence;
+pub mod extent;
 pub mod granted;
 pub mod lend;
 pub mod probe;

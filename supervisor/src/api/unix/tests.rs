@@ -35,6 +35,7 @@ fn config() -> Config {
         socket_group: None,
         lent_uids: 1..=1,
         egress: Default::default(),
+        disk_reserve_mib: 0,
         plugins: BTreeMap::new(),
     }
 }

@@ -1,0 +1,145 @@
+//! Sees to it that plugins keep to their share of the disk, and that the daemon's file system keeps some room.
+//!
+//! The data folder of a plugin that has run since is counted again and again, the less often the longer it takes: never more than a
+//! twentieth of the time. One that has more than it may is ended, and not started again by itself, since it would have as much
+//! again. Where the file system has less room left than the operator wants to keep, the plugin goes whose data have grown most
+//! since it was started; if none has grown, it was somebody else.
+//!
+//! Elsewhere: counting is `sandbox::extent`; who runs is known by `sampler`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::sampler::{LOOK_EVERY, Sampler, Subject};
+use crate::model::limits::Kind;
+use crate::sandbox::extent::{Bounds, End, Extent, measure};
+
+/// So many files and folders a plugin may have: more cannot be counted in time.
+const FILES_MAX: u64 = 131_072;
+
+/// So long counting may take.
+const COUNT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two counts lies this many times what the first of them took, within bounds.
+const REST: u32 = 20;
+const REST_MAX: Duration = Duration::from_secs(60);
+
+/// One whose data have grown by less is not taken for the one that fills the disk.
+const GROWN_BYTES_MIN: u64 = 1 << 20;
+
+/// What is known of the data of a running process.
+#[derive(Debug)]
+struct Known {
+    due: Instant,
+    /// Processor time of its cgroup when they were counted last.
+    used: Option<Duration>,
+    first: u64,
+    last: u64,
+}
+
+/// Counts, for as long as the daemon runs. So much of the file system is to be kept free.
+pub async fn run(sampler: Arc<Sampler>, reserve_bytes: u64) {
+    let mut known: HashMap<u64, Known> = HashMap::new();
+    let mut short = false;
+    loop {
+        let subjects = sampler.subjects().await;
+        known.retain(|number, _| subjects.iter().any(|(running, _)| running == number));
+        for (number, subject) in &subjects {
+            let used = subject.used();
+            let is_due = known.get(number).is_none_or(|known| {
+                known.due <= Instant::now() && (used.is_none() || known.used.is_none() || used != known.used)
+            });
+            if is_due {
+                look(*number, subject, &mut known).await;
+            }
+        }
+        if let Some((_, subject)) = subjects.first() {
+            let free = rustix::fs::statvfs(&subject.blueprint.host.data)
+                .map_or(u64::MAX, |status| status.f_bavail.saturating_mul(status.f_frsize));
+            if free < reserve_bytes {
+                make_room(&subjects, &known, free, reserve_bytes, !short);
+            }
+            short = free < reserve_bytes;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Counts the data of one, and ends it if they are too much.
+async fn look(number: u64, subject: &Arc<Subject>, known: &mut HashMap<u64, Known>) {
+    let limit_mib = subject.blueprint.limits().disk_mib.value;
+    let (used, began) = (subject.used(), Instant::now());
+    let folder: PathBuf = subject.blueprint.data_folder();
+    let bounds = Bounds { bytes: limit_mib.saturating_mul(1 << 20), files: FILES_MAX, until: began + COUNT_WITHIN };
+    let Ok(extent) = tokio::task::spawn_blocking(move || measure(&folder, bounds)).await else { return };
+    let due = Instant::now() + (began.elapsed() * REST).clamp(LOOK_EVERY, REST_MAX);
+    let entry = known.entry(number).or_insert(Known { due, used, first: extent.bytes, last: 0 });
+    (entry.due, entry.used, entry.last) = (due, used, extent.bytes);
+    if let Some(sentence) = too_much(&extent, limit_mib) {
+        subject.end(Kind::Disk, sentence);
+    } else if extent.end == End::Unfinished {
+        tracing::warn!(plugin = %subject.voice.plugin, files = extent.files, "its data could not be counted in time");
+    }
+}
+
+/// Why that is more than a plugin may have, if it is.
+fn too_much(extent: &Extent, limit_mib: u64) -> Option<String> {
+    Some(match extent.end {
+        End::Whole | End::Unfinished => return None,
+        End::Beyond if FILES_MAX < extent.files => {
+            format!("its data are more than {FILES_MAX} files, which is as many as are counted")
+        }
+        End::Beyond => format!("its data are more than {limit_mib} MiB, which are its limit"),
+        End::Deep => "its data are nested so deep that they cannot be counted".to_owned(),
+        End::Closed => {
+            "its data have a folder into which the daemon may not look, so they cannot be counted".to_owned()
+        }
+    })
+}
+
+/// Ends the one whose data have grown most.
+fn make_room(subjects: &[(u64, Arc<Subject>)], known: &HashMap<u64, Known>, free: u64, reserve: u64, first: bool) {
+    let grown = |number: &u64| known.get(number).map_or(0, |known| known.last.saturating_sub(known.first));
+    let most = subjects.iter().max_by_key(|(number, _)| grown(number));
+    let (free, reserve) = (free >> 20, reserve >> 20);
+    match most {
+        Some((number, subject)) if GROWN_BYTES_MIN <= grown(number) => {
+            let by = grown(number) >> 20;
+            subject.end(
+                Kind::Disk,
+                format!(
+                    "{free} MiB are left on the disk and {reserve} MiB are kept free; of all plugins its data have grown most, by {by} MiB"
+                ),
+            );
+        }
+        _ if first => tracing::warn!(
+            free,
+            reserve,
+            "less is left on the disk than is to be kept free, and no plugin's data have grown"
+        ),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_counted_is_too_much_unless_time_was_short() {
+        for (end, files, part) in [
+            (End::Whole, 1, None),
+            (End::Unfinished, 1, None),
+            (End::Beyond, 1, Some("more than 8 MiB")),
+            (End::Beyond, FILES_MAX + 1, Some("more than 131072 files")),
+            (End::Deep, 1, Some("nested so deep")),
+            (End::Closed, 1, Some("may not look")),
+        ] {
+            let said = too_much(&Extent { bytes: 0, files, end }, 8);
+            assert_eq!(said.is_some(), part.is_some(), "{end:?}");
+            assert!(said.is_none_or(|said| part.is_some_and(|part| said.contains(part))), "{end:?}");
+        }
+    }
+}
