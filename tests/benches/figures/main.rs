@@ -8,6 +8,8 @@
 mod agent;
 mod call;
 mod codec_relay;
+mod confined;
+mod confined_floor;
 mod floor;
 mod measure;
 mod memory;
@@ -69,6 +71,8 @@ const GROUPS: &[Group] = &[
     Group { names: payload::NAMES, run: payload::run },
     Group { names: scale::NAMES, run: scale::run },
     Group { names: start::NAMES, run: start::run },
+    Group { names: confined::NAMES, run: confined::run },
+    Group { names: confined::CALL, run: confined::calls },
     Group { names: memory::NAMES, run: memory::run },
 ];
 

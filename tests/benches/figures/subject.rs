@@ -28,6 +28,16 @@ pub(crate) struct Subject {
 impl Subject {
     /// Starts the daemon, at the place of the calling thread. No plugin runs yet.
     pub(crate) fn start(plugins: usize) -> anyhow::Result<Self> {
+        Self::start_with(plugins, &[])
+    }
+
+    /// The same with a launcher that confines nothing.
+    pub(crate) fn start_bare(plugins: usize) -> anyhow::Result<Self> {
+        let launcher = built("palisade-bench-launcher");
+        Self::start_with(plugins, &["--launcher", &launcher.to_string_lossy()])
+    }
+
+    fn start_with(plugins: usize, arguments: &[&str]) -> anyhow::Result<Self> {
         // One file under many names: a thousand copies would measure the disk.
         let shared = tempfile::Builder::new().prefix("palisade-bench-").tempdir().context("a folder")?;
         let original = shared.path().join("plugin");
@@ -38,9 +48,14 @@ impl Subject {
                 .environment("BENCH_ID", &name)
                 .with("limits", json!({"concurrency": 256, "queue": 256}))
         });
-        let daemon = Daemon::try_start(DaemonOptions::with(packages).quiet())
+        let daemon = Daemon::try_start(DaemonOptions::with(packages).arguments(arguments).quiet())
             .map_err(|failed| anyhow!("palisaded did not come up ({})", failed.status))?;
         Ok(Self { daemon, plugins })
+    }
+
+    /// The daemon, for what is asked of it beside calls.
+    pub(crate) fn daemon(&self) -> &Daemon {
+        &self.daemon
     }
 
     pub(crate) fn pid(&self) -> u32 {
