@@ -16,7 +16,7 @@ use crate::agent::echo_frame;
 use crate::confined_floor::{Bubblewrap, Floor, leaves_of};
 use crate::floor::plugin_name;
 use crate::measure::{Effort, Place, at, median, quantile};
-use crate::subject::Subject;
+use crate::subject::{Subject, plugin_binary, static_plugin_binary};
 use crate::table::{Row, Target};
 
 pub(crate) const NAMES: &[&str] =
@@ -80,9 +80,10 @@ pub(crate) fn run(effort: &Effort) -> anyhow::Result<Vec<Row>> {
 
 fn measure(effort: &Effort) -> anyhow::Result<Starts> {
     let name = plugin_name(0);
-    let bare = Subject::start_bare(1)?;
+    let program = static_plugin_binary();
+    let bare = Subject::start_bare(1, &program)?;
     // One of them is started again and again, each of the others is called once.
-    let subject = Subject::start(1 + effort.starts)?;
+    let subject = Subject::start_of(1 + effort.starts, &program)?;
     let (mut agent, mut bare_agent) = (subject.daemon().agent(), bare.daemon().agent());
     // The first start of each is for the files' sake.
     start(&mut bare_agent, &name)?;
@@ -169,7 +170,7 @@ pub(crate) fn calls(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     }
     let (bare, confined) = at(Place::OneCore, || {
         let mut frame = echo_frame(&plugin_name(0), 64);
-        let (without, with) = (Subject::start_bare(1)?, Subject::start(1)?);
+        let (without, with) = (Subject::start_bare(1, &plugin_binary())?, Subject::start(1)?);
         let ((mut to_bare, _), (mut to_confined, _)) = (without.line()?, with.line()?);
         let (mut bare, mut confined) = (Vec::new(), Vec::new());
         for _ in 0..effort.rounds.max(CALL_ROUNDS_MIN) {
