@@ -64,9 +64,19 @@ vm-test-old: ## the same with an older kernel
 	@$(TOOLS) guest
 	@GUEST_KERNEL=release tests/vm/lane $(TARGET)/lanes/vm-old.xml
 
-bench: release ## measure the figures, into target/bench.json; ARGS="--quick", or names of figures
+bench: release bench-plugin ## measure the figures, into target/bench.json; ARGS="--quick", or names of figures
 	@mkdir -p $(TARGET)
 	@$(TARGET)/release/palisade-bench --out $(TARGET)/bench.json $(ARGS)
+
+# The plugin whose starts are measured, linked statically: against musl where rustup has that target, else against glibc.
+ARCH := $(shell uname -m)
+.PHONY: bench-plugin
+bench-plugin:
+	@set -eu; triple=$(ARCH)-unknown-linux-musl; \
+	if [ ! -d "$$(rustc --print target-libdir --target $$triple 2>/dev/null)" ]; then triple=$(ARCH)-unknown-linux-gnu; fi; \
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --release -p palisade-tests --bin palisade-bench-plugin \
+	    --target $$triple --target-dir $(TARGET)/static; \
+	install -m 755 $(TARGET)/static/$$triple/release/palisade-bench-plugin $(TARGET)/release/palisade-bench-plugin-static
 
 FUZZ_SECONDS ?= 30
 fuzz: ## run every fuzz target for FUZZ_SECONDS (30)

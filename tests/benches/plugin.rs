@@ -21,6 +21,7 @@ fn main() -> Exit {
         .with(Action::new("echo", "Returns its parameters as they came.").idempotent().handler(echo))
         .action("blob", "Returns that many bytes as one value.", blob)
         .with(Action::new("pour", "Sends that many bytes as a stream.").output_bytes().handler(pour))
+        .action("misbehave", "Spins, forks, floods its log and fills its memory, for as long as it lives.", misbehave)
         .with(Action::new("drink", "Takes a stream of bytes and touches them.").input_bytes().handler(drink))
         .run()
 }
@@ -67,6 +68,48 @@ async fn pour(call: Call, size: Size) -> Result<()> {
         left -= step;
     }
     Ok(())
+}
+
+/// Begins to do harm and answers. Whatever is refused is tried again.
+async fn misbehave(_call: Call, size: Size) -> Result<()> {
+    std::thread::spawn(|| {
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    // It may not execute anything, but the process that was to do so has been made by then.
+    std::thread::spawn(|| {
+        loop {
+            let _ = palisade_tests::command::command("/plugin/main").spawn();
+        }
+    });
+    std::thread::spawn(|| {
+        let line = [&[b'f'; 255][..], b"\n"].concat().repeat(16);
+        loop {
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), &line);
+        }
+    });
+    std::thread::spawn(move || {
+        loop {
+            fill(size.bytes);
+        }
+    });
+    Ok(())
+}
+
+/// Takes memory until there is no more or almost so much: with a controller, all of it would be its end.
+fn fill(bytes: usize) {
+    const STEP: usize = 1 << 20;
+    let mut taken: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..bytes / STEP / 8 * 7 {
+        let mut more = Vec::new();
+        if more.try_reserve_exact(STEP).is_err() || taken.try_reserve(1).is_err() {
+            return;
+        }
+        more.resize(STEP, 1);
+        taken.push(more);
+    }
+    std::hint::black_box(&taken);
 }
 
 async fn drink(call: Call, (): ()) -> Result<u8> {

@@ -192,6 +192,8 @@ pub struct GenerationStatus {
     pub phase: String,
     #[serde(default)]
     pub process_id: Option<u32>,
+    #[serde(default)]
+    pub hello_after_us: Option<u64>,
 }
 
 /// What is known about an end.

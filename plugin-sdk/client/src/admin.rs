@@ -343,6 +343,9 @@ pub struct GenerationStatus {
     /// Its process id, as the host has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process_id: Option<u32>,
+    /// How long it took from the beginning of its launch to its hello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello_after_us: Option<u64>,
     /// Calls under way.
     pub calls_in_flight: u32,
     /// The age of the oldest call, as the plugin said in its last pong.

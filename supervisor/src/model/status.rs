@@ -172,6 +172,9 @@ pub struct GenerationStatus {
     pub since_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_id: Option<u32>,
+    /// How long it took from the beginning of its launch to its hello.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hello_after_us: Option<u64>,
     pub calls_in_flight: u32,
     /// The age of the oldest call, as the plugin itself said in its last pong.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -167,11 +167,19 @@ pub struct Seen {
     pub processes: Option<(u32, u32)>,
     /// What it was built with, as its Hello said.
     pub software: Option<String>,
+    /// How long it took from the beginning of its launch to its Hello.
+    pub hello_after: Option<Duration>,
 }
 
 impl Gauge {
     fn new() -> Self {
-        let seen = Seen { phase: Phase::Starting, since: SystemTime::now(), processes: None, software: None };
+        let seen = Seen {
+            phase: Phase::Starting,
+            since: SystemTime::now(),
+            processes: None,
+            software: None,
+            hello_after: None,
+        };
         Self {
             in_flight: AtomicU32::new(0),
             idle_since_ms: AtomicU64::new(0),
@@ -234,6 +242,7 @@ pub fn start(
         voice,
         told,
         started,
+        launched: Instant::now(),
         gauge: gauge.clone(),
         machine,
         link,
@@ -275,6 +284,8 @@ struct Task {
     voice: Voice,
     told: mpsc::Sender<(Generation, Told)>,
     started: Instant,
+    /// When its launch began.
+    launched: Instant,
     gauge: Arc<Gauge>,
     machine: Machine,
     link: Link,
@@ -374,6 +385,7 @@ impl Task {
     }
 
     async fn run(mut self) {
+        self.launched = Instant::now();
         match self.blueprint.launch(self.number) {
             Ok((Child { input, output, stdout, stderr, control }, snapshot)) => {
                 self.logs = Some(tokio::spawn(logs::capture(self.voice.clone(), stdout, stderr)));
@@ -784,7 +796,11 @@ impl Task {
         };
         let features = common_features(&hello.features);
         self.link.agree(&features);
-        self.gauge.change(|seen| seen.software = Some(hello.software));
+        let hello_after = self.launched.elapsed();
+        self.gauge.change(|seen| {
+            seen.software = Some(hello.software);
+            seen.hello_after = Some(hello_after);
+        });
         let manifest = &self.blueprint.manifest;
         let ready_within =
             self.machine.deadline().map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));

@@ -8,7 +8,11 @@
 mod agent;
 mod call;
 mod codec_relay;
+mod confined;
+mod confined_floor;
+mod egress;
 mod floor;
+mod harm;
 mod measure;
 mod memory;
 mod payload;
@@ -69,6 +73,11 @@ const GROUPS: &[Group] = &[
     Group { names: payload::NAMES, run: payload::run },
     Group { names: scale::NAMES, run: scale::run },
     Group { names: start::NAMES, run: start::run },
+    Group { names: confined::NAMES, run: confined::run },
+    Group { names: confined::CALL, run: confined::calls },
+    Group { names: harm::KILL, run: harm::kill },
+    Group { names: harm::NEIGHBOUR, run: harm::neighbour },
+    Group { names: egress::NAMES, run: egress::run },
     Group { names: memory::NAMES, run: memory::run },
 ];
 

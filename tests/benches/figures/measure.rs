@@ -16,6 +16,8 @@ pub(crate) struct Effort {
     pub(crate) span: Duration,
     /// Payloads of one round.
     pub(crate) payloads: usize,
+    /// Confined starts of each kind, spread over the whole measurement.
+    pub(crate) starts: usize,
     /// The "1,000" of the figures about many plugins.
     pub(crate) many: usize,
     /// The "100".
@@ -28,10 +30,10 @@ impl Effort {
     pub(crate) fn new(quick: bool, floors_only: bool) -> Self {
         if quick {
             let span = Duration::from_millis(100);
-            Self { rounds: 1, calls: 500, span, payloads: 2, many: 20, hundred: 10, floors_only }
+            Self { rounds: 1, calls: 500, span, payloads: 2, starts: 3, many: 20, hundred: 10, floors_only }
         } else {
             let span = Duration::from_millis(1000);
-            Self { rounds: 5, calls: 20_000, span, payloads: 15, many: 1000, hundred: 100, floors_only }
+            Self { rounds: 5, calls: 20_000, span, payloads: 15, starts: 60, many: 1000, hundred: 100, floors_only }
         }
     }
 }

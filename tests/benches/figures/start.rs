@@ -63,11 +63,7 @@ fn directly(count: usize) -> anyhow::Result<f64> {
         rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum },
     )
     .context("raising the descriptor limit")?;
-    // Pipes get numbers above 4, so that neither end lies where a child's descriptors go.
-    let mut below = Vec::new();
-    while below.last().is_none_or(|file: &File| file.as_raw_fd() < 4) {
-        below.push(File::options().read(true).write(true).open("/dev/null").context("opening /dev/null")?);
-    }
+    let below = above_standard(4)?;
     let null = &below[0];
     let begun = Instant::now();
     for number in 0..count {
@@ -85,12 +81,7 @@ fn directly(count: usize) -> anyhow::Result<f64> {
         children.push((child, File::from(our_input), our_output));
     }
     for (_, input, _) in &mut children {
-        let mut header = [0; HEADER_BYTES];
-        input.read_exact(&mut header).context("a child said nothing")?;
-        let header = Header::read(&header);
-        ensure!(header.kind == Kind::Hello as u8, "the first frame is a hello");
-        let mut body = vec![0; header.len as usize];
-        input.read_exact(&mut body).context("a child's hello is cut off")?;
+        read_hello(input)?;
     }
     let took = begun.elapsed().as_secs_f64() * 1e3;
     let mut ends = Vec::with_capacity(count);
@@ -104,7 +95,26 @@ fn directly(count: usize) -> anyhow::Result<f64> {
     Ok(took)
 }
 
+/// `/dev/null`, so often that what is opened next lies above `last`, and not where a child's descriptors go.
+pub(crate) fn above_standard(last: i32) -> anyhow::Result<Vec<File>> {
+    let mut below = Vec::new();
+    while below.last().is_none_or(|file: &File| file.as_raw_fd() < last) {
+        below.push(File::options().read(true).write(true).open("/dev/null").context("opening /dev/null")?);
+    }
+    Ok(below)
+}
+
+/// Waits for a plugin's first frame.
+pub(crate) fn read_hello(input: &mut File) -> anyhow::Result<()> {
+    let mut header = [0; HEADER_BYTES];
+    input.read_exact(&mut header).context("a child said nothing")?;
+    let header = Header::read(&header);
+    ensure!(header.kind == Kind::Hello as u8, "the first frame is a hello");
+    let mut body = vec![0; header.len as usize];
+    input.read_exact(&mut body).context("a child's hello is cut off")
+}
+
 /// Both ends are closed by exec, so that a child holds no other's pipe.
-fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("making a pipe")
 }

@@ -1,11 +1,11 @@
 //! What is measured: a daemon with the benchmark's plugin under one or more names.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, ensure};
 use palisade_protocol::SUPERVISOR_ID;
-use palisade_tests::command::built;
+use palisade_tests::command::{bin_dir, built};
 use palisade_tests::daemon::{Daemon, DaemonOptions};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::wire::Agent;
@@ -19,6 +19,16 @@ pub(crate) fn plugin_binary() -> PathBuf {
     built("palisade-bench-plugin")
 }
 
+/// The same, linked statically: a dynamic one spends most of its start on looking for libraries.
+pub(crate) fn static_plugin_binary() -> PathBuf {
+    let path = bin_dir().join("palisade-bench-plugin-static");
+    if path.is_file() {
+        return path;
+    }
+    eprintln!("NOT SHOWN HERE: starts of a static plugin; `make bench` builds it");
+    plugin_binary()
+}
+
 /// A daemon with that many plugins.
 pub(crate) struct Subject {
     daemon: Daemon,
@@ -28,19 +38,39 @@ pub(crate) struct Subject {
 impl Subject {
     /// Starts the daemon, at the place of the calling thread. No plugin runs yet.
     pub(crate) fn start(plugins: usize) -> anyhow::Result<Self> {
+        Self::start_with(plugins, &plugin_binary(), &[])
+    }
+
+    /// The same with this program in place of the usual one.
+    pub(crate) fn start_of(plugins: usize, program: &Path) -> anyhow::Result<Self> {
+        Self::start_with(plugins, program, &[])
+    }
+
+    /// The same with a launcher that confines nothing.
+    pub(crate) fn start_bare(plugins: usize, program: &Path) -> anyhow::Result<Self> {
+        let launcher = built("palisade-bench-launcher");
+        Self::start_with(plugins, program, &["--launcher", &launcher.to_string_lossy()])
+    }
+
+    fn start_with(plugins: usize, program: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         // One file under many names: a thousand copies would measure the disk.
         let shared = tempfile::Builder::new().prefix("palisade-bench-").tempdir().context("a folder")?;
         let original = shared.path().join("plugin");
-        std::fs::copy(plugin_binary(), &original).context("copying the plugin")?;
+        std::fs::copy(program, &original).context("copying the plugin")?;
         let packages = (0..plugins).map(|number| {
             let name = plugin_name(number);
             Package::new(&name, Entry::Link(original.clone()))
                 .environment("BENCH_ID", &name)
                 .with("limits", json!({"concurrency": 256, "queue": 256}))
         });
-        let daemon = Daemon::try_start(DaemonOptions::with(packages).quiet())
+        let daemon = Daemon::try_start(DaemonOptions::with(packages).arguments(arguments).quiet())
             .map_err(|failed| anyhow!("palisaded did not come up ({})", failed.status))?;
         Ok(Self { daemon, plugins })
+    }
+
+    /// The daemon, for what is asked of it beside calls.
+    pub(crate) fn daemon(&self) -> &Daemon {
+        &self.daemon
     }
 
     pub(crate) fn pid(&self) -> u32 {
