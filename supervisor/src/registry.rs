@@ -83,6 +83,11 @@ pub fn discover(directories: &[PathBuf]) -> Result<Discovery, DirectoryError> {
         if !metadata.is_dir() {
             return Err(problem("is not a folder".to_owned(), "name the folder that holds plugin folders"));
         }
+        let unreadable = |error: std::io::Error| {
+            problem(format!("cannot be read: {error}"), "see its permissions and those of the folders above it")
+        };
+        // Before anything in it is looked at: what cannot be read is no package that is odd.
+        let entries = fs::read_dir(directory).map_err(unreadable)?;
         match manifest_of(directory) {
             Ok(true) => {
                 discovery.look_at(directory);
@@ -94,11 +99,8 @@ pub fn discover(directories: &[PathBuf]) -> Result<Discovery, DirectoryError> {
                 continue;
             }
         }
-        let unreadable = |error: std::io::Error| {
-            problem(format!("cannot be read: {error}"), "see its permissions and those of the folders above it")
-        };
         let mut folders = Vec::new();
-        for entry in fs::read_dir(directory).map_err(unreadable)? {
+        for entry in entries {
             let path = entry.map_err(unreadable)?.path();
             if folders.len() == PACKAGES_MAX {
                 return Err(problem(

@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 
 use palisade_protocol::ErrorCode;
 use palisade_tests::command::{built, command};
-use palisade_tests::daemon::Daemon;
+use palisade_tests::daemon::{Daemon, DaemonOptions};
 use palisade_tests::package::{Entry, Package};
 use serde_json::{Value, json};
 
@@ -220,5 +220,41 @@ fn the_everyday_commands() {
     expect_text(&run(&["info", "echo"]), "0.1.0");
     run(&["logs"]);
     run(&["completions", "bash"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Whoever is in the socket's group is let in, and nobody else.
+#[test]
+fn members_of_the_sockets_group_are_let_in() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can be somebody else, so what members of `socket_group` get was not shown");
+        return;
+    }
+    // A daemon can give its socket only to a group of its own.
+    let group = palisade_tests::daemon::other_user().unwrap_or(60_123);
+    let options = DaemonOptions::with([Package::echo()]).configuration(&format!("socket_group = {group}\n"));
+    let daemon = Daemon::start(options);
+    std::fs::set_permissions(daemon.path(), std::fs::Permissions::from_mode(0o755)).expect("the folder is ours");
+    let ask = |group: u32| {
+        let mut asking = command("setpriv");
+        asking.args(["--reuid=60124", &format!("--regid={group}"), "--clear-groups", "--inh-caps=-all", "--"]);
+        asking
+            .arg(built("palisade"))
+            .arg("--socket")
+            .arg(daemon.socket())
+            .args(["call", "echo", "echo", "--params", "1"]);
+        let output = asking.stdin(Stdio::null()).env("NO_COLOR", "1").output().expect("it can be executed");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (status, said) = ask(group);
+    if status == Some(126) {
+        println!("SKIPPED: another user cannot execute the programs where they lie, so `socket_group` was not shown");
+        return;
+    }
+    assert_eq!((status, said.trim()), (Some(0), "1"));
+    let (status, said) = ask(60_125);
+    assert_ne!(status, Some(0), "{said}");
+    expect_text(&said, "palisade: error: this user may not use the socket ");
     daemon.stop_and_expect_no_orphans();
 }
