@@ -127,6 +127,7 @@ impl Bubblewrap {
                     };
                     add(&[how, path, &target]);
                 }
+                Source::Granted { .. } => bail!("the plugin that is measured is granted no files"),
                 Source::New { kind, .. } if kind.as_bytes() == b"proc" => add(&[c"--proc", &target]),
                 Source::New { .. } => add(&[c"--tmpfs", &target]),
             }
@@ -289,7 +290,7 @@ fn mounts(text: &mut String, root: &Root) -> anyhow::Result<()> {
     writeln!(text, "}};")?;
     let mapped = root.mounts.iter().find_map(|mount| match &mount.source {
         Source::Bind { idmap, .. } => *idmap,
-        Source::New { .. } => None,
+        Source::Granted { .. } | Source::New { .. } => None,
     });
     if let Some(map) = mapped {
         writeln!(text, "#define IDMAP_USER \"{} {} 1\\n\"", map.disk_uid, map.host_uid)?;
