@@ -17,7 +17,7 @@ TOOLS := .ci/tools
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all build demo run check test vm-test vm-test-old bench fuzz install uninstall clean help programs release
+.PHONY: all build demo run check test vm-test vm-test-old security-page bench fuzz install uninstall clean help programs release
 
 all: build
 
@@ -63,6 +63,9 @@ vm-test: ## the daemon as a systemd service, and its limits, in an emulated gues
 vm-test-old: ## the same with an older kernel
 	@$(TOOLS) guest
 	@GUEST_KERNEL=release tests/vm/lane $(TARGET)/lanes/vm-old.xml
+
+security-page: ## write the table of docs/security.md anew, from the rows that the hostile suite runs
+	@PALISADE_WRITE_PAGES=1 $(CARGO) test --quiet -p palisade-tests --lib rows::tests::the_page_is_the_table
 
 bench: release bench-plugin ## measure the figures, into target/bench.json; ARGS="--quick", or names of figures
 	@mkdir -p $(TARGET)

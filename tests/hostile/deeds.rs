@@ -85,6 +85,8 @@ const NAMES: &[&str] = &[
     "fork-and-die",
     // It takes what it can get. What it is refused at once is among the escapes.
     "cpu-spin",
+    // One attempt of one row of the table.
+    "attempt",
     // It floods.
     "log-flood",
     "log-nasty",
@@ -420,7 +422,7 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             ok(wire, id, NIL);
         }
         "log-frames" => {
-            for number in 0..100_000 {
+            for number in 0..frames(100_000) {
                 let message = format!("frame {number} {}", "l".repeat(100));
                 wire.send(
                     Kind::Log,
@@ -433,35 +435,36 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             ok(wire, id, NIL);
         }
         "progress-flood" => {
-            for number in 0..200_000_u32 {
-                let percentage = Some(f64::from(number) / 2000.0);
+            let most = frames(200_000);
+            for number in 0..most {
+                let percentage = Some(f64::from(number) / f64::from(most) * 100.0);
                 wire.send(Kind::Progress, Flags::NONE, id, &Progress { percentage, ..Progress::default() }, &[]);
             }
             ok(wire, id, &rmp("done"));
         }
         "host-call-flood" => {
-            for _ in 0..100_000 {
+            for _ in 0..frames(100_000) {
                 let own = ledger.own_id();
                 wire.send(Kind::HostCall, Flags::NONE, own, &HostCall { op: "self", call: None }, NIL);
             }
             linger();
         }
         "ping-flood" => {
-            for _ in 0..100_000 {
+            for _ in 0..frames(100_000) {
                 let own = ledger.own_id();
                 wire.send(Kind::Ping, Flags::NONE, own, &Ping::default(), &[]);
             }
             linger();
         }
         "extend-flood" => {
-            for _ in 0..100_000 {
+            for _ in 0..frames(100_000) {
                 wire.send(Kind::Extend, Flags::NONE, 0, &Extend { by_ms: u64::MAX, reason: String::new() }, &[]);
             }
             ok(wire, id, NIL);
         }
         "stream-flood" => {
             open(wire, id);
-            for _ in 0..200_000 {
+            for _ in 0..frames(200_000) {
                 data(wire, id, 1);
             }
             linger();
@@ -480,7 +483,9 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
         // Not answered: `ignore-cancel` for that reason, `swallow` when its stream ends.
         action => {
             let parameters = rmp_serde::from_slice(payload).unwrap_or_default();
-            if let Some(outcomes) = escapes::attempt(action, &parameters) {
+            if action == "attempt" {
+                ok(wire, id, &rmp(&crate::attempts::make(&parameters)));
+            } else if let Some(outcomes) = escapes::attempt(action, &parameters) {
                 ok(wire, id, &rmp_serde::to_vec(&outcomes).unwrap_or_else(|error| panic!("a map of strings: {error}")));
             }
         }
@@ -502,6 +507,12 @@ fn descend() {
             std::process::exit(0);
         }
     }
+}
+
+/// How many frames a flood has, at most that many.
+fn frames(most: u32) -> u32 {
+    let told = std::env::var("HOSTILE_FLOOD_FRAMES").ok().and_then(|text| text.parse::<u32>().ok());
+    told.map_or(most, |told| told.min(most))
 }
 
 /// A gigabyte on stderr in lines, or as much as it is told.

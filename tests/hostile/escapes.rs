@@ -100,7 +100,7 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
                     Some(("write", path)) => OpenOptions::new().append(true).open(path).map(drop),
                     Some(("create", path)) => create(path),
                     Some(("remove", path)) => fs::remove_file(path),
-                    Some(("execute", path)) => sys::execute(path),
+                    Some(("execute", path)) => sys::execute(path, &[]),
                     Some(("device", path)) => sys::mknod(path, libc::S_IFCHR, 1, 3),
                     _ => continue,
                 };
@@ -303,7 +303,7 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
         "exec-data" => {
             let made = fs::copy("/proc/self/exe", "/data/evil")
                 .and_then(|_| fs::set_permissions("/data/evil", std::os::unix::fs::PermissionsExt::from_mode(0o755)));
-            met("/data/evil", made.and_then(|()| sys::execute("/data/evil")));
+            met("/data/evil", made.and_then(|()| sys::execute("/data/evil", &sys::NOTHING)));
         }
         "landlock-again" => met("no_new_privs", sys::no_new_privs()),
         "look" => look(&mut outcomes),
@@ -383,7 +383,7 @@ pub(crate) fn c_string(text: &str) -> CString {
 }
 
 /// `ok`, or the error's name.
-fn name(result: io::Result<()>) -> String {
+pub(crate) fn name(result: io::Result<()>) -> String {
     let Err(error) = result else { return "ok".to_owned() };
     match error.raw_os_error() {
         Some(number) => {

@@ -4,6 +4,7 @@
 //! starts and lives, the action of a call what it does then; `HOSTILE_ID` what it calls itself. Modes and actions are the rows of
 //! the tests, which say what has to follow. With two arguments, a row of `escapes` and its parameters, it makes that attempt alone. In mode `tame`, and between misdeeds, it keeps to the rules.
 
+mod attempts;
 mod deeds;
 mod escapes;
 mod proxy;
@@ -41,9 +42,15 @@ fn main() {
     }
     if let [row, parameters] = &arguments[..] {
         let parameters = serde_json::from_str(parameters).unwrap_or_else(|error| panic!("parameters: {error}"));
+        if row == "attempt" {
+            return println!("{}", attempts::make(&parameters));
+        }
+        if row == "who" {
+            std::process::exit(if sys::is_somebody_else() { 1 } else { sys::RAN });
+        }
         match escapes::attempt(row, &parameters) {
             Some(outcomes) => println!("{}", serde_json::json!(outcomes)),
-            None => std::process::exit(64),
+            None => std::process::exit(sys::RAN),
         }
         return;
     }

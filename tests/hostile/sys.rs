@@ -203,15 +203,48 @@ pub(crate) fn lock_memory(bytes: usize) -> io::Result<()> {
     }
 }
 
-/// Becomes that program in a child, and says how the attempt went: the child's exit is the error's number.
-pub(crate) fn execute(path: &str) -> io::Result<()> {
+/// The exit code with which this program, executed by itself, says that it ran.
+pub(crate) const RAN: i32 = 64;
+
+/// With these it does nothing and exits with `RAN`.
+pub(crate) const NOTHING: [&str; 2] = ["no-such-row", "null"];
+
+/// Becomes that program in a child, and says how the attempt went: the child's exit is the error's number, or `RAN`.
+pub(crate) fn execute(path: &str, arguments: &[&str]) -> io::Result<()> {
     let path = c_string(path);
-    // SAFETY: this program has one thread; the child executes or exits, with arrays that live until then.
+    let arguments: Vec<_> = arguments.iter().map(|text| c_string(text)).collect();
+    let mut pointers: Vec<_> =
+        std::iter::once(path.as_ptr()).chain(arguments.iter().map(|text| text.as_ptr())).collect();
+    pointers.push(std::ptr::null());
+    // SAFETY: the path and the array of arguments are C strings that live until the child has executed or exited.
+    in_a_child(|| unsafe { libc::execv(path.as_ptr(), pointers.as_ptr()) })
+}
+
+/// The same with a program that is only in memory.
+pub(crate) fn execute_memory_file(program: &[u8]) -> io::Result<()> {
+    // SAFETY: the name is a C string, and the descriptor is new, so that `File` owns it alone.
+    let mut file = unsafe {
+        let descriptor = libc::memfd_create(c"evil".as_ptr(), 0);
+        checked(descriptor.into())?;
+        File::from_raw_fd(descriptor)
+    };
+    io::Write::write_all(&mut file, program)?;
+    let arguments = [c_string("evil"), c_string("no-such-row"), c_string("null")];
+    let pointers = [arguments[0].as_ptr(), arguments[1].as_ptr(), arguments[2].as_ptr(), std::ptr::null()];
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let environment = [std::ptr::null::<libc::c_char>()];
+    // SAFETY: as above; the descriptor is open.
+    in_a_child(|| unsafe { libc::fexecve(descriptor, pointers.as_ptr(), environment.as_ptr()) })
+}
+
+/// Forks, lets the child execute, and says what came of it.
+fn in_a_child(execute: impl FnOnce() -> i32) -> io::Result<()> {
+    // SAFETY: this program has one thread; the child executes or exits.
     let status = unsafe {
         match libc::fork() {
             -1 => return Err(io::Error::last_os_error()),
             0 => {
-                libc::execv(path.as_ptr(), [path.as_ptr(), std::ptr::null()].as_ptr());
+                execute();
                 libc::_exit(io::Error::last_os_error().raw_os_error().unwrap_or(255));
             }
             child => {
@@ -222,9 +255,130 @@ pub(crate) fn execute(path: &str) -> io::Result<()> {
         }
     };
     match libc::WEXITSTATUS(status) {
-        0 => Ok(()),
+        RAN => Ok(()),
+        // The loader's own, which is no error of the kernel's.
+        127 => Err(io::Error::other("exit 127")),
         number => Err(io::Error::from_raw_os_error(number)),
     }
+}
+
+/// A system call by its number.
+pub(crate) fn call(number: libc::c_long, [a, b, c, d, e, f]: [i64; 6]) -> io::Result<i64> {
+    // SAFETY: the callers pass numbers, and addresses of what outlives the call and is as large as the kernel expects.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    checked(result).map(|()| result)
+}
+
+/// A new watcher of files.
+pub(crate) fn inotify() -> io::Result<std::os::fd::OwnedFd> {
+    let descriptor = call(libc::SYS_inotify_init, [0; 6])?;
+    // SAFETY: the descriptor is new, so that `OwnedFd` owns it alone.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor as i32) })
+}
+
+/// A process by `clone3`, which ends at once.
+pub(crate) fn clone3() -> io::Result<()> {
+    // The kernel's `struct clone_args` of its first version; the signal is the fifth field.
+    let mut arguments = [0_u64; 8];
+    arguments[4] = libc::SIGCHLD as u64;
+    let child = call(libc::SYS_clone3, [arguments.as_ptr() as i64, 64, 0, 0, 0, 0])?;
+    if child == 0 {
+        // SAFETY: the child of a process with one thread; it does nothing else.
+        unsafe { libc::_exit(0) };
+    }
+    end(child as i32);
+    Ok(())
+}
+
+/// A child that waits for a signal.
+pub(crate) fn waiting_child() -> io::Result<i32> {
+    // SAFETY: this program has one thread, and the child only waits until it is killed.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => loop {
+            // SAFETY: no memory is involved.
+            unsafe { libc::pause() };
+        },
+        child => Ok(child),
+    }
+}
+
+/// Ends a child.
+pub(crate) fn end(child: i32) {
+    let _ = kill(child, libc::SIGKILL);
+    // SAFETY: a null status is allowed; the child is ours and was killed.
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+}
+
+pub(crate) fn ptrace_seize(process: i32) -> io::Result<()> {
+    call(libc::SYS_ptrace, [libc::PTRACE_SEIZE.into(), process.into(), 0, 0, 0, 0]).map(drop)
+}
+
+/// Reads a byte of another process, from where this one has its program.
+pub(crate) fn read_memory_of(process: i32) -> io::Result<()> {
+    let mut byte = 0_u8;
+    let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: read_memory_of as *mut libc::c_void, iov_len: 1 };
+    let arguments = [process.into(), &raw const local as i64, 1, &raw const remote as i64, 1, 0];
+    call(libc::SYS_process_vm_readv, arguments).map(drop)
+}
+
+/// A socket by the i386 way of calling the kernel.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn int80_socket() -> io::Result<()> {
+    const SYS_SOCKET_I386: i64 = 359;
+    let result: i64;
+    // SAFETY: the call takes three numbers. rbx is kept by hand, as the compiler may need it.
+    unsafe {
+        std::arch::asm!(
+            "xchg {family}, rbx", "int 0x80", "xchg {family}, rbx",
+            family = inout(reg) i64::from(libc::AF_INET) => _,
+            inlateout("rax") SYS_SOCKET_I386 => result,
+            in("rcx") i64::from(libc::SOCK_STREAM), in("rdx") 0_i64,
+            lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
+        );
+    }
+    // Only the lower half is the result's.
+    let result = result as i32;
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn int80_socket() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Connects by sending, as TCP Fast Open does.
+pub(crate) fn fast_open(address: &str) -> io::Result<()> {
+    let address: std::net::SocketAddrV4 = address.parse().map_err(io::Error::other)?;
+    let socket = call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0, 0, 0])?;
+    // SAFETY: the descriptor is new, so that `OwnedFd` owns it alone.
+    let _socket = unsafe { std::os::fd::OwnedFd::from_raw_fd(socket as i32) };
+    let to = libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+        sin_zero: [0; 8],
+    };
+    let bytes = b"x";
+    let flags = libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL;
+    call(libc::SYS_sendto, [socket, bytes.as_ptr() as i64, 1, flags.into(), &raw const to as i64, 16]).map(drop)
+}
+
+/// Enters one more Landlock domain, in which no device can be made.
+pub(crate) fn landlock_domain() -> io::Result<()> {
+    no_new_privs()?;
+    let make_char = 1_u64 << 6;
+    let set = call(libc::SYS_landlock_create_ruleset, [&raw const make_char as i64, 8, 0, 0, 0, 0])?;
+    // SAFETY: the descriptor is new, so that `OwnedFd` owns it alone.
+    let _set = unsafe { std::os::fd::OwnedFd::from_raw_fd(set as i32) };
+    call(libc::SYS_landlock_restrict_self, [set, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// Whether executing this program has given it another user than that of whoever did.
+pub(crate) fn is_somebody_else() -> bool {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() != libc::getuid() }
 }
 
 pub(crate) fn no_new_privs() -> io::Result<()> {

@@ -586,6 +586,22 @@ impl Daemon {
         assert!(status.success(), "prlimit: {status}");
     }
 
+    /// Sets how many processes its user may have where it makes one, in the form of `prlimit`, and returns what it was.
+    ///
+    /// # Panics
+    /// When it cannot be set.
+    pub fn limit_processes(&self, most: &str) -> String {
+        let text = fs::read_to_string(format!("/proc/{}/limits", self.pid())).expect("it runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("Max processes")).expect("there is such a limit");
+        let before = line.split_whitespace().next().unwrap_or("unlimited").to_owned();
+        let program = Path::new("prlimit");
+        let mut command = other_user().map_or_else(|| command(program), |uid| as_user(uid, program));
+        let pid = format!("--pid={}", self.pid());
+        let status = command.args([pid, format!("--nproc={most}")]).status().expect("prlimit is there");
+        assert!(status.success(), "prlimit: {status}");
+        format!("{before}:")
+    }
+
     /// Notes which processes and cgroups belong to it now.
     pub fn remember(&mut self) {
         for process in process::descendants(self.pid()) {

@@ -9,4 +9,6 @@ pub mod command;
 pub mod daemon;
 pub mod package;
 pub mod process;
+pub mod rows;
 pub mod wire;
+pub mod world;

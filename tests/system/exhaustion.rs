@@ -1,5 +1,6 @@
 //! A daemon that runs out of something says so, goes on with what it has, and recovers when there is room again.
 
+use palisade_protocol::{ErrorCode, Fault};
 use palisade_tests::daemon::{Daemon, DaemonOptions, other_user, wait_for};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::process;
@@ -53,6 +54,31 @@ fn no_descriptors_for_a_plugin() {
     wait_for("descriptors", || (process::descriptors(daemon.pid()).expect("it runs") < 40).then_some(()));
     daemon.operate("start", &json!({"plugin": "hostile"})).expect("there is room now");
     expect_echo(&daemon, "hostile");
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// No process can be made for a plugin (EAGAIN): its call learns that, those that run go on, and later it starts. The limit counts all
+/// that the user has, so the test has a user of its own; root's is not held to it.
+#[test]
+fn no_processes_for_a_plugin() {
+    if other_user().is_none() {
+        println!("SKIPPED: root is not held to a number of processes; shown as an ordinary user");
+        return;
+    }
+    let restart = json!({"policy": "never", "backoff_initial_ms": 10, "backoff_max_ms": 10});
+    let daemon = Daemon::with([Package::echo(), hostile("tame").with("restart", restart)]);
+    let neighbour = daemon.neighbour();
+    let before = daemon.limit_processes("1:");
+    let error = daemon.agent().call("hostile", "echo", &json!(1)).expect_err("there is no process for it");
+    assert_eq!(
+        (error.code, error.fault, error.retryable),
+        (ErrorCode::ResourceExhausted, Fault::Host, true),
+        "{error}"
+    );
+    daemon.limit_processes(&before);
+    wait_for("a process", || daemon.agent().call("hostile", "echo", &json!(2)).ok());
+    assert!(!daemon.status("hostile").quarantined);
     neighbour.expect_unharmed(&daemon);
     daemon.stop_and_expect_no_orphans();
 }

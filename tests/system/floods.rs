@@ -2,10 +2,11 @@
 
 use palisade_protocol::ErrorCode;
 use palisade_tests::daemon::Daemon;
+use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::{Value, json};
 
-use crate::support::{daemon_with, error, expect_echo, full, hostile};
+use crate::support::{daemon_with, error, expect_echo, full, hostile, in_the_guest};
 
 /// However much a plugin says, the daemon takes no more than this.
 const DAEMON_KIB_MAX: u64 = 64 << 10;
@@ -23,13 +24,23 @@ fn log_lines(daemon: &Daemon, lines: u32) -> Vec<Value> {
     got.items
 }
 
+/// The hostile plugin, with as much of a flood as this machine gets through: held to half of one processor, and that emulated,
+/// it would not come to an end of the whole.
+fn flooding() -> Package {
+    let (mebibytes, frames) = match (full(), in_the_guest()) {
+        (true, _) => ("1024", "200000"),
+        (false, false) => ("64", "200000"),
+        (false, true) => ("4", "10000"),
+    };
+    hostile("tame").environment("HOSTILE_FLOOD_MIB", mebibytes).environment("HOSTILE_FLOOD_FRAMES", frames)
+}
+
 /// A flood that ends: the call is answered, and the log says what was dropped.
 fn flood(row: &str) -> Daemon {
     // A flood blocks the plugin's only thread, so its watchdog has to be patient.
-    let patient = hostile("tame")
+    let patient = flooding()
         .with("limits", json!({"call_timeout_seconds": 300, "stop_grace_seconds": 1}))
-        .with("watchdog", json!({"interval_seconds": 300, "timeout_seconds": 300}))
-        .environment("HOSTILE_FLOOD_MIB", if full() { "1024" } else { "64" });
+        .with("watchdog", json!({"interval_seconds": 300, "timeout_seconds": 300}));
     let daemon = daemon_with(patient);
     let neighbour = daemon.neighbour();
     let outcome = daemon.agent().call("hostile", row, &json!(null));
@@ -83,7 +94,7 @@ fn a_hundred_thousand_log_frames() {
 
 #[test]
 fn two_hundred_thousand_progress_frames() {
-    let daemon = daemon_with(hostile("tame"));
+    let daemon = daemon_with(flooding());
     let neighbour = daemon.neighbour();
     let mut agent = daemon.agent();
     let id = agent.begin("hostile", "progress-flood", &json!(null));
@@ -99,7 +110,7 @@ fn two_hundred_thousand_progress_frames() {
 /// The caller does not read while they come: they are coalesced, not kept.
 #[test]
 fn progress_for_a_caller_who_does_not_read() {
-    let daemon = daemon_with(hostile("tame"));
+    let daemon = daemon_with(flooding());
     let neighbour = daemon.neighbour();
     let mut deaf = daemon.agent();
     let id = deaf.begin("hostile", "progress-flood", &json!(null));
@@ -118,7 +129,7 @@ fn extensions_while_active() {
 
 /// It asks a hundred thousand times and never reads an answer.
 fn asks_without_reading(row: &str) {
-    let daemon = daemon_with(hostile("tame"));
+    let daemon = daemon_with(flooding());
     let neighbour = daemon.neighbour();
     error(daemon.agent().call("hostile", row, &json!(null)), ErrorCode::ProtocolViolation);
     expect_bounded(&daemon);
@@ -140,7 +151,7 @@ fn a_hundred_thousand_pings() {
 /// Many tiny pieces of a stream for a caller who reads none of them.
 #[test]
 fn a_stream_for_a_caller_who_does_not_read() {
-    let daemon = daemon_with(hostile("tame"));
+    let daemon = daemon_with(flooding());
     let neighbour = daemon.neighbour();
     let mut deaf = daemon.agent();
     let limit = std::time::Duration::from_secs(2);

@@ -15,6 +15,8 @@ use palisade_protocol::ErrorCode;
 use palisade_tests::command::{built, command};
 use palisade_tests::daemon::{Daemon, DaemonOptions, other_user};
 use palisade_tests::package::{Entry, Package};
+use palisade_tests::rows::{Attempt, Bites, ROWS, Row};
+use palisade_tests::world::World;
 use serde_json::{Value, json};
 
 use crate::support::{error, expect_echo, expect_text, hostile};
@@ -66,6 +68,74 @@ fn landlock_answers(daemon: &Daemon) -> bool {
     let guarantees = info["guarantees"].as_array().expect("a list").clone();
     let landlock = guarantees.iter().find(|guarantee| guarantee["control"] == "landlock").expect("it is listed");
     landlock["state"] == "enforced"
+}
+
+/// The limits that the exhausting rows meet.
+fn tight() -> Value {
+    json!({"open_files": 64, "file_size_mib": 48, "start_timeout_seconds": 2, "stop_grace_seconds": 1})
+}
+
+/// What an attempt meets in a plugin; that it was killed for it is told by its call.
+fn met(daemon: &Daemon, row: &Row, attempt: &Attempt, world: &Value) -> String {
+    let parameters = json!({"row": row.name, "what": attempt.what, "world": world});
+    match daemon.agent().call("hostile", "attempt", &parameters) {
+        Ok(met) => met.as_str().unwrap_or_default().to_owned(),
+        Err(error) if error.code == ErrorCode::Crashed => {
+            let signal =
+                error.message.split_once("killed by ").map(|(_, rest)| rest.split([' ', ',', ';', ':']).next());
+            signal.flatten().unwrap_or(&error.message).to_owned()
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Every attempt of every row, in a plugin that was granted nothing.
+#[test]
+fn every_row_meets_what_the_table_says() {
+    let world = World::new();
+    let daemon = Daemon::with([Package::echo(), hostile("tame").with("limits", tight())]);
+    let neighbour = daemon.neighbour();
+    let told = world.told(Path::new("/plugin"), Path::new("/data"), daemon.pid(), 1);
+    let mut wrong = Vec::new();
+    for row in ROWS {
+        for attempt in row.attempts() {
+            let met = met(&daemon, row, attempt, &told);
+            if !attempt.met.contains(&met.as_str()) {
+                wrong.push(format!("{}: {}: {met}, and not {:?}", row.name, attempt.what, attempt.met));
+            }
+        }
+        // Whatever it did, it is alive, or its successor is.
+        expect_echo(&daemon, "hostile");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What only a process outside of all this succeeds at, since the fence cannot be taken away.
+#[test]
+fn outside_they_succeed() {
+    let world = World::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut decoy = command("sleep").arg("1000").spawn().expect("sleep is everywhere");
+    let told = world.told(folder.path(), folder.path(), decoy.id(), decoy.id());
+    let mut wrong = Vec::new();
+    for row in ROWS {
+        for attempt in row.attempts().iter().filter(|attempt| attempt.bites == Bites::Outside) {
+            let parameters = json!({"row": row.name, "what": attempt.what, "world": told}).to_string();
+            // One descriptor more than a plugin has, for the row that looks for such.
+            let script = "exec 9</dev/null; exec \"$0\" attempt \"$1\"";
+            let output = command("sh").args(["-c", script]).arg(built("palisade-hostile")).arg(parameters).output();
+            let output = output.expect("it runs");
+            let met = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            if attempt.met.contains(&met.as_str()) || met.is_empty() || (met != "ok" && row.name != "fd-inherit") {
+                wrong.push(format!("{}: {}: {met}: {output:?}", row.name, attempt.what));
+            }
+        }
+    }
+    decoy.kill().expect("it is ours");
+    decoy.wait().expect("it is ours");
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -286,6 +356,25 @@ fn memory_file_systems_are_bounded() {
     let filled = inside(&daemon, "disk-fill", &json!(["/tmp/big", "/dev/shm/big"]));
     expect(&filled, &[("/tmp/big", "ENOSPC"), ("/dev/shm/big", "ENOSPC")]);
     daemon.stop_and_expect_no_orphans();
+}
+
+/// Names that are paths, files of the kernel's, too long, or none: the package is refused by what is wrong, and nothing is made for it.
+#[test]
+fn names_that_are_no_names() {
+    let long = "x".repeat(300);
+    for id in ["cgroup.procs", "../x", &long, "x\0y", "\u{43f}lugin", ".", "", "a/b", "palisade", "Hostile"] {
+        // The folder's own name is a decent one; it is the manifest that says otherwise.
+        let daemon = Daemon::with([Package::echo(), hostile("tame").with("id", json!(id))]);
+        let folder = daemon.path().join("state/data");
+        let list = daemon.operate("list", &json!({})).expect("it answers").to_string();
+        assert!(list.contains("\"echo\""), "{list}");
+        let made: Vec<_> =
+            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+        assert!(made.iter().all(|name| name == "echo"), "{id:?}: {made:?}");
+        let error = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::ConfigurationInvalid);
+        expect_text(&error.message, "plugin.json: `id` is");
+        daemon.stop_and_expect_no_orphans();
+    }
 }
 
 /// What is said to be enforced is what the kernel shows of the running process.

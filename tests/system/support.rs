@@ -10,10 +10,16 @@ pub(crate) fn full() -> bool {
     std::env::var_os("PALISADE_TEST_FULL").is_some_and(|value| value == "1")
 }
 
+/// In the guest, which is emulated, everything takes ten times as long: less is done there of what is only much.
+pub(crate) fn in_the_guest() -> bool {
+    std::env::var_os("PALISADE_TEST_GUEST").is_some()
+}
+
 /// The hostile plugin with short times, so that no test waits long for what it provokes.
 pub(crate) fn hostile(mode: &str) -> Package {
+    let start = if in_the_guest() { 10 } else { 2 };
     Package::hostile("hostile", mode)
-        .with("limits", json!({"start_timeout_seconds": 2, "stop_grace_seconds": 1, "drain_timeout_seconds": 2}))
+        .with("limits", json!({"start_timeout_seconds": start, "stop_grace_seconds": 1, "drain_timeout_seconds": 2}))
         .with("cancel_grace_seconds", json!(1))
         .with(
             "restart",

@@ -233,7 +233,12 @@ impl Blueprint {
                             LeafError::Refused { source, .. } => outlook(source, Outlook::Passing),
                             LeafError::Name(_) => Outlook::Lasting,
                         };
-                        return Err(LaunchFailure { message: error.to_string(), outlook, sandbox: true });
+                        // A host that is short of something for a while confines as well as ever.
+                        let (sandbox, short) = match outlook {
+                            Outlook::Shortage => (false, "; the daemon is short of descriptors, memory or processes"),
+                            Outlook::Passing | Outlook::Lasting => (true, ""),
+                        };
+                        return Err(LaunchFailure { message: format!("{error}{short}"), outlook, sandbox });
                     }
                     Err(error) if self.on_degraded == OnDegraded::Refuse && self.requires("cgroup") => {
                         let message = format!("cgroup: it is required, and there is none: {error}");

@@ -36,6 +36,9 @@ const LOCKED_BYTES: u64 = 1 << 20;
 const MESSAGE_QUEUE_BYTES: u64 = 64 << 10;
 const QUEUED_SIGNALS: u64 = 1024;
 
+/// A core of one byte: too small for a file, and the value at which the kernel starts no program to read one either. With 0 it would.
+const CORE_BYTES: u64 = 1;
+
 /// The main thread's stack: what everybody expects, and how far a program may raise it for itself.
 const STACK_BYTES: u64 = 8 << 20;
 const STACK_BYTES_MAX: u64 = 64 << 20;
@@ -480,7 +483,7 @@ pub fn limits(decided: &Decided, offer: &Offer, descriptors_max: u64) -> Vec<Lim
     let both = |resource, value| Limit { resource, soft: Some(value), hard: Some(value) };
     let mut limits = vec![
         both(Resource::Descriptors, decided.open_files.min(descriptors_max)),
-        both(Resource::Core, 0),
+        both(Resource::Core, CORE_BYTES),
         both(Resource::FileSize, bytes(decided.file_size_mib)),
         both(Resource::LockedMemory, LOCKED_BYTES),
         both(Resource::MessageQueues, MESSAGE_QUEUE_BYTES),

@@ -15,15 +15,18 @@ mod elf;
 mod sweep;
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
 
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use crate::model::generation::{LaunchFailure, Outlook};
@@ -203,7 +206,11 @@ impl Store {
         let _nothing_goes = self.copying.read().unwrap_or_else(PoisonError::into_inner);
         let mut entries = Vec::new();
         let mut bytes = 0;
-        self.walk(source, Path::new(""), 0, &mut entries, &mut bytes)?;
+        // Where the operator's folder leads is the operator's word; from there on no link is followed, whatever changes meanwhile.
+        let unreadable = |error: rustix::io::Errno| StoreError::Read { path: source.to_owned(), source: error.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(source, flags, Mode::empty()).map_err(unreadable)?;
+        self.walk(source, &folder, Path::new(""), 0, &mut entries, &mut bytes)?;
         let digest = tree_digest(&entries);
         let path = self.snapshots().join(&digest);
         if !self.is_whole(&path, &entries) {
@@ -244,22 +251,30 @@ impl Store {
     fn walk(
         &self,
         source: &Path,
+        folder: &OwnedFd,
         relative: &Path,
         depth: usize,
         entries: &mut Vec<Entry>,
         bytes: &mut u64,
     ) -> Result<(), StoreError> {
-        let folder = source.join(relative);
         let too_large = |limit: String| StoreError::TooLarge { path: source.to_owned(), limit };
         if depth > DEPTH_MAX {
             return Err(too_large(format!("{DEPTH_MAX} levels of folders")));
         }
-        let read = |error| StoreError::Read { path: folder.clone(), source: error };
-        let mut names: Vec<_> =
-            fs::read_dir(&folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).map_err(read)?;
-        names.sort_by_key(fs::DirEntry::file_name);
+        let read = |error: rustix::io::Errno| StoreError::Read { path: source.join(relative), source: error.into() };
+        let mut names = Vec::new();
+        for entry in Dir::read_from(folder).map_err(read)? {
+            let name = OsStr::from_bytes(entry.map_err(read)?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+            // Not sorted and kept by the million before the first is looked at.
+            if names.len() > PACKAGE_FILES_MAX {
+                return Err(too_large(format!("{PACKAGE_FILES_MAX} files")));
+            }
+        }
+        names.sort();
         for name in names {
-            let name = name.file_name();
             if LEFT_OUT.iter().any(|left_out| name == *left_out) {
                 continue;
             }
@@ -268,36 +283,40 @@ impl Store {
             }
             let relative = relative.join(&name);
             let path = source.join(&relative);
-            let metadata =
-                fs::symlink_metadata(&path).map_err(|source| StoreError::Read { path: path.clone(), source })?;
-            if metadata.is_dir() {
-                entries.push(Entry { relative: relative.clone(), what: What::Folder });
-                self.walk(source, &relative, depth + 1, entries, bytes)?;
-            } else if metadata.is_file() {
-                *bytes += metadata.len();
-                if *bytes > PACKAGE_BYTES_MAX {
-                    return Err(too_large(format!("{} MiB", PACKAGE_BYTES_MAX >> 20)));
+            let unreadable = |error: rustix::io::Errno| StoreError::Read { path: path.clone(), source: error.into() };
+            // What it is now may be something else when it is opened, which follows no link and waits for nobody.
+            let open = |flags: OFlags| {
+                let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                rustix::fs::openat(folder, &name, flags, Mode::empty()).map_err(unreadable)
+            };
+            let status = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(unreadable)?;
+            match FileType::from_raw_mode(status.st_mode) {
+                FileType::Directory => {
+                    entries.push(Entry { relative: relative.clone(), what: What::Folder });
+                    self.walk(source, &open(OFlags::DIRECTORY)?, &relative, depth + 1, entries, bytes)?;
                 }
-                let (digest, executable) = self.keep(&path)?;
-                entries.push(Entry { relative, what: What::File { digest, executable } });
-            } else {
-                let what = if metadata.is_symlink() { "a symbolic link" } else { "a device, socket or pipe" };
-                return Err(StoreError::Unusual { path, what });
+                FileType::RegularFile => {
+                    *bytes += u64::try_from(status.st_size).unwrap_or(0);
+                    if *bytes > PACKAGE_BYTES_MAX {
+                        return Err(too_large(format!("{} MiB", PACKAGE_BYTES_MAX >> 20)));
+                    }
+                    let (digest, executable) = self.keep(open(OFlags::empty())?.into(), &path)?;
+                    entries.push(Entry { relative, what: What::File { digest, executable } });
+                }
+                FileType::Symlink => return Err(StoreError::Unusual { path, what: "a symbolic link" }),
+                _ => return Err(StoreError::Unusual { path, what: "a device, socket or pipe" }),
             }
         }
         Ok(())
     }
 
     /// Brings one file into the store, and says its digest.
-    fn keep(&self, path: &Path) -> Result<(String, bool), StoreError> {
+    fn keep(&self, mut file: File, path: &Path) -> Result<(String, bool), StoreError> {
         let unreadable = |source| StoreError::Read { path: path.to_owned(), source };
-        // What was a file a moment ago must not be followed out of the package if it is a link now, nor block.
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.union(rustix::fs::OFlags::NONBLOCK).bits().cast_signed())
-            .open(path)
-            .map_err(unreadable)?;
         let before = file.metadata().map_err(unreadable)?;
+        if !before.is_file() {
+            return Err(StoreError::Changed { path: path.to_owned() });
+        }
         let executable = before.permissions().mode() & 0o111 != 0;
         let identity = Identity::of(&before);
         let known = lock(&self.remembered).get(&identity).cloned();
@@ -617,6 +636,40 @@ mod tests {
             matches!(&error, StoreError::Unusual { path, what: "a symbolic link" } if path.ends_with("link")),
             "{error}"
         );
+    }
+
+    /// The folder of a package becomes a link out of it, and a folder again, while it is copied again and again.
+    #[test]
+    fn a_folder_that_becomes_a_link_is_never_followed() {
+        let (_folder, store) = store();
+        let outside = package(&[("secret", "nobody is to have this", 0o644)]);
+        let source = package(&[("plugin.json", "{}", 0o644), ("sub/secret", "mine", 0o644)]);
+        let aside = tempfile::tempdir().unwrap();
+        let (sub, other) = (source.path().join("sub"), aside.path().join("other"));
+        std::os::unix::fs::symlink(outside.path(), &other).unwrap();
+        let over = AtomicBool::new(false);
+        let (mut copied, mut refused) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(rustix::fs::CWD, &sub, rustix::fs::CWD, &other, exchange).unwrap();
+                }
+            });
+            while copied < 2000 || refused < 2000 {
+                match store.stage(source.path()) {
+                    Ok(_) => copied += 1,
+                    Err(StoreError::Unusual { .. } | StoreError::Read { .. } | StoreError::Changed { .. }) => {
+                        refused += 1
+                    }
+                    Err(error) => unreachable!("{error}"),
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        let secret = "nobody is to have this".as_bytes();
+        let kept = fs::read_dir(store.files()).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap());
+        assert!(kept.into_iter().all(|content| content != secret), "it was taken into the store");
     }
 
     #[test]

@@ -221,6 +221,14 @@ fn arguments_decide_where_the_rules_say_so() {
         ("seccomp", &[1, ABOVE | 0x19], EPERM),
         ("prlimit64", &[0, 7], Action::Allow),
         ("prlimit64", &[1, 7], EPERM),
+        // The limit of cores is looked at and not changed.
+        ("prlimit64", &[0, 4, 0], Action::Allow),
+        ("prlimit64", &[0, 4, 0x7fff_0000], EPERM),
+        ("prlimit64", &[0, 4, 0x7fff_0000_0000_0000], EPERM),
+        ("prlimit64", &[1, 4, 0], EPERM),
+        ("setrlimit", &[7], Action::Allow),
+        ("setrlimit", &[4], EPERM),
+        ("setrlimit", &[ABOVE | 4], EPERM),
         // Modes.
         ("chmod", &[0, 0o755], Action::Allow),
         ("chmod", &[0, 0o4755], EPERM),

@@ -1,0 +1,102 @@
+//! What a hostile plugin may know of the host: files, sockets and numbers that are there to be reached, and must not be.
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+/// Outside of /tmp, which a plugin has one of its own of: what lies there would be told apart by its name alone.
+const GROUND: &str = "/var/tmp";
+
+/// Targets. All of them are open to everybody, so that what keeps somebody out is never their owner.
+#[derive(Debug)]
+pub struct World {
+    folder: tempfile::TempDir,
+    tcp4: TcpListener,
+    tcp6: Option<TcpListener>,
+    udp: UdpSocket,
+    abstract_name: String,
+    _sockets: [UnixListener; 3],
+}
+
+impl World {
+    /// # Panics
+    /// When the host has no room for them.
+    #[must_use]
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("palisade-world-").tempdir_in(GROUND).expect("there is room");
+        let open_to_all = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        };
+        open_to_all(folder.path(), 0o755);
+        for (name, mode) in [("secret", 0o644), ("writable", 0o666), ("sibling", 0o644)] {
+            let path = folder.path().join(name);
+            fs::write(&path, "nobody is to read this").expect("there is room");
+            open_to_all(&path, mode);
+        }
+        let socket = |name: &str, mode| {
+            let path = folder.path().join(name);
+            let listener = UnixListener::bind(&path).expect("there is room");
+            open_to_all(&path, mode);
+            listener
+        };
+        let abstract_name = format!("palisade-{}", folder.path().display());
+        let address = SocketAddr::from_abstract_name(&abstract_name).expect("a short name");
+        let sockets =
+            [socket("socket", 0o777), socket("control", 0o600), UnixListener::bind_addr(&address).expect("it is free")];
+        Self {
+            tcp4: TcpListener::bind("127.0.0.1:0").expect("loopback is there"),
+            tcp6: TcpListener::bind("[::1]:0").ok(),
+            udp: UdpSocket::bind("127.0.0.1:0").expect("loopback is there"),
+            abstract_name,
+            _sockets: sockets,
+            folder,
+        }
+    }
+
+    /// Whether the host has loopback of version 6.
+    #[must_use]
+    pub fn has_version_6(&self) -> bool {
+        self.tcp6.is_some()
+    }
+
+    /// What an attempt is told. `first` is the process that it looks into as pid 1.
+    ///
+    /// # Panics
+    /// Never: the sockets are bound.
+    #[must_use]
+    pub fn told(&self, package: &Path, data: &Path, supervisor: u32, first: u32) -> Value {
+        let path = |name: &str| self.path(name);
+        let bound = |address: std::io::Result<std::net::SocketAddr>| address.expect("it is bound").to_string();
+        json!({
+            "package": package,
+            "data": data,
+            "supervisor": supervisor,
+            "first": first,
+            "secret": path("secret"),
+            "writable": path("writable"),
+            "sibling": path("sibling"),
+            "socket": path("socket"),
+            "control": path("control"),
+            "abstract": self.abstract_name,
+            "tcp4": bound(self.tcp4.local_addr()),
+            "tcp6": self.tcp6.as_ref().map_or("[::1]:9".into(), |listener| bound(listener.local_addr())),
+            "udp": bound(self.udp.local_addr()),
+            "memory_mib": 64,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
