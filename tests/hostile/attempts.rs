@@ -180,13 +180,10 @@ fn attempt(row: &str, what: &str, world: &World<'_>) -> io::Result<String> {
         ("unix-path", "the control socket") => done(UnixStream::connect(world.text("control")).map(drop)),
         ("unix-path", path) => done(UnixStream::connect(path).map(drop)),
 
-        ("mem-anon", "more than it may have") => {
-            done(sys::touch_memory((world.number("memory_mib") as usize * 2) << 20))
-        }
         ("mlock, shm, mq, aio, timers, inotify", "mlock") => done(sys::lock_memory(64 << 20)),
         ("mlock, shm, mq, aio, timers, inotify", "shmget") => call(libc::SYS_shmget, [0, 4096, 0o600, 0, 0, 0]),
         ("mlock, shm, mq, aio, timers, inotify", "/dev/shm") => done(fill("/dev/shm/big")),
-        ("mlock, shm, mq, aio, timers, inotify", "mq_open") => until_refused(1024, |number| {
+        ("mlock, shm, mq, aio, timers, inotify", "mq_open") => until_refused(100, |number| {
             let name = c_string(&format!("q{number}"));
             let attributes = [0_i64, 10, 1024, 0, 0, 0, 0, 0];
             let flags = i64::from(libc::O_CREAT | libc::O_RDWR);

@@ -58,12 +58,6 @@ impl World {
         }
     }
 
-    /// Whether the host has loopback of version 6.
-    #[must_use]
-    pub fn has_version_6(&self) -> bool {
-        self.tcp6.is_some()
-    }
-
     /// What an attempt is told. `first` is the process that it looks into as pid 1.
     ///
     /// # Panics
@@ -86,7 +80,6 @@ impl World {
             "tcp4": bound(self.tcp4.local_addr()),
             "tcp6": self.tcp6.as_ref().map_or("[::1]:9".into(), |listener| bound(listener.local_addr())),
             "udp": bound(self.udp.local_addr()),
-            "memory_mib": 64,
         })
     }
 

@@ -15,6 +15,9 @@ fn cycles() -> usize {
     if full() { 1000 } else { 200 }
 }
 
+/// So many threads look at the memory and the data folders of plugins now and then: one each.
+const LOOKING_THREADS: usize = 2;
+
 /// Before it is measured what a daemon holds, everything that is made once has been made.
 const WARM_UP: usize = 20;
 
@@ -73,8 +76,8 @@ fn repeat(mut daemon: Daemon, mut cycle: impl FnMut(&Daemon)) {
     }
     let after = held(&daemon);
     assert!(after.is_within(&before), "{after:?} is held after {cycles} cycles, and {before:?} was before them");
-    // One that only waits for work may have ended meanwhile.
-    assert!(process::threads(daemon.pid()).expect("it runs") <= threads);
+    // One that only waits for work may have ended meanwhile, and those that look at what plugins have may be at it just now.
+    assert!(process::threads(daemon.pid()).expect("it runs") <= threads + LOOKING_THREADS);
     let memory_after = process::memory(daemon.pid()).expect("it runs").anonymous;
     assert!(
         memory_after <= memory_before + growth_max_kib(cycles),

@@ -67,7 +67,11 @@ fn landlock_answers(daemon: &Daemon) -> bool {
     let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known");
     let guarantees = info["guarantees"].as_array().expect("a list").clone();
     let landlock = guarantees.iter().find(|guarantee| guarantee["control"] == "landlock").expect("it is listed");
-    landlock["state"] == "enforced"
+    // "every right of version N": of TCP it knows from the fourth on.
+    let evidence = landlock["evidence"].as_str().unwrap_or_default();
+    let version =
+        evidence.split_once("version ").and_then(|(_, rest)| rest.split(';').next()?.trim().parse::<u32>().ok());
+    version.is_some_and(|version| 4 <= version)
 }
 
 /// The limits that the exhausting rows meet.
