@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """A plugin in plain Python that speaks all of the Palisade wire protocol, version 1.
 
 It was written from docs/protocol.md alone, without the Rust SDK, to show that the page is enough. It needs the package `msgpack`.

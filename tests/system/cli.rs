@@ -107,6 +107,9 @@ fn actions_that_fail() {
     ] {
         fails(&socket, &["call", "hostile", row], code, sentences);
     }
+    // Its start is none of the time that is allowed here.
+    daemon.operate("start", &json!({"plugin": "hostile"})).expect("it can be started");
+    daemon.wait_until("hostile", "its start", |now| now.is("active"));
     let late = ["call", "hostile", "wait", "--timeout", "100ms"];
     fails(&socket, &late, ErrorCode::Timeout, &["no answer within 100 ms, the caller's deadline", "--timeout"]);
     let stopped = palisade(&socket, &["stop", "hostile"]);

@@ -49,7 +49,7 @@ fn interpreter() -> Option<PathBuf> {
 /// The plugin's folder: its own manifest and script, with the interpreter that was found in the script's first line.
 fn package(interpreter: &std::path::Path) -> Package {
     let (first, rest) = SCRIPT.split_once('\n').expect("a script has lines");
-    assert_eq!(first, "#!/usr/bin/env python3");
+    assert_eq!(first, "#!/usr/bin/python3");
     let script = format!("#!{}\n{rest}", interpreter.display());
     let manifest: Map<String, Value> = serde_json::from_str(MANIFEST).expect("the manifest is JSON");
     assert_eq!((&manifest["id"], &manifest["entry_point"]), (&json!(PLUGIN), &json!("protocol_plugin.py")));
