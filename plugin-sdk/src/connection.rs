@@ -195,6 +195,7 @@ where
         let now = Instant::now();
         match &mut self.large {
             Some(large) => large.last = now,
+            // Polled beside the pipes, and waited for by nobody.
             None => self.large = Some(Large { last: now, timer: Box::pin(tokio::time::sleep(LARGE_FOR)) }),
         }
         // Asking for the size it has already is one cheap system call per large payload.

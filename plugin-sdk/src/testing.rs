@@ -279,6 +279,7 @@ impl TestHost {
         if let Some(within) = within {
             let shared = Arc::clone(&self.shared);
             let at_deadline = async move {
+                // This is the caller's deadline itself.
                 tokio::time::sleep(within).await;
                 if shared.book().calls.get(&id).is_some_and(|call| call.outcome.is_none()) {
                     shared.send(Kind::Cancel, id, &Cancel { reason: CancelReason::Deadline }, &[]);

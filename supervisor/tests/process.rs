@@ -37,7 +37,7 @@ use palisaded::{
     sandbox::{
         cgroup::{Leaf, LeafError, Tree, Unavailable},
         probe::{Ability, Ground, Tier, probe},
-        spec::{Identity, Inside, Layout, Offer, confine},
+        spec::{Identity, Inside, Offer, confine},
         user_map,
     },
 };
@@ -1056,17 +1056,7 @@ impl Confined {
             });
             probed.join().unwrap()
         });
-        let offer = Offer {
-            layout: Layout::of_this_host(),
-            user_namespaces: true,
-            private_root: true,
-            network: true,
-            ipc: true,
-            hostname: true,
-            landlock,
-            seccomp: true,
-            controllers: false,
-        };
+        let offer = Offer::whole(landlock);
         let mut spec = sh(script);
         // It runs a shell with programs of its own.
         let grants = Grants { execute_code: true, ..Grants::default() };

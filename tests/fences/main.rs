@@ -29,7 +29,7 @@ use palisaded::process::{Exit, Launch, LauncherImage, Report, spawn};
 use palisaded::sandbox::cgroup::Unavailable;
 use palisaded::sandbox::probe::{Ground, probe};
 use palisaded::sandbox::seccomp::policy::Denials;
-use palisaded::sandbox::spec::{self, Identity, Inside, Layout, Offer, confine};
+use palisaded::sandbox::spec::{self, Identity, Inside, Offer, confine};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
@@ -79,17 +79,7 @@ fn offer(state: &Path) -> Offer {
         let ground = Ground { folder: state, uid: NOBODY_ELSE };
         runtime().block_on(probe(image(), Err(&Unavailable::NotMounted), ground)).landlock_version
     });
-    Offer {
-        layout: Layout::of_this_host(),
-        user_namespaces: true,
-        private_root: true,
-        network: true,
-        ipc: true,
-        hostname: true,
-        landlock,
-        seccomp: true,
-        controllers: false,
-    }
+    Offer::whole(landlock)
 }
 
 /// A package and data for one child after the other.

@@ -282,18 +282,8 @@ async fn filter_a_child(image: &LauncherImage, host: &mut Host) {
 
 /// Confines a child as a plugin is, and lets it try what a plugin must not. Whatever cannot be made is looked for.
 async fn confine_a_child(image: &LauncherImage, ground: Ground<'_>, host: &mut Host) {
-    let all = Offer {
-        layout: Layout::of_this_host(),
-        user_namespaces: true,
-        private_root: true,
-        network: true,
-        ipc: true,
-        hostname: true,
-        landlock: host.landlock_version,
-        // Found by itself, so that what the other fences refuse is not its doing.
-        seccomp: false,
-        controllers: false,
-    };
+    // The filter is found by itself, so that what the other fences refuse is not its doing.
+    let all = Offer { seccomp: false, ..Offer::whole(host.landlock_version) };
     let root = rustix::process::geteuid().is_root();
     let mut identity = if root { Identity::Lent { uid: ground.uid } } else { Identity::Own };
     let mut made = attempt_confined(image, &all, identity, ground).await;

@@ -209,6 +209,24 @@ pub struct Offer {
     pub controllers: bool,
 }
 
+impl Offer {
+    /// A host that has everything but controllers, with the rights of that version of Landlock.
+    #[must_use]
+    pub fn whole(landlock: u32) -> Self {
+        Self {
+            layout: Layout::of_this_host(),
+            user_namespaces: true,
+            private_root: true,
+            network: true,
+            ipc: true,
+            hostname: true,
+            landlock,
+            seccomp: true,
+            controllers: false,
+        }
+    }
+}
+
 /// What is to be confined.
 #[derive(Clone, Copy, Debug)]
 pub struct Inside<'a> {
@@ -562,17 +580,7 @@ mod tests {
     use crate::model::permission::path::HostPath;
 
     fn offer(landlock: u32) -> Offer {
-        Offer {
-            layout: Layout::of_this_host(),
-            user_namespaces: true,
-            private_root: true,
-            network: true,
-            ipc: true,
-            hostname: true,
-            landlock,
-            seccomp: true,
-            controllers: false,
-        }
+        Offer::whole(landlock)
     }
 
     static NOTHING: LazyLock<Grants> = LazyLock::new(Grants::default);
