@@ -90,6 +90,7 @@ const NAMES: &[&str] = &[
     // It floods.
     "log-flood",
     "log-nasty",
+    "log-with-fields",
     "log-frames",
     "progress-flood",
     "host-call-flood",
@@ -419,6 +420,12 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
         }
         "log-nasty" => {
             log_nasty();
+            ok(wire, id, NIL);
+        }
+        "log-with-fields" => {
+            let fields = Some(serde_json::json!({"way": "log"}));
+            let log = Log { level: Level::Info, message: "with fields".into(), fields, call: Some(id) };
+            wire.send(Kind::Log, Flags::NONE, 0, &log, &[]);
             ok(wire, id, NIL);
         }
         "log-frames" => {

@@ -16,6 +16,7 @@ mod floods;
 mod isolation;
 mod life;
 mod limits;
+mod operations;
 mod permissions;
 mod python;
 mod required;

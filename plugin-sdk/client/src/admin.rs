@@ -71,7 +71,7 @@ impl Change {
 /// Which log lines are wanted.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct LogQuery<'a> {
-    /// Of which plugin; absent: of all, and the supervisor's own.
+    /// Of which plugin; absent: of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<&'a str>,
     /// How many of the latest.
@@ -286,9 +286,6 @@ pub struct PluginStatus {
     /// Why it is in this state, where that is not plain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What the operator wants of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub desired: Option<String>,
     /// When it entered the state, in milliseconds since the epoch.
     pub since_unix_ms: u64,
     /// The process that has the route, or is on its way to it.
@@ -428,9 +425,6 @@ pub struct PluginInfo {
     /// The bounds it runs within.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Value>,
-    /// The manifest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub manifest: Option<Value>,
     /// Its actions, once they are known.
     pub actions: Vec<ActionInfo>,
     /// The system calls that its process was refused, if they are written down for it.
@@ -513,15 +507,15 @@ pub struct Rejected {
 pub struct LogLine {
     /// When, in milliseconds since the epoch.
     pub time_unix_ms: u64,
-    /// Whose; absent: the supervisor's.
+    /// Whose; always there but with `missed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
-    /// Of which process.
+    /// Of which process; always there but with `missed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// `stdout`, `stderr`, `log` or `supervisor`.
     pub stream: String,
-    /// How much it matters.
+    /// How much it matters; always there but with `missed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<Level>,
     /// The line.
@@ -529,7 +523,7 @@ pub struct LogLine {
     /// More, for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fields: Option<Value>,
-    /// The call it belongs to.
+    /// The call it belongs to: the id that it has towards the plugin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call: Option<u64>,
     /// Not a line, but how many were missed here because they came faster than they were read.

@@ -111,7 +111,7 @@ pub const ACTIONS: &[Row] = &[
         &[PLUGIN_OPTIONAL, ("lines", "integer", false), ("follow", "boolean", false), ("level", "string", false)],
         true,
     ),
-    ("events", "What happens, from now on.", &[PLUGIN_OPTIONAL], true),
+    ("events", "What happens, from now on.", &[PLUGIN_OPTIONAL, ("follow", "boolean", false)], true),
     ("doctor", "What this host can do, and what is wrong.", &[], false),
     ("version", "The daemon's version.", &[], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
@@ -303,15 +303,7 @@ impl Service {
                 self.stop.notify_one();
                 Ok(json!({}))
             }
-            other => {
-                let error =
-                    ErrorBody::new(ErrorCode::ActionNotFound, format!("{SUPERVISOR_ID} has no operation {other:?}"));
-                let names = ACTIONS.iter().map(|row| row.0);
-                Err(match crate::plugin::actions::nearest(other, names) {
-                    Some(near) => error.with_hint(format!("did you mean {near:?}?")),
-                    None => error,
-                })
-            }
+            other => Err(no_operation(other)),
         }
     }
 
@@ -382,7 +374,12 @@ impl Service {
     async fn describe(&self, plugin: &str, version: Option<&str>, action: Option<&str>) -> Result<Value, ErrorBody> {
         if plugin == SUPERVISOR_ID {
             let mut actions = Self::own_actions();
-            actions.retain(|info| action.is_none_or(|action| info.name == action));
+            if let Some(name) = action {
+                actions.retain(|info| info.name == name);
+                if actions.is_empty() {
+                    return Err(no_operation(name));
+                }
+            }
             return Ok(json!({ "actions": value(&actions)? }));
         }
         let handle = self.find(plugin, version)?;
@@ -518,6 +515,14 @@ impl Service {
                 tracing::error!(%error, "the actor of a plugin panicked");
             }
         }
+    }
+}
+
+fn no_operation(name: &str) -> ErrorBody {
+    let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("{SUPERVISOR_ID} has no operation {name:?}"));
+    match crate::plugin::actions::nearest(name, ACTIONS.iter().map(|row| row.0)) {
+        Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+        None => error,
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::{Config, Mode};
-use crate::events::Bus;
+use crate::events::{Bus, EventKind};
 use crate::plugin::logs::Hub;
 use crate::registry::Registry;
 use crate::sandbox::probe::{self, Ability, Descriptors};
@@ -278,6 +278,42 @@ async fn a_following_operation_is_cancelled_once_and_the_next_call_is_served() {
     peer.call(3, SUPERVISOR_ID, "version", &Value::Null).await;
     let ends = [peer.next().await.unwrap(), peer.next().await.unwrap()].map(|(kind, id, _)| (kind, id));
     assert_eq!(ends, [(Kind::Cancelled, 1), (Kind::Ok, 3)]);
+}
+
+/// Whoever reads an operation's items: while it has the first, many more come.
+struct SlowReader {
+    during_the_first: Option<Box<dyn FnOnce() + Send>>,
+    items: Vec<Value>,
+}
+
+impl Items for SlowReader {
+    fn open(&mut self) {}
+
+    async fn send(&mut self, item: Value) -> Result<(), ErrorBody> {
+        self.items.push(item);
+        if let Some(many) = self.during_the_first.take() {
+            many();
+        }
+        // Two are enough: the second stands for all that were missed.
+        if self.items.len() < 2 { Ok(()) } else { Err(ErrorBody::new(ErrorCode::Cancelled, "enough")) }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_of_events_that_is_too_slow_is_told_how_many_it_missed() {
+    let service = service();
+    let publish = |service: &Arc<Service>, many| {
+        (0..many).for_each(|_| service.bus.publish(crate::events::Event::new(EventKind::LimitsChanged)));
+    };
+    let many = service.clone();
+    let during_the_first: Box<dyn FnOnce() + Send> = Box::new(move || publish(&many, 1_000));
+    let mut reader = SlowReader { during_the_first: Some(during_the_first), items: Vec::new() };
+    let mut none = Vec::new();
+    palisade_protocol::encode_value(&mut none, &Value::Null).unwrap();
+    let (outcome, ()) = tokio::join!(service.operate("events", &none, &mut reader), async { publish(&service, 1) });
+    assert_eq!(outcome.unwrap_err().code, ErrorCode::Cancelled);
+    // 256 are kept for whoever is behind.
+    assert_eq!(reader.items[1], serde_json::json!({ "missed": 744 }));
 }
 
 #[tokio::test]
