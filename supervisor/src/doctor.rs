@@ -134,7 +134,7 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
         });
     }
     for handle in registry.all().filter(|handle| handle.state() == PluginState::Failed) {
-        let (id, reason) = (handle.id(), handle.reason().unwrap_or_default());
+        let (id, reason) = (handle.id(), handle.last_reason());
         let (how, hint) = if handle.is_quarantined() {
             ("is quarantined", format!("see `palisade logs {id}`; `palisade reset {id}` ends the quarantine"))
         } else {

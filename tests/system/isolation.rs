@@ -442,6 +442,28 @@ fn an_interpreter_outside_of_usr_is_refused_by_name() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// A script that begins with `env`, or a shell that executes something, is two programs; the error says what that takes.
+#[test]
+fn a_script_that_executes_another_program_is_told_what_that_takes() {
+    for script in ["#!/usr/bin/env sh\nexit 0\n", "#!/bin/sh\nexec cat\n"] {
+        let package = Package::new("script", Entry::Bytes(script.as_bytes().to_vec())).with("restart", json!("never"));
+        let daemon = Daemon::with([package.clone()]);
+        let refused = error(daemon.agent().call("script", "echo", &json!(1)), ErrorCode::InitializationFailed);
+        expect_text(&refused.message, "`execute_code` is asked for in plugin.json and granted");
+        let status = daemon.status("script");
+        let dossier = status.last_failure.expect("it failed");
+        assert!(dossier.reason.contains("#!/usr/bin/env python3 is two"), "{dossier:?}");
+        daemon.stop_and_expect_no_orphans();
+
+        let granted = DaemonOptions::with([package.with("permissions", json!(["execute_code"]))])
+            .configuration("[plugins.script]\ngrant = [\"execute_code\"]\n");
+        let daemon = Daemon::start(granted);
+        let exited = error(daemon.agent().call("script", "echo", &json!(1)), ErrorCode::InitializationFailed);
+        assert!(exited.message.contains("exited with code 0"), "it was executed, and is no plugin: {exited}");
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
 /// A host that lacks what every start needs: made by a user namespace in which no network namespace may be made.
 #[test]
 fn a_host_that_cannot_confine_refuses_unless_told_otherwise() {

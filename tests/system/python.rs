@@ -3,15 +3,16 @@
 //! It is called through the client, so every result, item and piece has crossed both of the daemon's sides. Bounds: each test
 //! has to be over within `palisade_tests::wire::BOUND`; nothing depends on how long anything takes. Traffic: the daemon's socket.
 //!
-//! Elsewhere: the page's own, smaller plugin is run by the tests of `plugin-sdk/protocol`, without a daemon.
+//! The page's own, smaller plugin is run as it stands there, file by file. Elsewhere: `plugin-sdk/protocol` holds it against the page's
+//! session, without a daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use palisade_client::admin::{Change, LogLine, LogQuery};
 use palisade_client::{CallError, Client, ErrorBody, ErrorCode, InputError, Raw, StreamKind};
 use palisade_tests::command::command;
-use palisade_tests::daemon::{Daemon, as_user, other_user};
+use palisade_tests::daemon::{Daemon, DaemonOptions, as_user, other_user};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::wire::BOUND;
 use serde_json::{Map, Value, json};
@@ -47,7 +48,7 @@ fn interpreter() -> Option<PathBuf> {
 }
 
 /// The plugin's folder: its own manifest and script, with the interpreter that was found in the script's first line.
-fn package(interpreter: &std::path::Path) -> Package {
+fn package(interpreter: &Path) -> Package {
     let (first, rest) = SCRIPT.split_once('\n').expect("a script has lines");
     assert_eq!(first, "#!/usr/bin/python3");
     let script = format!("#!{}\n{rest}", interpreter.display());
@@ -81,6 +82,35 @@ fn with_plugin(test: impl AsyncFnOnce(&Client)) {
             .unwrap_or_else(|_| panic!("not over within {BOUND:?}; log:\n{}", daemon.log()));
     });
     drop(runtime);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The package of the page, word by word: its manifest, and its script with the mode that it is said to have.
+#[test]
+fn the_package_of_the_page() {
+    let page = include_str!("../../docs/protocol.md");
+    let script = page.split_once("```python\n").expect("the page has a plugin").1.split_once("```").expect("it ends").0;
+    assert!(script.starts_with("#!/usr/bin/python3\n"));
+    let manifest =
+        page.lines().find_map(|line| line.strip_prefix("  plugin.json     ")).expect("the page has a manifest");
+    if !interpreter()
+        .is_some_and(|found| found.canonicalize().ok() == Path::new("/usr/bin/python3").canonicalize().ok())
+    {
+        println!("SKIPPED: the plugin of the page names /usr/bin/python3, and that one lacks the package msgpack");
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("palisade-test-").tempdir().expect("the temporary folder is writable");
+    let package = folder.path().join("plugins/greeter");
+    std::fs::create_dir_all(&package).expect("the folder is ours");
+    std::fs::write(package.join("plugin.json"), manifest).expect("the folder is ours");
+    std::fs::write(package.join("greeter.py"), script).expect("the folder is ours");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(package.join("greeter.py"), mode).expect("the file is ours");
+    let daemon = Daemon::start(DaemonOptions::default().folder(folder));
+    let mut agent = daemon.agent();
+    assert_eq!(agent.call("greeter", "greet", &json!({"name": "Ada"})), Ok(json!("Hello, Ada!")), "{}", daemon.log());
+    let refused = agent.call("greeter", "greet", &json!({})).expect_err("it has no name to greet");
+    assert_eq!((refused.code, refused.message.contains("`name` is missing")), (ErrorCode::InvalidParams, true));
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -322,6 +322,8 @@ pub enum InitFailure {
     TimedOut { phase: Phase },
     /// It ended in this phase.
     Exited { phase: Phase, exit: Exit },
+    /// It ended in this phase as shells and `env` do that cannot execute a second program, and it may not.
+    ExecutedAnother { phase: Phase, exit: Exit },
     /// It was ready, but called itself unhealthy.
     Unhealthy { detail: Option<String> },
 }
@@ -336,6 +338,13 @@ impl fmt::Display for InitFailure {
             Self::TimedOut { .. } => f.write_str("did not answer the first health check in time"),
             Self::Exited { phase: Phase::Starting, exit } => write!(f, "{exit} before it said hello"),
             Self::Exited { exit, .. } => write!(f, "{exit} before it was active"),
+            Self::ExecutedAnother { phase, exit } => write!(
+                f,
+                "{}, as a shell or env does that cannot execute another program: a plugin may execute one, itself, unless \
+                 `execute_code` is asked for in plugin.json and granted; #!/usr/bin/python3 is one, and #!/usr/bin/env \
+                 python3 is two",
+                Self::Exited { phase: *phase, exit: *exit }
+            ),
             Self::Unhealthy { detail: Some(detail) } => write!(f, "reported itself unhealthy at its start: {detail}"),
             Self::Unhealthy { detail: None } => f.write_str("reported itself unhealthy at its start"),
         }

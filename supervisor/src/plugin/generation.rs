@@ -36,7 +36,7 @@ use super::pressure::{Met, Watch};
 use super::sampler::{Subject, Watched};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
-use crate::model::generation::{Action, Event, LaunchFailure, Machine, Outlook, Phase, Reason, StopWhy};
+use crate::model::generation::{Action, Event, InitFailure, LaunchFailure, Machine, Outlook, Phase, Reason, StopWhy};
 use crate::model::ids::Generation;
 use crate::model::limits::Kind;
 use crate::model::manifest::OnPause;
@@ -1071,6 +1071,7 @@ impl Task {
             None => StderrTail::default(),
         };
         let reason = self.machine.reason().cloned().unwrap_or(Reason::Unconfirmed);
+        let reason = with_what_it_may_not(reason, self.blueprint.grants.execute_code);
         let exit = match &reason {
             // The kernel would have done the same, and called it that.
             Reason::Exhausted { limit: Kind::Memory, .. } => Some(Exit::OutOfMemory),
@@ -1141,6 +1142,19 @@ fn call_error(
     match code {
         ErrorCode::Unavailable => error.with_hint(format!("`palisade start {plugin}` starts it again")),
         _ => error.with_hint(format!("`palisade logs {plugin}` and `palisade status {plugin}` say more")),
+    }
+}
+
+/// POSIX's exit status for a program that was found and cannot be executed.
+const NOT_EXECUTED: Exit = Exit::Code(126);
+
+/// The reason of an end, and where it looks like a second program that may not be executed, that as well.
+fn with_what_it_may_not(reason: Reason, may_execute: bool) -> Reason {
+    match reason {
+        Reason::InitializationFailed { why: InitFailure::Exited { phase, exit: NOT_EXECUTED } } if !may_execute => {
+            Reason::InitializationFailed { why: InitFailure::ExecutedAnother { phase, exit: NOT_EXECUTED } }
+        }
+        reason => reason,
     }
 }
 

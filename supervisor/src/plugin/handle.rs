@@ -235,10 +235,12 @@ impl Handle {
         self.shared.board().state
     }
 
-    /// Why it is in its state, where that is not plain.
+    /// Why it failed last, also where another attempt is under way.
     #[must_use]
-    pub fn reason(&self) -> Option<String> {
-        self.shared.board().reason.clone()
+    pub fn last_reason(&self) -> String {
+        let board = self.shared.board();
+        let failure = || board.last_failure.as_ref().map(|failure| failure.reason.clone());
+        board.reason.clone().or_else(failure).unwrap_or_else(|| "nothing is known about it".to_owned())
     }
 
     /// Whether it failed so often that it is not tried again by itself.
