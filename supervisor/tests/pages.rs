@@ -1,4 +1,5 @@
-//! The pages about plugin.json and the configuration say what the daemon does: every field, bound, default and flag.
+//! The pages about plugin.json and the configuration say what the daemon does: every field, bound, default and flag. The plugin of the
+//! README is whole: its three files agree with each other, with the SDK's own example, and with this workspace.
 
 #![expect(clippy::unwrap_used, reason = "a test that finds something unexpected is to fail")]
 
@@ -202,9 +203,10 @@ fn every_key_of_the_configuration_is_on_the_page() {
     code.extend(fields_in(EGRESS_CODE, "Table").into_iter().map(|field| format!("egress.{field}")));
     code.extend(fields("Defaults").into_iter().map(|field| format!("defaults.{field}")));
     code.extend(fields("PluginConfig").into_iter().map(|field| format!("plugins.ID.{field}")));
-    let page: BTreeSet<String> =
-        rows(CONFIGURATION_PAGE, "| Key |").iter().map(|row| unquoted(row[0]).to_owned()).collect();
+    let rows = rows(CONFIGURATION_PAGE, "| Key |");
+    let page: BTreeSet<String> = rows.iter().map(|row| unquoted(row[0]).to_owned()).collect();
     assert_eq!(page, code);
+    assert_eq!(page.len(), rows.len(), "each has one row");
 }
 
 /// Each bound of a plugin's way out: its default, and where it begins and ends.
@@ -277,5 +279,52 @@ fn the_example_configuration_is_valid() {
         let path = folder.path().join("palisade.toml");
         std::fs::write(&path, text).unwrap();
         Config::load(Overrides { config: Some(path), ..Overrides::default() }, 0).unwrap();
+    }
+}
+
+/// What stands in the first block of that language after a heading.
+fn block(page: &'static str, heading: &str, language: &str) -> &'static str {
+    let (_, section) = page.split_once(&format!("\n{heading}\n")).unwrap();
+    let (_, block) = section.split_once(&format!("```{language}\n")).unwrap();
+    block.split_once("```").unwrap().0
+}
+
+/// Whoever copies the three files has a plugin: `tests/demo/readme` builds it from them, and calls it.
+#[test]
+fn the_plugin_of_the_readme_is_whole() {
+    let readme = include_str!("../../README.md");
+    let [package, program, manifest] =
+        ["toml", "rust", "json"].map(|language| block(readme, "## Write a plugin", language));
+
+    let documented = include_str!("../../plugin-sdk/src/lib.rs").split_once("```no_run\n").unwrap().1;
+    let documented = documented.split_once("//! ```").unwrap().0;
+    let lines = |text: &'static str| text.lines().map(|line| line.trim_start_matches("//!").trim()).collect::<Vec<_>>();
+    assert_eq!(lines(documented), lines(program));
+
+    let (parsed, warnings) = Manifest::parse(manifest.as_bytes()).unwrap();
+    assert_eq!(warnings, []);
+    let package: toml::Table = toml::from_str(package).unwrap();
+    let workspace: toml::Table = toml::from_str(include_str!("../../Cargo.toml")).unwrap();
+    assert_eq!(package["package"]["name"].as_str(), Some(parsed.entry_point.as_str()));
+    assert_eq!(package["package"]["version"].as_str(), Some(parsed.version.to_string().as_str()));
+    assert_eq!(package["package"]["edition"], workspace["workspace"]["package"]["edition"]);
+    for (name, dependency) in package["dependencies"].as_table().unwrap() {
+        let ours = &workspace["workspace"]["dependencies"][name];
+        let version = |dependency: &toml::Value| {
+            dependency.as_str().or_else(|| dependency.get("version")?.as_str()).map(str::to_owned)
+        };
+        match version(dependency) {
+            // A range that holds the one that is built here.
+            Some(wanted) => {
+                let built = semver::Version::parse(&version(ours).unwrap()).unwrap();
+                assert!(semver::VersionReq::parse(&wanted).unwrap().matches(&built), "{name} {wanted}: {built}");
+            }
+            // Not published: its place in a clone.
+            None => {
+                let path = dependency["path"].as_str().unwrap().strip_prefix("../palisade/").unwrap();
+                assert_eq!(Some(path), ours["path"].as_str(), "{name}");
+            }
+        }
+        assert!(program.contains(&format!("use {}::", name.replace('-', "_"))), "{name} is used");
     }
 }
