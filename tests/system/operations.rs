@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::support::{error, expect_echo, hostile};
 
 const PAGE: &str = include_str!("../../docs/protocol.md");
+const MANIFEST_PAGE: &str = include_str!("../../docs/manifest.md");
 const CLIENT: &str = include_str!("../../plugin-sdk/client/src/admin.rs");
 const EVENTS: &str = include_str!("../../supervisor/src/events.rs");
 
@@ -534,6 +535,21 @@ fn every_operation_fails_as_the_page_says() {
     refused("info", json!({}), ErrorCode::InvalidParams);
     refused("limit", json!({"plugin": "echo", "open_files": 100}), ErrorCode::InvalidParams);
     refused("limit", json!({"plugin": "echo"}), ErrorCode::InvalidParams);
+    // What can be said is what a manifest can ask for.
+    let bounds =
+        MANIFEST_PAGE.lines().filter_map(|line| line.strip_prefix("| `limits.")?.split_once("` | whole number "));
+    let mut bounded = 0;
+    for (name, bounds) in bounds.filter(|(name, _)| !matches!(*name, "concurrency" | "queue")) {
+        let bounds = bounds.split_once(" |").expect("a cell ends").0;
+        let (least, most) = bounds.trim_start_matches("from ").split_once(" to ").expect("it has both ends");
+        let number = |text: &str| text.parse::<u64>().expect("it is a number");
+        for beyond in [number(least) - 1, number(most) + 1] {
+            let refused = daemon.operate("limit", &json!({"plugin": "echo", name: beyond})).expect_err("it is beyond");
+            assert_eq!(refused.message, format!("limits.{name} is {beyond}; it has to be {bounds}"));
+        }
+        bounded += 1;
+    }
+    assert_eq!(bounded, 6, "the limits are found on the page of the manifest");
     refused("dance", json!({}), ErrorCode::ActionNotFound);
     for plugin in ["echo", "palisade"] {
         refused("describe", json!({"plugin": plugin, "action": "dance"}), ErrorCode::ActionNotFound);

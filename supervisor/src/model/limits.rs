@@ -213,20 +213,24 @@ impl Allowance {
         }
     }
 
-    /// The smallest numbers with which anything runs at all.
-    const LEAST: [(&str, u64); 6] =
-        [("memory_mib", 8), ("cpu_percent", 1), ("pids", 1), ("open_files", 16), ("file_size_mib", 1), ("disk_mib", 1)];
+    /// The smallest numbers with which anything runs at all, and the largest that can be meant, as in a manifest.
+    const BOUNDS: [(&str, u64, u64); 6] = [
+        ("memory_mib", 8, 1 << 24),
+        ("cpu_percent", 1, 1 << 20),
+        ("pids", 1, 1 << 22),
+        ("open_files", 16, 1 << 20),
+        ("file_size_mib", 1, 1 << 30),
+        ("disk_mib", 1, 1 << 30),
+    ];
 
     /// Sees that each number is one that can be meant; an error names the first that cannot.
     pub fn check(&self) -> Result<(), String> {
         let given = [self.memory_mib, self.cpu_percent, self.pids, self.open_files, self.file_size_mib, self.disk_mib];
-        /// As in a manifest; nothing that is counted here is more.
-        const MOST: u64 = 1 << 30;
-        for ((name, least), given) in Self::LEAST.into_iter().zip(given) {
+        for ((name, least, most), given) in Self::BOUNDS.into_iter().zip(given) {
             if let Some(given) = given
-                && !(least..=MOST).contains(&given)
+                && !(least..=most).contains(&given)
             {
-                return Err(format!("limits.{name} is {given}; it has to be from {least} to {MOST}"));
+                return Err(format!("limits.{name} is {given}; it has to be from {least} to {most}"));
             }
         }
         Ok(())
