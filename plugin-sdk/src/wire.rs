@@ -423,6 +423,13 @@ impl Wire {
         }
     }
 
+    /// Takes the small frames that were written since the batch was begun.
+    pub(crate) fn catch_up(&self, head: &mut Vec<u8>) {
+        let mut lanes = self.lanes();
+        head.append(&mut lanes.control);
+        lanes.log_bytes = 0;
+    }
+
     fn next_ready(&self) -> Option<Arc<Exchange>> {
         self.lanes().ready.pop_front()
     }

@@ -152,6 +152,9 @@ impl Exchange {
         let Some(out) = &mut state.out else { return };
         out.scheduled = false;
         let Some(allowed) = out.allowance() else { return };
+        // A handler on another thread writes small frames past the queue, and pieces into it. What it wrote first goes first, though
+        // this batch was begun before; with the state locked, nothing comes between.
+        self.wire.catch_up(&mut batch.head);
         let mut is_last = false;
         match out.queue.front_mut() {
             None => return,
@@ -322,5 +325,43 @@ impl Exchange {
         if let Some(sender) = sender {
             sender.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use palisade_protocol::{Decoder, Kind, Level, Progress, StreamKind};
+    use tokio::sync::oneshot;
+
+    use crate::exchange::{Exchange, Outcome};
+    use crate::wire::{Batch, Wire};
+
+    /// A handler on another thread opens a stream, sends, tells progress and ends, while the connection is in the middle of a batch: it
+    /// has taken the small frames that there were, and goes on to the pieces.
+    #[test]
+    fn what_was_written_before_a_piece_goes_out_before_it() {
+        let wire = Wire::new(Level::Info, None);
+        let exchange = Exchange::host_call(2, Arc::clone(&wire), oneshot::channel().0);
+        wire.enlist(&exchange);
+        exchange.open_output(StreamKind::Items).unwrap();
+        exchange.push_output(Bytes::from_static(&[1])).unwrap();
+        exchange.progress(Progress { percentage: Some(100.0), ..Progress::default() });
+        exchange.finish(Outcome::Small(&[2]));
+        let (mut batch, mut next) = (Batch::default(), Batch::default());
+        for _item_end_of_the_stream_and_result in 0..3 {
+            exchange.cut(&mut batch);
+        }
+        wire.fill(&mut next);
+        let mut decoder = Decoder::default();
+        decoder.push(&batch.head);
+        decoder.push(&next.head);
+        let mut kinds = Vec::new();
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            kinds.push(frame.kind().unwrap().unwrap());
+        }
+        assert_eq!(kinds, [Kind::StreamOpen, Kind::Progress, Kind::StreamData, Kind::StreamEnd, Kind::Ok]);
     }
 }
