@@ -67,7 +67,7 @@ pub struct Line {
     /// More, from a `Log` frame.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fields: Option<serde_json::Value>,
-    /// The action of the call it belongs to.
+    /// The id of the call that it belongs to, as the plugin knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call: Option<u64>,
 }
