@@ -9,7 +9,7 @@ pub mod egress;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -131,6 +131,8 @@ enum Group {
 impl Group {
     fn number(&self) -> Result<u32, String> {
         match self {
+            // With it, the file would keep the group that it has.
+            Self::Number(u32::MAX) => Err(format!("`socket_group`: {} is the number of no group", u32::MAX)),
             Self::Number(number) => Ok(*number),
             Self::Name(name) => match nix::unistd::Group::from_name(name) {
                 Ok(Some(group)) => Ok(group.gid.as_raw()),
@@ -218,7 +220,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is not what it should be.
     #[error("the configuration {path} is wrong: {detail}", path = .path.display())]
@@ -234,7 +236,7 @@ pub enum ConfigError {
         /// As it was given.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A path that follows from the environment does not.
     #[error("no {what} can be derived from the environment: set {variable}, or give {flag}")]
@@ -260,8 +262,16 @@ impl Config {
             Some(path) => (true, Some(path.clone())),
             None => (false, default_config(mode)),
         };
-        let present = path.clone().filter(|path| named || path.exists());
-        let file = present.as_deref().map(read).transpose()?.unwrap_or_default();
+        let found = match &path {
+            // Where nothing is, there is nothing to keep to. A file that is there and cannot be had might say the opposite of the defaults.
+            Some(path) => match read(path) {
+                Err(ConfigError::Read { source, .. }) if !named && is_missing(path, &source) => None,
+                found => Some(found?),
+            },
+            None => None,
+        };
+        let present = path.clone().filter(|_| found.is_some());
+        let file = found.unwrap_or_default();
         let wrong = |detail| ConfigError::Wrong { path: path.clone().unwrap_or_default(), detail };
         if file.socket_group.is_some() && !file.allowed_uids.is_empty() {
             let detail = "`socket_group` and `allowed_uids` exclude each other: put those users into the group";
@@ -300,8 +310,27 @@ impl Config {
     }
 }
 
+/// Whether there is no such file, rather than a link to one that is gone.
+fn is_missing(path: &Path, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound && dangling(path).is_none()
+}
+
+/// The link on the way to the file that leads nowhere.
+fn dangling(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|above| {
+        let leads_nowhere = || std::fs::metadata(above).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        above.is_symlink() && leads_nowhere()
+    })
+}
+
 fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
-    let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+    let unreadable = |source: io::Error| {
+        let source = match dangling(path).filter(|_| source.kind() == io::ErrorKind::NotFound) {
+            Some(link) => io::Error::new(source.kind(), format!("{source}: {} is a link to nothing", link.display())),
+            None => source,
+        };
+        ConfigError::Read { path: path.to_owned(), source }
+    };
     let wrong = |detail: String| ConfigError::Wrong { path: path.to_owned(), detail };
     let mut text = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
@@ -323,10 +352,11 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
         *place = base.join(&*place);
     }
     if let Some([first, last]) = file.lent_uids
-        && (first == 0 || last < first)
+        && (first == 0 || last < first || last == u32::MAX)
     {
         return Err(wrong(format!(
-            "lent_uids = [{first}, {last}] is no range of ordinary users; give the first and the last of it"
+            "lent_uids = [{first}, {last}] is no range of ordinary users; give the first and the last of it, from 1 to {}",
+            u32::MAX - 1
         )));
     }
     Ok(file)
@@ -489,6 +519,8 @@ mod tests {
         assert_eq!(load("socket_group = \"root\"\n").unwrap().socket_group, Some(0));
         let error = load("socket_group = \"no such group\"\n").unwrap_err().to_string();
         assert!(error.contains("there is no group \"no such group\""), "{error}");
+        let error = load("socket_group = 4294967295\n").unwrap_err().to_string();
+        assert!(error.contains("4294967295 is the number of no group"), "{error}");
         let error = load("socket_group = 7\nallowed_uids = [1]\n").unwrap_err().to_string();
         assert!(error.contains("exclude each other"), "{error}");
     }
@@ -497,7 +529,16 @@ mod tests {
     fn the_lent_users_are_a_range_without_root() {
         assert_eq!(load("").unwrap().lent_uids, LENT_UIDS);
         assert_eq!(load("lent_uids = [7, 9]\n").unwrap().lent_uids, 7..=9);
-        for wrong in ["lent_uids = [0, 9]\n", "lent_uids = [9, 7]\n"] {
+        for wrong in [
+            "lent_uids = [0, 9]\n",
+            "lent_uids = [9, 7]\n",
+            "lent_uids = [4294967295, 4294967295]\n",
+            "lent_uids = [7, 4294967295]\n",
+            "lent_uids = [4294967290, 4]\n",
+            "lent_uids = [7, 4294967296]\n",
+            "lent_uids = [-1, 9]\n",
+            "lent_uids = [7]\n",
+        ] {
             let error = load(wrong).unwrap_err().to_string();
             assert!(error.contains("lent_uids"), "{error}");
         }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -84,7 +84,26 @@ pub enum DaemonError {
     Signals(io::Error),
 }
 
-/// Runs until SIGTERM, SIGINT or a `shutdown` operation, and then stops everything in order.
+impl DaemonError {
+    /// Whether something that was given is wrong, in the configuration or on the command line.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Directory(_) | Self::Folder { .. } | Self::Listen(ListenError::TooLong { .. }))
+    }
+
+    /// What to do about it, where the error does not say so itself.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Launcher(ImageError::Refused { .. }) => {
+                Some("install palisade-launcher and palisaded from the same build")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Runs until SIGTERM, SIGINT, SIGHUP or a `shutdown` operation, and then stops everything in order.
 ///
 /// # Errors
 /// [`DaemonError`]; whatever was built until then is taken down again.
@@ -92,6 +111,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let started = (Instant::now(), SystemTime::now());
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+    // The terminal was closed, which is an end like the others, unless whoever started the daemon ignores it, as `nohup` does.
+    let mut hangup =
+        if ignores_hangup() { None } else { Some(signal(SignalKind::hangup()).map_err(DaemonError::Signals)?) };
     raise_descriptor_limit();
 
     own_folder("state directory", &config.state_directory)?;
@@ -111,6 +133,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     own_folder("trial directory", &trial)?;
     let ground = Ground { folder: &trial, uid: *config.lent_uids.start() };
     let host = probe::probe(&image, tree.as_ref(), ground).await;
+    if let Ability::No(reason) = host.launcher {
+        return Err(ImageError::Refused { path: launcher.to_owned(), reason }.into());
+    }
     if let Ability::No(reason) = host.pid_namespaces {
         return Err(DaemonError::Host(reason));
     }
@@ -178,6 +203,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        // A second one is no haste: the kernel and a shell both say it.
+        () = hung_up(hangup.as_mut()) => tracing::info!("SIGHUP: stopping"),
         () = service.stop.notified() => tracing::info!("stopping, as was asked"),
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -210,6 +237,21 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     counts.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Whether SIGHUP is ignored, as a process inherits it. Where that cannot be seen, it is taken for not.
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    ignored & 1 << (SignalKind::hangup().as_raw_value() - 1) != 0
+}
+
+async fn hung_up(hangup: Option<&mut Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Tells systemd's watchdog that the daemon lives, where it wants to hear it. The one thread that does everything says it, so a

@@ -68,7 +68,10 @@ fn main() -> ExitCode {
         Err(error) => {
             let hint = match error {
                 ConfigError::Wrong { .. } => Some("docs/configuration.md lists every key"),
-                ConfigError::Read { .. } | ConfigError::NoPath { .. } | ConfigError::NoHome { .. } => None,
+                ConfigError::Read { .. } => {
+                    Some("make it a file that this user can read, or give another one with --config")
+                }
+                ConfigError::NoPath { .. } | ConfigError::NoHome { .. } => None,
             };
             return fail(&error, hint, EXIT_CONFIGURATION);
         }
@@ -88,11 +91,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let status = match &error {
-                DaemonError::Directory(_) | DaemonError::Folder { .. } => EXIT_CONFIGURATION,
+                _ if error.is_configuration() => EXIT_CONFIGURATION,
                 DaemonError::StateInUse { .. } | DaemonError::Listen(_) | DaemonError::Host(_) => EXIT_UNAVAILABLE,
-                DaemonError::Store(_) | DaemonError::Launcher(_) | DaemonError::Signals(_) => EXIT_INTERNAL,
+                DaemonError::Directory(_)
+                | DaemonError::Folder { .. }
+                | DaemonError::Store(_)
+                | DaemonError::Launcher(_)
+                | DaemonError::Signals(_) => EXIT_INTERNAL,
             };
-            fail(&error, None, status)
+            fail(&error, error.hint(), status)
         }
     }
 }

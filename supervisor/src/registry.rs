@@ -10,7 +10,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, SUPERVISOR_ID};
 use semver::Version;
 use serde::Serialize;
 
@@ -154,17 +154,31 @@ fn manifest_of(folder: &Path) -> Result<bool, String> {
         Ok(_) => Err(format!("{} is not a file", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => Ok(false),
-        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+        Err(error) => Err(unreadable(&path, &error)),
+    }
+}
+
+/// What is said of a manifest that is there, or may be, and cannot be read.
+fn unreadable(path: &Path, error: &std::io::Error) -> String {
+    let what = format!("{} cannot be read: {error}", path.display());
+    match path.parent() {
+        // The folder may be listed and not entered, which is easily overlooked.
+        Some(folder) if error.kind() == std::io::ErrorKind::PermissionDenied => format!(
+            "{what}; the daemon's user has to be able to read the file and to enter {} and the folders above it (`chmod +x` on a \
+             folder)",
+            folder.display()
+        ),
+        _ => what,
     }
 }
 
 fn read(folder: &Path) -> Result<Found, String> {
     let path = folder.join("plugin.json");
-    let file = fs::File::open(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let file = fs::File::open(&path).map_err(|error| unreadable(&path, &error))?;
     let mut bytes = Vec::new();
     // One byte more than allowed, so that the parser sees that it is too long.
     let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    read.map_err(|error| unreadable(&path, &error))?;
     let (manifest, warnings) = Manifest::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut warnings: Vec<_> = warnings.into_iter().map(|warning| warning.to_string()).collect();
     for left_out in store::LEFT_OUT.iter().filter(|name| folder.join(name).is_dir()) {
@@ -201,8 +215,11 @@ impl Registry {
             // The usual case needs no parsing.
             None if versions.len() == 1 => return versions.values().next().ok_or_else(|| self.unknown(id)),
             None => Specifier::any(),
-            Some(text) => Specifier::parse(text)
-                .map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, format!("the version {text:?}: {error}")))?,
+            Some(text) => Specifier::parse(text).map_err(|error| {
+                let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
+                let hint = format!("write it as in {id}@1.2.3 or {id}@^1.2; there is {}", there.join(", "));
+                ErrorBody::new(ErrorCode::InvalidParams, format!("the version {text:?}: {error}")).with_hint(hint)
+            })?,
         };
         specifier.highest(versions.keys()).and_then(|version| versions.get(version)).ok_or_else(|| {
             let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
@@ -213,6 +230,12 @@ impl Registry {
     }
 
     fn unknown(&self, id: &str) -> ErrorBody {
+        if id == SUPERVISOR_ID {
+            let message = format!("`{id}` is the daemon itself, and no plugin");
+            return ErrorBody::new(ErrorCode::PluginNotFound, message).with_hint(
+                "`palisade status` without a name shows the daemon, `palisade doctor` what is wrong with it",
+            );
+        }
         let rejected = self.rejected.iter().find(|rejected| rejected.path.file_name().is_some_and(|name| name == id));
         if let Some(rejected) = rejected {
             let message = format!("the package {} cannot be used: {}", rejected.path.display(), rejected.reason);

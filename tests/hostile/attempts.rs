@@ -10,6 +10,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -322,12 +323,24 @@ fn families() -> String {
     (0..46).filter(can).map(|family| family.to_string()).collect::<Vec<_>>().join(" ")
 }
 
-/// Twice, as the first one only learns that nobody listens.
+/// How long a datagram or an error about it is waited for: both come at their own time, as the kernel hands them on in the background.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Sends until somebody answers or the kernel says that nobody is there. What is sent may get lost, on loopback too.
 fn udp(address: &str) -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(address)?;
-    socket.send(b"x")?;
-    socket.send(b"x").map(drop)
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let end = Instant::now() + ANSWER_WITHIN;
+    while Instant::now() < end {
+        socket.send(b"x")?;
+        match socket.recv(&mut [0]) {
+            Ok(_) => return Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ETIMEDOUT))
 }
 
 /// Does something to a child that only waits, and ends it.

@@ -66,6 +66,8 @@ enum Surroundings {
     Descriptors(u32),
     /// Its state lies on a disk of so many KiB, in a mount namespace of its own.
     SmallDisk(u32),
+    /// Whoever started it ignores hangups.
+    Nohup,
     /// Its host has less than there should be.
     Lacking(Lacking),
 }
@@ -129,6 +131,13 @@ impl DaemonOptions {
     #[must_use]
     pub fn small_disk(mut self, kib: u32) -> Self {
         self.surroundings = Surroundings::SmallDisk(kib);
+        self
+    }
+
+    /// As `nohup` starts it.
+    #[must_use]
+    pub fn nohup(mut self) -> Self {
+        self.surroundings = Surroundings::Nohup;
         self
     }
 
@@ -360,6 +369,7 @@ impl Daemon {
         };
         let mut command = match options.surroundings {
             Surroundings::Ordinary => ordinary(),
+            Surroundings::Nohup => wrapped(command("nohup").arg("--"), &ordinary()),
             Surroundings::Lacking(Lacking::Landlock) => {
                 wrapped(command(built("palisade-hostile")).arg("without-landlock"), &ordinary())
             }

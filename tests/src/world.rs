@@ -6,6 +6,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -18,7 +22,7 @@ pub struct World {
     folder: tempfile::TempDir,
     tcp4: TcpListener,
     tcp6: Option<TcpListener>,
-    udp: UdpSocket,
+    udp: Answering,
     abstract_name: String,
     _sockets: [UnixListener; 3],
 }
@@ -51,7 +55,7 @@ impl World {
         Self {
             tcp4: TcpListener::bind("127.0.0.1:0").expect("loopback is there"),
             tcp6: TcpListener::bind("[::1]:0").ok(),
-            udp: UdpSocket::bind("127.0.0.1:0").expect("loopback is there"),
+            udp: Answering::new(),
             abstract_name,
             _sockets: sockets,
             folder,
@@ -79,8 +83,14 @@ impl World {
             "abstract": self.abstract_name,
             "tcp4": bound(self.tcp4.local_addr()),
             "tcp6": self.tcp6.as_ref().map_or("[::1]:9".into(), |listener| bound(listener.local_addr())),
-            "udp": bound(self.udp.local_addr()),
+            "udp": self.udp.address.to_string(),
         })
+    }
+
+    /// How many datagrams have arrived at the socket that answers them.
+    #[must_use]
+    pub fn datagrams(&self) -> u32 {
+        self.udp.arrived.load(Ordering::Relaxed)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -91,5 +101,46 @@ impl World {
 impl Default for World {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A datagram socket of the host that answers whoever reaches it.
+#[derive(Debug)]
+struct Answering {
+    address: std::net::SocketAddr,
+    arrived: Arc<AtomicU32>,
+    over: Arc<AtomicBool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Answering {
+    fn new() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
+        // So often it looks whether it is over.
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("it is a time");
+        let address = socket.local_addr().expect("it is bound");
+        let (arrived, over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let task = std::thread::spawn({
+            let (arrived, over) = (arrived.clone(), over.clone());
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    if let Ok((_, sender)) = socket.recv_from(&mut [0; 16]) {
+                        arrived.fetch_add(1, Ordering::Relaxed);
+                        // Who is gone needs none.
+                        let _ = socket.send_to(b"y", sender);
+                    }
+                }
+            }
+        });
+        Self { address, arrived, over, task: Some(task) }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(task) = self.task.take() {
+            let _ = task.join();
+        }
     }
 }

@@ -213,7 +213,25 @@ fn the_everyday_commands() {
     let list = run(&["list"]);
     expect_text(&list, "echo");
     expect_text(&list, "discovered");
+    // Nothing is claimed of a process that there is not.
+    let unstarted = run(&["info", "hostile"]);
+    expect_text(&unstarted, "not started yet");
+    assert!(!unstarted.contains("launcher: ") && !unstarted.contains("kernel: "), "{unstarted}");
     expect_text(&run(&["call", "hostile", "environment"]), "HOSTILE_MODE");
+    let running = run(&["info", "hostile"]);
+    expect_text(&running, "launcher: private root");
+    assert!(!running.contains("not started yet"), "{running}");
+    for command in ["info", "status"] {
+        let found = palisade(&socket, &[command, "palisade"]);
+        refused(
+            &found,
+            3,
+            &["`palisade` is the daemon itself, and no plugin", "hint: `palisade status` without a name"],
+        );
+    }
+    refused(&palisade(&socket, &["call", "echo@zz", "echo"]), 4, &["the version \"zz\"", "hint: ", "echo@^1.2"]);
+    let several = palisade(&socket, &["start", "nothere", "echo"]);
+    refused(&several, 3, &["palisade: error: there is no plugin \"nothere\"\n"]);
     for operation in ["start", "pause", "resume", "restart", "stop"] {
         assert_eq!(run(&[operation, "hostile"]), "", "{operation} is silent");
     }

@@ -112,6 +112,7 @@ fn every_row_meets_what_the_table_says() {
         expect_echo(&daemon, "hostile");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(world.datagrams(), 0, "none of them reached the host");
     neighbour.expect_unharmed(&daemon);
     daemon.stop_and_expect_no_orphans();
 }

@@ -1,10 +1,13 @@
 //! Start, stop, pause, restart, idleness, shutdown: the operator's side of a plugin's life.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use palisade_protocol::ErrorCode;
+use palisade_tests::command::{built, command};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
@@ -232,18 +235,36 @@ fn every_state_is_an_event() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// SIGTERM drains: a call under way is answered before the daemon ends.
+/// SIGTERM drains: a call under way is answered before the daemon ends. So does Ctrl-C, and the end of its terminal.
 #[test]
 fn shutdown_lets_calls_finish() {
-    let mut daemon = daemon_with(hostile("tame"));
-    let mut agent = daemon.agent();
-    let call = agent.begin("hostile", "sleep-blocking", &json!(null));
-    daemon.wait_until("hostile", "a call in flight", |now| now.calls.in_flight == 1);
-    daemon.remember();
-    daemon.terminate();
-    assert_eq!(agent.finish(call), Ok(json!(null)));
-    let status = daemon.wait();
-    assert_eq!(status.code(), Some(0), "{}", daemon.log());
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut daemon = daemon_with(hostile("tame"));
+        let mut agent = daemon.agent();
+        let call = agent.begin("hostile", "sleep-blocking", &json!(null));
+        daemon.wait_until("hostile", "a call in flight", |now| now.calls.in_flight == 1);
+        daemon.remember();
+        daemon.signal(signal);
+        if signal == Signal::SIGHUP {
+            // A terminal says it twice, by the kernel and by its shell: that is no haste.
+            daemon.wait_until("hostile", "the beginning of the end", |now| now.is("stopping"));
+            daemon.signal(signal);
+        }
+        assert_eq!(agent.finish(call), Ok(json!(null)), "{signal}");
+        let status = daemon.wait();
+        assert_eq!(status.code(), Some(0), "{signal}: {}", daemon.log());
+        assert!(!daemon.log().contains("killing what is left"), "{signal}: {}", daemon.log());
+    }
+}
+
+/// One that was started with `nohup` is told of no terminal's end.
+#[test]
+fn a_hangup_that_was_ignored_stays_ignored() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).nohup());
+    daemon.signal(Signal::SIGHUP);
+    expect_echo(&daemon, "echo");
+    assert!(!daemon.log().contains("SIGHUP"), "{}", daemon.log());
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// `shutdown` asked for by an agent is the same.
@@ -267,10 +288,10 @@ fn a_second_daemon_is_refused() {
     let path = |name: &str| daemon.path().join(name).display().to_string();
     let run = |arguments: &[String]| {
         let user = palisade_tests::daemon::other_user();
-        let program = palisade_tests::command::built("palisaded");
+        let program = built("palisaded");
         let mut command = match user {
             Some(uid) => palisade_tests::daemon::as_user(uid, &program),
-            None => palisade_tests::command::command(program),
+            None => command(program),
         };
         let output = command.args(arguments).env("HOME", daemon.path()).output().expect("it can be executed");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -323,6 +344,59 @@ fn a_daemon_with_a_wrong_configuration() {
     }
 }
 
+/// The usual configuration need not be there. One that is there and cannot be had is not passed over.
+#[test]
+fn a_configuration_that_cannot_be_reached() {
+    use std::os::unix::fs::{chown, symlink};
+    type Prepare = fn(&Path);
+    let hidden: Prepare = |config| {
+        std::fs::write(config.join("palisade.toml"), "").expect("the folder is ours");
+        std::fs::set_permissions(config, std::fs::Permissions::from_mode(0o000)).expect("the folder is ours");
+    };
+    let cases: [(Prepare, &str); 5] = [
+        (|config| symlink("gone", config.join("palisade.toml")).expect("the folder is ours"), "is a link to nothing"),
+        (
+            |config| {
+                std::fs::remove_dir(config).expect("it is empty");
+                symlink("gone", config).expect("the folder is ours");
+            },
+            "is a link to nothing",
+        ),
+        (|config| symlink("palisade.toml", config.join("palisade.toml")).expect("the folder is ours"), "os error 40"),
+        (|config| std::fs::create_dir(config.join("palisade.toml")).expect("the folder is ours"), "os error 21"),
+        (hidden, "os error 13"),
+    ];
+    for (prepare, sentence) in cases {
+        if sentence == "os error 13" && palisade_tests::daemon::runs_as_root() {
+            println!(
+                "SKIPPED: root may read every folder; the lane of an ordinary user shows a configuration out of reach"
+            );
+            continue;
+        }
+        let folder = tempfile::tempdir().expect("the temporary folder is writable");
+        let config = folder.path().join("config/palisade");
+        std::fs::create_dir_all(&config).expect("the folder is ours");
+        prepare(&config);
+        if let Some(uid) = palisade_tests::daemon::other_user().filter(|_| config.is_dir()) {
+            chown(&config, Some(uid), Some(uid)).expect("root may");
+        }
+        let file = config.join("palisade.toml").display().to_string();
+        let options = DaemonOptions::with([Package::echo()])
+            .environment("XDG_CONFIG_HOME", &folder.path().join("config").display().to_string())
+            .environment("CONFIGURATION_DIRECTORY", &config.display().to_string());
+        let failed = Daemon::try_start(options.folder(folder)).expect_err(sentence);
+        assert_eq!(failed.status.code(), Some(4), "{}", failed.log);
+        expect_text(&failed.log, &format!("palisaded: error: the configuration {file} cannot be read: "));
+        expect_text(&failed.log, sentence);
+        expect_text(&failed.log, "hint: ");
+    }
+    // Nothing at all is no error.
+    let nowhere = "/nonexistent/configuration";
+    let options = DaemonOptions::with([Package::echo()]);
+    let options = options.environment("XDG_CONFIG_HOME", nowhere).environment("CONFIGURATION_DIRECTORY", nowhere);
+    Daemon::start(options).stop_and_expect_no_orphans();
+}
+
 /// Where the daemon stands when it is started makes no difference to its plugins, whose launcher stands elsewhere.
 #[test]
 fn every_path_may_be_relative() {
@@ -343,6 +417,55 @@ fn a_socket_in_a_folder_that_does_not_exist() {
         "palisaded: error: the socket /nonexistent/x.sock cannot be made: the folder /nonexistent does not exist; \
          create it, or give another --socket\n",
     );
+}
+
+/// A launcher with which nothing can be started is told as that, and not as a host that cannot run plugins.
+#[test]
+fn a_launcher_that_is_none() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let program = std::fs::read(built("palisade-launcher")).expect("it was built");
+    let id = command(built("palisade-launcher")).arg("--build-id").output().expect("it can be executed").stdout;
+    let id = id.trim_ascii();
+    assert!(!id.is_empty());
+    let places: Vec<_> =
+        (0..program.len() - id.len()).filter(|at| program[*at] == id[0] && program[*at..].starts_with(id)).collect();
+    let mut other = program;
+    for place in &places {
+        other[*place..*place + id.len()].fill(b'0');
+    }
+    assert!(!places.is_empty());
+    let mut no_program = b"\x7fELF".to_vec();
+    no_program.resize(4096, 0);
+    let exits = std::fs::read("/bin/true").expect("it is everywhere");
+    for (name, bytes, sentence) in [
+        ("other-build", other, "the launcher is of build 0000"),
+        ("no-program", no_program, "the launcher could not be executed: Exec format error"),
+        ("exits-at-once", exits, "the launcher ended before it said which build it is"),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("the folder is ours");
+        for path in [folder.path(), &path] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("the folder is ours");
+        }
+        let path = path.display().to_string();
+        let options = DaemonOptions::with([Package::echo()]).arguments(&["--launcher", &path]);
+        let failed = Daemon::try_start(options).expect_err(name);
+        assert_eq!(failed.status.code(), Some(70), "{}", failed.log);
+        expect_text(&failed.log, &format!("palisaded: error: {path} cannot be used as the launcher: {sentence}"));
+        expect_text(&failed.log, "hint: install palisade-launcher and palisaded from the same build");
+        assert!(!failed.log.contains("this host cannot"), "{}", failed.log);
+    }
+}
+
+/// Nor is one whose path is too long for the kernel left to a number.
+#[test]
+fn a_socket_whose_path_is_too_long() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let socket = folder.path().join("s".repeat(120));
+    let (status, said) = run_to_its_end(&folder.path().join("state"), &socket, folder.path());
+    assert_eq!(status, Some(4), "{said}");
+    expect_text(&said, &format!("has {} bytes, and 107 is the most that the kernel takes", socket.as_os_str().len()));
+    expect_text(&said, "give a shorter --socket");
 }
 
 /// A plugin folder that this user may not look into is an error that says so, and no folder without plugins.
@@ -371,6 +494,31 @@ fn a_plugin_folder_that_cannot_be_read() {
          see its permissions and those of the folders above it\n"
     );
     expect_text(&failed.log, &said);
+}
+
+/// One that may be listed and not entered is told with what to do; the daemon has its other folders.
+#[test]
+fn a_plugin_folder_that_cannot_be_entered() {
+    if palisade_tests::daemon::runs_as_root() {
+        println!("SKIPPED: root may enter every folder; the lane of an ordinary user shows one that cannot be entered");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).expect("the folder is ours");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o444)).expect("the folder is ours");
+    if let Some(uid) = palisade_tests::daemon::other_user() {
+        std::os::unix::fs::chown(&closed, Some(uid), Some(uid)).expect("root may");
+    }
+    let closed = closed.display().to_string();
+    let daemon =
+        Daemon::start(DaemonOptions::with([Package::echo()]).folder(folder).arguments(&["--plugins", &closed]));
+    let list = daemon.operate("list", &json!({})).expect("it answers");
+    let reason = list["rejected"][0]["reason"].as_str().unwrap_or_default();
+    expect_text(reason, &format!("{closed}/plugin.json cannot be read: Permission denied"));
+    expect_text(reason, &format!("to enter {closed} and the folders above it (`chmod +x` on a folder)"));
+    expect_echo(&daemon, "echo");
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// Folders that are not taken along are named, as a plugin that needs them would not find them.
@@ -462,13 +610,13 @@ fn the_store_does_not_only_grow() {
 
 /// Runs a daemon that does not come up, in a folder that is its own but for the state. Its exit status and what it said.
 fn run_to_its_end(state: &Path, socket: &Path, own: &Path) -> (Option<i32>, String) {
-    let program = palisade_tests::command::built("palisaded");
+    let program = built("palisaded");
     let mut command = match palisade_tests::daemon::other_user() {
         Some(uid) => {
             std::os::unix::fs::chown(own, Some(uid), Some(uid)).expect("root may");
             palisade_tests::daemon::as_user(uid, &program)
         }
-        None => palisade_tests::command::command(program),
+        None => command(program),
     };
     command.arg("--state-dir").arg(state).arg("--socket").arg(socket).arg("--plugins").arg(own);
     let output = command.arg("--runtime-dir").arg(own).env("HOME", own).output().expect("it can be executed");
@@ -512,7 +660,7 @@ fn a_broken_manifest_costs_the_others_nothing() {
     }
     // What stands where a manifest should is no manifest, and is not passed over either.
     std::fs::create_dir_all(plugins.join("a-pipe")).expect("the folder is ours");
-    let made = palisade_tests::command::command("mkfifo").arg(plugins.join("a-pipe/plugin.json")).status();
+    let made = command("mkfifo").arg(plugins.join("a-pipe/plugin.json")).status();
     assert!(made.is_ok_and(|status| status.success()));
     std::fs::create_dir_all(plugins.join("a-link")).expect("the folder is ours");
     std::os::unix::fs::symlink("/nonexistent", plugins.join("a-link/plugin.json")).expect("the folder is ours");

@@ -14,6 +14,12 @@ fn fails_to_start(mode: &str, code: ErrorCode, sentence: &str, stderr: Option<&s
     let error = error(daemon.agent().call("hostile", "echo", &json!(1)), code);
     expect_text(&error.message, sentence);
     assert!(error.hint.is_some(), "{error}");
+    if let Some(line) = stderr.filter(|_| mode == "exit-at-once") {
+        expect_text(&error.message, &format!("; its last line on stderr: {line}"));
+    }
+    // Where it said itself what is wrong, that is not said twice.
+    let is_told = matches!(mode, "refuse" | "unhealthy" | "other-version");
+    assert!(!is_told || !error.message.contains("its last line"), "{error}");
     let status = daemon.wait_until("hostile", "failed", |now| now.is("failed"));
     assert_eq!(status.process_id(), None);
     let dossier = status.last_failure.expect("a failed start has a dossier");
@@ -101,7 +107,9 @@ fn a_plugin_that_never_starts_is_quarantined() {
     assert_eq!(status.restarts, 3, "as often as the intensity allows, and no more");
     let error = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::InitializationFailed);
     expect_text(&error.message, "quarantined");
+    expect_text(&error.message, "; its last line on stderr: no reason to live");
     expect_text(error.hint.as_deref().unwrap_or_default(), "palisade start hostile");
+    assert!(!error.retryable, "no time lifts it: {error}");
     let before = status.last_failure.expect("there is a dossier").generation;
     // Reset forgets the history; the plugin may fail anew.
     let _ = daemon.operate("reset", &json!({"plugin": "hostile"}));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_client::admin::{Dossier, PluginStatus, Target};
 use palisade_client::{CallError, Input, InputError, Piece, Raw, Running, StreamKind};
-use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, PAYLOAD_BYTES_MAX};
+use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, Fault, PAYLOAD_BYTES_MAX};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use crate::attend::Attendant;
 use crate::failure::Failure;
 use crate::output::{Output, Reader};
 use crate::plugins::{Describe, Described};
-use crate::screen::harmless;
+use crate::screen::{Screen, harmless};
 use crate::times::now_unix_ms;
 use crate::value::{self, Layout};
 use crate::{Context, Limit, operate, params};
@@ -39,10 +39,22 @@ pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Resul
         return Err(Failure::usage("--params and --input cannot both read stdin"));
     }
     // What can be wrong without a daemon is said without one.
-    let base = arguments.params.as_deref().map(params::read).transpose()?;
-    let source = arguments.input.as_deref().map(open).transpose()?;
-
     let what = format!("{plugin} {}", arguments.action);
+    let base = match arguments.params.clone() {
+        Some(params) => {
+            let name = params::name(&params).to_owned();
+            Some(aside(context, limit, &what, &format!("{name} has not ended"), move || params::read(&params)).await?)
+        }
+        None => None,
+    };
+    let source = match arguments.input.clone() {
+        Some(path) => {
+            let waits = format!("nobody has opened {} for writing", path.display());
+            Some(aside(context, limit, &what, &waits, move || open(&path)).await?)
+        }
+        None => None,
+    };
+
     let mut attendant = Attendant::new(&context.screen, &context.interrupts, what);
     let described = describe(context, plugin, version, &arguments.action, limit);
     let action = match attendant.wait(described, || Ok(())).await? {
@@ -87,6 +99,40 @@ pub(crate) async fn call(context: &Context, arguments: arguments::Call) -> Resul
             Err(attendant.wait(known, || Ok(())).await?.unwrap_or(failure))
         }
         (outcome, _) => outcome,
+    }
+}
+
+/// Does on a thread what may block for as long as somebody else likes: a terminal, a pipe and a FIFO cannot be read in any other way.
+/// An interruption or the end of the time ends the wait, and the thread ends with the program.
+async fn aside<T: Send + 'static>(
+    context: &Context,
+    limit: Option<Limit>,
+    what: &str,
+    waits: &str,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    // Nothing is drawn over what is being typed.
+    let screen = Screen { stderr_is_terminal: false, ..context.screen };
+    let mut attendant = Attendant::new(&screen, &context.interrupts, what);
+    let task = tokio::task::spawn_blocking(work);
+    let end = limit.and_then(|(begun, timeout)| Some((begun.checked_add(timeout)?, timeout)));
+    let done = async {
+        match end {
+            Some((at, after)) => tokio::time::timeout_at(at, task).await.map_err(|_| after),
+            None => Ok(task.await),
+        }
+    };
+    match attendant.wait(done, || Ok(())).await? {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(Failure::code(ErrorCode::Internal, error.to_string())),
+        },
+        Err(after) => {
+            let message = format!("nothing was called: {waits} within {}", humantime::format_duration(after));
+            let body = ErrorBody::new(ErrorCode::Timeout, message).with_fault(Fault::Caller);
+            Err(CallError::Remote(Box::new(body.with_hint("--timeout bounds this wait as well"))).into())
+        }
     }
 }
 
@@ -247,7 +293,8 @@ fn open(path: &Path) -> Result<Source, Failure> {
     let name = path.display().to_string();
     match std::fs::File::open(path) {
         Ok(file) => Ok(Source { name, reader: Box::new(file) }),
-        Err(error) => Err(Failure::usage(format!("the input file {name} cannot be read: {error}"))),
+        Err(error) => Err(Failure::usage(format!("the input file {name} cannot be read: {error}"))
+            .with_hint("--input FILE names a file to feed the action's input stream from, and `-` is stdin")),
     }
 }
 
@@ -314,18 +361,13 @@ fn read_items(source: Source, pieces: &Pieces) {
         let item = match (&mut reader).take(PAYLOAD_BYTES_MAX + 1).read_until(b'\n', &mut line) {
             Ok(0) => return,
             Ok(_) if line.len() as u64 > PAYLOAD_BYTES_MAX => {
-                Err(Failure::code(ErrorCode::InvalidParams, format!("{} line {number} is too long", source.name)))
+                let message = format!("{} line {number} is longer than a value may be", source.name);
+                Err(Failure::code(ErrorCode::InvalidParams, message)
+                    .with_hint(format!("a line may have {} MiB", PAYLOAD_BYTES_MAX >> 20)))
             }
             Ok(_) if line.trim_ascii().is_empty() => continue,
-            Ok(_) => serde_json::from_slice(&line)
-                .map_err(|error| {
-                    let what = error.to_string();
-                    let what = what.split(" at line ").next().unwrap_or(&what);
-                    let place = format!("line {number}, column {}", error.column());
-                    let message = format!("{} is not JSON: {place}: {what}", source.name);
-                    Failure::code(ErrorCode::InvalidParams, message)
-                        .with_hint("this action reads one JSON value a line")
-                })
+            Ok(_) => params::parse_line(&line, &source.name, number)
+                .map_err(|failure| failure.with_hint_if_none("this action reads one JSON value a line"))
                 .and_then(|item| value::from_json(&item))
                 .map(Piece::Item),
             Err(error) => Err(unreadable(&source.name, &error)),

@@ -1,10 +1,10 @@
 //! How a command fails: what is said, and with which status it exits. `docs/cli.md` has the table, and a test compares the two.
 
 use palisade_client::CallError;
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{Class, ErrorBody, ErrorCode, Fault};
 use serde_json::{Value, json};
 
-use crate::screen::{Screen, harmless};
+use crate::screen::{Label, Screen, harmless};
 
 /// The command line itself is wrong: an unknown option, a file that cannot be read.
 pub(crate) const USAGE: u8 = 2;
@@ -30,6 +30,9 @@ pub(crate) struct Failure {
 struct Report {
     /// A code of the taxonomy, or `usage`, `not_reachable`, `output`.
     code: &'static str,
+    class: Class,
+    fault: Fault,
+    retryable: bool,
     message: String,
     hint: Option<String>,
     body: Option<Box<ErrorBody>>,
@@ -42,11 +45,12 @@ impl Failure {
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self::new(USAGE, "usage", message)
+        let (class, fault) = (Class::Invalid, Fault::Caller);
+        Self::new(USAGE, Report { class, fault, retryable: false, ..Report::new("usage", message) })
     }
 
     pub(crate) fn code(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self::new(code.exit_status(), code.name(), message)
+        Self::new(code.exit_status(), Report::of(code, message))
     }
 
     /// Something that could not be written.
@@ -54,11 +58,12 @@ impl Failure {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Self::silent(BROKEN_PIPE);
         }
-        Self::new(OUTPUT, "output", format!("the output cannot be written: {error}"))
+        // What was called has been done; the same again would do it twice.
+        Self::new(OUTPUT, Report::new("output", format!("the output cannot be written: {error}")))
     }
 
-    fn new(status: u8, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, report: Some(Report { code, message: message.into(), hint: None, body: None }) }
+    fn new(status: u8, report: Report) -> Self {
+        Self { status, report: Some(report) }
     }
 
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -68,11 +73,21 @@ impl Failure {
         self
     }
 
+    /// The same, unless it has one already.
+    pub(crate) fn with_hint_if_none(self, hint: &str) -> Self {
+        let has_one = self.report.as_ref().is_some_and(|report| report.hint.is_some());
+        if has_one { self } else { self.with_hint(hint) }
+    }
+
     /// Puts before the message what it concerns.
     pub(crate) fn about(mut self, what: &str) -> Self {
-        // What the daemon says of a plugin mostly begins with it.
+        // What the daemon says of a plugin mostly names it.
+        let named = |message: &str| {
+            message.starts_with(&format!("{what}: "))
+                || [format!("`{what}`"), format!("\"{what}\"")].iter().any(|quoted| message.contains(quoted))
+        };
         if let Some(report) = &mut self.report
-            && !report.message.starts_with(&format!("{what}: "))
+            && !named(&report.message)
         {
             report.message = format!("{what}: {}", report.message);
         }
@@ -107,16 +122,18 @@ impl Failure {
             "" => format!("{}, and nothing was said of why", report.code),
             message => harmless(message),
         };
-        let _ = screen.error_line(&screen.labelled("error", &message));
+        let _ = screen.error_line(&screen.labelled(Label::Error, &message));
         if let Some(hint) = &report.hint {
-            let _ = screen.error_line(&screen.labelled("hint", &harmless(hint)));
+            let _ = screen.error_line(&screen.labelled(Label::Hint, &harmless(hint)));
         }
     }
 
     fn json(&self, report: &Report) -> Value {
         let mut error = match &report.body {
             Some(body) => serde_json::to_value(body).unwrap_or_default(),
-            None => json!({"code": report.code}),
+            None => json!({
+                "code": report.code, "class": report.class, "fault": report.fault, "retryable": report.retryable,
+            }),
         };
         error["message"] = json!(report.message);
         if let Some(hint) = &report.hint {
@@ -127,14 +144,31 @@ impl Failure {
     }
 }
 
+impl Report {
+    /// Of something that is none of the taxonomy's: this machine cannot do it.
+    fn new(code: &'static str, message: impl Into<String>) -> Self {
+        let (class, fault) = (Class::Unavailable, Fault::Host);
+        Self { code, class, fault, retryable: false, message: message.into(), hint: None, body: None }
+    }
+
+    fn of(code: ErrorCode, message: impl Into<String>) -> Self {
+        let (class, fault, retryable) = (code.class(), code.fault(), code.retryable());
+        Self { class, fault, retryable, ..Self::new(code.name(), message) }
+    }
+}
+
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
-        let (status, code) = match &error {
+        let message = error.to_string();
+        let (status, report) = match &error {
             CallError::NotReachable { .. } if error.code() == ErrorCode::PermissionDenied => {
-                (ErrorCode::PermissionDenied.exit_status(), ErrorCode::PermissionDenied.name())
+                (ErrorCode::PermissionDenied.exit_status(), Report::of(ErrorCode::PermissionDenied, message))
             }
-            CallError::NotReachable { .. } | CallError::Lost { .. } => (NOT_REACHABLE, "not_reachable"),
-            _ => (error.code().exit_status(), error.code().name()),
+            CallError::NotReachable { .. } | CallError::Lost { .. } => {
+                let retryable = error.is_retryable();
+                (NOT_REACHABLE, Report { retryable, ..Report::new("not_reachable", message) })
+            }
+            _ => (error.code().exit_status(), Report::of(error.code(), message)),
         };
         let hint = match &error {
             // The library's hint is for programmers.
@@ -143,7 +177,7 @@ impl From<CallError> for Failure {
             _ => error.hint(),
         };
         let body = error.body().cloned().map(Box::new);
-        Self { status, report: Some(Report { code, message: error.to_string(), hint, body }) }
+        Self::new(status, Report { hint, body, ..report })
     }
 }
 
@@ -207,6 +241,23 @@ mod tests {
     }
 
     #[test]
+    fn as_json_every_error_says_what_kind_it_is() {
+        let lost = |sent| Failure::from(CallError::Lost { reason: "it was closed".into(), sent });
+        for (failure, class, fault, retryable) in [
+            (Failure::usage("what?"), "invalid", "caller", false),
+            (Failure::code(ErrorCode::InvalidParams, "no"), "invalid", "caller", false),
+            (Failure::output(&std::io::Error::other("full")), "unavailable", "host", false),
+            (lost(true), "unavailable", "host", false),
+            (lost(false), "unavailable", "host", true),
+            (CallError::Invalid { detail: "too large".into() }.into(), "invalid", "caller", false),
+        ] {
+            let error = &failure.json(failure.report.as_ref().unwrap())["error"];
+            assert_eq!((&error["class"], &error["fault"]), (&json!(class), &json!(fault)), "{error}");
+            assert_eq!(error["retryable"], retryable, "{error}");
+        }
+    }
+
+    #[test]
     fn as_json_an_error_keeps_what_the_plugin_said() {
         let body = ErrorBody::new(ErrorCode::ExecutionFailed, "no").with_hint("yes").with_details(json!({"at": 3}));
         let failure = Failure::from(CallError::Remote(Box::new(body)));
@@ -220,8 +271,18 @@ mod tests {
         );
         let failure = Failure::usage("exits: with code 1").about("exits").about("exits");
         assert_eq!(failure.message(), "exits: with code 1");
+        for message in ["there is no plugin \"exits\"", "plugin `exits` was stopped"] {
+            assert_eq!(Failure::usage(message).about("exits").message(), message, "once is enough");
+        }
+        assert_eq!(Failure::usage("it exits").about("exits").message(), "exits: it exits");
         let failure = Failure::usage("what?");
         let report = failure.report.as_ref().unwrap();
-        assert_eq!(failure.json(report), json!({"error": {"code": "usage", "message": "what?", "exit_status": 2}}));
+        assert_eq!(
+            failure.json(report),
+            json!({"error": {
+                "code": "usage", "class": "invalid", "fault": "caller", "retryable": false, "message": "what?",
+                "exit_status": 2,
+            }})
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! `palisade logs` and `palisade events`: lines as they come.
 
 use palisade_client::admin::{Event, LogLine};
-use palisade_client::{Items, Raw};
+use palisade_client::{CallError, Items, Raw};
 use palisade_protocol::{Level, SUPERVISOR_ID};
 use serde::Serialize;
 use serde_json::Value;
@@ -61,7 +61,7 @@ async fn follow(
             Ok(item) => item,
             Err(error) => {
                 output.flush()?;
-                return Err(error.into());
+                return Err(ended(error, operation));
             }
         };
         let line = if context.json { value::to_json(&item, Layout::Line)? } else { text(&item, &context.screen)? };
@@ -69,8 +69,20 @@ async fn follow(
     }
     let end = attendant.wait(items.result::<Raw>(), || output.flush()).await?;
     output.flush()?;
-    end?;
+    end.map_err(|error| ended(error, operation))?;
     Ok(())
+}
+
+/// Nothing was carried out, whatever else a lost connection may mean.
+fn ended(error: CallError, operation: &str) -> Failure {
+    let is_lost = matches!(error, CallError::Lost { .. });
+    let failure = Failure::from(error);
+    if !is_lost {
+        return failure;
+    }
+    failure.with_hint(format!(
+        "the daemon has ended, or was started anew; once `palisade status` answers, `palisade {operation}` goes on"
+    ))
 }
 
 fn missed(count: u64, screen: &Screen) -> String {

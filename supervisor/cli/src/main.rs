@@ -34,7 +34,7 @@ use crate::arguments::{Arguments, Command};
 use crate::attend::{Attendant, Interrupts};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::screen::{Screen, harmless};
+use crate::screen::{Label, Screen, harmless};
 
 /// What every command needs.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ fn usage(error: &clap::Error, screen: &Screen) -> ExitCode {
         failure.print(screen, true);
         return ExitCode::from(failure::USAGE);
     }
-    let _ = screen.error_line(&screen.labelled("error", &harmless(text.trim_end())));
+    let _ = screen.error_line(&screen.labelled(Label::Error, &harmless(text.trim_end())));
     let _ = screen.error_line(&harmless(rest.trim_end()));
     ExitCode::from(failure::USAGE)
 }

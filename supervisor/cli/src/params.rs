@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use palisade_protocol::ErrorCode;
@@ -45,22 +46,36 @@ pub(crate) fn assignment(text: &str) -> Result<Assignment, String> {
     Ok(Assignment { key: key.to_owned(), text: value.to_owned(), is_json })
 }
 
-/// What `--params` says: JSON itself, `@file`, or `-` for stdin.
+/// How `--params` is used, for those who tried.
+const FORMS: &str = "--params takes a JSON object in quotes, as '{\"a\": 1}', a file as @FILE, or - for stdin";
+
+/// Where the parameters that `--params` names come from, as people call it.
+pub(crate) fn name(source: &str) -> &str {
+    match source.strip_prefix('@') {
+        Some(path) => path,
+        None if source == "-" => "stdin",
+        None => "--params",
+    }
+}
+
+/// What `--params` says: JSON itself, `@file`, or `-` for stdin. This may block for as long as there may be more to read.
 pub(crate) fn read(source: &str) -> Result<Value, Failure> {
-    let unreadable = |name: &str, error: &std::io::Error| {
-        Failure::usage(format!("the parameter file {name} cannot be read: {error}"))
+    let name = name(source);
+    let unreadable = |error: &std::io::Error| {
+        Failure::usage(format!("the parameter file {name} cannot be read: {error}")).with_hint(FORMS)
     };
     match source.strip_prefix('@') {
         Some(path) => {
-            let file = std::fs::File::open(Path::new(path)).map_err(|error| unreadable(path, &error))?;
-            let text = read_all(file).map_err(|error| unreadable(path, &error))?;
-            parse(&text, path)
+            let file = std::fs::File::open(Path::new(path)).map_err(|error| unreadable(&error))?;
+            parse_all(&read_all(file).map_err(|error| unreadable(&error))?, name)
         }
         None if source == "-" => {
-            let text = read_all(std::io::stdin().lock()).map_err(|error| unreadable("stdin", &error))?;
-            parse(&text, "stdin")
+            parse_all(&read_all(std::io::stdin().lock()).map_err(|error| unreadable(&error))?, name)
         }
-        None => parse(source.as_bytes(), "--params"),
+        None => parse_all(source.as_bytes(), name).map_err(|failure| {
+            let is_file = Path::new(source).is_file();
+            if is_file { failure.with_hint(format!("a file is given as --params @{source}")) } else { failure }
+        }),
     }
 }
 
@@ -74,14 +89,79 @@ fn read_all(source: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn parse(text: &[u8], name: &str) -> Result<Value, Failure> {
-    serde_json::from_slice(text).map_err(|error| {
+/// All parameters.
+fn parse_all(text: &[u8], name: &str) -> Result<Value, Failure> {
+    if text.trim_ascii().is_empty() {
+        let hint = "no parameters at all are given by leaving --params out, an object without fields as {}";
+        let message = format!("{name} is empty, and has to hold the parameters as JSON");
+        return Err(Failure::code(ErrorCode::InvalidParams, message).with_hint(hint));
+    }
+    parse(text, name, |line| format!("line {line}, ")).map_err(|failure| failure.with_hint_if_none(FORMS))
+}
+
+/// One line of several values.
+pub(crate) fn parse_line(text: &[u8], name: &str, number: u64) -> Result<Value, Failure> {
+    parse(text, name, |_| format!("line {number}, "))
+}
+
+/// The one JSON value in a text, with every integer as it stands there.
+fn parse(text: &[u8], name: &str, line: impl Fn(usize) -> String) -> Result<Value, Failure> {
+    let value = serde_json::from_slice(text).map_err(|error| {
         let detail = error.to_string();
         // The library puts the place at the end; here it stands before what is wrong there.
         let what = detail.split(" at line ").next().unwrap_or(&detail);
-        let place = format!("line {}, column {}", error.line(), error.column());
+        let place = format!("{}column {}", line(error.line()), error.column());
         Failure::code(ErrorCode::InvalidParams, format!("{name} is not JSON: {place}: {what}"))
-    })
+    })?;
+    match oversized(text) {
+        Some(at) => {
+            let before = &text[..at.start];
+            let lines = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+            Err(too_large(&format!("{name}: {}column {column}: ", line(lines)), &String::from_utf8_lossy(&text[at])))
+        }
+        None => Ok(value),
+    }
+}
+
+fn too_large(place: &str, integer: &str) -> Failure {
+    let message = format!(
+        "{place}{integer} is too large an integer; those from {} to {} can be sent, and nothing is rounded silently",
+        i64::MIN,
+        u64::MAX
+    );
+    let hint =
+        "write it in quotes where the action takes text, or with a fraction (1.0e20) where a rounded number will do";
+    Failure::code(ErrorCode::InvalidParams, message).with_hint(hint)
+}
+
+/// Where in a JSON text the first integer stands that no integer type holds; the library would round it to a float.
+fn oversized(text: &[u8]) -> Option<Range<usize>> {
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => {
+                at += 1;
+                // What follows a backslash does not end the string.
+                while text.get(at).is_some_and(|byte| *byte != b'"') {
+                    at += if text[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'-' | b'0'..=b'9' => {
+                let part = |byte: &&u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+                let end = at + text[at..].iter().take_while(part).count();
+                let number = std::str::from_utf8(&text[at..end]).unwrap_or_default();
+                let is_integer = !number.contains(['.', 'e', 'E']);
+                if is_integer && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+                    return Some(at..end);
+                }
+                at = end;
+            }
+            _ => at += 1,
+        }
+    }
+    None
 }
 
 /// Puts the parameters together: those from `--params`, and over them each `key=value`, typed by `schema`. `None` when nothing
@@ -97,7 +177,13 @@ pub(crate) fn assemble(
     let mut fields = match base {
         None => Map::new(),
         Some(Value::Object(fields)) => fields,
-        Some(_) => return Err(Failure::usage("`key=value` can be added only to --params that are an object")),
+        Some(other) => {
+            let message = format!(
+                "`key=value` can be added only to --params that are an object, and they are {}",
+                describe(kind_of(&other))
+            );
+            return Err(Failure::usage(message).with_hint("leave one of the two out"));
+        }
     };
     let steps = Cell::new(SCHEMA_STEPS_MAX);
     let schema = Schema {
@@ -114,7 +200,7 @@ pub(crate) fn assemble(
     let mut seen: Vec<&str> = Vec::new();
     for Assignment { key, text, is_json } in assignments {
         if seen.contains(&key.as_str()) {
-            return Err(Failure::usage(format!("`{key}` is given twice")));
+            return Err(Failure::usage(format!("`{key}` is given twice")).with_hint("leave one of them out"));
         }
         seen.push(key);
         let field = schema.field(key).ok_or_else(|| unknown_key(key, &schema))?;
@@ -125,10 +211,14 @@ pub(crate) fn assemble(
 }
 
 fn json(key: &str, text: &str) -> Result<Value, Failure> {
-    serde_json::from_str(text).map_err(|error| {
+    let value = serde_json::from_str(text).map_err(|error| {
         let message = format!("`{key}` is not JSON: {error}");
         Failure::code(ErrorCode::InvalidParams, message).with_hint(format!("text without quotes is given as `{key}=…`"))
-    })
+    })?;
+    match oversized(text.as_bytes()) {
+        Some(at) => Err(too_large(&format!("in `{key}`, "), &text[at])),
+        None => Ok(value),
+    }
 }
 
 /// The value that a text stands for where the schema wants something.
@@ -143,7 +233,13 @@ fn typed(key: &str, text: &str, field: &Schema<'_>) -> Result<Value, Failure> {
         }
         return Ok(Value::String(text.to_owned()));
     }
-    match serde_json::from_str::<Value>(text) {
+    let parsed = serde_json::from_str::<Value>(text);
+    if parsed.is_ok()
+        && let Some(at) = oversized(text.as_bytes())
+    {
+        return Err(too_large(&format!("in `{key}`, "), &text[at]));
+    }
+    match parsed {
         Ok(value) if kinds & kind_of(&value) != 0 => Ok(whole(value, kinds)),
         _ if kinds & STRING != 0 => Ok(Value::String(text.to_owned())),
         _ => {
@@ -525,7 +621,6 @@ mod tests {
         for (text, message, hint) in [
             ("count=five", "`count` has to be an integer, not `five`", None),
             ("count=1e30", "`count` has to be an integer, not `1e30`", None),
-            ("count=18446744073709551616", "`count` has to be an integer, not `18446744073709551616`", None),
             ("count=5.5", "`count` has to be an integer, not `5.5`", None),
             ("ratio=", "`ratio` has to be a number, not ``", None),
             ("fast=yes", "`fast` has to be true or false, not `yes`", None),
@@ -542,6 +637,28 @@ mod tests {
         }
         let failure = given(&["count:=x"], Some(&schema())).unwrap_err();
         assert!(failure.message().starts_with("`count` is not JSON: "), "{}", failure.message());
+    }
+
+    /// None is rounded silently, wherever it stands.
+    #[test]
+    fn an_integer_that_no_type_holds_is_refused() {
+        for text in ["ratio=18446744073709551616", "count=-9223372036854775809", "list=[1, 18446744073709551616]"] {
+            let failure = given(&[text], Some(&schema())).unwrap_err();
+            assert!(failure.message().contains("is too large an integer"), "{text}: {}", failure.message());
+            assert!(failure.message().starts_with(&format!("in `{}`", text.split('=').next().unwrap())));
+            assert!(failure.hint().unwrap().contains("in quotes"), "{text}");
+        }
+        assert!(given(&["a:={\"b\": -9223372036854775809}"], None).is_err());
+        assert!(given(&["a=18446744073709551616"], None).is_err());
+        let whole = json!({"a": "18446744073709551616", "b\\\"": [i64::MIN, u64::MAX], "c": 1.0e300, "d": -0.5});
+        assert_eq!(read(&whole.to_string()), Ok(whole));
+        let failure = read("{\"a\": \"\\\"9\",\n \"b\": [18446744073709551616]}").unwrap_err();
+        let message = failure.message();
+        assert!(message.starts_with("--params: line 2, column 8: 18446744073709551616 is too large"), "{message}");
+        assert_eq!(failure.status, 4);
+        let failure = parse_line(b"[-9223372036854775809]", "stdin", 7).unwrap_err();
+        assert!(failure.message().starts_with("stdin: line 7, column 2: -9223372036854775809 is"));
+        assert_eq!(given(&["text=18446744073709551616"], Some(&schema())), Ok(json!({"text": "18446744073709551616"})));
     }
 
     #[test]
@@ -625,7 +742,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("params.json");
         let failure = read(&format!("@{}", path.display())).unwrap_err();
-        assert_eq!(failure.status, 2);
+        assert_eq!((failure.status, failure.hint()), (2, Some(FORMS)));
         assert!(failure.message().contains("params.json cannot be read: No such file"), "{}", failure.message());
         std::fs::write(&path, "{\"a\": 1,\n \"b\" 2}").unwrap();
         let failure = read(&format!("@{}", path.display())).unwrap_err();
@@ -635,6 +752,13 @@ mod tests {
         assert_eq!(read(&format!("@{}", path.display())), Ok(json!({"a": 1})));
         let failure = read("{").unwrap_err();
         assert_eq!(failure.message(), "--params is not JSON: line 1, column 1: EOF while parsing an object");
+        assert_eq!(failure.hint(), Some(FORMS));
         assert!(read(&"[".repeat(1000)).is_err(), "too deep");
+        std::fs::write(&path, " \n").unwrap();
+        let failure = read(&format!("@{}", path.display())).unwrap_err();
+        assert_eq!(failure.message(), format!("{} is empty, and has to hold the parameters as JSON", path.display()));
+        assert!(failure.hint().unwrap().contains("leaving --params out"));
+        let failure = read(&path.display().to_string()).unwrap_err();
+        assert_eq!(failure.hint(), Some(format!("a file is given as --params @{}", path.display()).as_str()));
     }
 }

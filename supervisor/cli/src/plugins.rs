@@ -10,7 +10,7 @@ use crate::arguments::split_target;
 use crate::attend::Attendant;
 use crate::failure::Failure;
 use crate::output::{Output, print};
-use crate::screen::{Cell, Screen, Tone, harmless, one_line};
+use crate::screen::{Cell, Label, Screen, Tone, harmless, one_line};
 use crate::times::{age, since, stamp};
 use crate::value::{self, Layout};
 use crate::{Context, operate, params};
@@ -66,7 +66,7 @@ pub(crate) async fn list(context: &Context) -> Result<(), Failure> {
         let listing: Listing = answer.decode()?;
         for rejected in &listing.rejected {
             let text = format!("{} cannot be used: {}", one_line(&rejected.path), harmless(&rejected.reason));
-            let _ = screen.error_line(&screen.labelled("warning", &text));
+            let _ = screen.error_line(&screen.labelled(Label::Warning, &text));
         }
         Ok(listing_text(&listing, screen))
     })

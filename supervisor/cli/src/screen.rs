@@ -18,6 +18,25 @@ pub(crate) struct Screen {
     pub(crate) width: Option<usize>,
 }
 
+/// What a line on stderr is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Label {
+    Error,
+    Warning,
+    /// It stands beneath its error, without repeating the program's name.
+    Hint,
+}
+
+impl Label {
+    fn word(self) -> (&'static str, Tone) {
+        match self {
+            Self::Error => ("error", Tone::Bad),
+            Self::Warning => ("warning", Tone::Careful),
+            Self::Hint => ("hint", Tone::Strong),
+        }
+    }
+}
+
 /// How a piece of text is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -80,16 +99,14 @@ impl Screen {
     }
 
     /// `palisade: error: …`, further lines of the text indented, so that none of them passes for a line of this program's own.
-    pub(crate) fn labelled(&self, label: &str, text: &str) -> String {
-        let tone = match label {
-            "error" => Tone::Bad,
-            "warning" => Tone::Careful,
-            _ => Tone::Strong,
-        };
-        let label = paint(label, tone, self.colours && self.stderr_is_terminal);
+    pub(crate) fn labelled(&self, label: Label, text: &str) -> String {
+        let (word, tone) = label.word();
+        let word = paint(word, tone, self.colours && self.stderr_is_terminal);
         let text = text.replace('\n', "\n    ");
-        // Hints stand beneath their error without repeating the program's name.
-        if label.contains("hint") { format!("{label}: {text}") } else { format!("palisade: {label}: {text}") }
+        match label {
+            Label::Hint => format!("{word}: {text}"),
+            Label::Error | Label::Warning => format!("palisade: {word}: {text}"),
+        }
     }
 
     pub(crate) fn error_line(&self, text: &str) -> io::Result<()> {
@@ -331,14 +348,14 @@ mod tests {
     fn colours_only_on_a_terminal() {
         let mut screen = Screen { stdout_is_terminal: true, stderr_is_terminal: true, colours: true, width: None };
         assert_eq!(screen.tone("up", Tone::Good), "\x1b[32mup\x1b[0m");
-        assert_eq!(screen.labelled("error", "no"), "palisade: \x1b[31merror\x1b[0m: no");
+        assert_eq!(screen.labelled(Label::Error, "no"), "palisade: \x1b[31merror\x1b[0m: no");
         screen.colours = false;
         assert_eq!(screen.tone("up", Tone::Good), "up");
         screen = Screen { stdout_is_terminal: false, stderr_is_terminal: false, colours: true, width: None };
         assert_eq!(screen.tone("up", Tone::Good), "up");
-        assert_eq!(screen.labelled("error", "no"), "palisade: error: no");
-        assert_eq!(screen.labelled("hint", "do"), "hint: do");
-        assert_eq!(screen.labelled("error", "no\nhint: pay"), "palisade: error: no\n    hint: pay");
-        assert_eq!(screen.labelled("hint", "do\n\nthis"), "hint: do\n    \n    this");
+        assert_eq!(screen.labelled(Label::Error, "no"), "palisade: error: no");
+        assert_eq!(screen.labelled(Label::Hint, "do"), "hint: do");
+        assert_eq!(screen.labelled(Label::Error, "no\nhint: pay"), "palisade: error: no\n    hint: pay");
+        assert_eq!(screen.labelled(Label::Hint, "do\n\nthis"), "hint: do\n    \n    this");
     }
 }

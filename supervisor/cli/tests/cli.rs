@@ -202,6 +202,26 @@ async fn wrong_parameters_are_told_before_the_call() {
         assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
         assert_eq!(stderr.starts_with("palisade: error: "), !arguments.is_empty(), "help is no error: {stderr}");
     }
+    // Each with what to do, and for programs as what it is.
+    std::fs::write(&file, "").unwrap();
+    let at_file = format!("@{}", file.display());
+    for (params, code, status) in [
+        ("@/does/not/exist", "usage", 2),
+        (at_file.as_str(), "invalid_params", 4),
+        ("{", "invalid_params", 4),
+        ("[18446744073709551616]", "invalid_params", 4),
+    ] {
+        let arguments = ["--json", "call", "e", "a", "--params", params];
+        let (found, _, stderr) = finish(palisade(&absent, arguments).spawn().unwrap()).await;
+        let mut error = serde_json::from_str::<Value>(&stderr).unwrap()["error"].take();
+        let told = error.as_object_mut().unwrap();
+        assert!(told.remove("message").is_some() && told.remove("hint").is_some(), "{stderr}");
+        assert_eq!(
+            error,
+            json!({"code": code, "class": "invalid", "fault": "caller", "retryable": false, "exit_status": status})
+        );
+        assert_eq!(found, status);
+    }
     // For programs as JSON, wherever it was asked for.
     for (line, expected, hint) in [
         ("--json bogus", "unrecognized subcommand 'bogus'", "a similar subcommand exists: 'logs'"),
@@ -424,6 +444,54 @@ async fn ctrl_c_cancels_and_waits_for_the_end() {
     assert_eq!(finish(child).await, (0, "7\n".into(), String::new()));
 }
 
+/// A read that somebody else may leave waiting for ever: of stdin, of a FIFO, and the opening of one.
+#[tokio::test]
+async fn a_command_that_waits_to_read_can_be_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent.sock");
+    let fifo = folder.path().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    let fifo = fifo.to_str().unwrap();
+    let at_fifo = format!("@{fifo}");
+    for arguments in [["--params", "-"], ["--params", at_fifo.as_str()], ["--input", fifo]] {
+        for (signal, status) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
+            let mut command = palisade(&absent, ["call", "echo", "echo"].iter().chain(&arguments));
+            let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+            let stdin = child.stdin.take();
+            until_it_listens(&child).await;
+            interrupt(&child, signal);
+            assert_eq!(finish(child).await, (status, String::new(), String::new()), "{arguments:?}");
+            drop(stdin);
+        }
+        let limited = ["--json", "call", "echo", "echo", "--timeout", "50ms"];
+        let mut child = palisade(&absent, limited.iter().chain(&arguments)).stdin(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take();
+        let (status, _, stderr) = finish(child).await;
+        drop(stdin);
+        let error = &serde_json::from_str::<Value>(&stderr).unwrap()["error"];
+        assert_eq!((status, &error["code"], &error["fault"]), (6, &json!("timeout"), &json!("caller")), "{stderr}");
+        assert!(error["message"].as_str().unwrap().starts_with("nothing was called: "), "{stderr}");
+        assert!(error["hint"].as_str().unwrap().contains("--timeout"), "{stderr}");
+    }
+}
+
+/// Until both signals have a handler: before, they would end any program.
+async fn until_it_listens(child: &Child) {
+    let path = format!("/proc/{}/status", child.id().unwrap());
+    let both = 1_u64 << (2 - 1) | 1 << (15 - 1);
+    within(async {
+        loop {
+            let status = std::fs::read_to_string(&path).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            if u64::from_str_radix(caught.trim(), 16).unwrap() & both == both {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_second_ctrl_c_ends_at_once() {
     let (_fake, mut child, mut agent, _call) = begin("call echo slow", json!({"name": "slow"})).await;
@@ -551,6 +619,13 @@ async fn operations_are_silent_where_they_work() {
         stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone()).collect();
     assert_eq!(ids, ["one", "three"]);
     assert_eq!(serde_json::from_str::<Value>(&stderr).unwrap()["error"]["message"], "two: no such plugin");
+    // What names it already does not name it twice.
+    let child = start(&fake, "start nothere");
+    let mut agent = fake.accept().await;
+    let call = agent.expect(Kind::Call).await;
+    let error = ErrorBody::new(ErrorCode::PluginNotFound, "there is no plugin \"nothere\"");
+    agent.send(Kind::Err, call.id, &error, &[]).await;
+    assert_eq!(finish(child).await.2, "palisade: error: there is no plugin \"nothere\"\n");
 }
 
 #[tokio::test]
@@ -633,6 +708,19 @@ async fn logs_are_printed_line_by_line() {
     interrupt(&child, rustix::process::Signal::INT);
     assert_eq!(within(child.wait()).await.unwrap().code(), Some(130));
     while agent.try_next().await.is_some() {}
+
+    // Or with the daemon, and then with what to do.
+    for (line, again) in [("logs -f", "`palisade logs` goes on"), ("events", "`palisade events` goes on")] {
+        let child = start(&fake, line);
+        let mut agent = fake.accept().await;
+        let call = agent.expect(Kind::Call).await;
+        agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
+        drop(agent);
+        let (status, stdout, stderr) = finish(child).await;
+        assert_eq!((status, stdout.as_str()), (9, ""), "{stderr}");
+        assert!(stderr.contains("connection to the daemon was lost") && stderr.contains(again), "{stderr}");
+        assert!(!stderr.contains("carried out"), "{stderr}");
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use crate::events::{Bus, Event, EventKind, unix_ms};
 use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, CpuOver};
+use crate::model::status::PluginState;
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
 use crate::plugin::limiting;
@@ -340,6 +341,7 @@ impl Service {
     async fn info(&self, handle: &Handle) -> Result<Value, ErrorBody> {
         let info = handle.info().await;
         let process = info.status.generations.iter().find_map(|generation| generation.process_id);
+        let has_run = info.status.state != PluginState::Discovered;
         let mut info = value(&info)?;
         let blueprint = handle.blueprint();
         if let Some(map) = info.as_object_mut() {
@@ -349,7 +351,11 @@ impl Service {
             if let Ok(snapshot) = blueprint.snapshot() {
                 map.insert("snapshot".to_owned(), json!({ "digest": snapshot.digest, "path": snapshot.path }));
             }
-            map.insert("guarantees".to_owned(), value(&blueprint.guarantees(process))?);
+            let guarantees = match process {
+                Some(process) => blueprint.guarantees(Some(process)),
+                None => blueprint.intended_guarantees(has_run),
+            };
+            map.insert("guarantees".to_owned(), value(&guarantees)?);
             if blueprint.trace_denials {
                 map.insert("denied".to_owned(), value(&blueprint.denials.list())?);
             }

@@ -12,8 +12,8 @@ use std::fs::Permissions;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -62,6 +62,12 @@ const MERGE_BYTES: usize = 64 << 10;
 /// How long an agent has for its first frame.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
+/// Longest path of a socket: 108 bytes in the kernel's structure, the last of which is zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// How often the lock is taken anew because whoever had it before removed its file.
+const LOCK_TRIES_MAX: u32 = 16;
+
 /// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -85,6 +91,14 @@ pub enum ListenError {
         /// The folder that it should lie in.
         folder: PathBuf,
     },
+    /// The kernel has no room for so long a path.
+    #[error("the path of the socket {path} has {bytes} bytes, and {SOCKET_PATH_BYTES_MAX} is the most that the kernel takes; give a shorter --socket or `socket`, or set XDG_RUNTIME_DIR to a shorter folder", path = .path.display())]
+    TooLong {
+        /// The socket.
+        path: PathBuf,
+        /// What it has.
+        bytes: usize,
+    },
     /// The system says no.
     #[error("the socket {path} cannot be {what}: {source}", path = .path.display())]
     System {
@@ -103,12 +117,68 @@ pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
     /// Held for as long as the socket is served; its end is what makes a left-over socket recognisable without a race.
-    _lock: std::fs::File,
+    _lock: SocketLock,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         // Nobody else can have put another one there meanwhile: they would need the lock.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The right to serve a socket: a file beside it, locked. It is removed, while it is still locked, when this is dropped.
+#[derive(Debug)]
+struct SocketLock {
+    _file: std::fs::File,
+    path: PathBuf,
+}
+
+impl SocketLock {
+    fn take(socket: &Path) -> Result<Self, ListenError> {
+        let system = |source| ListenError::System { path: socket.to_owned(), what: "locked", source };
+        let served = || ListenError::Served { path: socket.to_owned() };
+        // Added to the whole name: other sockets in the folder have locks of their own, and no socket is its own lock.
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        for _ in 0..LOCK_TRIES_MAX {
+            let file = std::fs::OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                // Whoever can open it can hold the lock.
+                .mode(0o600)
+                .open(&path)
+                .map_err(|source| match socket.parent() {
+                    // The lock is made, so it is the folder that is not found.
+                    Some(folder) if source.kind() == io::ErrorKind::NotFound => {
+                        ListenError::NoFolder { path: socket.to_owned(), folder: folder.to_owned() }
+                    }
+                    _ => system(source),
+                })?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(served()),
+                Err(errno) => return Err(system(errno.into())),
+            }
+            // It may be the file of one that has ended meanwhile; others lock the one that has the name now.
+            let own = file.metadata().map_err(system)?;
+            match std::fs::symlink_metadata(&path) {
+                Ok(named) if (named.dev(), named.ino()) == (own.dev(), own.ino()) => {
+                    return Ok(Self { _file: file, path });
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(system(error)),
+            }
+        }
+        Err(served())
+    }
+}
+
+impl Drop for SocketLock {
+    fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -120,26 +190,11 @@ impl Drop for Listener {
 pub fn listen(config: &Config) -> Result<Listener, ListenError> {
     let path = config.socket.as_path();
     let system = |what| move |source| ListenError::System { path: path.to_owned(), what, source };
-    let lock_path = path.with_extension("lock");
-    let lock = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        // Whoever can open it can hold the lock.
-        .mode(0o600)
-        .open(&lock_path)
-        .map_err(|source| match path.parent() {
-            // The lock is made, so it is the folder that is not found.
-            Some(folder) if source.kind() == io::ErrorKind::NotFound => {
-                ListenError::NoFolder { path: path.to_owned(), folder: folder.to_owned() }
-            }
-            _ => system("locked")(source),
-        })?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(ListenError::Served { path: path.to_owned() }),
-        Err(errno) => return Err(system("locked")(errno.into())),
+    let bytes = path.as_os_str().len();
+    if SOCKET_PATH_BYTES_MAX < bytes {
+        return Err(ListenError::TooLong { path: path.to_owned(), bytes });
     }
+    let lock = SocketLock::take(path)?;
     match std::fs::symlink_metadata(path) {
         Ok(metadata) => {
             use std::os::unix::fs::FileTypeExt;
@@ -710,6 +765,7 @@ impl Agent {
             }
             Kind::Ping => {
                 frame.message::<Ping>(kind)?;
+                self.begins("a ping", id)?;
                 let mut state = self.shared.state();
                 let calls = u32::try_from(state.calls.len()).unwrap_or(u32::MAX);
                 let pong = Pong { calls, ..Pong::default() };
@@ -761,14 +817,21 @@ impl Agent {
         Ok(())
     }
 
-    fn call(&mut self, id: u64, flags: Flags, head: &CallBody<'_>, params: Params) -> Result<(), End> {
-        if id.is_multiple_of(2) || id <= self.last_id {
-            let last = self.last_id;
+    /// Takes note of an id that the agent begins, with a call or a ping. None is used again, whatever it was for: what is answered
+    /// under it would have two meanings.
+    fn begins(&mut self, what: &str, id: u64) -> Result<(), End> {
+        let last = self.last_id;
+        if id.is_multiple_of(2) || id <= last {
             return Err(End::Violation(format!(
-                "a call under id {id}; it has to be odd and above the last one, {last}"
+                "{what} under id {id}; it has to be odd and above the last one, {last}"
             )));
         }
         self.last_id = id;
+        Ok(())
+    }
+
+    fn call(&mut self, id: u64, flags: Flags, head: &CallBody<'_>, params: Params) -> Result<(), End> {
+        self.begins("a call", id)?;
         let more = flags.has(Flags::MORE);
         let mut state = self.shared.state();
         let under_way = state.calls.len();

@@ -12,7 +12,7 @@
 //! calls wait: the machine counts no calls.
 //!
 //! Elsewhere: the life of one process is `generation`; when to restart is `restart`; which version a call goes to is the
-//! registry's; reload and its probation are `reload`, which asks this machine for candidates.
+//! registry's. Nobody reloads a package yet: candidates that wait for `SwitchAsked` are there for that, and come up in tests alone.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -309,7 +309,7 @@ impl Refusal {
     }
 }
 
-/// Why a request of an operator, or of a reload, does nothing.
+/// Why a request does nothing: of an operator, or of whoever asks for candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decline {
     NotActive(PluginState),

@@ -3,8 +3,8 @@
 //! It starts and ends generations, sets the route, keeps the calls for which there is none, and answers operators when what they
 //! asked for has come about. Calls in the steady state do not come here.
 //!
-//! Invariants: it waits for nothing but its own inbox and timer, so it can always be told something; a call that it keeps is given to
-//! a generation, ends by its deadline, or is refused with the reason why.
+//! Invariants: it waits for all that concerns it at once (its inbox, its generations, room in the one that serves, its timer), so it can
+//! always be told something; a call that it keeps is given to a generation, ends by its deadline, or is refused with the reason why.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::logs::{Hub, Voice};
 use super::numbers::Numbers;
 use super::queue::{Queue, overloaded};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
-use crate::model::generation::{Outlook, Reason, StopWhy};
+use crate::model::generation::{InitFailure, Outlook, Reason, StopWhy};
 use crate::model::ids::{Generation, PluginId};
 use crate::model::limits::Kind;
 use crate::model::manifest::Activation;
@@ -33,6 +33,9 @@ use crate::model::status::{GenerationStatus, PluginState, Role};
 
 /// Operators who wait for one plugin at once.
 const WAITERS_MAX: usize = 64;
+
+/// So much of a line that a plugin wrote is repeated in an error.
+const LAST_WORDS_CHARACTERS_MAX: usize = 200;
 
 /// Where a plugin reports to.
 #[derive(Debug, Clone)]
@@ -411,7 +414,9 @@ impl Actor {
             let mut next: Option<Instant> = None;
             let id = &self.shared.blueprint.manifest.id;
             let what = match self.machine.state() {
-                State::Failed { reason, .. } => format!("{id} took no calls ({reason})"),
+                State::Failed { reason, .. } => {
+                    format!("{id} took no calls ({})", with_last_words(&self.shared, reason, reason.to_string()))
+                }
                 _ => format!("{id} took no calls"),
             };
             self.waiting.retain(|call| {
@@ -493,7 +498,7 @@ impl Actor {
                 }
             }
             Action::RefuseWaiting(refusal) => self.refuse_waiting(&refusal),
-            // These speak to a reload, which asks for its candidates itself.
+            // These speak to whoever asked for the candidate, which nobody does yet: there is no reload.
             Action::CandidateReady(generation) => tracing::debug!(plugin = %id, %generation, "a candidate is ready"),
             Action::CandidateFailed { generation, reason } => {
                 tracing::warn!(plugin = %id, %generation, %reason, "a candidate failed; what serves goes on serving");
@@ -554,7 +559,11 @@ impl Actor {
             Refusal::Stopped | Refusal::Shutdown | Refusal::Unloaded | Refusal::Paused => {
                 ErrorBody::new(ErrorCode::Unavailable, message)
             }
-            Refusal::Failed { reason } | Refusal::Quarantined { reason } => failure(reason, message),
+            Refusal::Failed { reason } | Refusal::Quarantined { reason } => {
+                let error = failure(reason, with_last_words(&self.shared, reason, message));
+                // Where no restart is due, waiting does not help; somebody has to start it.
+                ErrorBody { retryable: error.retryable && self.machine.deadline().is_some(), ..error }
+            }
         };
         error.with_hint(refusal.hint(id))
     }
@@ -573,7 +582,7 @@ impl Actor {
                     State::Serving { generation, .. } if waiter.from <= *generation => Some(Ok(())),
                     State::Failed { reason, .. } => {
                         let why = self.machine.reason().unwrap_or_else(|| reason.to_string());
-                        let error = failure(reason, format!("{id}: {why}"));
+                        let error = failure(reason, with_last_words(&self.shared, reason, format!("{id}: {why}")));
                         Some(Err(error.with_hint(format!("`palisade logs {id}` and `palisade status {id}` say more"))))
                     }
                     State::Unloaded => Some(Err(declined(id, &Decline::Unloaded))),
@@ -607,6 +616,24 @@ impl Actor {
             }
         }
         self.waiters = kept;
+    }
+}
+
+/// A failure, and the last that the process had to say about it, as that mostly is the reason.
+fn with_last_words(shared: &Shared, reason: &Reason, message: String) -> String {
+    if let Reason::InitializationFailed { why: InitFailure::Refused { .. } | InitFailure::Unhealthy { .. } } = reason {
+        // That it said itself.
+        return message;
+    }
+    let board = shared.board();
+    let failure = board.last_failure.as_ref().filter(|failure| failure.reason == reason.to_string());
+    match failure.and_then(|failure| failure.last_stderr.last()) {
+        Some(line) if LAST_WORDS_CHARACTERS_MAX < line.chars().count() => {
+            let line: String = line.chars().take(LAST_WORDS_CHARACTERS_MAX).collect();
+            format!("{message}; its last line on stderr: {line}…")
+        }
+        Some(line) => format!("{message}; its last line on stderr: {line}"),
+        None => message,
     }
 }
 

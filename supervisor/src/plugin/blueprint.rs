@@ -20,7 +20,7 @@ use crate::model::manifest::Manifest;
 use crate::model::permission::grants::Grants;
 use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
-use crate::sandbox::evidence::{Facts, Observed, Users};
+use crate::sandbox::evidence::{Facts, Observed, Users, without_a_process};
 use crate::sandbox::granted::{self, Reserved};
 use crate::sandbox::lend::{Lender, Lent};
 use crate::sandbox::seccomp::policy::Denials;
@@ -299,6 +299,13 @@ impl Blueprint {
             guarantee.required = self.require.iter().any(|required| required.control.as_str() == guarantee.control);
         }
         guarantees
+    }
+
+    /// The same while no process runs: what a start is held to, without claiming that one has taken its steps.
+    #[must_use]
+    pub fn intended_guarantees(&self, has_run: bool) -> Vec<Guarantee> {
+        let why = if has_run { "not running now" } else { "not started yet" };
+        self.guarantees(None).into_iter().map(|guarantee| without_a_process(guarantee, why)).collect()
     }
 
     /// What this host lacks of that which every start needs, or is required of this plugin: a sentence for each control.

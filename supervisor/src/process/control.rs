@@ -85,6 +85,8 @@ pub struct Control {
     listener: Option<TcpListener>,
     started: Option<Started>,
     phase: Phase,
+    /// The launcher has said that it is of this build.
+    known: bool,
     /// The daemon has asked for the end, so a missing report of pid 1 is no surprise.
     killed: bool,
 }
@@ -134,6 +136,7 @@ impl Control {
             listener: None,
             started: None,
             phase: Phase::Greeting,
+            known: false,
             killed: false,
         })
     }
@@ -204,6 +207,11 @@ impl Control {
     /// The child's cgroup, if it was given one and has not ended.
     pub fn leaf(&self) -> Option<&Leaf> {
         self.leaf.as_ref()
+    }
+
+    /// Whether the launcher has shown itself to be the one of this build. Until then nothing is known of the host.
+    pub fn launcher_is_known(&self) -> bool {
+        self.known
     }
 
     /// The launcher's process number, for people to read; none once it has been waited for.
@@ -282,6 +290,7 @@ impl Control {
         match (received, &self.phase) {
             (Received::Message(Said::Hello { build_id }, _), Phase::Greeting) if build_id == BUILD_ID => {
                 self.phase = Phase::Known;
+                self.known = true;
             }
             (Received::Message(Said::Hello { build_id }, _), Phase::Greeting) => {
                 self.refuse(format!(

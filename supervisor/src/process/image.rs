@@ -49,6 +49,14 @@ pub enum ImageError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// It is a program, and not the launcher of this build.
+    #[error("{} cannot be used as the launcher: {reason}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        reason: String,
+    },
     /// This host does not let a program be kept in memory and executed from there.
     #[error(
         "cannot seal the launcher in memory while {doing}: {source}; palisaded needs memory files that may be executed (sysctl vm.memfd_noexec below 2) and /proc"

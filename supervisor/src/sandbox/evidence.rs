@@ -2,7 +2,8 @@
 //!
 //! Evidence names its source. `launcher` and `daemon`: the step's own result, as a step that does not hold ends the start. `trial`: a
 //! forbidden act that a child tried which was confined like a plugin, and what it met. `kernel`: what the kernel says of
-//! the running process. Invariant: a control is `enforced` only if there is evidence of one of these kinds.
+//! the running process. Invariant: of a plugin that runs, a control is `enforced` only if there is evidence of one of these kinds; of one
+//! that does not, `enforced` is what a start is held to.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -222,6 +223,25 @@ impl Facts {
     }
 }
 
+/// The same for a plugin of which no process runs: what a start is held to. No step of one has been taken, so none of them is evidence.
+#[must_use]
+pub fn without_a_process(mut guarantee: Guarantee, why: &str) -> Guarantee {
+    let is_a_step = |proof: &Proof| matches!(proof.source, ProofSource::Launcher | ProofSource::Daemon);
+    if guarantee.proofs.iter().any(is_a_step) {
+        guarantee.proofs.retain(|proof| !is_a_step(proof));
+        let mut pieces = vec![guarantee.mechanism.clone()];
+        if guarantee.reason != guarantee.mechanism {
+            pieces.push(guarantee.reason.clone());
+        }
+        // All that is left was found by a trial.
+        pieces.extend(guarantee.proofs.iter().map(|proof| format!("trial: {}", proof.found)));
+        pieces.push(why.to_owned());
+        pieces.retain(|piece| !piece.is_empty());
+        guarantee.evidence = pieces.join("; ");
+    }
+    guarantee
+}
+
 /// A piece of evidence with its source in front; what has none is a reason.
 fn proof(piece: &str) -> Option<Proof> {
     let (source, found) = piece.split_once(": ")?;
@@ -425,6 +445,29 @@ mod tests {
             assert_eq!(enforced, guarantee.reason.is_empty(), "{guarantee:?}");
             assert!(!enforced || !guarantee.proofs.is_empty(), "{guarantee:?}");
         }
+    }
+
+    #[test]
+    fn of_a_plugin_that_does_not_run_no_step_is_claimed() {
+        let mut facts = facts(Offer { network: false, ..all() });
+        facts.reasons.push(("controllers", "somebody else's".to_owned()));
+        for guarantee in facts.guarantees(&Grants::default(), None) {
+            let before = guarantee.clone();
+            let shown = without_a_process(guarantee, "not started yet");
+            assert!(!shown.evidence.contains("launcher: ") && !shown.evidence.contains("daemon: "), "{shown:?}");
+            assert!(shown.proofs.iter().all(|proof| proof.source == ProofSource::Trial), "{shown:?}");
+            assert_eq!(shown.evidence.ends_with("not started yet"), shown.proofs != before.proofs, "{shown:?}");
+            assert_eq!(
+                (shown.state, &shown.mechanism, &shown.reason),
+                (before.state, &before.mechanism, &before.reason)
+            );
+            assert!(shown.evidence.starts_with(&before.mechanism), "{shown:?}");
+        }
+        let root = facts.guarantees(&Grants::default(), None).swap_remove(0);
+        assert_eq!(
+            without_a_process(root, "not started yet").evidence,
+            "pivot_root into a tree of its own; trial: read-shadow met \"No such file or directory\"; not started yet"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     user_map,
 };
 use crate::model::permission::grants::Grants;
-use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, LauncherImage, Report, spawn};
+use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, LauncherImage, Report, SpawnError, spawn};
 use crate::sandbox::seccomp::policy::Denials;
 
 /// A probe's child takes a millisecond; one that takes this long will not answer.
@@ -57,6 +57,8 @@ impl fmt::Display for Ability {
 /// What a host can do, with the reasons for what it cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
+    /// The launcher can be executed, and is of this daemon's build. Where it is not, nothing else was tried.
+    pub launcher: Ability,
     /// A user namespace with a map of one user.
     pub user_namespaces: Ability,
     /// A pid namespace, the way this daemon makes one: as root directly, otherwise within a user namespace.
@@ -219,10 +221,16 @@ pub struct Ground<'a> {
 ///
 /// Dropping the future ends its children; nothing of them stays in any case.
 pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, ground: Ground<'_>) -> Host {
-    let (pid_namespaces, said) = attempt(image, enclosed(user_map()), None).await;
+    let (launcher, (pid_namespaces, said)) = match attempt_known(image, enclosed(user_map()), None).await {
+        (true, answer) => (Ability::Yes, answer),
+        // Not the host's doing, so it says nothing of the host.
+        (false, (said_no, _)) => (said_no, (Ability::No("it was not tried".to_owned()), String::new())),
+    };
+    let is_known = launcher.is_yes();
     let landlock_version = value(&said, "landlock").unwrap_or(0).max(0).cast_unsigned();
     let cgroup = match tree {
-        Ok(tree) => attempt(image, enclosed(user_map()), Some(tree)).await.0,
+        Ok(tree) if is_known => attempt(image, enclosed(user_map()), Some(tree)).await.0,
+        Ok(_) => Ability::No("it was not tried".to_owned()),
         Err(reason) => Ability::No(reason.to_string()),
     };
     let controllers = tree.ok().and_then(|tree| tree.controllers().ok()).unwrap_or_default();
@@ -231,6 +239,7 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
     let descriptors = Descriptors { soft: limit.current, hard: limit.maximum };
     let not_tried = || Ability::No("it was not tried".to_owned());
     let mut host = Host {
+        launcher,
         user_namespaces: not_tried(),
         pid_namespaces,
         private_root: not_tried(),
@@ -253,8 +262,10 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         uncontrolled,
         descriptors,
     };
-    confine_a_child(image, ground, &mut host).await;
-    filter_a_child(image, &mut host).await;
+    if is_known {
+        confine_a_child(image, ground, &mut host).await;
+        filter_a_child(image, &mut host).await;
+    }
     host
 }
 
@@ -389,15 +400,20 @@ async fn attempt_confined(
 
 /// Starts one child and waits for its answer: whether it was started and found itself enclosed, and what it said.
 async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Ability, String) {
+    attempt_known(image, spec, tree).await.1
+}
+
+/// The same, and before it whether it was the launcher of this build that was started; otherwise the answer says why not.
+async fn attempt_known(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (bool, (Ability, String)) {
     let no = |reason: String| (Ability::No(reason), String::new());
     let leaf = match tree.map(|tree| tree.leaf("probe", None)).transpose() {
         Ok(leaf) => leaf,
-        Err(error) => return no(error.to_string()),
+        Err(error) => return (true, no(error.to_string())),
     };
     let launch = Launch { spec, entry: image.as_fd(), interpreter: None, leaf, lent: None };
     let mut child = match spawn(image, launch) {
         Ok(child) => child,
-        Err(error) => return no(error.to_string()),
+        Err(error) => return (!matches!(error, SpawnError::Launcher(_)), no(error.to_string())),
     };
     let last = async {
         loop {
@@ -412,17 +428,22 @@ async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Abi
     let mut said = vec![0; ANSWER_BYTES_MAX];
     let length = child.stdout.try_read(&mut said).unwrap_or(0);
     let said = String::from_utf8_lossy(&said[..length]).into_owned();
-    match last {
+    let is_known = child.control.launcher_is_known();
+    let answer = match last {
         Ok(Report::Exited(Exited { exit: Exit::Code(0), .. })) => (Ability::Yes, said),
         Ok(Report::Exited(Exited { exit, .. })) => {
             no(format!("a trial child did not find itself in a pid namespace of its own: it {exit}"))
         }
         // Its sentence names what failed; the step before it would say so twice.
         Ok(Report::Failed(failure)) => no(failure.message),
-        Ok(Report::Started(_) | Report::Denied(_)) | Err(_) => {
+        Ok(Report::Started(_) | Report::Denied(_)) | Err(_) if is_known => {
             no("a trial child did not answer within 10 seconds".to_owned())
         }
-    }
+        Ok(Report::Started(_) | Report::Denied(_)) | Err(_) => {
+            no("the launcher did not say within 10 seconds which build it is".to_owned())
+        }
+    };
+    (is_known, answer)
 }
 
 /// The lines of a child's answer: a name and a number each.
@@ -448,6 +469,7 @@ mod tests {
     fn host(pid: bool, cgroup: bool, controllers: &[&str]) -> Host {
         let ability = |yes| if yes { Ability::Yes } else { Ability::No("not here".to_owned()) };
         Host {
+            launcher: Ability::Yes,
             user_namespaces: Ability::Yes,
             pid_namespaces: ability(pid),
             private_root: Ability::Yes,

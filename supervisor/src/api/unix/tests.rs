@@ -44,6 +44,7 @@ fn service() -> Arc<Service> {
     let no = || Ability::No("not tried".to_owned());
     let host = probe::Host {
         user_namespaces: no(),
+        launcher: no(),
         pid_namespaces: no(),
         private_root: no(),
         network_namespaces: no(),
@@ -127,6 +128,13 @@ impl Peer {
         }
     }
 
+    async fn begin(&mut self, kind: Kind, id: u64) {
+        match kind {
+            Kind::Ping => self.send(kind, id, &Ping { health: false }, &[]).await,
+            _ => self.call(id, SUPERVISOR_ID, "list", &Value::Null).await,
+        }
+    }
+
     async fn error(&mut self, id: u64) -> ErrorBody {
         let (kind, of, content) = self.next().await.unwrap();
         assert_eq!((kind, of), (Kind::Err, id));
@@ -154,10 +162,61 @@ async fn the_sockets_file_lets_in_whom_the_configuration_does() {
         let listener = listen(&Config { socket: socket.clone(), allowed_uids, socket_group, ..config() }).unwrap();
         let seen = std::fs::metadata(&socket).unwrap();
         assert_eq!((seen.mode() & 0o777, seen.gid()), (mode, group));
-        assert_eq!(std::fs::metadata(socket.with_extension("lock")).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(folder.path().join("palisade.sock.lock")).unwrap().mode() & 0o777, 0o600);
         drop(listener);
-        assert!(!socket.exists());
+        assert_eq!(names(folder.path()), [""; 0], "neither is left");
     }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn each_socket_of_a_folder_has_a_lock_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen_at = |name: &str| listen(&Config { socket: folder.path().join(name), ..config() });
+    let listeners: Vec<_> = ["x.sock", "x.socket", "x.lock"].iter().map(|name| listen_at(name).expect(name)).collect();
+    for listener in &listeners {
+        assert!(std::os::unix::net::UnixStream::connect(&listener.path).is_ok(), "{listener:?}");
+    }
+    assert!(matches!(listen_at("x.sock"), Err(ListenError::Served { .. })));
+    drop(listeners);
+    assert_eq!(names(folder.path()), [""; 0]);
+    listen_at("x.sock").expect("it is free again");
+}
+
+#[tokio::test]
+async fn a_socket_that_cannot_be_made_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen_at = |socket: &Path| listen(&Config { socket: socket.to_owned(), ..config() });
+    let socket = folder.path().join("x.sock");
+    std::fs::write(&socket, "a file").unwrap();
+    assert!(matches!(listen_at(&socket), Err(ListenError::InTheWay { .. })));
+    assert_eq!(names(folder.path()), ["x.sock"], "no lock");
+    // Of somebody who takes no lock, it is not taken away either.
+    std::fs::remove_file(&socket).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    assert!(matches!(listen_at(&socket), Err(ListenError::Served { .. })));
+    assert_eq!(names(folder.path()), ["x.sock"], "no lock");
+    drop(other);
+    drop(listen_at(&socket).expect("what is left over is taken over"));
+    assert_eq!(names(folder.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_socket_has_a_path_that_the_kernel_can_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let room = SOCKET_PATH_BYTES_MAX - folder.path().as_os_str().len() - 1;
+    let listen_at = |length: usize| listen(&Config { socket: folder.path().join("s".repeat(length)), ..config() });
+    drop(listen_at(room).expect("it just fits"));
+    let error = listen_at(room + 1).unwrap_err().to_string();
+    assert!(error.contains("has 108 bytes, and 107 is the most"), "{error}");
+    assert!(error.contains("XDG_RUNTIME_DIR") && error.contains("--socket"), "{error}");
+    assert_eq!(names(folder.path()), [""; 0]);
 }
 
 #[tokio::test]
@@ -367,16 +426,51 @@ async fn calls_beyond_the_limit_are_turned_away_and_nothing_else() {
     assert!(opened <= CALLS_MAX);
 }
 
+/// So many pings, under the ids that follow those of the `before` first ones.
+fn pings(before: u64, count: u64) -> Vec<u8> {
+    let mut pings = Vec::new();
+    for number in before..before + count {
+        encode(&mut pings, Kind::Ping, Flags::NONE, 2 * number + 1, &Ping { health: false }, &[]);
+    }
+    pings
+}
+
+/// Calls and pings share the ids, which only rise: neither takes one that the other had.
+#[tokio::test]
+async fn no_id_is_used_again() {
+    for (first, second) in [(Kind::Ping, Kind::Call), (Kind::Call, Kind::Ping), (Kind::Ping, Kind::Ping)] {
+        let mut peer = Peer::greeted().await;
+        for (kind, id) in [(first, 5), (second, 7)] {
+            peer.begin(kind, id).await;
+            assert_eq!(peer.next().await.unwrap().1, id);
+        }
+        for id in [7, 5, 8] {
+            let mut peer = Peer::greeted().await;
+            peer.begin(first, 7).await;
+            assert_eq!(peer.next().await.unwrap().1, 7);
+            peer.begin(second, id).await;
+            let error = peer.refused().await;
+            let what = if second == Kind::Ping { "a ping" } else { "a call" };
+            assert_eq!(error.message, format!("{what} under id {id}; it has to be odd and above the last one, 7"));
+            assert_eq!(error.code, ErrorCode::ProtocolViolation);
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_reads_nothing_is_not_read_from_and_then_cut_off() {
     let mut peer = Peer::greeted().await;
-    let mut ping = Vec::new();
-    encode(&mut ping, Kind::Ping, Flags::NONE, 1, &Ping { health: false }, &[]);
-    let pings = ping.repeat(1 << 12);
+    const PINGS: u64 = 1 << 12;
+    let mut first = 0;
     let before = tokio::time::Instant::now();
     let mut sent = 0;
     // Backpressure stops us long before this; then only the clock moves on, until the daemon closes the connection.
-    while peer.stream.write_all(&pings).await.is_ok() {
+    loop {
+        let pings = pings(first, PINGS);
+        if peer.stream.write_all(&pings).await.is_err() {
+            break;
+        }
+        first += PINGS;
         sent += pings.len();
         assert!(sent < 4 * BACKPRESSURE_BYTES, "what is not read is bounded");
     }
@@ -386,14 +480,12 @@ async fn an_agent_that_reads_nothing_is_not_read_from_and_then_cut_off() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_reads_slowly_is_left_alone() {
     let mut peer = Peer::greeted().await;
-    let mut ping = Vec::new();
-    encode(&mut ping, Kind::Ping, Flags::NONE, 1, &Ping { health: false }, &[]);
     // Far more answers than the socket takes, so that something waits all the time. The kernel lets us write again only when
     // most of its buffer was read, so the slowest reader that can be told from none takes some kilobytes a second.
-    const PINGS: usize = 40_000;
+    const PINGS: u64 = 40_000;
     let (mut reading, mut writing) = peer.stream.into_split();
     let writer = tokio::spawn(async move {
-        writing.write_all(&ping.repeat(PINGS)).await.unwrap();
+        writing.write_all(&pings(0, PINGS)).await.unwrap();
         writing
     });
     let started = tokio::time::Instant::now();
