@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use palisade_protocol::{
@@ -89,6 +90,8 @@ const NAMES: &[&str] = &[
     "attempt",
     // It floods.
     "log-flood",
+    "log-flood-beside",
+    "log-flooded",
     "log-nasty",
     "log-with-fields",
     "log-frames",
@@ -418,6 +421,16 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             log_flood();
             ok(wire, id, NIL);
         }
+        "log-flood-beside" => {
+            std::thread::spawn(|| {
+                let block = [&[b'f'; 1023][..], b"\n"].concat();
+                while std::io::stderr().write_all(&block).is_ok() {
+                    FLOODED.fetch_add(block.len(), Ordering::Relaxed);
+                }
+            });
+            ok(wire, id, NIL);
+        }
+        "log-flooded" => ok(wire, id, &rmp(&FLOODED.load(Ordering::Relaxed).to_string())),
         "log-nasty" => {
             log_nasty();
             ok(wire, id, NIL);
@@ -521,6 +534,9 @@ fn frames(most: u32) -> u32 {
     let told = std::env::var("HOSTILE_FLOOD_FRAMES").ok().and_then(|text| text.parse::<u32>().ok());
     told.map_or(most, |told| told.min(most))
 }
+
+/// How much a flood beside the calls has got rid of.
+static FLOODED: AtomicUsize = AtomicUsize::new(0);
 
 /// A gigabyte on stderr in lines, or as much as it is told.
 fn log_flood() {

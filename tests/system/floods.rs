@@ -1,12 +1,14 @@
 //! Plugins that say too much: bounded memory, a bounded log, and a neighbour that is answered all the while.
 
-use palisade_protocol::ErrorCode;
-use palisade_tests::daemon::Daemon;
+use std::time::Instant;
+
+use palisade_protocol::{ErrorCode, Kind};
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::{Value, json};
 
-use crate::support::{daemon_with, error, expect_echo, full, hostile, in_the_guest};
+use crate::support::{daemon_with, error, expect_echo, expect_text, full, hostile, in_the_guest};
 
 /// However much a plugin says, the daemon takes no more than this.
 const DAEMON_KIB_MAX: u64 = 64 << 10;
@@ -41,7 +43,10 @@ fn flood(row: &str) -> Daemon {
     let patient = flooding()
         .with("limits", json!({"call_timeout_seconds": 300, "stop_grace_seconds": 1}))
         .with("watchdog", json!({"interval_seconds": 300, "timeout_seconds": 300}));
-    let daemon = daemon_with(patient);
+    // And the floods are to end in this century.
+    let options = DaemonOptions::with([Package::echo(), patient])
+        .configuration("[plugins.hostile.limits]\nlog_kib_per_second = 1073741824\n");
+    let daemon = Daemon::start(options);
     let neighbour = daemon.neighbour();
     let outcome = daemon.agent().call("hostile", row, &json!(null));
     assert!(outcome.is_ok(), "{outcome:?}");
@@ -56,7 +61,7 @@ fn a_gigabyte_of_log() {
     let lines = log_lines(&daemon, 100_000);
     assert!(lines.len() <= 1000, "{} lines were kept", lines.len());
     // The rest was dropped, and that is said as soon as a line is let through again.
-    palisade_tests::daemon::wait_for("a word about what was dropped", || {
+    wait_for("a word about what was dropped", || {
         let _ = daemon.agent().call("hostile", "log-nasty", &json!(null));
         log_lines(&daemon, 1000)
             .iter()
@@ -68,10 +73,69 @@ fn a_gigabyte_of_log() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// A plugin that writes more than it may waits when it writes, and for nothing else: its calls go on, and it is named.
+#[test]
+fn a_flood_is_read_no_faster_than_it_may_be() {
+    const KIB_PER_SECOND: u64 = 64;
+    let daemon = daemon_with(hostile("tame").with("limits", json!({"log_kib_per_second": KIB_PER_SECOND})));
+    let neighbour = daemon.neighbour();
+    let mut agent = daemon.agent();
+    let events = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
+    assert_eq!(agent.next_of(events).kind, Some(Kind::StreamOpen));
+    expect_echo(&daemon, "hostile");
+    let began = Instant::now();
+    assert_eq!(daemon.agent().call("hostile", "log-flood-beside", &json!(null)), Ok(json!(null)));
+    let met = loop {
+        let event = agent.next_of(events).value();
+        if event["kind"] == "limit_reached" {
+            break event["reason"].as_str().unwrap_or_default().to_owned();
+        }
+    };
+    expect_text(&met, "logs: it writes more than its limit of 64 KiB a second");
+    let flooded = || {
+        let answer = daemon.agent().call("hostile", "log-flooded", &json!(null)).expect("its calls go on");
+        answer.as_str().and_then(|text| text.parse::<u64>().ok()).expect("a number")
+    };
+    // What a few seconds allow at once, what came since, and what the pipe holds.
+    let expect_held = |kib_per_second: u64| {
+        let flooded = flooded();
+        let most = (4 * kib_per_second + 64) << 10;
+        let most = most + (began.elapsed().as_secs_f64() * (kib_per_second << 10) as f64) as u64;
+        assert!(flooded <= most, "{flooded} bytes after {:?}", began.elapsed());
+        flooded
+    };
+    let held = expect_held(KIB_PER_SECOND);
+    wait_for("more of the flood", || (expect_held(KIB_PER_SECOND) > held).then_some(()));
+    let limit = json!({"plugin": "hostile", "log_kib_per_second": 1 << 20});
+    let changed = daemon.operate("limit", &limit).expect("it can be changed");
+    assert_eq!(changed["limits"]["log_kib_per_second"], json!({"value": 1 << 20, "by": "operator"}));
+    wait_for("the rest of the flood", || (32 << 20 < flooded()).then_some(()));
+    expect_echo(&daemon, "hostile");
+    expect_bounded(&daemon);
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The last lines of a plugin that dies while nothing of it is read are not lost.
+#[test]
+fn the_last_lines_of_a_flood_are_kept() {
+    let daemon = daemon_with(hostile("tame").with("limits", json!({"log_kib_per_second": 16})));
+    let mut agent = daemon.agent();
+    let events = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
+    assert_eq!(agent.next_of(events).kind, Some(Kind::StreamOpen));
+    assert_eq!(daemon.agent().call("hostile", "log-flood-beside", &json!(null)), Ok(json!(null)));
+    while agent.next_of(events).value()["kind"] != "limit_reached" {}
+    error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
+    let dossier = daemon.status("hostile").last_failure.expect("it did not end well");
+    assert!(dossier.last_stderr.iter().any(|line| line.starts_with("fff")), "{:?}", dossier.last_stderr);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
 #[test]
 fn nasty_log_lines() {
     let daemon = flood("log-nasty");
-    let lines = palisade_tests::daemon::wait_for("the last line", || {
+    let lines = wait_for("the last line", || {
         let lines = log_lines(&daemon, 100);
         lines.iter().any(|line| line["message"] == "last line").then_some(lines)
     });

@@ -333,6 +333,7 @@ fn the_configuration_decides() {
             "open_files": {"value": 1024, "by": "built_in"},
             "file_size_mib": {"value": 1024, "by": "built_in"},
             "disk_mib": {"value": 1024, "by": "built_in"},
+            "log_kib_per_second": {"value": 256, "by": "built_in"},
             "cpu_over": "warn",
         })
     );

@@ -549,7 +549,7 @@ fn every_operation_fails_as_the_page_says() {
         }
         bounded += 1;
     }
-    assert_eq!(bounded, 6, "the limits are found on the page of the manifest");
+    assert_eq!(bounded, 7, "the limits are found on the page of the manifest");
     refused("dance", json!({}), ErrorCode::ActionNotFound);
     for plugin in ["echo", "palisade"] {
         refused("describe", json!({"plugin": plugin, "action": "dance"}), ErrorCode::ActionNotFound);

@@ -283,6 +283,7 @@ fn limits(limits: Option<&Value>) -> String {
         of("open_files").map(|files| format!("{files} open files")),
         of("file_size_mib").map(|mib| format!("{mib} MiB in a file")),
         of("disk_mib").map(|mib| format!("{mib} MiB of files")),
+        of("log_kib_per_second").map(|kib| format!("{kib} KiB of output a second")),
         said.then(|| "changed until the daemon ends".to_owned()),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")

@@ -102,6 +102,7 @@ pub const ACTIONS: &[Row] = &[
             ("open_files", "integer", false),
             ("file_size_mib", "integer", false),
             ("disk_mib", "integer", false),
+            ("log_kib_per_second", "integer", false),
             ("cpu_over", "string", false),
         ],
         false,
@@ -163,6 +164,7 @@ struct LimitParams {
     open_files: Option<u64>,
     file_size_mib: Option<u64>,
     disk_mib: Option<u64>,
+    log_kib_per_second: Option<u64>,
     cpu_over: Option<CpuOver>,
 }
 
@@ -415,9 +417,19 @@ impl Service {
             open_files,
             file_size_mib,
             disk_mib,
+            log_kib_per_second,
             cpu_over,
         } = params;
-        let said = Allowance { memory_mib, cpu_percent, pids, open_files, file_size_mib, disk_mib, cpu_over };
+        let said = Allowance {
+            memory_mib,
+            cpu_percent,
+            pids,
+            open_files,
+            file_size_mib,
+            disk_mib,
+            log_kib_per_second,
+            cpu_over,
+        };
         let handle = self.find(&plugin, version.as_deref())?;
         let changed = limiting::change(handle, said).await?;
         let mut event = Event::new(EventKind::LimitsChanged);

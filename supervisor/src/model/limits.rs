@@ -23,6 +23,7 @@ pub struct Allowance {
     pub open_files: Option<u64>,
     pub file_size_mib: Option<u64>,
     pub disk_mib: Option<u64>,
+    pub log_kib_per_second: Option<u64>,
     /// What becomes of one that uses more processor time than it may, where the kernel does not throttle it.
     pub cpu_over: Option<CpuOver>,
 }
@@ -47,6 +48,7 @@ pub enum Kind {
     Pids,
     OpenFiles,
     Disk,
+    Logs,
 }
 
 /// As `details.limit` of an error and the reason of an event name it.
@@ -58,13 +60,24 @@ impl fmt::Display for Kind {
             Self::Pids => "pids",
             Self::OpenFiles => "open_files",
             Self::Disk => "disk",
+            Self::Logs => "logs",
         })
     }
 }
 
 /// What holds where nobody says anything.
-pub const BUILT_IN: Decided =
-    Decided { memory_mib: 512, cpu_percent: 50, pids: 64, open_files: 1024, file_size_mib: 1024, disk_mib: 1024 };
+pub const BUILT_IN: Decided = Decided {
+    memory_mib: 512,
+    cpu_percent: 50,
+    pids: 64,
+    open_files: 1024,
+    file_size_mib: 1024,
+    disk_mib: 1024,
+    log_kib_per_second: 256,
+};
+
+/// With less, reading a few lines would take as long as a plugin is waited for when it stops.
+pub const LOG_KIB_PER_SECOND_MIN: u64 = 16;
 
 /// A number for each limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -78,6 +91,8 @@ pub struct Decided {
     pub file_size_mib: u64,
     /// All files in its data folder.
     pub disk_mib: u64,
+    /// What is read of its standard output and standard error, together.
+    pub log_kib_per_second: u64,
 }
 
 /// Whose word a limit is.
@@ -115,6 +130,7 @@ pub struct Limits {
     pub open_files: Limit,
     pub file_size_mib: Limit,
     pub disk_mib: Limit,
+    pub log_kib_per_second: Limit,
     /// Of use only where the kernel does not throttle.
     pub cpu_over: CpuOver,
 }
@@ -145,6 +161,12 @@ impl Limits {
                 BUILT_IN.file_size_mib,
             ),
             disk_mib: one(asked.disk_mib, plugin.disk_mib, defaults.disk_mib, BUILT_IN.disk_mib),
+            log_kib_per_second: one(
+                asked.log_kib_per_second,
+                plugin.log_kib_per_second,
+                defaults.log_kib_per_second,
+                BUILT_IN.log_kib_per_second,
+            ),
             cpu_over: plugin.cpu_over.or(defaults.cpu_over).unwrap_or_default(),
         }
     }
@@ -159,6 +181,7 @@ impl Limits {
             (&mut self.open_files, said.open_files),
             (&mut self.file_size_mib, said.file_size_mib),
             (&mut self.disk_mib, said.disk_mib),
+            (&mut self.log_kib_per_second, said.log_kib_per_second),
         ] {
             if let Some(value) = said {
                 *limit = Limit { value, by: By::Operator, asked: None };
@@ -177,6 +200,7 @@ impl Limits {
             open_files: self.open_files.value,
             file_size_mib: self.file_size_mib.value,
             disk_mib: self.disk_mib.value,
+            log_kib_per_second: self.log_kib_per_second.value,
         }
     }
 
@@ -189,6 +213,7 @@ impl Limits {
             ("open_files", self.open_files),
             ("file_size_mib", self.file_size_mib),
             ("disk_mib", self.disk_mib),
+            ("log_kib_per_second", self.log_kib_per_second),
         ];
         let sentence = |(name, limit): (&str, Limit)| {
             let asked = limit.asked?;
@@ -209,23 +234,33 @@ impl Allowance {
             open_files: later.open_files.or(self.open_files),
             file_size_mib: later.file_size_mib.or(self.file_size_mib),
             disk_mib: later.disk_mib.or(self.disk_mib),
+            log_kib_per_second: later.log_kib_per_second.or(self.log_kib_per_second),
             cpu_over: later.cpu_over.or(self.cpu_over),
         }
     }
 
     /// The smallest numbers with which anything runs at all, and the largest that can be meant, as in a manifest.
-    const BOUNDS: [(&str, u64, u64); 6] = [
+    const BOUNDS: [(&str, u64, u64); 7] = [
         ("memory_mib", 8, 1 << 24),
         ("cpu_percent", 1, 1 << 20),
         ("pids", 1, 1 << 22),
         ("open_files", 16, 1 << 20),
         ("file_size_mib", 1, 1 << 30),
         ("disk_mib", 1, 1 << 30),
+        ("log_kib_per_second", LOG_KIB_PER_SECOND_MIN, 1 << 30),
     ];
 
     /// Sees that each number is one that can be meant; an error names the first that cannot.
     pub fn check(&self) -> Result<(), String> {
-        let given = [self.memory_mib, self.cpu_percent, self.pids, self.open_files, self.file_size_mib, self.disk_mib];
+        let given = [
+            self.memory_mib,
+            self.cpu_percent,
+            self.pids,
+            self.open_files,
+            self.file_size_mib,
+            self.disk_mib,
+            self.log_kib_per_second,
+        ];
         for ((name, least, most), given) in Self::BOUNDS.into_iter().zip(given) {
             if let Some(given) = given
                 && !(least..=most).contains(&given)
@@ -248,6 +283,7 @@ mod tests {
         open_files: None,
         file_size_mib: None,
         disk_mib: None,
+        log_kib_per_second: None,
         cpu_over: None,
     };
 
@@ -287,12 +323,20 @@ mod tests {
             open_files: Some(64),
             file_size_mib: None,
             disk_mib: None,
+            log_kib_per_second: Some(40),
         };
         let plugin = Allowance { pids: Some(7), ..NOTHING };
         let defaults = Allowance { memory_mib: Some(32), file_size_mib: Some(9), ..NOTHING };
         let limits = Limits::decide(&asked, &plugin, &defaults);
-        let expected =
-            Decided { memory_mib: 32, cpu_percent: 20, pids: 7, open_files: 64, file_size_mib: 9, disk_mib: 1024 };
+        let expected = Decided {
+            memory_mib: 32,
+            cpu_percent: 20,
+            pids: 7,
+            open_files: 64,
+            file_size_mib: 9,
+            disk_mib: 1024,
+            log_kib_per_second: 40,
+        };
         assert_eq!(limits.decided(), expected);
         assert_eq!(Limits::decide(&Resources::default(), &NOTHING, &NOTHING).decided(), BUILT_IN);
     }

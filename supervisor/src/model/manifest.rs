@@ -16,6 +16,7 @@ use semver::Version;
 use super::generation::Timing;
 use super::guarantee::Control;
 use super::ids::{ActionName, Instance, PluginId};
+use super::limits::LOG_KIB_PER_SECOND_MIN;
 use super::overdue::{MISSED_GRACES_MAX, OnOverdue};
 use super::permission::grants::Asked;
 use super::restart::{INTENSITY_MAX, RestartMode, RestartPolicy};
@@ -197,6 +198,7 @@ pub struct Resources {
     pub open_files: Option<u64>,
     pub file_size_mib: Option<u64>,
     pub disk_mib: Option<u64>,
+    pub log_kib_per_second: Option<u64>,
 }
 
 /// When a plugin is started.
@@ -363,6 +365,7 @@ fn read_limits(root: &mut Table<'_, '_>) -> Limits {
             open_files: table.number("open_files", 16, 1 << 20),
             file_size_mib: table.number("file_size_mib", 1, 1 << 30),
             disk_mib: table.number("disk_mib", 1, 1 << 30),
+            log_kib_per_second: table.number("log_kib_per_second", LOG_KIB_PER_SECOND_MIN, 1 << 30),
         },
     };
     table.warn_about_the_rest();

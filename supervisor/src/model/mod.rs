@@ -8,6 +8,7 @@
 //! Elsewhere: `plugin` (the actor) performs what `plugin` and `generation` here ask for; `config` reads the daemon's own
 //! configuration; `store` finds the bytes that `manifest` reads.
 
+pub mod budget;
 pub mod call;
 pub mod dependency;
 pub mod exit;

@@ -21,7 +21,7 @@ use palisade_protocol::{
 };
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
@@ -278,6 +278,13 @@ struct Held {
     _snapshot: Snapshot,
 }
 
+/// The task that reads what the process prints.
+struct Listening {
+    task: JoinHandle<StderrTail>,
+    /// Dropped when the process is gone: what is left is read, and the task ends.
+    gone: oneshot::Sender<()>,
+}
+
 struct Task {
     blueprint: Arc<Blueprint>,
     number: Generation,
@@ -296,7 +303,7 @@ struct Task {
     batch: Vec<Message>,
     reader: Reader,
     child: Option<Held>,
-    logs: Option<JoinHandle<StderrTail>>,
+    logs: Option<Listening>,
     /// Watches how it meets its limits, where there are any.
     pressure: Option<JoinHandle<()>>,
     /// Serves its way out, where it has one.
@@ -388,7 +395,7 @@ impl Task {
         self.launched = Instant::now();
         match self.blueprint.launch(self.number) {
             Ok((Child { input, output, stdout, stderr, control }, snapshot)) => {
-                self.logs = Some(tokio::spawn(logs::capture(self.voice.clone(), stdout, stderr)));
+                self.logs = Some(self.listen(stdout, stderr));
                 self.pressure = self.watch_pressure(&control);
                 self.child = Some(Held { input: Some(input), output: Some(output), control, _snapshot: snapshot });
             }
@@ -405,6 +412,18 @@ impl Task {
     fn who(&self) -> network::Who {
         let manifest = &self.blueprint.manifest;
         network::Who { plugin: manifest.id.clone(), version: manifest.version.to_string(), generation: self.number }
+    }
+
+    /// Reads what it prints.
+    fn listen(&self, stdout: pipe::Receiver, stderr: pipe::Receiver) -> Listening {
+        let (gone, when_gone) = oneshot::channel();
+        let blueprint = self.blueprint.clone();
+        let bytes_per_second = move || blueprint.limits().log_kib_per_second.value.saturating_mul(1 << 10);
+        let (told, number) = (self.told.clone(), self.number);
+        // Who does not listen at the moment has it in the log.
+        let met = move |met| drop(told.try_send((number, Told::Met(met))));
+        let capture = logs::capture(self.voice.clone(), stdout, stderr, bytes_per_second, met, when_gone);
+        Listening { task: tokio::spawn(capture), gone }
     }
 
     fn watch_pressure(&self, control: &Control) -> Option<JoinHandle<()>> {
@@ -1061,13 +1080,10 @@ impl Task {
             served.end().await;
         }
         let tail = match self.logs.take() {
-            Some(mut logs) => match tokio::time::timeout(logs::LAST_WORDS, &mut logs).await {
-                Ok(tail) => tail.unwrap_or_default(),
-                Err(_) => {
-                    logs.abort();
-                    StderrTail::default()
-                }
-            },
+            Some(Listening { task, gone }) => {
+                drop(gone);
+                task.await.unwrap_or_default()
+            }
             None => StderrTail::default(),
         };
         let reason = self.machine.reason().cloned().unwrap_or(Reason::Unconfirmed);

@@ -33,6 +33,7 @@ pub fn written(said: &Allowance) -> String {
         number("cpu_percent", said.cpu_percent),
         number("pids", said.pids),
         number("disk_mib", said.disk_mib),
+        number("log_kib_per_second", said.log_kib_per_second),
         over,
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")

@@ -1,8 +1,8 @@
 //! What plugins say: stdout, stderr and `Log` frames, as bounded, escaped, rate-limited lines.
 //!
 //! One `Hub` holds the last lines of every plugin and passes them on to followers. A line is cut at a limit, control
-//! characters are escaped, and what is not UTF-8 is replaced: a log can be shown on a terminal. Beyond its budget a plugin's lines are
-//! counted and dropped, and the count is said; its pipe is emptied nevertheless, so that it never waits for us.
+//! characters are escaped, and what is not UTF-8 is replaced: a log can be shown on a terminal. Beyond so many lines a plugin's lines are
+//! counted and dropped, and the count is said. Beyond so many bytes its pipes are not read, and it waits when they are full.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,10 +11,14 @@ use std::time::{Duration, Instant, SystemTime};
 use palisade_protocol::Level;
 use serde::Serialize;
 use tokio::net::unix::pipe;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
+use tokio::time::Instant as Clock;
 
+use super::pressure::{Met, SAID_AGAIN_AFTER};
 use crate::events::unix_ms;
+use crate::model::budget::Budget;
 use crate::model::ids::{Generation, PluginId};
+use crate::model::limits::Kind;
 use crate::model::status::{StderrTail, clip};
 
 /// Longest line that is kept, in bytes after escaping; the rest of it is dropped.
@@ -203,27 +207,154 @@ impl Voice {
     }
 }
 
+/// How long the end of a dead process's output is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// And how much of it is read: a plugin can have made each of its pipes that large.
+const LAST_BYTES_MAX: usize = 2 << 20;
+
 /// Reads stdout and stderr until both have ended, and returns the last lines of stderr.
 ///
+/// So many bytes a second are read. Beyond them nothing is, until there is budget again: the plugin's pipe is full by then, and
+/// whoever of it writes there waits. `met` hears of it. Once `gone` says that the process is, what its pipes still hold is
+/// read at once, within bounds.
+///
 /// Cancel safe in the sense that matters: what was said by then is in the hub; the tail is lost.
-pub async fn capture(voice: Voice, stdout: pipe::Receiver, stderr: pipe::Receiver) -> StderrTail {
-    let mut tail = StderrTail::default();
-    let (mut out, mut err) = (Lines::default(), Lines::default());
-    let (mut stdout, mut stderr) = (Some(stdout), Some(stderr));
-    // Made when there is something to read: most plugins never say anything.
+pub async fn capture(
+    voice: Voice,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    bytes_per_second: impl Fn() -> u64,
+    met: impl Fn(Met),
+    mut gone: oneshot::Receiver<()>,
+) -> StderrTail {
+    let mut ear = Ear {
+        voice,
+        out: Stream { pipe: Some(stdout), lines: Lines::default() },
+        err: Stream { pipe: Some(stderr), lines: Lines::default() },
+        tail: StderrTail::default(),
+    };
+    let mut budget = Budget::full(bytes_per_second(), Clock::now().into_std());
+    let mut said = None;
     loop {
-        let mut out_say = |line: &str| voice.say(Source::Stdout, Level::Info, line, None, None);
-        let mut err_say = |line: &str| {
-            tail.push(line);
-            voice.say(Source::Stderr, Level::Warn, line, None, None);
+        let ready = tokio::select! {
+            ready = ear.ready() => ready,
+            _ = &mut gone => break,
         };
-        tokio::select! {
-            more = out.read(&mut stdout, &mut out_say), if stdout.is_some() => if !more { stdout = None },
-            more = err.read(&mut stderr, &mut err_say), if stderr.is_some() => if !more { stderr = None },
-            else => return tail,
+        let Some(source) = ready else { return ear.tail };
+        let now = Clock::now().into_std();
+        if let Some(wait) = budget.wait(bytes_per_second(), now) {
+            if said.is_none_or(|said| SAID_AGAIN_AFTER <= now - said) {
+                said = Some(now);
+                let met_now = Met::new(
+                    Kind::Logs,
+                    format_args!(
+                        "it writes more than its limit of {} KiB a second; the rest waits, and so does what writes it",
+                        bytes_per_second() >> 10
+                    ),
+                );
+                ear.voice.say(Source::Supervisor, Level::Warn, &met_now.sentence, None, None);
+                met(met_now);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => continue,
+                _ = &mut gone => break,
+            }
         }
-        // A flood is read as fast as this, and no faster: it must not cost the others their latency.
+        let read = ear.read(source);
+        budget.spend(read.bytes, read.lines);
+        // A flood must not cost the others their latency.
         tokio::task::yield_now().await;
+    }
+    let all = async {
+        let mut left = LAST_BYTES_MAX;
+        while left > 0
+            && let Some(source) = ear.ready().await
+        {
+            left = left.saturating_sub(ear.read(source).bytes);
+            tokio::task::yield_now().await;
+        }
+    };
+    // At the end of it somebody else has the other end.
+    let _ = tokio::time::timeout(LAST_WORDS, all).await;
+    ear.tail
+}
+
+/// Both streams of a process, and who hears them.
+struct Ear {
+    voice: Voice,
+    out: Stream,
+    err: Stream,
+    tail: StderrTail,
+}
+
+impl Ear {
+    /// Which stream there is something to read from, also its end; `None` if both have ended. Cancel safe.
+    async fn ready(&self) -> Option<Source> {
+        tokio::select! {
+            () = self.out.ready(), if self.out.pipe.is_some() => Some(Source::Stdout),
+            () = self.err.ready(), if self.err.pipe.is_some() => Some(Source::Stderr),
+            else => None,
+        }
+    }
+
+    /// Reads what there is, once.
+    fn read(&mut self, source: Source) -> Read {
+        let Self { voice, out, err, tail } = self;
+        match source {
+            Source::Stderr => err.read(&mut |line| {
+                tail.push(line);
+                voice.say(Source::Stderr, Level::Warn, line, None, None);
+            }),
+            _ => out.read(&mut |line| voice.say(Source::Stdout, Level::Info, line, None, None)),
+        }
+    }
+}
+
+/// How much was read at once.
+struct Read {
+    bytes: usize,
+    lines: usize,
+}
+
+/// One stream, until it ends.
+struct Stream {
+    pipe: Option<pipe::Receiver>,
+    lines: Lines,
+}
+
+impl Stream {
+    async fn ready(&self) {
+        match &self.pipe {
+            // An error shows when it is read.
+            Some(pipe) => drop(pipe.readable().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads what there is, and hands out whole lines.
+    fn read(&mut self, say: &mut impl FnMut(&str)) -> Read {
+        let mut lines = 0;
+        let mut say = |line: &str| {
+            lines += 1;
+            say(line);
+        };
+        // On the stack only while there is something to read.
+        let mut bytes = [0; 4096];
+        let read = self.pipe.as_ref().map_or(Ok(0), |pipe| pipe.try_read(&mut bytes));
+        let bytes = match read {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Ok(0) | Err(_) => {
+                self.lines.end(&mut say);
+                self.pipe = None;
+                0
+            }
+            Ok(count) => {
+                self.lines.take(&bytes[..count], &mut say);
+                count
+            }
+        };
+        Read { bytes, lines }
     }
 }
 
@@ -236,30 +367,10 @@ struct Lines {
 }
 
 impl Lines {
-    /// Waits for more and hands out whole lines. `false` at the end. Cancel safe.
-    async fn read(&mut self, pipe: &mut Option<pipe::Receiver>, say: &mut impl FnMut(&str)) -> bool {
-        let Some(pipe) = pipe else { return false };
-        if pipe.readable().await.is_err() {
-            return self.end(say);
-        }
-        // On the stack only while there is something to read.
-        let mut bytes = [0; 4096];
-        match pipe.try_read(&mut bytes) {
-            Ok(0) => self.end(say),
-            Ok(count) => {
-                self.take(&bytes[..count], say);
-                true
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
-            Err(_) => self.end(say),
-        }
-    }
-
-    fn end(&mut self, say: &mut impl FnMut(&str)) -> bool {
+    fn end(&mut self, say: &mut impl FnMut(&str)) {
         if !self.partial.is_empty() {
             say(&String::from_utf8_lossy(&std::mem::take(&mut self.partial)));
         }
-        false
     }
 
     fn take(&mut self, mut bytes: &[u8], say: &mut impl FnMut(&str)) {
@@ -284,9 +395,6 @@ impl Lines {
         }
     }
 }
-
-/// How long the end of a dead process's output is waited for.
-pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -340,5 +448,101 @@ mod tests {
             "said with the next line that there is room for"
         );
         assert_eq!(hub.push(line(), now + Duration::from_secs(1)), None);
+    }
+
+    const RATE: u64 = 64 << 10;
+
+    struct Heard {
+        task: tokio::task::JoinHandle<StderrTail>,
+        hub: Hub,
+        met: Arc<Mutex<Vec<Met>>>,
+        stdout: pipe::Sender,
+        stderr: pipe::Sender,
+        gone: oneshot::Sender<()>,
+    }
+
+    fn heard() -> Heard {
+        let (hub, met) = (Hub::default(), Arc::<Mutex<Vec<Met>>>::default());
+        let voice = Voice { hub: hub.clone(), plugin: PluginId::parse("echo").unwrap(), generation: Generation(1) };
+        let (stdout, from_stdout) = pipe::pipe().unwrap();
+        let (stderr, from_stderr) = pipe::pipe().unwrap();
+        let (gone, when_gone) = oneshot::channel();
+        let hears = met.clone();
+        let hear = move |met| hears.lock().unwrap().push(met);
+        let task = tokio::spawn(capture(voice, from_stdout, from_stderr, || RATE, hear, when_gone));
+        Heard { task, hub, met, stdout, stderr, gone }
+    }
+
+    fn block() -> Vec<u8> {
+        [&[b'f'; 1023][..], b"\n"].concat().repeat(4)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_is_read_so_fast_and_no_faster_and_that_is_said() {
+        use tokio::io::AsyncWriteExt;
+        let mut heard = heard();
+        let began = Clock::now();
+        for _ in 0..512 {
+            heard.stderr.write_all(&block()).await.unwrap();
+        }
+        heard.stderr.write_all(b"the end\n").await.unwrap();
+        drop((heard.stdout, heard.stderr));
+        let tail = heard.task.await.unwrap();
+        // 2 MiB, of which a few seconds' worth is read at once.
+        let took = began.elapsed().as_secs();
+        assert!((27..=30).contains(&took), "{took} s");
+        assert_eq!(tail.lines().last().unwrap(), "the end");
+        let met = heard.met.lock().unwrap();
+        assert_eq!(met.len(), 3, "once in ten seconds: {met:?}");
+        assert_eq!(met[0].limit, Kind::Logs);
+        assert!(met[0].sentence.starts_with("logs: it writes more than its limit of 64 KiB a second"), "{met:?}");
+        let said = |line: &Arc<Line>| line.stream == Source::Supervisor && line.message == met[0].sentence;
+        assert!(heard.hub.last(None, 1000).iter().any(said));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_within_the_budget_is_read_at_once() {
+        use tokio::io::AsyncWriteExt;
+        let mut heard = heard();
+        let began = Clock::now();
+        for second in 1..=60 {
+            for _ in 0..15 {
+                heard.stdout.write_all(&block()).await.unwrap();
+            }
+            tokio::time::sleep_until(began + Duration::from_secs(second)).await;
+        }
+        heard.stdout.write_all(b"x").await.unwrap();
+        drop((heard.stdout, heard.stderr));
+        heard.task.await.unwrap();
+        assert_eq!(began.elapsed(), Duration::from_secs(60));
+        assert!(heard.met.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_dead_process_left_is_read_at_once_whatever_is_left_of_the_budget() {
+        use tokio::io::AsyncWriteExt;
+        let mut heard = heard();
+        // Until no more is read, and the pipe is full.
+        while tokio::time::timeout(Duration::from_millis(1), heard.stderr.write_all(&block())).await.is_ok() {}
+        let room = tokio::time::timeout(Duration::from_secs(60), heard.stderr.write_all(b"\na last word\n"));
+        assert!(room.await.is_ok(), "it is read again later");
+        let dead = Clock::now();
+        drop((heard.stdout, heard.stderr, heard.gone));
+        let tail = heard.task.await.unwrap();
+        assert_eq!(dead.elapsed(), Duration::ZERO);
+        assert_eq!(tail.lines().last().unwrap(), "a last word");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_who_keeps_the_pipe_is_not_waited_for_and_the_tail_is_not_lost() {
+        use tokio::io::AsyncWriteExt;
+        let mut heard = heard();
+        heard.stderr.write_all(b"a last word\n").await.unwrap();
+        let dead = Clock::now();
+        drop(heard.gone);
+        let tail = heard.task.await.unwrap();
+        assert_eq!(dead.elapsed().as_secs(), LAST_WORDS.as_secs());
+        assert_eq!(tail.lines(), ["a last word"]);
+        drop(heard.stderr);
     }
 }

@@ -19,8 +19,8 @@ use crate::model::limits::Kind;
 use crate::model::saturation::{LOOK_EVERY, Saturation};
 use crate::sandbox::cgroup::Pressure;
 
-/// A plugin that goes on forking is said to again after so long.
-const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// A plugin that goes on meeting a limit is said to again after so long.
+pub(super) const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// A limit that was met.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -219,6 +219,8 @@ impl Facts {
         report.push("file_size", Enforced, "RLIMIT_FSIZE", &launcher);
         let mechanism = "its data are counted again and again, and it is ended where they are too much; /tmp and /dev/shm are tmpfs of 64 MiB";
         report.push("disk", Monitored, mechanism, &[]);
+        let mechanism = "so much of its output is read a second, and what is more waits in its pipes";
+        report.push("logs", Enforced, mechanism, &["daemon: nothing else reads them".to_owned()]);
         report.guarantees
     }
 }

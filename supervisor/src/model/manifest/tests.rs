@@ -56,7 +56,7 @@ fn every_field_is_read() {
         "limits": {
             "concurrency": 4, "queue": 0, "call_timeout_seconds": 60, "start_timeout_seconds": 200,
             "drain_timeout_seconds": 7, "stop_grace_seconds": 1.5, "memory_mib": 256, "cpu_percent": 150, "pids": 32,
-            "open_files": 64, "file_size_mib": 10, "disk_mib": 100,
+            "open_files": 64, "file_size_mib": 10, "disk_mib": 100, "log_kib_per_second": 32,
         },
         "activation": { "mode": "lazy", "idle_stop_seconds": 300 },
         "restart": {
@@ -89,6 +89,7 @@ fn every_field_is_read() {
         open_files: Some(64),
         file_size_mib: Some(10),
         disk_mib: Some(100),
+        log_kib_per_second: Some(32),
     };
     let limits = Limits {
         concurrency: 4,
