@@ -19,6 +19,7 @@ mod limits;
 mod permissions;
 mod python;
 mod required;
+mod runtimes;
 mod starts;
 mod support;
 mod wire;

@@ -364,6 +364,13 @@ impl Service {
                 map.insert("denied".to_owned(), value(&blueprint.denials.list())?);
             }
             map.insert("permissions".to_owned(), json!(blueprint.grants.names()));
+            if let Ok(Some(runtime)) = blueprint.runtime() {
+                let (name, exec) = (&blueprint.manifest.runtime, runtime.exec().as_str());
+                map.insert(
+                    "runtime".to_owned(),
+                    json!({ "name": name, "exec": exec, "sha256": runtime.digest().ok() }),
+                );
+            }
             let limits = &blueprint.manifest.limits;
             map.insert(
                 "limits".to_owned(),

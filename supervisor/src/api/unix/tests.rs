@@ -36,6 +36,7 @@ fn config() -> Config {
         lent_uids: 1..=1,
         egress: Default::default(),
         disk_reserve_mib: 0,
+        runtimes: BTreeMap::new(),
         plugins: BTreeMap::new(),
     }
 }
