@@ -48,6 +48,7 @@ fn service() -> Arc<Service> {
         pid_namespaces: no(),
         private_root: no(),
         network_namespaces: no(),
+        way_out: no(),
         ipc_namespaces: no(),
         host_names: no(),
         landlock: no(),
