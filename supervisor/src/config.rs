@@ -19,6 +19,7 @@ use crate::model::guarantee::Control;
 use crate::model::ids::PluginId;
 use crate::model::limits::Allowance;
 use crate::model::permission::grants::Grants;
+use crate::model::runtime::Runtime;
 
 /// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
 /// from people, services and containers.
@@ -68,6 +69,8 @@ pub struct Config {
     pub egress: egress::Egress,
     /// So much is kept free on the state folder's file system.
     pub disk_reserve_mib: u64,
+    /// The interpreters that a manifest can name.
+    pub runtimes: BTreeMap<String, Runtime>,
     /// What is said of single plugins.
     pub plugins: BTreeMap<PluginId, PluginConfig>,
 }
@@ -91,6 +94,8 @@ struct ConfigFile {
     defaults: Defaults,
     #[serde(default)]
     egress: egress::Table,
+    #[serde(default)]
+    runtimes: BTreeMap<String, Runtime>,
     #[serde(default)]
     plugins: BTreeMap<ConfiguredId, PluginConfig>,
 }
@@ -305,6 +310,7 @@ impl Config {
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
+            runtimes: file.runtimes,
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
         })
     }
@@ -344,6 +350,9 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let allowances = file.plugins.iter().map(|(id, plugin)| (format!("plugins.{}", id.0), &plugin.limits));
     for (place, limits) in allowances.chain([("defaults".to_owned(), &file.defaults.limits)]) {
         limits.check().map_err(|why| wrong(format!("{place}.{why}")))?;
+    }
+    for (name, runtime) in &file.runtimes {
+        runtime.check(name).map_err(|why| wrong(format!("runtimes.{name}: {why}")))?;
     }
     let base = path.parent().unwrap_or(Path::new(""));
     let paths = file.plugin_directories.iter_mut().flatten();

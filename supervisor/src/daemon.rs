@@ -4,7 +4,7 @@
 //! dependencies, last answers, socket. Whatever ends the daemon, nothing of a plugin outlives it: its launcher hangs on a
 //! socket that the kernel closes with us.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -26,6 +26,7 @@ use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
 use crate::model::guarantee;
 use crate::model::limits::Limits;
+use crate::model::runtime::Runtime;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::disk;
@@ -42,6 +43,7 @@ use crate::sandbox::evidence::Users;
 use crate::sandbox::granted::Reserved;
 use crate::sandbox::lend::Lender;
 use crate::sandbox::probe::{self, Ability, Ground};
+use crate::sandbox::runtime::Runtimes;
 use crate::sandbox::spec::Layout;
 use crate::store::{Store, StoreError};
 
@@ -166,7 +168,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let sampler = Arc::new(Sampler::default());
     let looks = tokio::spawn(sampler.clone().run());
     let counts = tokio::spawn(disk::run(sampler.clone(), config.disk_reserve_mib.saturating_mul(1 << 20)));
-    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, reserved: reserved(&config), sampler });
+    let runtimes = runtimes(config.runtimes.clone()).await;
+    let reserved = reserved(&config);
+    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, reserved, runtimes, sampler });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),
@@ -364,6 +368,21 @@ async fn build(
         }
     }
     Ok(tasks)
+}
+
+/// Looks at the interpreters that are configured.
+async fn runtimes(configured: BTreeMap<String, Runtime>) -> Runtimes {
+    let found = match tokio::task::spawn_blocking(move || Runtimes::look(configured)).await {
+        Ok(found) => found,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
+    for (name, program) in found.all() {
+        match program {
+            Ok(sha256) => tracing::info!(runtime = name, sha256, "runtime"),
+            Err(reason) => tracing::warn!(runtime = name, reason, "a runtime cannot be used"),
+        }
+    }
+    found
 }
 
 /// What is the daemon's own: no plugin reads or writes any of it, whatever it is granted.

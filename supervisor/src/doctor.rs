@@ -70,6 +70,7 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
             Outcome::Fail,
             "plugins get a network with nothing in it",
         ),
+        ability("way_out", &host.way_out, Outcome::Warn, "plugins that are granted hosts reach the daemon's proxy"),
         ability("ipc_namespace", &host.ipc_namespaces, Outcome::Warn, "plugins share no IPC objects with anybody"),
         ability("hostname", &host.host_names, Outcome::Warn, "plugins get a host name of their own"),
         ability("landlock", &host.landlock, Outcome::Warn, &landlock),
@@ -100,13 +101,28 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
         });
     }
     checks.push(tier(host.tier()));
-    checks.push(match host.descriptors.plugins_max() {
-        Some(most) => Check {
-            name: "descriptors",
-            state: if most < 16 { Outcome::Warn } else { Outcome::Ok },
-            summary: format!("{most} plugins fit under the descriptor limit"),
-            hint: (most < 16).then(|| "raise it with LimitNOFILE= or `ulimit -Hn`".to_owned()),
-        },
+    // Who is granted hosts can have so many connections.
+    let granted = registry.all().any(|handle| !handle.blueprint().grants.network_access.is_empty());
+    let connections = config.egress.limits.connections_max;
+    checks.push(match host.descriptors.plugins_max(None) {
+        Some(most) => {
+            let (summary, least) = match host.descriptors.plugins_max(Some(connections)).filter(|_| granted) {
+                None => (format!("{most} plugins fit under the descriptor limit"), most),
+                Some(least) => {
+                    let each = format!("{connections} connections each");
+                    (
+                        format!("{most} plugins fit under the descriptor limit, or {least} with a way out and {each}"),
+                        least,
+                    )
+                }
+            };
+            Check {
+                name: "descriptors",
+                state: if most < 16 || least == 0 { Outcome::Warn } else { Outcome::Ok },
+                summary,
+                hint: (most < 16 || least == 0).then(|| "raise it with LimitNOFILE= or `ulimit -Hn`".to_owned()),
+            }
+        }
         None => Check {
             name: "descriptors",
             state: Outcome::Ok,

@@ -15,6 +15,7 @@ const CONFIGURATION_PAGE: &str = include_str!("../../docs/configuration.md");
 const MANIFEST_CODE: &str = include_str!("../src/model/manifest.rs");
 const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
 const EGRESS_CODE: &str = include_str!("../src/config/egress.rs");
+const RUNTIME_CODE: &str = include_str!("../src/model/runtime.rs");
 const TRAFFIC_CODE: &str = include_str!("../src/model/permission/traffic.rs");
 const NETWORK_PAGE: &str = include_str!("../../docs/network.md");
 
@@ -199,7 +200,8 @@ fn every_key_of_the_configuration_is_on_the_page() {
     };
     let fields = |name: &str| fields_in(CONFIGURATION_CODE, name);
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
-    assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress"));
+    assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress") && code.remove("runtimes"));
+    code.extend(fields_in(RUNTIME_CODE, "Runtime").into_iter().map(|field| format!("runtimes.NAME.{field}")));
     code.extend(fields_in(EGRESS_CODE, "Table").into_iter().map(|field| format!("egress.{field}")));
     code.extend(fields("Defaults").into_iter().map(|field| format!("defaults.{field}")));
     code.extend(fields("PluginConfig").into_iter().map(|field| format!("plugins.ID.{field}")));
@@ -273,7 +275,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 18);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 21);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

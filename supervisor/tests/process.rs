@@ -1210,7 +1210,7 @@ fn the_probe_finds_what_the_other_tests_use() {
         }
         assert_eq!(host.cgroup.is_yes(), tree.is_ok(), "{}", host.cgroup);
         assert_eq!(host.tier() == Tier::C, tree.is_err());
-        assert!(host.descriptors.plugins_max().is_none_or(|fit| 0 < fit));
+        assert!(host.descriptors.plugins_max(None).is_none_or(|fit| 0 < fit));
         if let Ok(opened) = tree {
             wait_until("no leaves", || leaves_in(&opened.tree) == 0).await;
         }

@@ -75,7 +75,7 @@ enum Surroundings {
 /// What a host may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lacking {
-    /// No network namespace can be made: only for root, and not together with another user.
+    /// No network namespace can be made. Only for root.
     NetworkNamespaces,
     /// No user namespace can be made: the same.
     UserNamespaces,
@@ -83,6 +83,11 @@ pub enum Lacking {
     Landlock,
     /// A part of `/proc` is covered, as containers do. Only for root.
     WholeProc,
+    /// No cgroup2 file system is mounted. Only for root.
+    Cgroup2,
+    /// The kernel refuses this user a user namespace, although there are some: as a restriction by AppArmor does, and every kernel for
+    /// a process in a changed root, which is what this is. Only for root.
+    UserNamespacesForEverybody,
 }
 
 impl DaemonOptions {
@@ -378,6 +383,20 @@ impl Daemon {
                 let mut apart = command("unshare");
                 wrapped(apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]), &ordinary())
             }
+            Surroundings::Lacking(Lacking::Cgroup2) => {
+                let script = "sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \\([^ ]*\\) .* - cgroup2 .*/\\1/p' /proc/self/mountinfo | \
+                              while read -r place; do umount -l \"$place\" || exit 1; done && exec \"$@\"";
+                let mut apart = command("unshare");
+                wrapped(apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]), &ordinary())
+            }
+            Surroundings::Lacking(Lacking::UserNamespacesForEverybody) => {
+                let root = folder.path().join("changed-root");
+                fs::create_dir_all(&root).expect("the folder is ours");
+                let script = "mount --rbind / \"$1\" && exec chroot \"$@\"";
+                let mut apart = command("unshare");
+                apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).arg(root);
+                wrapped(&mut apart, &ordinary())
+            }
             Surroundings::Descriptors(most) => {
                 let mut limited = match user {
                     Some(uid) => as_user(uid, Path::new("prlimit")),
@@ -395,8 +414,7 @@ impl Daemon {
                 );
                 let mut apart = command("/usr/bin/unshare");
                 apart.args(["--user", "--mount", "--propagation", "unchanged", "/bin/sh", "-c", &script, "sh"]);
-                apart.arg(program);
-                apart
+                wrapped(&mut apart, &ordinary())
             }
             Surroundings::SmallDisk(kib) => {
                 fs::create_dir_all(folder.path().join("state")).expect("the folder is ours");

@@ -20,6 +20,7 @@ mod operations;
 mod permissions;
 mod python;
 mod required;
+mod runtimes;
 mod starts;
 mod support;
 mod wire;

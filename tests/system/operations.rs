@@ -302,11 +302,14 @@ fn every_operation_answers_what_the_page_says() {
         Package::new("missing", Entry::Missing),
         Package::new("wrong", Entry::Missing).with("version", json!("one")),
         Package::hostile("lesser", "tame").with("require", json!(["disk"])),
+        Package::new("words", Entry::Bytes(b"for whoever reads them\n".to_vec())).with("runtime", json!("there")),
+        Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec())).with("runtime", json!("gone")),
     ];
     let configuration = format!(
         "[egress]\nallow_addresses = {{ \"*.test\" = [\"127.0.0.1\"] }}\n[egress.hosts]\n\"a.test\" = [\"127.0.0.1\"]\n\
          [plugins.hostile]\ntrace_denials = true\ngrant = [{{ network_access = [\"a.test:{port}\"] }}]\n\
-         [plugins.lesser]\non_degraded = \"warn\"\n"
+         [plugins.lesser]\non_degraded = \"warn\"\n\
+         [runtimes.there]\nexec = \"/usr/bin/env\"\n[runtimes.gone]\nexec = \"/usr/bin/no-such-program\"\n"
     );
     let mut daemon = Daemon::start(DaemonOptions::with(packages).configuration(&configuration));
     let of = |plugin: &str| json!({ "plugin": plugin });
@@ -323,6 +326,9 @@ fn every_operation_answers_what_the_page_says() {
     ask::<admin::Listing>(page, &daemon, "a listing", "list", &json!({}));
     assert_eq!(status(page, "missing")["state"], "failed");
     info(page, "missing");
+    for plugin in ["words", "letters"] {
+        info(page, plugin);
+    }
     let link = daemon.plugins().join("missing/link");
     std::os::unix::fs::symlink("/etc/passwd", link).expect("the folder is ours");
     daemon.operate("start", &of("missing")).expect_err("a package has no links");

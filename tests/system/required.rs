@@ -123,26 +123,86 @@ fn a_host_with_a_masked_proc_refuses() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// Root's plugins are never the host's root, whatever the operator bears.
-#[test]
-fn a_host_without_user_namespaces_refuses() {
+/// Root's plugins are never the host's root, whatever the operator bears; and without user namespaces an ordinary user's daemon could
+/// enclose nothing, so it does not start.
+fn expect_no_start_without_user_namespaces(lacking: Lacking, reason: &str) {
+    let options = DaemonOptions::with(both(&json!([]))).configuration(TOLERANT).lacking(lacking);
     if other_user().is_some() {
-        println!(
-            "SKIPPED: without user namespaces an ordinary user's daemon has no pid namespaces and does not start; as root it does"
-        );
+        let ended = Daemon::try_start(options).expect_err("it cannot enclose anything");
+        assert_eq!(ended.status.code(), Some(8), "{}", ended.log);
+        expect_text(&ended.log, reason);
         return;
     }
-    let daemon =
-        Daemon::start(DaemonOptions::with(both(&json!([]))).configuration(TOLERANT).lacking(Lacking::UserNamespaces));
+    let daemon = Daemon::start(options);
     for plugin in ["strict", "tolerant"] {
         let refused = error(daemon.agent().call(plugin, "echo", &json!(1)), ErrorCode::SandboxUnavailable);
-        expect_text(
-            &refused.message,
-            "this host allows no more user namespaces; raise the sysctl user.max_user_namespaces",
-        );
+        expect_text(&refused.message, reason);
         let status = daemon.operate("status", &json!({"plugin": plugin})).expect("it is known");
         assert_eq!(status["state"], "failed");
+        expect_text(status["reason"].as_str().unwrap_or_default(), reason);
     }
-    assert_eq!(guarantee(&daemon, "strict", "user_namespace")["state"], "absent");
+    let missed = guarantee(&daemon, "strict", "user_namespace");
+    assert_eq!(missed["state"], "absent");
+    expect_text(missed["reason"].as_str().unwrap_or_default(), reason);
+    let (state, summary) = check(&daemon, "user_namespace");
+    assert_eq!(state, "fail");
+    expect_text(&summary, reason);
+    expect_text(&daemon.log(), reason);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// How the doctor finds something.
+fn check(daemon: &Daemon, name: &str) -> (String, String) {
+    let report = daemon.operate("doctor", &json!({})).expect("it answers");
+    let checks = report["checks"].as_array().expect("a list");
+    let found = checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}"));
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    (text("state"), text("summary"))
+}
+
+#[test]
+fn a_host_without_user_namespaces_refuses() {
+    let reason = "this host allows no more user namespaces; raise the sysctl user.max_user_namespaces";
+    expect_no_start_without_user_namespaces(Lacking::UserNamespaces, reason);
+}
+
+/// The kernel's answer is that of a host where AppArmor keeps user namespaces from whoever has no profile for them.
+#[test]
+fn a_host_that_restricts_user_namespaces_refuses() {
+    let reason = "this host does not let this user make a user namespace (Operation not permitted (os error 1)); see the \
+                  sysctls kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
+    expect_no_start_without_user_namespaces(Lacking::UserNamespacesForEverybody, reason);
+}
+
+/// Without cgroups plugins are killed through their pid namespace and looked at, and whoever requires one is refused.
+#[test]
+fn a_host_without_cgroup2_refuses_whoever_requires_it() {
+    let packages = both(&json!(["cgroup"])).into_iter().chain([Package::echo()]);
+    let daemon = Daemon::start(DaemonOptions::with(packages).configuration(TOLERANT).lacking(Lacking::Cgroup2));
+    let reason = "no cgroup2 file system is mounted";
+    let shortfall = format!("cgroup: plugin.json requires it, and it is absent: {reason}");
+    expect_told(&daemon, &shortfall, "or require less");
+    expect_echo(&daemon, "echo");
+    assert_eq!(check(&daemon, "cgroup"), ("warn".to_owned(), reason.to_owned()));
+    expect_text(&check(&daemon, "tier").1, "C: plugins have a pid namespace and no cgroup");
+    expect_text(&daemon.log(), "plugins run without a cgroup of their own");
+    for (control, state) in [("cgroup", "absent"), ("memory", "monitored"), ("kill_tree", "enforced")] {
+        assert_eq!(guarantee(&daemon, "echo", control)["state"], state, "{control}");
+    }
+    expect_text(guarantee(&daemon, "echo", "memory")["reason"].as_str().unwrap_or_default(), reason);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Plugins reach hosts through a listener in their own network: whether one can be had is tried, and said.
+#[test]
+fn the_way_out_is_tried() {
+    let daemon = Daemon::with([Package::echo()]);
+    let reach = ("ok".to_owned(), "plugins that are granted hosts reach the daemon's proxy".to_owned());
+    assert_eq!(check(&daemon, "way_out"), reach);
+    daemon.stop_and_expect_no_orphans();
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).lacking(Lacking::NetworkNamespaces));
+    let (state, summary) = check(&daemon, "way_out");
+    assert_eq!(state, "warn");
+    expect_text(&summary, "this host allows no further network namespace");
     daemon.stop_and_expect_no_orphans();
 }

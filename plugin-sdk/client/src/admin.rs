@@ -419,6 +419,9 @@ pub struct PluginInfo {
     pub source: String,
     /// What is executed.
     pub entry_point: String,
+    /// What executes that, if the manifest names it: `name`, `exec` and `sha256`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Value>,
     /// The immutable copy that runs: its digest and path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Value>,

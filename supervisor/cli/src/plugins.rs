@@ -294,6 +294,10 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
     fields.prose("description", &one_line(info.description.as_deref().unwrap_or_default()));
     fields.add("source", &one_line(&info.source));
     fields.add("entry point", &one_line(&info.entry_point));
+    if let Some(runtime) = &info.runtime {
+        let of = |name: &str| one_line(runtime.get(name).and_then(Value::as_str).unwrap_or_default());
+        fields.add("runtime", &format!("{}: {} ({})", of("name"), of("exec"), of("sha256")));
+    }
     let snapshot = match &info.snapshot {
         Some(Value::String(digest)) => digest,
         Some(snapshot) => snapshot.get("digest").and_then(Value::as_str).unwrap_or_default(),

@@ -223,7 +223,8 @@ impl Failed {
             ),
             Errno::NOENT if self.detail == INTERPRETER => format!(
                 "the {what} /{path} does not exist in the private root ({error}); plugins find /usr there and nothing \
-                 else of the host, so the interpreter must be installed beneath /usr"
+                 else of the host, so the interpreter must be installed beneath /usr, or be a runtime that plugin.json \
+                 names (`runtimes` in palisade.toml)"
             ),
             _ => format!("the {what} /{path} cannot be opened in the private root: {error}"),
         }

@@ -362,6 +362,13 @@ impl Service {
                 map.insert("denied".to_owned(), value(&blueprint.denials.list())?);
             }
             map.insert("permissions".to_owned(), json!(blueprint.grants.names()));
+            if let Ok(Some(runtime)) = blueprint.runtime() {
+                let mut told = json!({ "name": blueprint.manifest.runtime, "exec": runtime.exec().as_str() });
+                if let Ok(digest) = runtime.digest() {
+                    told["sha256"] = json!(digest);
+                }
+                map.insert("runtime".to_owned(), told);
+            }
             let limits = &blueprint.manifest.limits;
             map.insert(
                 "limits".to_owned(),

@@ -69,6 +69,7 @@ mod tests {
                 None => {
                     budget.spend(1000, 0);
                     read += 1000;
+                    assert!(read < 1 << 30, "without end");
                 }
             }
         }

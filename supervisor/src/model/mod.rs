@@ -21,6 +21,7 @@ pub mod overdue;
 pub mod permission;
 pub mod plugin;
 pub mod restart;
+pub mod runtime;
 pub mod sampled;
 pub mod saturation;
 pub mod specifier;

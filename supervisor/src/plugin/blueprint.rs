@@ -23,6 +23,7 @@ use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users, without_a_process};
 use crate::sandbox::granted::{self, Reserved};
 use crate::sandbox::lend::{Lender, Lent};
+use crate::sandbox::runtime::{Found as Runtime, Runtimes};
 use crate::sandbox::seccomp::policy::Denials;
 use crate::sandbox::spec::{self, Inside};
 use crate::store::{EntryPoint, Program, Snapshot, Store};
@@ -48,6 +49,8 @@ pub struct Host {
     pub data: PathBuf,
     /// What is the daemon's own, of which no plugin is granted anything.
     pub reserved: Reserved,
+    /// The interpreters that a manifest can name.
+    pub runtimes: Runtimes,
     /// Who looks at what no controller holds.
     pub sampler: Arc<Sampler>,
 }
@@ -148,8 +151,26 @@ impl Blueprint {
     /// Why not.
     pub fn executable(&self) -> Result<(), LaunchFailure> {
         let snapshot = self.snapshot().map_err(lasting)?;
-        let EntryPoint { path, program, .. } = snapshot.entry_point(self.manifest.entry_point.as_str())?;
+        let entry = self.manifest.entry_point.as_str();
+        if let Some(runtime) = self.runtime().map_err(lasting)? {
+            snapshot.script(entry)?;
+            return self.open_runtime(runtime).map(drop);
+        }
+        let EntryPoint { path, program, .. } = snapshot.entry_point(entry)?;
         arguments(&path, program).map(|_| ())
+    }
+
+    /// What executes its entry point, if the manifest names anything.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn runtime(&self) -> Result<Option<&Runtime>, String> {
+        self.manifest.runtime.as_deref().map(|name| self.host.runtimes.named(name)).transpose()
+    }
+
+    fn open_runtime(&self, runtime: &Runtime) -> Result<OwnedFd, LaunchFailure> {
+        let name = self.manifest.runtime.as_deref().unwrap_or_default();
+        runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
     }
 
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by the next daemon.
@@ -182,8 +203,19 @@ impl Blueprint {
         self.accept_the_host()?;
         let snapshot = self.snapshot().map_err(lasting)?;
         let entry = self.manifest.entry_point.as_str();
-        let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
-        let places = granted::places(&self.grants, &self.host.reserved).map_err(lasting)?;
+        let runtime = self.runtime().map_err(lasting)?;
+        let (file, path, executed) = match runtime {
+            Some(runtime) => {
+                let (path, file) = snapshot.script(entry)?;
+                (file, path, Execution::Runtime(runtime, self.open_runtime(runtime)?))
+            }
+            None => {
+                let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
+                (file, path, Execution::Itself(program))
+            }
+        };
+        let binds = runtime.map(Runtime::binds).unwrap_or_default();
+        let places = granted::places(&self.grants, binds, &self.host.reserved).map_err(lasting)?;
         let offer = &self.host.facts.offer;
         let lent = self.host.lender.as_ref().and_then(Lender::lend);
         let identity = self.host.facts.users.identity(lent.as_ref().map(Lent::uid)).ok_or_else(|| {
@@ -202,7 +234,17 @@ impl Blueprint {
             (path, c_string(data.as_os_str().as_encoded_bytes()))
         };
         let folder = folder.map_err(lasting)?;
-        let Executed { arguments, interpreter } = arguments(&path, program)?;
+        let Executed { arguments, interpreter } = match executed {
+            Execution::Itself(program) => arguments(&path, program)?,
+            Execution::Runtime(runtime, file) => {
+                let exec = runtime.exec();
+                let named = [exec.as_str().as_bytes(), path.as_os_str().as_encoded_bytes()];
+                Executed {
+                    arguments: named.map(c_string).into_iter().collect::<Result<_, _>>().map_err(lasting)?,
+                    interpreter: Some((exec.as_path().to_owned(), file)),
+                }
+            }
+        };
         let decided = self.limits().decided();
         let mut spec = Spec {
             arguments,
@@ -401,6 +443,14 @@ struct Executed {
     arguments: Vec<CString>,
     /// The interpreter of a script by its path on the host, and the file that was found there.
     interpreter: Option<(PathBuf, OwnedFd)>,
+}
+
+/// By what an entry point is executed.
+enum Execution<'a> {
+    /// By the kernel, as what it is.
+    Itself(Program),
+    /// By a configured runtime.
+    Runtime(&'a Runtime, OwnedFd),
 }
 
 /// What is executed and with which arguments: the program itself, or the interpreter of a script, as the kernel would.

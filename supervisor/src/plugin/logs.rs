@@ -523,7 +523,11 @@ mod tests {
         use tokio::io::AsyncWriteExt;
         let mut heard = heard();
         // Until no more is read, and the pipe is full.
-        while tokio::time::timeout(Duration::from_millis(1), heard.stderr.write_all(&block())).await.is_ok() {}
+        let mut written = 0;
+        while tokio::time::timeout(Duration::from_millis(1), heard.stderr.write_all(&block())).await.is_ok() {
+            written += 1;
+            assert!(written < 10_000, "it is read without end");
+        }
         let room = tokio::time::timeout(Duration::from_secs(60), heard.stderr.write_all(b"\na last word\n"));
         assert!(room.await.is_ok(), "it is read again later");
         let dead = Clock::now();

@@ -7,6 +7,7 @@
 //! Invariant: what is not understood is refused. Elsewhere: what a path may look like is `model::permission::path`.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ const KERNELS: [(i64, &str); 5] = [
 pub enum Access {
     /// Read what is there.
     Read,
+    /// Execute it as well: what belongs to its runtime.
+    Execute,
     /// Change it as well.
     Write,
 }
@@ -94,16 +97,22 @@ fn chain(path: &Path) -> Vec<(u64, u64)> {
     real.ancestors().filter_map(identity).collect()
 }
 
-/// The granted files, those that lie in others behind them. Of the same path the wider access counts.
+/// The granted files and those of the plugin's runtime, those that lie in others behind them. Of the same path the wider access
+/// counts.
 ///
 /// # Errors
 /// A sentence that names the path.
-pub fn places(grants: &Grants, reserved: &Reserved) -> Result<Vec<Place>, String> {
+pub fn places(grants: &Grants, binds: &[HostPath], reserved: &Reserved) -> Result<Vec<Place>, String> {
     let read = grants.file_read.iter().map(|path| ("file_read", path, Access::Read));
     let write = grants.file_write.iter().map(|path| ("file_write", path, Access::Write));
+    if let Some(both) = binds.iter().find(|bind| grants.file_write.contains(bind)) {
+        return Err(format!("file_write of {both} cannot be had: the plugin's runtime is executed from there"));
+    }
+    let binds = binds.iter().map(|path| ("the runtime's bind", path, Access::Execute));
     let mut places: Vec<Place> = Vec::new();
-    for (permission, path, access) in read.chain(write) {
-        let refused = |why: String| format!("{permission} of {path} cannot be had: {why}");
+    for (permission, path, access) in read.chain(write).chain(binds) {
+        let of = if access == Access::Execute { "" } else { "of " };
+        let refused = |why: String| format!("{permission} {of}{path} cannot be had: {why}");
         let kind = look(path).map_err(refused)?;
         if let Some(why) = reserved.touched(path.as_path()) {
             return Err(refused(format!("{why}, which no plugin may see")));
@@ -115,19 +124,24 @@ pub fn places(grants: &Grants, reserved: &Reserved) -> Result<Vec<Place>, String
     Ok(places)
 }
 
-/// What stands there, if it can be permitted.
-fn look(path: &HostPath) -> Result<Kind, String> {
+/// Opens what stands there without following a link. A refusal is a sentence.
+pub(super) fn open(path: &HostPath, flags: OFlags) -> Result<OwnedFd, String> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let file =
-        rustix::fs::openat2(CWD, path.as_path(), flags, Mode::empty(), resolve).map_err(|errno| match errno {
+    rustix::fs::openat2(CWD, path.as_path(), flags | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(|errno| {
+        match errno {
             Errno::LOOP => match first_link(path.as_path()) {
                 Some(link) => format!("{} is a symbolic link; name the place that is meant", link.display()),
                 None => "a symbolic link stands in it; name the place that is meant".to_owned(),
             },
             Errno::NOENT => format!("{} does not exist", first_missing(path.as_path()).display()),
             errno => io::Error::from(errno).to_string(),
-        })?;
+        }
+    })
+}
+
+/// What stands there, if it can be permitted.
+fn look(path: &HostPath) -> Result<Kind, String> {
+    let file = open(path, OFlags::PATH)?;
     let status = rustix::fs::fstat(&file).map_err(|errno| io::Error::from(errno).to_string())?;
     let system = rustix::fs::fstatfs(&file).map_err(|errno| io::Error::from(errno).to_string())?;
     if let Some((_, name)) = KERNELS.iter().find(|(magic, _)| *magic == system.f_type) {
@@ -176,7 +190,7 @@ mod tests {
         fs::create_dir_all(&inner).unwrap();
         fs::write(at.join("a"), "").unwrap();
         let (a, b) = (at.join("a"), at.join("b"));
-        let found = places(&grants(&[&inner, &b, &a], &[&b]), &Reserved::default()).unwrap();
+        let found = places(&grants(&[&inner, &b, &a], &[&b]), &[], &Reserved::default()).unwrap();
         let found: Vec<_> = found.iter().map(|place| (place.path.as_path(), place.kind, place.access)).collect();
         assert_eq!(
             found,
@@ -189,11 +203,30 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_a_runtime_is_executed_and_never_written() {
+        let (_folder, at) = folder();
+        let inner = at.join("opt/inner");
+        fs::create_dir_all(&inner).unwrap();
+        let opt = at.join("opt");
+        let bind = [HostPath::parse(opt.to_str().unwrap()).unwrap()];
+        let reserved = Reserved::default();
+        let found = places(&grants(&[&opt], &[&inner]), &bind, &reserved).unwrap();
+        let found: Vec<_> = found.iter().map(|place| (place.path.as_path(), place.access)).collect();
+        assert_eq!(found, [(opt.as_path(), Access::Execute), (inner.as_path(), Access::Write)]);
+        let error = places(&grants(&[], &[&opt]), &bind, &reserved).unwrap_err();
+        let at_opt = opt.display();
+        assert_eq!(error, format!("file_write of {at_opt} cannot be had: the plugin's runtime is executed from there"));
+        fs::remove_dir_all(&opt).unwrap();
+        let error = places(&Grants::default(), &bind, &reserved).unwrap_err();
+        assert_eq!(error, format!("the runtime's bind {at_opt} cannot be had: {at_opt} does not exist"));
+    }
+
+    #[test]
     fn what_is_missing_or_behind_a_link_is_named() {
         let (_folder, at) = folder();
         fs::create_dir(at.join("real")).unwrap();
         symlink("real", at.join("link")).unwrap();
-        let error = |path: &str| places(&grants(&[&at.join(path)], &[]), &Reserved::default()).unwrap_err();
+        let error = |path: &str| places(&grants(&[&at.join(path)], &[]), &[], &Reserved::default()).unwrap_err();
         let said = |path: &str, why: String| format!("file_read of {} cannot be had: {why}", at.join(path).display());
         let link = format!("{} is a symbolic link; name the place that is meant", at.join("link").display());
         assert_eq!(error("link"), said("link", link.clone()));
@@ -216,7 +249,7 @@ mod tests {
         let state = at.join("state");
         let reserved =
             Reserved::new(vec![("state directory", state.clone()), ("socket", at.join("real/not-there-yet"))]);
-        let error = |path: &Path| places(&grants(&[], &[path]), &reserved).unwrap_err();
+        let error = |path: &Path| places(&grants(&[], &[path]), &[], &reserved).unwrap_err();
         let of = |path: &Path, why: &str| {
             format!("file_write of {} cannot be had: {why}, which no plugin may see", path.display())
         };
@@ -227,11 +260,11 @@ mod tests {
         assert_eq!(error(&at), of(&at, &holds));
         let holds = format!("the daemon's socket {} lies in it", at.join("real/not-there-yet").display());
         assert_eq!(error(&at.join("real")), of(&at.join("real"), &holds));
-        assert!(places(&grants(&[&at.join("beside")], &[]), &reserved).is_ok());
+        assert!(places(&grants(&[&at.join("beside")], &[]), &[], &reserved).is_ok());
         // The same folder by another name: what the daemon calls it goes through a link.
         let reserved = Reserved::new(vec![("state directory", at.join("beside/alias"))]);
         let data = state.join("data");
-        let error = places(&grants(&[&data], &[]), &reserved).unwrap_err();
+        let error = places(&grants(&[&data], &[]), &[], &reserved).unwrap_err();
         assert!(error.contains("it lies in the daemon's state directory"), "{error}");
     }
 }

@@ -10,6 +10,7 @@ pub mod extent;
 pub mod granted;
 pub mod lend;
 pub mod probe;
+pub mod runtime;
 pub mod seccomp;
 pub mod spec;
 

@@ -4,7 +4,14 @@
 //! enclosed as it should be, and the latter tries what a plugin must not. So the probe needs no other program, and what it
 //! tries is what a plugin's start will do.
 
-use std::{ffi::CString, fmt, os::fd::AsFd, path::Path, time::Duration};
+use std::{
+    ffi::CString,
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
+    path::Path,
+    time::Duration,
+};
 
 use palisade_launcher::{MadeUp, Spec, TRIAL_FILE, UserMap};
 use rustix::process::{Resource, getrlimit};
@@ -25,6 +32,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// A trial child says less than a log pipe holds.
 const ANSWER_BYTES_MAX: usize = 4096;
+
+/// What the daemon holds for a way out: its listener, and the two ends of each connection.
+const DESCRIPTORS_PER_LISTENER: u64 = 1;
+const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 
 /// What the daemon needs for itself: sockets, files, its runtime, and agents' connections.
 const DESCRIPTORS_OF_THE_DAEMON: u64 = 256;
@@ -67,6 +78,8 @@ pub struct Host {
     pub private_root: Ability,
     /// An empty network namespace.
     pub network_namespaces: Ability,
+    /// A listener in such a network, handed out to the daemon: the only way out that a plugin can have.
+    pub way_out: Ability,
     /// A namespace of System V objects and message queues.
     pub ipc_namespaces: Ability,
     /// A host name of the plugin's own.
@@ -119,9 +132,15 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// How many plugins fit under the hard limit, to which the daemon raises the soft one. `None`: no bound.
-    pub fn plugins_max(self) -> Option<u64> {
-        self.hard.map(|hard| hard.saturating_sub(DESCRIPTORS_OF_THE_DAEMON) / DESCRIPTORS_PER_CHILD)
+    /// How many plugins fit under the hard limit, to which the daemon raises the soft one; with a way out and so many
+    /// connections each, if so. `None`: no bound.
+    pub fn plugins_max(self, connections: Option<usize>) -> Option<u64> {
+        let out = connections.map_or(0, |connections| {
+            let connections = u64::try_from(connections).unwrap_or(u64::MAX);
+            connections.saturating_mul(DESCRIPTORS_PER_CONNECTION).saturating_add(DESCRIPTORS_PER_LISTENER)
+        });
+        let each = DESCRIPTORS_PER_CHILD.saturating_add(out);
+        self.hard.map(|hard| hard.saturating_sub(DESCRIPTORS_OF_THE_DAEMON) / each)
     }
 }
 
@@ -244,6 +263,7 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         pid_namespaces,
         private_root: not_tried(),
         network_namespaces: not_tried(),
+        way_out: not_tried(),
         ipc_namespaces: not_tried(),
         host_names: not_tried(),
         landlock: match landlock_version {
@@ -265,8 +285,17 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
     if is_known {
         confine_a_child(image, ground, &mut host).await;
         filter_a_child(image, &mut host).await;
+        host.way_out = lead_out_a_child(image).await;
     }
     host
+}
+
+/// Whether a child in a network with nothing in it has a listener there that reaches the daemon.
+async fn lead_out_a_child(image: &LauncherImage) -> Ability {
+    let mut spec = enclosed(user_map());
+    spec.namespaces.network = true;
+    spec.listener = Some(spec::PROXY_PORT);
+    attempt(image, spec, None).await.0
 }
 
 /// The acts that only a filter refuses.
@@ -410,15 +439,18 @@ async fn attempt_known(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -
         Ok(leaf) => leaf,
         Err(error) => return (true, no(error.to_string())),
     };
+    let port = spec.listener;
     let launch = Launch { spec, entry: image.as_fd(), interpreter: None, leaf, lent: None };
     let mut child = match spawn(image, launch) {
         Ok(child) => child,
         Err(error) => return (!matches!(error, SpawnError::Launcher(_)), no(error.to_string())),
     };
+    let mut listener = None;
     let last = async {
         loop {
             match child.control.next_report().await {
-                Report::Started(_) | Report::Denied(_) => {}
+                Report::Started(_) => listener = child.control.take_listener(),
+                Report::Denied(_) => {}
                 last => break last,
             }
         }
@@ -429,7 +461,12 @@ async fn attempt_known(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -
     let length = child.stdout.try_read(&mut said).unwrap_or(0);
     let said = String::from_utf8_lossy(&said[..length]).into_owned();
     let is_known = child.control.launcher_is_known();
+    let found = listener.and_then(|listener| listener.local_addr().ok());
+    let wanted = port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let answer = match last {
+        Ok(Report::Exited(Exited { exit: Exit::Code(0), .. })) if found != wanted => {
+            no(format!("a listener at {wanted:?} was asked for in a network of its own, and {found:?} was handed out"))
+        }
         Ok(Report::Exited(Exited { exit: Exit::Code(0), .. })) => (Ability::Yes, said),
         Ok(Report::Exited(Exited { exit, .. })) => {
             no(format!("a trial child did not find itself in a pid namespace of its own: it {exit}"))
@@ -474,6 +511,7 @@ mod tests {
             pid_namespaces: ability(pid),
             private_root: Ability::Yes,
             network_namespaces: Ability::Yes,
+            way_out: Ability::Yes,
             ipc_namespaces: Ability::Yes,
             host_names: Ability::Yes,
             landlock: Ability::Yes,
@@ -504,9 +542,11 @@ mod tests {
 
     #[test]
     fn the_plugins_that_fit_follow_from_the_hard_limit() {
-        let fit = |hard| Descriptors { soft: Some(64), hard }.plugins_max();
-        assert_eq!(fit(Some(256 + 11 * 100)), Some(100));
-        assert_eq!(fit(Some(100)), Some(0));
-        assert_eq!(fit(None), None);
+        let fit = |hard, connections| Descriptors { soft: Some(64), hard }.plugins_max(connections);
+        assert_eq!(fit(Some(256 + 11 * 100), None), Some(100));
+        assert_eq!(fit(Some(256 + (11 + 1 + 2 * 32) * 100), Some(32)), Some(100));
+        assert_eq!(fit(Some(1024), Some(usize::MAX)), Some(0));
+        assert_eq!(fit(Some(100), None), Some(0));
+        assert_eq!(fit(None, Some(32)), None);
     }
 }

@@ -28,6 +28,7 @@ use super::{
 use crate::model::limits::Decided;
 use crate::model::permission::grants::Grants;
 use crate::model::permission::system::SystemFile;
+use crate::model::runtime::BESIDE_USR;
 
 /// Memory that cannot be paged out: enough for a key or two.
 const LOCKED_BYTES: u64 = 1 << 20;
@@ -47,9 +48,6 @@ const STACK_BYTES_MAX: u64 = 64 << 20;
 const ROOT_SIZE: (&CStr, &CStr) = (c"256k", c"256");
 const TMP_SIZE: (&CStr, &CStr) = (c"64m", c"8192");
 const SHM_SIZE: (&CStr, &CStr) = (c"64m", c"1024");
-
-/// Where the loader, libraries and programs lie beside /usr. On most hosts these are links into it.
-const BESIDE_USR: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// What of /etc is the host's own: what TLS trusts, the time zone, where the loader looks, and where links of programs lead.
 const FROM_ETC: [&str; 11] = [
@@ -125,6 +123,7 @@ impl Layout {
     fn beneath(root: &Path) -> Self {
         let mut layout = Self::default();
         layout.show(Shown::Programs(c"usr".to_owned()));
+        // On most hosts these are links into it.
         for name in BESIDE_USR {
             let path = root.join(name);
             let Ok(metadata) = path.symlink_metadata() else { continue };
@@ -246,7 +245,7 @@ pub struct Inside<'a> {
     pub denials: Denials,
     /// What it was granted.
     pub grants: &'a Grants,
-    /// The files among it, as they were found.
+    /// The files among it, and those of its runtime, as they were found.
     pub places: &'a [Place],
 }
 
@@ -359,7 +358,7 @@ fn root(layout: &Layout, inside: &Inside<'_>, idmap: Option<IdMap>) -> Root {
     }
 }
 
-/// What of the host the operator granted, at the same path: those that lie in others behind them.
+/// What of the host the operator granted, or configured for its runtime, at the same path: those that lie in others behind them.
 fn granted(mounts: &mut Vec<Mount>, inside: &Inside<'_>) {
     let target = |path: &str| of(path.trim_start_matches('/'));
     let owner = match inside.identity {
@@ -367,11 +366,13 @@ fn granted(mounts: &mut Vec<Mount>, inside: &Inside<'_>) {
         Identity::Own | Identity::Shared { .. } => None,
     };
     for Place { path, access, .. } in inside.places {
-        let read_only = *access == Access::Read;
+        let executed = *access == Access::Execute;
+        // What is executed stays its owner's: strangers may read it.
+        let owner = owner.filter(|_| !executed);
         mounts.push(Mount {
             target: target(path.as_str()),
             source: Source::Granted { path: of(path.as_str()), owner },
-            attributes: Attributes { read_only, no_exec: true, no_dev: true },
+            attributes: Attributes { read_only: *access != Access::Write, no_exec: !executed, no_dev: true },
             optional: false,
         });
     }
@@ -478,9 +479,11 @@ fn landlock(version: u32, layout: &Layout, inside: &Inside<'_>, proxy: Option<u1
     for Place { path, kind, access } in inside.places {
         let rights = match (kind, access) {
             (Kind::Folder, Access::Read) => read,
+            (Kind::Folder, Access::Execute) => read | EXECUTE,
             (Kind::Folder, Access::Write) => own,
             // The kernel refuses a rule about a file with rights that only a folder can give.
             (Kind::File, Access::Read) => READ_FILE,
+            (Kind::File, Access::Execute) => READ_FILE | EXECUTE,
             (Kind::File, Access::Write) => READ_FILE | WRITE_FILE | TRUNCATE,
         };
         rules.push(rule(path.as_str(), rights));

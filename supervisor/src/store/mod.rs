@@ -426,6 +426,24 @@ impl Snapshot {
     /// A sentence that names the file and says what to do; and whether only the host lacks the means to open it.
     pub fn entry_point(&self, relative: &str) -> Result<EntryPoint, LaunchFailure> {
         let lasting = |message| LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false };
+        let (path, file) = self.open(relative)?;
+        Self::executable(path, file, relative).map_err(lasting)
+    }
+
+    /// The same where a runtime executes it: its own bytes are that one's affair.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn script(&self, relative: &str) -> Result<(PathBuf, OwnedFd), LaunchFailure> {
+        let (path, file) = self.open(relative)?;
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            let message = format!("the entry point {relative} is no regular file");
+            return Err(LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false });
+        }
+        Ok((path, file.into()))
+    }
+
+    fn open(&self, relative: &str) -> Result<(PathBuf, File), LaunchFailure> {
         let path = self.path.join(relative);
         let file = File::open(&path).map_err(|error| {
             let outlook = error.raw_os_error().map_or(Outlook::Lasting, |errno| Outlook::of_errno(errno, Outlook::Lasting));
@@ -437,7 +455,7 @@ impl Snapshot {
             };
             LaunchFailure { message, outlook, sandbox: false }
         })?;
-        Self::executable(path, file, relative).map_err(lasting)
+        Ok((path, file))
     }
 
     fn executable(path: PathBuf, mut file: File, relative: &str) -> Result<EntryPoint, String> {

@@ -36,6 +36,7 @@ fn config() -> Config {
         lent_uids: 1..=1,
         egress: Default::default(),
         disk_reserve_mib: 0,
+        runtimes: BTreeMap::new(),
         plugins: BTreeMap::new(),
     }
 }
@@ -48,6 +49,7 @@ fn service() -> Arc<Service> {
         pid_namespaces: no(),
         private_root: no(),
         network_namespaces: no(),
+        way_out: no(),
         ipc_namespaces: no(),
         host_names: no(),
         landlock: no(),

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::path::Path;
 
+use serde::Deserialize;
+
 /// More than any honest plugin needs of one kind; each is a mount and a rule.
 pub const PATHS_MAX: usize = 32;
 
@@ -21,7 +23,8 @@ const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
 const OWN: [&str; 5] = ["/plugin", "/data", "/tmp", "/etc", "/host"];
 
 /// A folder or file of the host.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct HostPath(String);
 
 /// Why a text is none.
@@ -90,6 +93,14 @@ impl HostPath {
 
 fn beneath(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl TryFrom<String> for HostPath {
+    type Error = PathError;
+
+    fn try_from(text: String) -> Result<Self, PathError> {
+        Self::parse(&text)
+    }
 }
 
 impl fmt::Display for HostPath {
