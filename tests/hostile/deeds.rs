@@ -11,7 +11,7 @@ use palisade_protocol::{
 
 use crate::sys;
 use crate::wire::Wire;
-use crate::{escapes, proxy};
+use crate::{inside, proxy};
 
 /// Every action there is.
 const NAMES: &[&str] = &[
@@ -83,7 +83,7 @@ const NAMES: &[&str] = &[
     "stop-self",
     "double-fork",
     "fork-and-die",
-    // It takes what it can get. What it is refused at once is among the escapes.
+    // It takes what it can get. What it is refused at once is in `inside`.
     "cpu-spin",
     // One attempt of one row of the table.
     "attempt",
@@ -109,7 +109,7 @@ const NAMES: &[&str] = &[
 pub(crate) fn actions() -> Vec<ActionInfo> {
     NAMES
         .iter()
-        .chain(escapes::ROWS)
+        .chain(inside::ROWS)
         .chain(proxy::ROWS)
         .map(|name| ActionInfo {
             name: (*name).to_owned(),
@@ -485,7 +485,7 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             let parameters = rmp_serde::from_slice(payload).unwrap_or_default();
             if action == "attempt" {
                 ok(wire, id, &rmp(&crate::attempts::make(&parameters)));
-            } else if let Some(outcomes) = escapes::attempt(action, &parameters) {
+            } else if let Some(outcomes) = inside::attempt(action, &parameters) {
                 ok(wire, id, &rmp_serde::to_vec(&outcomes).unwrap_or_else(|error| panic!("a map of strings: {error}")));
             }
         }

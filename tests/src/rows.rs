@@ -47,7 +47,14 @@ impl Fence {
     pub fn can_be_taken_away(self) -> bool {
         matches!(
             self,
-            Self::Root | Self::NoExec | Self::Landlock(_) | Self::Filter | Self::Powers | Self::Network | Self::Limits
+            Self::Root
+                | Self::NoExec
+                | Self::Landlock(_)
+                | Self::Filter
+                | Self::Powers
+                | Self::Network
+                | Self::Limits
+                | Self::Cgroup
         )
     }
 

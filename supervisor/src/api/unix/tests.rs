@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::{Config, Mode};
-use crate::events::Bus;
+use crate::events::{Bus, Event, EventKind};
 use crate::plugin::logs::Hub;
 use crate::registry::Registry;
 use crate::sandbox::probe::{self, Ability, Descriptors};
@@ -49,6 +49,7 @@ fn service() -> Arc<Service> {
         network_namespaces: no(),
         ipc_namespaces: no(),
         host_names: no(),
+        watchers: no(),
         landlock: no(),
         landlock_version: 0,
         lent_users: no(),
@@ -81,17 +82,25 @@ fn hello(features: &[&str]) -> Hello {
 
 impl Peer {
     fn connect() -> Self {
+        Self::connect_to(service())
+    }
+
+    fn connect_to(service: Arc<Service>) -> Self {
         let (near, far) = UnixStream::pair().unwrap();
         let (stays, leaving) = watch::channel(false);
         tokio::spawn(async move {
-            receive(far, service(), true, leaving).await;
+            receive(far, service, true, leaving).await;
             drop(stays);
         });
         Self { stream: near, decoder: Decoder::default() }
     }
 
     async fn greeted() -> Self {
-        let mut peer = Self::connect();
+        Self::greeted_by(service()).await
+    }
+
+    async fn greeted_by(service: Arc<Service>) -> Self {
+        let mut peer = Self::connect_to(service);
         peer.send(Kind::Hello, 0, &hello(&FEATURES.map(Feature::name)), &[]).await;
         let (kind, _, content) = peer.next().await.unwrap();
         assert_eq!(kind, Kind::Welcome);
@@ -278,6 +287,28 @@ async fn a_following_operation_is_cancelled_once_and_the_next_call_is_served() {
     peer.call(3, SUPERVISOR_ID, "version", &Value::Null).await;
     let ends = [peer.next().await.unwrap(), peer.next().await.unwrap()].map(|(kind, id, _)| (kind, id));
     assert_eq!(ends, [(Kind::Cancelled, 1), (Kind::Ok, 3)]);
+}
+
+/// The queue of what happened overflows: whoever follows learns how much passed by, and then goes on.
+#[tokio::test]
+async fn a_follower_that_is_too_slow_is_told_what_it_missed() {
+    let service = service();
+    let mut peer = Peer::greeted_by(service.clone()).await;
+    peer.call(1, "palisade", "events", &serde_json::json!({"follow": true})).await;
+    let (kind, ..) = peer.next().await.unwrap();
+    assert_eq!(kind, Kind::StreamOpen);
+    // There is one thread, so nobody reads meanwhile.
+    for _ in 0..300 {
+        service.bus.publish(Event::new(EventKind::DaemonStarted));
+    }
+    let mut items = Vec::new();
+    for _ in 0..257 {
+        let (kind, _, content) = peer.next().await.unwrap();
+        assert_eq!(kind, Kind::StreamData);
+        items.push(rmp_serde::from_slice::<Value>(&content[1..]).unwrap());
+    }
+    assert_eq!(items[0], serde_json::json!({"missed": 44}));
+    assert!(items[1..].iter().all(|item| item["kind"] == "daemon_started"), "{items:?}");
 }
 
 #[tokio::test]
