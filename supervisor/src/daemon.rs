@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
+use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
@@ -81,6 +82,9 @@ pub enum DaemonError {
     /// This host cannot run plugins.
     #[error("this host cannot run plugins: {0}")]
     Host(String),
+    /// There is no thread to look at the packages.
+    #[error("the packages cannot be looked at: {0}")]
+    Packages(io::Error),
     /// Signals cannot be received.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
@@ -188,9 +192,13 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
     let tasks = build(&service, store.clone(), plugin_host, started.0).await?;
     // Every version has its snapshot in hand by now, and agents need not wait for this.
-    tokio::task::spawn_blocking({
+    let sweeping = tokio::spawn({
         let store = store.clone();
-        move || store.sweep()
+        async move {
+            if let Err(error) = blocking::run(move || store.sweep()).await {
+                tracing::warn!(%error, "superfluous snapshots stay until the next start");
+            }
+        }
     });
     let (leave, leaving) = watch::channel(false);
     let agents = tokio::spawn({
@@ -237,6 +245,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         abort.abort();
     }
     alive.abort();
+    let _ = sweeping.await;
     looks.abort();
     counts.abort();
     tracing::info!("stopped");
@@ -280,7 +289,7 @@ async fn build(
 ) -> Result<Vec<tokio::task::JoinHandle<()>>, DaemonError> {
     let directories = service.config.plugin_directories.clone();
     let staging = store.clone();
-    let found = tokio::task::spawn_blocking(move || -> Result<_, DirectoryError> {
+    let found = blocking::run(move || -> Result<_, DirectoryError> {
         let Discovery { found, rejected } = registry::discover(&directories)?;
         let staged: Vec<_> = found
             .into_iter()
@@ -291,10 +300,7 @@ async fn build(
             .collect();
         Ok((staged, rejected))
     });
-    let (staged, rejected) = match found.await {
-        Ok(found) => found?,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    };
+    let (staged, rejected) = found.await.map_err(DaemonError::Packages)??;
     for id in service.config.plugins.keys().filter(|id| staged.iter().all(|(found, _)| found.manifest.id != **id)) {
         tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
     }

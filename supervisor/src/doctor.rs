@@ -73,6 +73,7 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
         ability("way_out", &host.way_out, Outcome::Warn, "plugins that are granted hosts reach the daemon's proxy"),
         ability("ipc_namespace", &host.ipc_namespaces, Outcome::Warn, "plugins share no IPC objects with anybody"),
         ability("hostname", &host.host_names, Outcome::Warn, "plugins get a host name of their own"),
+        ability("watchers", &host.watchers, Outcome::Warn, "a plugin's watchers of files can be bounded"),
         ability("landlock", &host.landlock, Outcome::Warn, &landlock),
         ability("cgroup", &host.cgroup, Outcome::Warn, "plugins are born in a cgroup of their own"),
     ];

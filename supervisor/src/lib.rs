@@ -3,6 +3,7 @@
 //! The map, from what decides to what performs (a test holds the arrows between them):
 //!
 //! * `model` decides and performs nothing: states, manifests, versions, limits.
+//! * `blocking`: work that blocks, on threads.
 //! * `wire`, `config`, `events`, `store`, `sandbox`: frames over descriptors, what is configured, what happens, immutable packages,
 //!   what this host can do. `egress`: a plugin's only way out to the network.
 //! * `process`: one child process. `plugin`: one plugin, its actor, its generations, their frames.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod blocking;
 pub mod config;
 pub mod daemon;
 pub mod doctor;

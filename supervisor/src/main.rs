@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use palisaded::config::{Config, ConfigError, Overrides};
@@ -78,11 +77,7 @@ fn main() -> ExitCode {
     };
     let launcher = arguments.launcher.unwrap_or_else(default_launcher);
     // One thread does everything that waits: on the call path another would cost a wake-up and win nothing.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(4)
-        .thread_keep_alive(THREAD_KEEP_ALIVE)
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, None, EXIT_INTERNAL),
@@ -92,7 +87,10 @@ fn main() -> ExitCode {
         Err(error) => {
             let status = match &error {
                 _ if error.is_configuration() => EXIT_CONFIGURATION,
-                DaemonError::StateInUse { .. } | DaemonError::Listen(_) | DaemonError::Host(_) => EXIT_UNAVAILABLE,
+                DaemonError::StateInUse { .. }
+                | DaemonError::Listen(_)
+                | DaemonError::Host(_)
+                | DaemonError::Packages(_) => EXIT_UNAVAILABLE,
                 DaemonError::Directory(_)
                 | DaemonError::Folder { .. }
                 | DaemonError::Store(_)
@@ -103,10 +101,6 @@ fn main() -> ExitCode {
         }
     }
 }
-
-/// For so long a thread that has copied packages waits for more. While there is a second thread, every system call of the first
-/// costs a little more.
-const THREAD_KEEP_ALIVE: Duration = Duration::from_millis(200);
 
 /// As for the command line: something that was given is wrong.
 const EXIT_CONFIGURATION: u8 = 4;

@@ -1193,6 +1193,7 @@ fn the_probe_finds_what_the_other_tests_use() {
             &host.network_namespaces,
             &host.ipc_namespaces,
             &host.host_names,
+            &host.watchers,
         ] {
             assert_eq!(*ability, Ability::Yes);
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::escapes::{c_string, name};
+use crate::inside::{c_string, name, threads_until_refused};
 use crate::sys;
 
 /// What a test lets an attempt know.
@@ -148,10 +148,20 @@ fn attempt(row: &str, what: &str, world: &World<'_>) -> io::Result<String> {
             call(libc::SYS_add_key, arguments)
         }
         ("keyctl", "keyctl") => call(libc::SYS_keyctl, [0, -2, 1, 0, 0, 0]),
+        ("keyctl", "a sibling's key") => done(sys::read_key(world.number("key"))),
+        ("keyctl", "a sibling's keyring") => done(sys::read_key(world.number("keyring"))),
         ("keyctl", "request_key") => {
             let (kind, name) = (c_string("user"), c_string("palisade-nobody-has-it"));
             call(libc::SYS_request_key, [address(&kind), address(&name), 0, 0, 0, 0])
         }
+        ("fork-bomb", "processes") => match sys::fork_until_refused(BOMB, false) {
+            (_, Some(refused)) => Err(refused),
+            _ => Ok(String::new()),
+        },
+        ("fork-bomb", "threads") => match threads_until_refused(BOMB) {
+            (_, Some(refused)) => Err(refused),
+            _ => Ok(String::new()),
+        },
         // The helper says by its exit whether it is somebody else than whoever executed it.
         ("setuid-bin", "a helper") => {
             done(sys::execute(&format!("{}/helper", world.text("package")), &["who", "null"]))
@@ -184,12 +194,9 @@ fn attempt(row: &str, what: &str, world: &World<'_>) -> io::Result<String> {
         ("mlock, shm, mq, aio, timers, inotify", "mlock") => done(sys::lock_memory(64 << 20)),
         ("mlock, shm, mq, aio, timers, inotify", "shmget") => call(libc::SYS_shmget, [0, 4096, 0o600, 0, 0, 0]),
         ("mlock, shm, mq, aio, timers, inotify", "/dev/shm") => done(fill("/dev/shm/big")),
-        ("mlock, shm, mq, aio, timers, inotify", "mq_open") => until_refused(100, |number| {
-            let name = c_string(&format!("q{number}"));
-            let attributes = [0_i64, 10, 1024, 0, 0, 0, 0, 0];
-            let flags = i64::from(libc::O_CREAT | libc::O_RDWR);
-            sys::call(libc::SYS_mq_open, [address(&name), flags, 0o600, attributes.as_ptr() as i64, 0, 0]).map(drop)
-        }),
+        ("mlock, shm, mq, aio, timers, inotify", "mq_open") => {
+            until_refused(100, |number| sys::message_queue(&format!("q{number}")))
+        }
         ("mlock, shm, mq, aio, timers, inotify", "io_setup") => {
             let mut context = 0_u64;
             call(libc::SYS_io_setup, [128, &raw mut context as i64, 0, 0, 0, 0])
@@ -246,6 +253,7 @@ fn attempt(row: &str, what: &str, world: &World<'_>) -> io::Result<String> {
             call(libc::SYS_settimeofday, [0, zone.as_ptr() as i64, 0, 0, 0, 0])
         }
         ("sibling-data", "a file for everybody") => done(open(world.text("sibling"))),
+        ("vsyscall/speculation", "vsyscall") => done(sys::vsyscall_time()),
         ("vsyscall/speculation", "PR_GET_SPECULATION_CTRL") => {
             call(libc::SYS_prctl, [libc::PR_GET_SPECULATION_CTRL.into(), 0, 0, 0, 0, 0])
         }
@@ -266,6 +274,9 @@ fn attempt(row: &str, what: &str, world: &World<'_>) -> io::Result<String> {
     }
 }
 
+/// More processes or threads than any plugin of the tests may have, and no more than a small machine carries.
+const BOMB: usize = 300;
+
 /// The bit with which the calls of x32 are told apart.
 const X32: c_long = 0x4000_0000;
 
@@ -284,6 +295,7 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<String> {
 fn given<'a>(world: &'a World<'_>, what: &'a str) -> &'a str {
     match what {
         "127.0.0.1" => world.text("tcp4"),
+        "an address of a network namespace" => world.text("tcp_elsewhere"),
         "::1" => world.text("tcp6"),
         address => address,
     }

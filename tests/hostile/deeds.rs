@@ -12,7 +12,7 @@ use palisade_protocol::{
 
 use crate::sys;
 use crate::wire::Wire;
-use crate::{escapes, proxy};
+use crate::{inside, proxy};
 
 /// Every action there is.
 const NAMES: &[&str] = &[
@@ -84,7 +84,7 @@ const NAMES: &[&str] = &[
     "stop-self",
     "double-fork",
     "fork-and-die",
-    // It takes what it can get. What it is refused at once is among the escapes.
+    // It takes what it can get. What it is refused at once is in `inside`.
     "cpu-spin",
     // One attempt of one row of the table.
     "attempt",
@@ -94,6 +94,7 @@ const NAMES: &[&str] = &[
     "log-flooded",
     "log-nasty",
     "log-with-fields",
+    "log-line",
     "log-frames",
     "progress-flood",
     "host-call-flood",
@@ -113,7 +114,7 @@ const NAMES: &[&str] = &[
 pub(crate) fn actions() -> Vec<ActionInfo> {
     NAMES
         .iter()
-        .chain(escapes::ROWS)
+        .chain(inside::ROWS)
         .chain(proxy::ROWS)
         .map(|name| ActionInfo {
             name: (*name).to_owned(),
@@ -431,6 +432,10 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             ok(wire, id, NIL);
         }
         "log-flooded" => ok(wire, id, &rmp(&FLOODED.load(Ordering::Relaxed).to_string())),
+        "log-line" => {
+            eprintln!("one line");
+            ok(wire, id, NIL);
+        }
         "log-nasty" => {
             log_nasty();
             ok(wire, id, NIL);
@@ -505,7 +510,7 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             let parameters = rmp_serde::from_slice(payload).unwrap_or_default();
             if action == "attempt" {
                 ok(wire, id, &rmp(&crate::attempts::make(&parameters)));
-            } else if let Some(outcomes) = escapes::attempt(action, &parameters) {
+            } else if let Some(outcomes) = inside::attempt(action, &parameters) {
                 ok(wire, id, &rmp_serde::to_vec(&outcomes).unwrap_or_else(|error| panic!("a map of strings: {error}")));
             }
         }

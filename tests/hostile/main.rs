@@ -2,11 +2,11 @@
 //!
 //! It speaks raw frames and shares only the protocol crate with the supervisor. `HOSTILE_MODE` in its environment says how it
 //! starts and lives, the action of a call what it does then; `HOSTILE_ID` what it calls itself. Modes and actions are the rows of
-//! the tests, which say what has to follow. With two arguments, a row of `escapes` and its parameters, it makes that attempt alone. In mode `tame`, and between misdeeds, it keeps to the rules.
+//! the tests, which say what has to follow. With two arguments, a row of `inside` and its parameters, it makes that attempt alone; with `hold-key` it is somebody who has a key. In mode `tame`, and between misdeeds, it keeps to the rules.
 
 mod attempts;
 mod deeds;
-mod escapes;
+mod inside;
 mod proxy;
 mod sys;
 mod wire;
@@ -40,6 +40,13 @@ fn main() {
     {
         panic!("{}", sys::execute_without_landlock(program, rest));
     }
+    if arguments == ["hold-key"] {
+        let (key, ring) = sys::key_for_everybody().unwrap_or_else(|error| panic!("a key: {error}"));
+        println!("{key} {ring}");
+        // It is there for as long as somebody listens.
+        let _ = std::io::stdin().read_line(&mut String::new());
+        return;
+    }
     if let [row, parameters] = &arguments[..] {
         let parameters = serde_json::from_str(parameters).unwrap_or_else(|error| panic!("parameters: {error}"));
         if row == "attempt" {
@@ -48,7 +55,7 @@ fn main() {
         if row == "who" {
             std::process::exit(if sys::is_somebody_else() { 1 } else { sys::RAN });
         }
-        match escapes::attempt(row, &parameters) {
+        match inside::attempt(row, &parameters) {
             Some(outcomes) => println!("{}", serde_json::json!(outcomes)),
             None => std::process::exit(sys::RAN),
         }

@@ -1,6 +1,6 @@
 //! What it tries on the way out that it was granted, and with programs of others. Each row answers with what it tried and what that met.
 //!
-//! The proxy is the one that `HTTP_PROXY` names, as for any program. Elsewhere: attempts that need no way out are `escapes`.
+//! The proxy is the one that `HTTP_PROXY` names, as for any program. Elsewhere: attempts that need no way out are `inside`.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs, UdpSocket};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::escapes::Outcomes;
+use crate::inside::Outcomes;
 
 pub(crate) const ROWS: &[&str] =
     &["proxy-ask", "proxy-tunnel", "proxy-crowd", "dns-exfil", "dns-witness", "run", "rust-get", "variables"];

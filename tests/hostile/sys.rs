@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
 
-use crate::escapes::c_string;
+use crate::inside::c_string;
 
 /// Descriptor 3, from the supervisor, and 4, to it.
 ///
@@ -428,4 +428,74 @@ pub(crate) fn umask() -> u32 {
         libc::umask(mask);
         mask
     }
+}
+
+/// Locks so much memory, and keeps it.
+pub(crate) fn lock_and_keep(bytes: usize) -> io::Result<()> {
+    let place = map(bytes)?;
+    // SAFETY: the mapping is of that size, and stays.
+    checked(unsafe { libc::mlock(place, bytes) }.into())
+}
+
+/// Takes so much memory, writes to every page of it, and keeps it.
+pub(crate) fn keep_memory(bytes: usize) -> io::Result<()> {
+    let place = map(bytes)?;
+    // SAFETY: the mapping is of that size, writable, and nobody else's.
+    unsafe { std::ptr::write_bytes(place.cast::<u8>(), 1, bytes) };
+    Ok(())
+}
+
+/// A timer that is never set, and stays.
+pub(crate) fn timer() -> io::Result<()> {
+    let mut timer = 0_i32;
+    call(libc::SYS_timer_create, [0, 0, &raw mut timer as i64, 0, 0, 0]).map(drop)
+}
+
+/// A queue for messages, which stays open.
+pub(crate) fn message_queue(name: &str) -> io::Result<()> {
+    let name = c_string(name);
+    // Flags, most messages, most bytes of one.
+    let attributes = [0_i64, 10, 1024, 0, 0, 0, 0, 0];
+    let flags = i64::from(libc::O_CREAT | libc::O_RDWR);
+    let arguments = [name.as_ptr() as i64, flags, 0o600, attributes.as_ptr() as i64, 0, 0];
+    call(libc::SYS_mq_open, arguments).map(drop)
+}
+
+/// The time by way of the page of old programs, which no `syscall` instruction of theirs is in.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn vsyscall_time() -> io::Result<()> {
+    const TIME: usize = 0xffff_ffff_ff60_0400;
+    // SAFETY: where the kernel has that page, this is a function of C's that takes a place for its result, or none. Where it has
+    // not, this process ends, as it would without confinement.
+    let time: extern "C" fn(*mut i64) -> i64 = unsafe { std::mem::transmute(TIME) };
+    let seconds = time(std::ptr::null_mut());
+    if seconds < 0 { Err(io::Error::from_raw_os_error(-seconds as i32)) } else { Ok(()) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn vsyscall_time() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A key in this process's keyring that anybody may read who is let, and that ring: their numbers.
+pub(crate) fn key_for_everybody() -> io::Result<(i64, i64)> {
+    let (kind, name) = (c_string("user"), c_string("palisade-sibling"));
+    let process_keyring = -2;
+    let key = call(
+        libc::SYS_add_key,
+        [kind.as_ptr() as i64, name.as_ptr() as i64, b"secret".as_ptr() as i64, 6, process_keyring, 0],
+    )?;
+    let (get_keyring, set_permissions) = (0, 5);
+    let ring = call(libc::SYS_keyctl, [get_keyring, process_keyring, 0, 0, 0, 0])?;
+    for number in [key, ring] {
+        call(libc::SYS_keyctl, [set_permissions, number, 0x3f3f_3f3f, 0, 0, 0])?;
+    }
+    Ok((key, ring))
+}
+
+/// Reads a key, or which keys a ring has.
+pub(crate) fn read_key(number: i64) -> io::Result<()> {
+    let mut place = [0_u8; 64];
+    let read = 11;
+    call(libc::SYS_keyctl, [read, number, place.as_mut_ptr() as i64, 64, 0, 0]).map(drop)
 }

@@ -614,6 +614,18 @@ impl Daemon {
         assert!(status.success(), "prlimit: {status}");
     }
 
+    /// Sets how much memory it may map, in KiB.
+    ///
+    /// # Panics
+    /// When it cannot be set.
+    pub fn limit_memory(&self, kib: u64) {
+        let program = Path::new("prlimit");
+        let mut command = other_user().map_or_else(|| command(program), |uid| as_user(uid, program));
+        let pid = format!("--pid={}", self.pid());
+        let status = command.args([pid, format!("--as={}:", kib << 10)]).status().expect("prlimit is there");
+        assert!(status.success(), "prlimit: {status}");
+    }
+
     /// Sets how many processes its user may have where it makes one, in the form of `prlimit`, and returns what it was.
     ///
     /// # Panics
@@ -694,8 +706,20 @@ impl Daemon {
     pub fn kill_nine(mut self) -> tempfile::TempDir {
         self.remember();
         self.signal(Signal::SIGKILL);
+        self.expect_end_by(Signal::SIGKILL)
+    }
+
+    /// Expects that it aborts, that all it started dies with it, and returns its folder for the next daemon.
+    ///
+    /// # Panics
+    /// When it does not, or anything survives.
+    pub fn expect_abort(self) -> tempfile::TempDir {
+        self.expect_end_by(Signal::SIGABRT)
+    }
+
+    fn expect_end_by(mut self, signal: Signal) -> tempfile::TempDir {
         let status = self.wait();
-        assert_eq!(status.signal(), Some(9));
+        assert_eq!(status.signal(), Some(signal as i32));
         self.expect_no_process_left();
         // Its launchers clear away in its place.
         wait_for("the end of its cgroups", || self.cgroups.iter().all(|cgroup| !cgroup.exists()).then_some(()));

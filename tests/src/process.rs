@@ -45,6 +45,14 @@ pub fn state(pid: u32) -> Option<char> {
     stat(pid)?.first()?.chars().next()
 }
 
+/// How much a process has mapped.
+#[must_use]
+pub fn size_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Whether that very process still runs.
 #[must_use]
 pub fn is_alive(process: Identity) -> bool {

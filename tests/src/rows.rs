@@ -47,7 +47,14 @@ impl Fence {
     pub fn can_be_taken_away(self) -> bool {
         matches!(
             self,
-            Self::Root | Self::NoExec | Self::Landlock(_) | Self::Filter | Self::Powers | Self::Network | Self::Limits
+            Self::Root
+                | Self::NoExec
+                | Self::Landlock(_)
+                | Self::Filter
+                | Self::Powers
+                | Self::Network
+                | Self::Limits
+                | Self::Cgroup
         )
     }
 
@@ -303,6 +310,21 @@ mod tests {
             expect_test(name);
         }
         expect_test("isolation::every_row_meets_what_the_table_says");
+    }
+
+    /// What of `tests/system` the table names is what the guest runs where nobody has chosen.
+    #[test]
+    fn the_guest_runs_all_of_it() {
+        let script = std::fs::read_to_string(sources().join("tests/vm/inside")).expect("it is there");
+        let (_, list) = script.split_once("chosen=(").expect("it says what is run");
+        let chosen: BTreeSet<&str> = list.split(')').next().unwrap_or_default().split_whitespace().collect();
+        let of_rows = ROWS.iter().flat_map(|row| row.tests).copied();
+        for name in of_rows.chain(WIRE.iter().chain(CHAOS).map(|mishap| mishap.test)) {
+            let (file, _) = name.rsplit_once("::").expect("a file and a test");
+            if file != "fences" && !file.contains('/') {
+                assert!(chosen.contains(format!("{file}::").as_str()), "{name} is not run in the guest");
+            }
+        }
     }
 
     /// `PALISADE_WRITE_PAGES=1` writes the page anew.

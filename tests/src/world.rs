@@ -1,17 +1,21 @@
 //! What a hostile plugin may know of the host: files, sockets and numbers that are there to be reached, and must not be.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use crate::command::{built, command};
 
 /// Outside of /tmp, which a plugin has one of its own of: what lies there would be told apart by its name alone.
 const GROUND: &str = "/var/tmp";
@@ -23,6 +27,8 @@ pub struct World {
     tcp4: TcpListener,
     tcp6: Option<TcpListener>,
     udp: Answering,
+    elsewhere: Option<TcpListener>,
+    holder: Holder,
     abstract_name: String,
     _sockets: [UnixListener; 3],
 }
@@ -56,6 +62,8 @@ impl World {
             tcp4: TcpListener::bind("127.0.0.1:0").expect("loopback is there"),
             tcp6: TcpListener::bind("[::1]:0").ok(),
             udp: Answering::new(),
+            elsewhere: TcpListener::bind((crate::network::ADDRESS, 0)).ok(),
+            holder: Holder::start(),
             abstract_name,
             _sockets: sockets,
             folder,
@@ -83,8 +91,23 @@ impl World {
             "abstract": self.abstract_name,
             "tcp4": bound(self.tcp4.local_addr()),
             "tcp6": self.tcp6.as_ref().map_or("[::1]:9".into(), |listener| bound(listener.local_addr())),
+            "tcp_elsewhere": self.elsewhere.as_ref().map_or("192.0.2.1:443".into(), |listener| bound(listener.local_addr())),
+            "key": self.holder.key,
+            "keyring": self.holder.ring,
             "udp": self.udp.address.to_string(),
         })
+    }
+
+    /// Whether this is a network namespace of [`crate::network`], so that somebody listens at an address that is not loopback's.
+    #[must_use]
+    pub fn has_another_address(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
+    /// Whether there is somebody whose keys could be read.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.holder.key != 0
     }
 
     /// How many datagrams have arrived at the socket that answers them.
@@ -95,6 +118,36 @@ impl World {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+}
+
+/// Somebody else with a key of theirs. It goes with the process.
+#[derive(Debug)]
+struct Holder {
+    process: Child,
+    key: i64,
+    ring: i64,
+}
+
+impl Holder {
+    fn start() -> Self {
+        let mut holder = command(built("palisade-hostile"));
+        holder.arg("hold-key").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = holder.spawn().expect("it was built");
+        let mut line = String::new();
+        let said = process.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
+        said.expect("it has one").expect("it can be read");
+        // Where the kernel has no keys, or none for us, it says nothing.
+        let mut numbers = line.split_whitespace().map_while(|number| number.parse().ok());
+        let (key, ring) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        Self { process, key, ring }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

@@ -268,6 +268,36 @@ fn they_are_killed_while_it_is_frozen() {
     }
 }
 
+/// SIGSTOP of any of the three. One that does not run is told by the watchdog if it is the plugin; the others are not in the way of
+/// calls. And none of them keeps the plugin from being stopped.
+#[test]
+fn they_are_stopped() {
+    let watchdog = json!({"interval_seconds": 1, "timeout_seconds": 1});
+    for which in 0..3 {
+        let daemon = daemon_with(hostile("tame").with("watchdog", watchdog.clone()));
+        let neighbour = daemon.neighbour();
+        expect_echo(&daemon, "hostile");
+        let processes = chain(&daemon, "hostile");
+        let stopped = processes[which].pid;
+        signal(stopped, Signal::SIGSTOP);
+        wait_for("it to stand still", || (process::state(stopped) == Some('T')).then_some(()));
+        if which == 2 {
+            let error = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::Crashed);
+            expect_text(&error.message, "no answer to a ping");
+        } else {
+            expect_echo(&daemon, "hostile");
+            daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
+            daemon.operate("start", &json!({"plugin": "hostile"})).expect("it can be started");
+        }
+        for process in processes {
+            wait_for("the end of the whole tree", || (!process::is_alive(process)).then_some(()));
+        }
+        expect_echo(&daemon, "hostile");
+        neighbour.expect_unharmed(&daemon);
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
 /// `kill -9` of launcher and plugin before it has said hello.
 #[test]
 fn they_are_killed_while_it_starts() {

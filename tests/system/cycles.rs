@@ -8,11 +8,15 @@ use palisade_tests::process;
 use palisade_tests::wire::BOUND;
 use serde_json::json;
 
-use crate::support::{daemon_with, expect_echo, full, hostile};
+use crate::support::{daemon_with, expect_echo, full, hostile, in_the_guest};
 
 /// How often.
 fn cycles() -> usize {
-    if full() { 1000 } else { 200 }
+    match (full(), in_the_guest()) {
+        (true, _) => 1000,
+        (false, false) => 200,
+        (false, true) => 20,
+    }
 }
 
 /// So many threads look at the memory and the data folders of plugins now and then: one each.

@@ -5,18 +5,30 @@ use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use serde_json::{Value, json};
 
 use crate::support::{error, expect_echo, expect_text, hostile};
-use palisade_protocol::ErrorCode;
+use palisade_protocol::{ErrorBody, ErrorCode};
 
-/// Rows whose calls the filter refuses, beside some that it does not.
-const ROWS: [&str; 6] = ["mknod", "unshare", "exec-data", "setuid0", "landlock-again", "write-inside"];
+/// Attempts whose calls the filter refuses, beside some that it does not.
+const ATTEMPTS: [(&str, &str); 8] = [
+    ("mknod", "character 1:1"),
+    ("mknod", "block 8:0"),
+    ("unshare", "user"),
+    ("unshare", "mount"),
+    ("ld-so-exec", "itself"),
+    ("setuid0", "setresuid"),
+    ("setuid0", "capset"),
+    ("landlock-again", "one more"),
+];
 
 fn start(configuration: &str) -> Daemon {
     Daemon::start(DaemonOptions::with([hostile("tame")]).configuration(configuration))
 }
 
 fn met(daemon: &Daemon) -> Vec<Value> {
-    let call = |row: &&str| daemon.agent().call("hostile", row, &json!(null)).expect("it lives on");
-    ROWS.iter().map(call).collect()
+    ATTEMPTS.iter().map(|(row, what)| attempt(daemon, row, what).expect("it lives on")).collect()
+}
+
+fn attempt(daemon: &Daemon, row: &str, what: &str) -> Result<Value, ErrorBody> {
+    daemon.agent().call("hostile", "attempt", &json!({"row": row, "what": what, "world": {"data": "/data"}}))
 }
 
 fn info(daemon: &Daemon) -> Value {
@@ -55,7 +67,7 @@ fn what_is_refused_is_refused_alike_and_written_down() {
             line("capset", "EPERM", 1, None),
             line("mknodat", "EPERM", 2, None),
             line("setresuid", "EPERM", 1, None),
-            line("unshare", "EPERM", 3, None),
+            line("unshare", "EPERM", 2, None),
         ];
         if grant.is_empty() {
             all.insert(1, line("execve", "ENOSYS", 1, Some("execute_code")));
@@ -66,8 +78,8 @@ fn what_is_refused_is_refused_alike_and_written_down() {
         });
         assert_eq!(found, all);
         // Whoever asks once more is counted once more, and no others are.
-        traced.agent().call("hostile", "mknod", &json!(null)).expect("it lives on");
-        all.iter_mut().filter(|line| line.0 == "mknodat").for_each(|line| line.2 += 2);
+        attempt(&traced, "mknod", "block 8:0").expect("it lives on");
+        all.iter_mut().filter(|line| line.0 == "mknodat").for_each(|line| line.2 += 1);
         wait_for("the new counts", || (refused(&traced) == all).then_some(()));
         let device =
             info(&traced)["denied"].as_array().expect("a list").iter().find(|one| one["call"] == "mknodat").cloned();
@@ -82,11 +94,11 @@ fn what_is_refused_is_refused_alike_and_written_down() {
 #[test]
 fn what_is_killed_for_is_killed_for() {
     let daemon = start("[plugins.hostile]\ntrace_denials = true\n");
-    daemon.agent().call("hostile", "mknod", &json!(null)).expect("it lives on");
-    let dead = error(daemon.agent().call("hostile", "mount", &json!(null)), ErrorCode::Crashed);
+    attempt(&daemon, "mknod", "character 1:1").expect("it lives on");
+    let dead = error(attempt(&daemon, "mount", "mount"), ErrorCode::Crashed);
     expect_text(&dead.message, "SIGSYS");
     expect_echo(&daemon, "hostile");
-    daemon.agent().call("hostile", "unshare", &json!(null)).expect("it lives on");
+    attempt(&daemon, "unshare", "user").expect("it lives on");
     wait_for("news of the successor", || {
         let calls: Vec<_> = refused(&daemon).into_iter().map(|(call, ..)| call).collect();
         (calls == ["unshare"]).then_some(())

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 
@@ -513,6 +514,10 @@ fn dns_exfil() {
     expect_refused(&daemon, &requests);
     assert_eq!(seen(), 0);
     daemon.stop_and_expect_no_orphans();
+    if !["/sbin/ip", "/usr/sbin/ip", "/bin/ip"].iter().any(|path| Path::new(path).exists()) {
+        println!("SKIPPED dns-exfil outside: there is no `ip` here to bring up a network of its own");
+        return;
+    }
     // The same outside, where the questions arrive. A network of its own, so that the names are asked of nobody else.
     let mut apart = command("/usr/bin/unshare");
     let script = "ip link set lo up && printf 'nameserver 127.0.0.1\\n' >resolv && mount --bind resolv /etc/resolv.conf && \

@@ -62,7 +62,7 @@ fn a_gigabyte_of_log() {
     assert!(lines.len() <= 1000, "{} lines were kept", lines.len());
     // The rest was dropped, and that is said as soon as a line is let through again.
     wait_for("a word about what was dropped", || {
-        let _ = daemon.agent().call("hostile", "log-nasty", &json!(null));
+        let _ = daemon.agent().call("hostile", "log-line", &json!(null));
         log_lines(&daemon, 1000)
             .iter()
             .any(|line| {

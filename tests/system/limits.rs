@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::support::{error, expect_echo, expect_text, hostile};
 
 /// Whether the kernel limits whole trees here, as the daemon says. In the guest it has to.
-fn controlled(daemon: &Daemon) -> bool {
+pub(crate) fn controlled(daemon: &Daemon) -> bool {
     let report = daemon.operate("doctor", &json!({})).expect("it answers");
     let tier = report["checks"].as_array().and_then(|checks| checks.iter().find(|check| check["name"] == "tier"));
     let controlled = tier.and_then(|tier| tier["summary"].as_str()).is_some_and(|tier| tier.starts_with("A:"));
@@ -31,7 +31,7 @@ fn limited(limits: Value) -> Package {
 }
 
 /// Where the plugin's cgroup is.
-fn leaf(daemon: &Daemon, plugin: &str) -> PathBuf {
+pub(crate) fn leaf(daemon: &Daemon, plugin: &str) -> PathBuf {
     process::cgroup(daemon.process_of(plugin)).expect("with controllers there are cgroups")
 }
 
@@ -40,7 +40,7 @@ fn read(leaf: &std::path::Path, file: &str) -> String {
 }
 
 /// A number of one of the kernel's files of keys and numbers.
-fn counter(leaf: &std::path::Path, file: &str, key: &str) -> u64 {
+pub(crate) fn counter(leaf: &std::path::Path, file: &str, key: &str) -> u64 {
     let text = read(leaf, file);
     let number = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
     number.unwrap_or_else(|| panic!("no {key} in {text}"))
@@ -207,6 +207,23 @@ fn disk_fill() {
     }
 }
 
+/// Files without bytes fill a disk as well: one who makes them without end is ended for it, long before there are a million.
+#[test]
+fn names_without_end() {
+    let limits = json!({"disk_mib": 512, "call_timeout_seconds": 240});
+    let watchdog = json!({"interval_seconds": 240, "timeout_seconds": 240});
+    let package = limited(limits).with("watchdog", watchdog).with("restart", json!("never"));
+    let daemon = Daemon::with([Package::echo(), package]);
+    let neighbour = daemon.neighbour();
+    expect_echo(&daemon, "hostile");
+    let refused = error(daemon.agent().call("hostile", "data-names", &json!(null)), ErrorCode::ResourceExhausted);
+    assert_eq!(refused.details.expect("they say which limit")["limit"], json!("disk"));
+    let dossier = daemon.status("hostile").last_failure.expect("it did not end well");
+    expect_text(&dossier.reason, "disk: its data are more than 131072 files");
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// The file systems in memory are bounded in bytes and in files.
 #[test]
 fn files_in_memory_are_bounded() {
@@ -229,12 +246,22 @@ fn memory_within_the_limit_is_had() {
 /// Row `fork-bomb`: the plugin is refused processes beyond its limit, with controllers an event says so, and nothing of it is left.
 #[test]
 fn fork_bomb() {
+    is_refused("fork-bomb");
+}
+
+/// Threads are counted with the processes.
+#[test]
+fn thread_bomb() {
+    is_refused("thread-bomb");
+}
+
+fn is_refused(bomb: &str) {
     let daemon = Daemon::with([Package::echo(), limited(json!({"pids": 8}))]);
     let neighbour = daemon.neighbour();
     let mut agent = daemon.agent();
     let events = follow(&mut agent);
     // The eighth is the plugin itself; pid 1 of its tree is not counted.
-    let answer = daemon.agent().call("hostile", "fork-bomb", &json!(null));
+    let answer = daemon.agent().call("hostile", bomb, &json!(null));
     assert_eq!(answer, Ok(json!({"made": "7", "error": "EAGAIN"})));
     if controlled(&daemon) {
         expect_text(&reason_of_next(&mut agent, events, "limit_reached"), "pids: 8 processes and threads");

@@ -7,6 +7,7 @@
 mod agents;
 mod calls;
 mod chaos;
+mod charging;
 mod cli;
 mod cycles;
 mod denials;
@@ -16,6 +17,7 @@ mod floods;
 mod isolation;
 mod life;
 mod limits;
+mod neighbours;
 mod operations;
 mod permissions;
 mod python;

@@ -128,6 +128,10 @@ impl Failed {
                 format!("the listener of the plugin's way out could not be made in its network namespace: {error}")
             }
             (Step::Hostname, _) => format!("the plugin could not be given a host name of its own: {error}"),
+            (Step::Watchers, _) => format!(
+                "the plugin's watchers of files could not be bounded beneath /proc/sys/user ({error}); it must be there and \
+                 writable for the daemon"
+            ),
             (Step::Bind, _) => match self.mount(spec) {
                 Some(Mount { source: Source::Bind { path, idmap: Some(_) }, .. }) => format!(
                     "{} could not be bound with its owner mapped ({error}); the file system that it lies on must \

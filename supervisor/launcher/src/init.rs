@@ -16,6 +16,7 @@ use crate::{
     plugin::{self, Plan},
     root::{self, Taken},
     sys::{self, Cloned, Kind},
+    user_namespace,
 };
 use palisade_launcher::{BoundBy, Spec, Step};
 use rustix::{
@@ -196,6 +197,13 @@ fn enclose(spec: &Spec, mut taken: Taken) -> Result<(), Stumble> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Stumble::at(Step::Init))?;
     if let Some(name) = &spec.hostname {
         rustix::system::sethostname(name.to_bytes()).map_err(Stumble::at(Step::Hostname))?;
+    }
+    if let Some(watchers) = spec.watchers {
+        // The host's are one number for a user, so one plugin could have them all. Beneath /proc/sys/user it is this namespace's.
+        let write = |path, number: u32| user_namespace::write(path, number.to_string().as_bytes());
+        write(c"/proc/sys/user/max_inotify_instances", watchers.instances)
+            .and_then(|()| write(c"/proc/sys/user/max_inotify_watches", watchers.watches))
+            .map_err(Stumble::at(Step::Watchers))?;
     }
     if spec.namespaces.network {
         sys::bring_up_loopback().map_err(Stumble::at(Step::NetworkNamespace))?;

@@ -17,7 +17,7 @@ mod spec;
 pub use report::{Denied, End, Failure, Report, Step, Usage};
 pub use spec::{
     Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, Namespaces, PathRule, PortRule, Resource, Root,
-    Setting, Source, Spec, UserMap,
+    Setting, Source, Spec, UserMap, Watchers,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -101,6 +101,7 @@ mod tests {
         spec.namespaces.network = true;
         spec.listener = Some(3128);
         spec.hostname = Some(c"plugin".to_owned());
+        spec.watchers = Some(Watchers { instances: 8, watches: 4096 });
         let setting =
             |name: &std::ffi::CStr, value: &std::ffi::CStr| Setting { name: name.to_owned(), value: value.to_owned() };
         spec.root = Some(Root {

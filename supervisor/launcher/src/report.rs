@@ -86,6 +86,8 @@ pub enum Step {
     IpcNamespace,
     /// A host name of its own.
     Hostname,
+    /// The bound of its watchers of files.
+    Watchers,
     /// A folder or file of the host that is to be bound, taken from its tree.
     Bind,
     /// pid 1's own preparations.
@@ -126,7 +128,7 @@ pub enum Step {
 
 impl Step {
     /// Every step, at the index that is its number.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Specification,
         Self::Descriptors,
         Self::UserNamespace,
@@ -136,6 +138,7 @@ impl Step {
         Self::Listener,
         Self::IpcNamespace,
         Self::Hostname,
+        Self::Watchers,
         Self::Bind,
         Self::Init,
         Self::Identity,
@@ -171,6 +174,7 @@ impl Step {
             | Self::Listener
             | Self::IpcNamespace
             | Self::Hostname
+            | Self::Watchers
             | Self::Bind
             | Self::Identity
             | Self::CgroupNamespace
@@ -206,6 +210,7 @@ impl Step {
             Self::Listener => "listener",
             Self::IpcNamespace => "ipc namespace",
             Self::Hostname => "hostname",
+            Self::Watchers => "watchers",
             Self::Bind => "bind",
             Self::Init => "init",
             Self::Identity => "identity",

@@ -27,6 +27,8 @@ pub struct Spec {
     pub namespaces: Namespaces,
     /// The host's name in a UTS namespace of its own, or the daemon's namespace.
     pub hostname: Option<CString>,
+    /// How many watchers of files (inotify) its user namespace may have, of those that the daemon's user may have; or all of them.
+    pub watchers: Option<Watchers>,
     /// A port on loopback in its own network namespace at which the daemon listens. The listener is handed over as soon as
     /// the child has started; nothing of the tree keeps it.
     pub listener: Option<u16>,
@@ -66,6 +68,7 @@ impl Spec {
             user_namespace: None,
             namespaces: Namespaces::default(),
             hostname: None,
+            watchers: None,
             listener: None,
             root: None,
             limits: Vec::new(),
@@ -93,6 +96,15 @@ impl Spec {
         }
         crate::decode::<Head>(bytes).map(|head| head.build_id)
     }
+}
+
+/// How much of inotify a user namespace may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watchers {
+    /// So many descriptors.
+    pub instances: u32,
+    /// So many files and folders that are watched.
+    pub watches: u32,
 }
 
 /// One user and one group on both sides of a user namespace; an ordinary user can map no more.

@@ -9,13 +9,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::blocking;
 use crate::model::permission::host::{Host, Name};
 
 /// Questions to the system at once. The daemon has four threads for what blocks; two are left for what else does.
@@ -85,10 +86,10 @@ impl Resolver {
         let name = name.clone();
         // A task of its own, which ends when the thread does: the place is taken until then, whoever still waits.
         let asking = tokio::spawn(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            let found = blocking::run(move || (name.as_str(), 0).to_socket_addrs()).await;
             drop(place);
             let mut addresses: Vec<IpAddr> = Vec::new();
-            for found in found?.take(ADDRESSES_MAX) {
+            for found in found??.take(ADDRESSES_MAX) {
                 if !addresses.contains(&found.ip()) {
                     addresses.push(found.ip());
                 }

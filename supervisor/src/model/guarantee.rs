@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// Every control that can be required, in the order in which they are reported.
-pub const CONTROLS: [&str; 23] = [
+pub const CONTROLS: [&str; 24] = [
     "private_root",
     "user_namespace",
     "own_user",
@@ -19,6 +19,7 @@ pub const CONTROLS: [&str; 23] = [
     "network_access",
     "ipc_namespace",
     "hostname",
+    "watchers",
     "cgroup_namespace",
     "capabilities",
     "no_new_privs",

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::sampler::{LOOK_EVERY, Sampler, Subject};
+use crate::blocking;
 use crate::model::limits::Kind;
 use crate::sandbox::extent::{Bounds, End, Extent, measure};
 
@@ -73,7 +74,10 @@ async fn look(number: u64, subject: &Arc<Subject>, known: &mut HashMap<u64, Know
     let (used, began) = (subject.used(), Instant::now());
     let folder: PathBuf = subject.blueprint.data_folder();
     let bounds = Bounds { bytes: limit_mib.saturating_mul(1 << 20), files: FILES_MAX, until: began + COUNT_WITHIN };
-    let Ok(extent) = tokio::task::spawn_blocking(move || measure(&folder, bounds)).await else { return };
+    let extent = match blocking::run(move || measure(&folder, bounds)).await {
+        Ok(extent) => extent,
+        Err(error) => return tracing::warn!(plugin = %subject.voice.plugin, %error, "its data could not be counted"),
+    };
     let due = Instant::now() + (began.elapsed() * REST).clamp(LOOK_EVERY, REST_MAX);
     let entry = known.entry(number).or_insert(Known { due, used, first: extent.bytes, last: 0 });
     (entry.due, entry.used, entry.last) = (due, used, extent.bytes);

@@ -191,9 +191,9 @@ impl Handle {
         {
             // Perhaps somebody has mended it meanwhile.
             let shared = self.shared.clone();
-            let looked = tokio::task::spawn_blocking(move || shared.blueprint.look_again()).await;
+            let looked = crate::blocking::run(move || shared.blueprint.look_again()).await;
             if let Err(error) = looked {
-                tracing::error!(plugin = %self.id(), %error, "looking at the package again panicked");
+                tracing::error!(plugin = %self.id(), %error, "the package could not be looked at again");
             }
         }
         self.ask(|reply| Command::Operate(operation, reply)).await?

@@ -63,8 +63,7 @@ pub async fn change(handle: &Handle, said: Allowance) -> Result<Changed, ErrorBo
     let generations = handle.status().await.generations;
     let names: Vec<_> = generations.iter().map(|seen| handle.blueprint().leaf_name(seen.generation)).collect();
     let handle = handle.clone();
-    let work = tokio::task::spawn_blocking(move || apply(&handle, &said, &names));
-    match work.await {
+    match crate::blocking::run(move || apply(&handle, &said, &names)).await {
         Ok(changed) => changed,
         Err(error) => Err(ErrorBody::new(ErrorCode::Internal, format!("changing limits: {error}"))),
     }

@@ -200,7 +200,7 @@ impl Subject {
             }
         }
         let subject = self.clone();
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = crate::blocking::run(move || {
             let processes = look::processes(&subject.tree);
             let seen = look::look(&subject.tree, &processes, limit);
             subject.state().large = SMALL_PROCESSES < processes.len() || SMALL_FILES < seen.open_files.unwrap_or(0);
@@ -209,7 +209,7 @@ impl Subject {
         match looked.await {
             Ok(seen) => Some(seen),
             Err(error) => {
-                tracing::error!(plugin = %self.voice.plugin, %error, "looking at a plugin panicked");
+                tracing::error!(plugin = %self.voice.plugin, %error, "a plugin could not be looked at");
                 None
             }
         }

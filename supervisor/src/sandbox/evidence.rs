@@ -160,6 +160,8 @@ impl Facts {
         report.network_access(grants);
         report.offered("ipc_namespace", offer.ipc, "no System V objects or message queues of others", &[], Some("ipc"));
         report.offered("hostname", offer.hostname, "a name of its own", &[], Some("uts"));
+        let watchers = offer.user_namespaces && offer.watchers;
+        report.offered("watchers", watchers, "it has a few of the inotify descriptors of its user", &[], None);
         report.offered(
             "cgroup_namespace",
             offer.private_root,
@@ -368,6 +370,7 @@ mod tests {
             network: true,
             ipc: true,
             hostname: true,
+            watchers: true,
             landlock: 7,
             seccomp: true,
             ..Offer::default()

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_launcher::{MadeUp, Spec, TRIAL_FILE, UserMap};
+use palisade_launcher::{MadeUp, Spec, TRIAL_FILE, UserMap, Watchers};
 use rustix::process::{Resource, getrlimit};
 
 use super::{
@@ -84,6 +84,8 @@ pub struct Host {
     pub ipc_namespaces: Ability,
     /// A host name of the plugin's own.
     pub host_names: Ability,
+    /// A bound of its own for the watchers of files.
+    pub watchers: Ability,
     /// Landlock, entered and found to refuse.
     pub landlock: Ability,
     /// The version of Landlock's interface that this kernel offers, 0 without it.
@@ -167,6 +169,7 @@ impl Host {
             network: self.network_namespaces.is_yes(),
             ipc: self.ipc_namespaces.is_yes(),
             hostname: self.host_names.is_yes(),
+            watchers: self.watchers.is_yes(),
             landlock: if self.landlock.is_yes() { self.landlock_version } else { 0 },
             seccomp: self.seccomp.is_yes(),
             controllers: self.tier() == Tier::A,
@@ -181,6 +184,7 @@ impl Host {
             ("network_namespace", &self.network_namespaces),
             ("ipc_namespace", &self.ipc_namespaces),
             ("hostname", &self.host_names),
+            ("watchers", &self.watchers),
             ("cgroup_namespace", &self.private_root),
             ("landlock", &self.landlock),
             ("seccomp", &self.seccomp),
@@ -266,6 +270,7 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         way_out: not_tried(),
         ipc_namespaces: not_tried(),
         host_names: not_tried(),
+        watchers: not_tried(),
         landlock: match landlock_version {
             0 => Ability::No(
                 "this kernel has no Landlock, or has it switched off; see the boot parameter lsm= and CONFIG_SECURITY_LANDLOCK"
@@ -345,6 +350,7 @@ async fn confine_a_child(image: &LauncherImage, ground: Ground<'_>, host: &mut H
             &mut host.network_namespaces,
             &mut host.ipc_namespaces,
             &mut host.host_names,
+            &mut host.watchers,
         ] {
             *ability = Ability::Yes;
         }
@@ -365,7 +371,10 @@ async fn confine_a_child(image: &LauncherImage, ground: Ground<'_>, host: &mut H
     let mut spec = base();
     spec.hostname = Some(c"probe".to_owned());
     host.host_names = attempt(image, spec, None).await.0;
-    let root_alone = Offer { network: false, ipc: false, hostname: false, landlock: 0, ..all.clone() };
+    let mut spec = enclosed(Some(own_user_map()));
+    spec.watchers = Some(Watchers { instances: 1, watches: 1 });
+    host.watchers = attempt(image, spec, None).await.0;
+    let root_alone = Offer { network: false, ipc: false, hostname: false, watchers: false, landlock: 0, ..all.clone() };
     let (private_root, said) = attempt_confined(image, &root_alone, identity, ground).await;
     if private_root.is_yes() {
         host.trials = trials(&said);
@@ -514,6 +523,7 @@ mod tests {
             way_out: Ability::Yes,
             ipc_namespaces: Ability::Yes,
             host_names: Ability::Yes,
+            watchers: Ability::Yes,
             landlock: Ability::Yes,
             landlock_version: 7,
             seccomp: Ability::Yes,

@@ -12,7 +12,7 @@ use std::{
 
 use palisade_launcher::{
     Attributes, BoundBy, IdMap, Landlock, Limit, MadeUp, Mount, PathRule, PortRule, Resource, Root, Setting, Source,
-    Spec, UserMap,
+    Spec, UserMap, Watchers,
 };
 
 use super::{
@@ -32,6 +32,10 @@ use crate::model::runtime::BESIDE_USR;
 
 /// Memory that cannot be paged out: enough for a key or two.
 const LOCKED_BYTES: u64 = 1 << 20;
+
+/// Of a user's inotify descriptors, often 128, a program needs one or two; of the files that can be watched it has as many as a source
+/// tree of some size.
+const WATCHERS: Watchers = Watchers { instances: 8, watches: 4096 };
 
 /// POSIX message queues and queued signals; hardly anybody needs any, and they are kernel memory.
 const MESSAGE_QUEUE_BYTES: u64 = 64 << 10;
@@ -200,6 +204,8 @@ pub struct Offer {
     pub ipc: bool,
     /// UTS namespaces.
     pub hostname: bool,
+    /// How many watchers of files a user namespace has can be bounded.
+    pub watchers: bool,
     /// The version of Landlock's interface, 0 without it.
     pub landlock: u32,
     /// System call filters, and listeners on which they ask.
@@ -219,6 +225,7 @@ impl Offer {
             network: true,
             ipc: true,
             hostname: true,
+            watchers: true,
             landlock,
             seccomp: true,
             controllers: false,
@@ -267,6 +274,7 @@ pub fn confine(spec: &mut Spec, offer: &Offer, inside: &Inside<'_>) {
     spec.listener = proxy_port(offer, inside.grants);
     spec.namespaces.ipc = offer.ipc;
     spec.hostname = offer.hostname.then(|| of(inside.hostname));
+    spec.watchers = (offer.user_namespaces && offer.watchers).then_some(WATCHERS);
     spec.powerless = true;
     if offer.seccomp {
         let profile = profile(inside.grants, inside.denials);

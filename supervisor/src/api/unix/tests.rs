@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::{Config, Mode};
-use crate::events::{Bus, EventKind};
+use crate::events::{Bus, Event, EventKind};
 use crate::plugin::logs::Hub;
 use crate::registry::Registry;
 use crate::sandbox::probe::{self, Ability, Descriptors};
@@ -52,6 +52,7 @@ fn service() -> Arc<Service> {
         way_out: no(),
         ipc_namespaces: no(),
         host_names: no(),
+        watchers: no(),
         landlock: no(),
         landlock_version: 0,
         lent_users: no(),
@@ -84,17 +85,25 @@ fn hello(features: &[&str]) -> Hello {
 
 impl Peer {
     fn connect() -> Self {
+        Self::connect_to(service())
+    }
+
+    fn connect_to(service: Arc<Service>) -> Self {
         let (near, far) = UnixStream::pair().unwrap();
         let (stays, leaving) = watch::channel(false);
         tokio::spawn(async move {
-            receive(far, service(), true, leaving).await;
+            receive(far, service, true, leaving).await;
             drop(stays);
         });
         Self { stream: near, decoder: Decoder::default() }
     }
 
     async fn greeted() -> Self {
-        let mut peer = Self::connect();
+        Self::greeted_by(service()).await
+    }
+
+    async fn greeted_by(service: Arc<Service>) -> Self {
+        let mut peer = Self::connect_to(service);
         peer.send(Kind::Hello, 0, &hello(&FEATURES.map(Feature::name)), &[]).await;
         let (kind, _, content) = peer.next().await.unwrap();
         assert_eq!(kind, Kind::Welcome);
@@ -341,40 +350,26 @@ async fn a_following_operation_is_cancelled_once_and_the_next_call_is_served() {
     assert_eq!(ends, [(Kind::Cancelled, 1), (Kind::Ok, 3)]);
 }
 
-/// Whoever reads an operation's items: while it has the first, many more come.
-struct SlowReader {
-    during_the_first: Option<Box<dyn FnOnce() + Send>>,
-    items: Vec<Value>,
-}
-
-impl Items for SlowReader {
-    fn open(&mut self) {}
-
-    async fn send(&mut self, item: Value) -> Result<(), ErrorBody> {
-        self.items.push(item);
-        if let Some(many) = self.during_the_first.take() {
-            many();
-        }
-        // Two are enough: the second stands for all that were missed.
-        if self.items.len() < 2 { Ok(()) } else { Err(ErrorBody::new(ErrorCode::Cancelled, "enough")) }
-    }
-}
-
+/// The queue of what happened overflows: whoever follows learns how much passed by, and then goes on.
 #[tokio::test]
-async fn a_reader_of_events_that_is_too_slow_is_told_how_many_it_missed() {
+async fn a_follower_that_is_too_slow_is_told_what_it_missed() {
     let service = service();
-    let publish = |service: &Arc<Service>, many| {
-        (0..many).for_each(|_| service.bus.publish(crate::events::Event::new(EventKind::LimitsChanged)));
-    };
-    let many = service.clone();
-    let during_the_first: Box<dyn FnOnce() + Send> = Box::new(move || publish(&many, 1_000));
-    let mut reader = SlowReader { during_the_first: Some(during_the_first), items: Vec::new() };
-    let mut none = Vec::new();
-    palisade_protocol::encode_value(&mut none, &Value::Null).unwrap();
-    let (outcome, ()) = tokio::join!(service.operate("events", &none, &mut reader), async { publish(&service, 1) });
-    assert_eq!(outcome.unwrap_err().code, ErrorCode::Cancelled);
-    // 256 are kept for whoever is behind.
-    assert_eq!(reader.items[1], serde_json::json!({ "missed": 744 }));
+    let mut peer = Peer::greeted_by(service.clone()).await;
+    peer.call(1, "palisade", "events", &serde_json::json!({"follow": true})).await;
+    let (kind, ..) = peer.next().await.unwrap();
+    assert_eq!(kind, Kind::StreamOpen);
+    // There is one thread, so nobody reads meanwhile.
+    for _ in 0..300 {
+        service.bus.publish(Event::new(EventKind::DaemonStarted));
+    }
+    let mut items = Vec::new();
+    for _ in 0..257 {
+        let (kind, _, content) = peer.next().await.unwrap();
+        assert_eq!(kind, Kind::StreamData);
+        items.push(rmp_serde::from_slice::<Value>(&content[1..]).unwrap());
+    }
+    assert_eq!(items[0], serde_json::json!({"missed": 44}));
+    assert!(items[1..].iter().all(|item| item["kind"] == "daemon_started"), "{items:?}");
 }
 
 #[tokio::test]

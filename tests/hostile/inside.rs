@@ -1,16 +1,13 @@
-//! What it tries to get at from inside. Each row answers with what it tried and what that met: `ok`, or an error's name.
+//! What it takes, holds and sees inside. Each row answers with what it tried and what that met: `ok`, or an error's name.
 //!
-//! The outcome is the tests' to judge. An attempt that would harm the host without a sandbox is left to be tried inside alone.
+//! The outcome is the tests' to judge. Elsewhere: the attempts of the table are `attempts`.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, UdpSocket};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
-use std::path::Path;
+use std::io::{self, Read, Seek, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
 
@@ -19,33 +16,11 @@ use crate::{proxy, sys};
 /// What was tried, and what it met.
 pub(crate) type Outcomes = BTreeMap<String, String>;
 
-/// Every row there is; the names are those of the list of attempts.
+/// Every row there is.
 pub(crate) const ROWS: &[&str] = &[
-    "read-shadow",
-    "write-outside",
-    "write-inside",
-    "dotdot",
-    "mknod",
-    "dev-open",
-    "fd-inherit",
-    "fd-cwd",
-    "proc-1",
-    "self-exe-write",
-    "sysrq",
-    "cgroup-escape",
-    "mount",
-    "pivot",
-    "chroot",
-    "unshare",
-    "setns",
-    "kill-all",
-    "setuid0",
-    "tty",
     "tcp-direct",
-    "udp-direct",
-    "unix-abstract",
-    "unix-path",
     "fork-bomb",
+    "thread-bomb",
     "mem-anon",
     "mem-tree",
     "mem-memfd",
@@ -53,13 +28,12 @@ pub(crate) const ROWS: &[&str] = &[
     "forks-held",
     "fds-held",
     "data-held",
+    "data-names",
     "memory-files",
-    "mlock",
-    "fd-exhaust",
-    "disk-fill",
-    "exec-data",
-    "sibling-data",
-    "landlock-again",
+    "take",
+    "charge",
+    "harm",
+    "write-inside",
     "files",
     "leave-file",
     "look",
@@ -70,21 +44,9 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
     let mut outcomes = Outcomes::new();
     let mut met = |what: &str, result: io::Result<()>| drop(outcomes.insert(what.to_owned(), name(result)));
     let given = || parameters.as_array().into_iter().flatten().filter_map(Value::as_str);
+    let number = |name: &str| parameters[name].as_u64().unwrap_or(0) as usize;
     match row {
-        "read-shadow" => {
-            for path in
-                ["/etc/shadow", "/root/.ssh", "/root/.bashrc", "/home", "/etc/palisade"].into_iter().chain(given())
-            {
-                met(path, open(path));
-            }
-        }
-        "sibling-data" | "unix-path" if given().next().is_none() => {}
-        "sibling-data" => given().for_each(|path| met(path, open(path))),
-        "write-outside" => {
-            for path in ["/usr/x", "/x", "/plugin/x", "/etc/x", "/dev/x", "/bin/x"] {
-                met(path, create(path));
-            }
-        }
+        "tcp-direct" => given().for_each(|address| met(address, TcpStream::connect(address).map(drop))),
         "write-inside" => {
             for path in ["/data/x", "/tmp/x", "/dev/shm/x", "x"] {
                 met(path, create(path));
@@ -107,105 +69,14 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
                 met(one, result);
             }
         }
-        "dotdot" => {
-            met("/data/../../../etc/shadow", open("/data/../../../etc/shadow"));
-            met("../../../home", open("../../../home"));
-        }
-        "mknod" => {
-            met("char 1:1", sys::mknod("/tmp/mem", libc::S_IFCHR, 1, 1));
-            met("block 8:0", sys::mknod("/tmp/disk", libc::S_IFBLK, 8, 0));
-        }
-        "dev-open" => {
-            for path in
-                ["/dev/mem", "/dev/kmsg", "/dev/fuse", "/dev/kvm", "/dev/tty", "/dev/vda", "/dev/null", "/dev/urandom"]
-            {
-                met(path, open(path));
-            }
-        }
-        "fd-inherit" => {
-            for number in 0..1024 {
-                if let Ok(target) = fs::read_link(format!("/proc/self/fd/{number}")) {
-                    outcomes.insert(number.to_string(), target.display().to_string());
-                }
-            }
-        }
-        "fd-cwd" => {
-            let cwd = fs::read_link("/proc/self/cwd").map(|path| path.display().to_string());
-            outcomes.insert("cwd".into(), cwd.unwrap_or_else(|error| error.to_string()));
-            let mut names: Vec<_> = fs::read_dir("..")
-                .into_iter()
-                .flatten()
-                .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-                .collect();
-            names.sort();
-            outcomes.insert("..".into(), names.join(" "));
-        }
-        "proc-1" => {
-            for file in ["exe", "root", "environ", "mem", "maps", "cwd", "fd"] {
-                let path = format!("/proc/1/{file}");
-                met(
-                    file,
-                    if matches!(file, "exe" | "root" | "cwd") { fs::read_link(path).map(drop) } else { read(&path) },
-                );
-            }
-        }
-        "self-exe-write" => {
-            for path in ["/proc/self/exe", "/proc/1/exe"] {
-                met(path, OpenOptions::new().write(true).open(path).map(drop));
-            }
-        }
-        "sysrq" => {
-            for path in
-                ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/kcore", "/proc/meminfo", "/sys/kernel"]
-            {
-                met(path, open(path));
-            }
-        }
-        "cgroup-escape" => {
-            for path in ["/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/unified/cgroup.procs", "/sys"] {
-                met(path, open(path));
-            }
-        }
-        "mount" => {
-            met("mount", sys::mount("none", "/tmp", "tmpfs"));
-            met("umount", sys::unmount("/data"));
-        }
-        "pivot" => met("pivot_root", sys::pivot_root("/tmp", "/tmp")),
-        "chroot" => met("chroot", sys::chroot("/tmp")),
-        "unshare" => {
-            // The user namespace last: in one of its own it may make all the others.
-            met("mount", sys::unshare(libc::CLONE_NEWNS));
-            met("net", sys::unshare(libc::CLONE_NEWNET));
-            met("user", sys::unshare(libc::CLONE_NEWUSER));
-        }
-        "setns" => met("mnt", sys::setns("/proc/self/ns/mnt")),
-        "kill-all" => {
-            for number in given().filter_map(|number| number.parse::<i32>().ok()) {
-                met(&number.to_string(), sys::kill(number, 0));
-            }
-            met("1", sys::kill(1, libc::SIGKILL));
-        }
-        "setuid0" => {
-            met("setresuid", sys::become_root());
-            met("keep", sys::capset_all());
-        }
-        "tty" => met("/dev/tty", open("/dev/tty")),
-        "tcp-direct" => given().for_each(|address| met(address, TcpStream::connect(address).map(drop))),
-        "udp-direct" => {
-            for address in given() {
-                let socket = UdpSocket::bind("0.0.0.0:0");
-                met(address, socket.and_then(|socket| socket.send_to(b"x", address)).map(drop));
-            }
-        }
-        "unix-abstract" => {
-            for name in given() {
-                let address = SocketAddr::from_abstract_name(name);
-                met(name, address.and_then(|address| UnixStream::connect_addr(&address)).map(drop));
-            }
-        }
-        "unix-path" => given().for_each(|path| met(path, UnixStream::connect(path).map(drop))),
         "fork-bomb" => {
             let (made, error) = sys::fork_until_refused(4096, false);
+            outcomes.insert("made".into(), made.to_string());
+            outcomes.insert("error".into(), error.map_or("none".into(), |error| name(Err(error))));
+        }
+        // All of them wait until the last one has been refused; then they end.
+        "thread-bomb" => {
+            let (made, error) = threads_until_refused(4096);
             outcomes.insert("made".into(), made.to_string());
             outcomes.insert("error".into(), error.map_or("none".into(), |error| name(Err(error))));
         }
@@ -215,7 +86,6 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
         }
         // Each has less than a process may have, and all have more; they stay.
         "mem-tree" => {
-            let number = |name: &str| parameters[name].as_u64().unwrap_or(0) as usize;
             for child in 0..number("children") {
                 let ready = sys::fork_holding(number("mib") << 20);
                 outcomes.insert(child.to_string(), ready.map_or_else(|error| name(Err(error)), |()| "ok".into()));
@@ -254,6 +124,8 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
             let mebibytes = parameters.as_u64().unwrap_or(0) as usize;
             met("/data/held", fs::write("/data/held", vec![1; mebibytes << 20]));
         }
+        // Without a byte, until it may not: a file has as many names as the file systems allow, which is quicker than as many files.
+        "data-names" => met("names", (0..1_000_000).try_for_each(one_more_name)),
         // Until there is no room, and then empty ones until there are no names.
         "memory-files" => {
             for folder in given() {
@@ -281,35 +153,161 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
                 outcomes.insert(folder.to_owned(), format!("{bytes} {} {files} {}", name(Err(full)), name(Err(none))));
             }
         }
-        "mlock" => met("64 MiB", sys::lock_memory(64 << 20)),
-        "fd-exhaust" => {
-            let mut held = Vec::new();
-            let error = loop {
-                match fs::File::open("/dev/null") {
-                    Ok(file) => held.push(file),
-                    Err(error) => break error,
+        // One more each time, and all are kept.
+        "take" => {
+            let what = parameters["what"].as_str().unwrap_or_default();
+            let mut taken = 0;
+            let refused = (0..number("most")).find_map(|number| match take(what, number) {
+                Ok(()) => {
+                    taken += 1;
+                    None
                 }
-            };
-            outcomes.insert("open".into(), held.len().to_string());
-            drop(held);
-            outcomes.insert("error".into(), name(Err(error)));
+                Err(error) => Some(error),
+            });
+            outcomes.insert("taken".into(), taken.to_string());
+            outcomes.insert("met".into(), refused.map_or("ok".into(), |error| name(Err(error))));
         }
-        "disk-fill" => {
-            sys::ignore(libc::SIGXFSZ);
-            for path in given() {
-                met(path, fill(path));
-            }
-        }
-        "exec-data" => {
-            let made = fs::copy("/proc/self/exe", "/data/evil")
-                .and_then(|_| fs::set_permissions("/data/evil", std::os::unix::fs::PermissionsExt::from_mode(0o755)));
-            met("/data/evil", made.and_then(|()| sys::execute("/data/evil", &sys::NOTHING)));
-        }
-        "landlock-again" => met("no_new_privs", sys::no_new_privs()),
+        // So many mebibytes in it, kept.
+        "charge" => met("hold", charge(parameters["what"].as_str().unwrap_or_default(), number("mib"))),
+        "harm" => harm(number("memory_mib")),
         "look" => look(&mut outcomes),
         _ => return proxy::attempt(row, parameters),
     }
     Some(outcomes)
+}
+
+/// Threads that wait, until the kernel refuses one; then all end.
+pub(crate) fn threads_until_refused(most: usize) -> (usize, Option<io::Error>) {
+    let gate = std::sync::Arc::new(std::sync::RwLock::new(()));
+    let closed = gate.write();
+    let mut threads = Vec::new();
+    let mut refused = None;
+    while threads.len() < most {
+        let gate = std::sync::Arc::clone(&gate);
+        match std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(gate.read())) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    drop(closed);
+    let made = threads.len();
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    (made, refused)
+}
+
+fn one_more_name(number: u32) -> io::Result<()> {
+    const NAMES_OF_ONE: u32 = 50_000;
+    let path = |number: u32| format!("/data/{number}");
+    match number % NAMES_OF_ONE {
+        0 => fs::File::create(path(number)).map(drop),
+        beyond => fs::hard_link(path(number - beyond), path(number)),
+    }
+}
+
+/// Takes one more of something and keeps it.
+fn take(what: &str, number: usize) -> io::Result<()> {
+    match what {
+        "locked memory" => sys::lock_and_keep(64 << 10),
+        "descriptors" => fs::File::open("/dev/null").map(std::mem::forget),
+        "timers" => sys::timer(),
+        "message queues" => sys::message_queue(&format!("taken-{number}")),
+        "watchers" => sys::inotify().map(std::mem::forget),
+        "shared memory" => {
+            let mut file = OpenOptions::new().create(true).append(true).open("/dev/shm/taken")?;
+            file.write_all(&[1; 1 << 20])
+        }
+        "pipes" => {
+            let (reads, writes) = io::pipe()?;
+            rustix::pipe::fcntl_setpipe_size(&writes, 1 << 20)?;
+            std::mem::forget((reads, writes));
+            Ok(())
+        }
+        "descriptors on their way" => {
+            let (from, to) = UnixStream::pair()?;
+            let sent = [&from; 64].map(std::os::fd::AsFd::as_fd);
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+            let mut rights = rustix::net::SendAncillaryBuffer::new(&mut space);
+            rights.push(rustix::net::SendAncillaryMessage::ScmRights(&sent));
+            let data = [io::IoSlice::new(b"x")];
+            rustix::net::sendmsg(&from, &data, &mut rights, rustix::net::SendFlags::empty())?;
+            std::mem::forget((from, to));
+            Ok(())
+        }
+        _ => panic!("there is no {what:?} to be taken"),
+    }
+}
+
+/// Has the kernel keep that many mebibytes for it.
+fn charge(what: &str, mebibytes: usize) -> io::Result<()> {
+    let block = vec![1; 1 << 20];
+    match what {
+        "tmpfs" => {
+            let mut file = OpenOptions::new().create(true).append(true).open("/tmp/charged")?;
+            (0..mebibytes).try_for_each(|_| file.write_all(&block))
+        }
+        "memfd" => {
+            let mut file = sys::memfd()?;
+            (0..mebibytes).try_for_each(|_| file.write_all(&block))?;
+            std::mem::forget(file);
+            Ok(())
+        }
+        "pipes" => (0..mebibytes).try_for_each(|_| {
+            let (reads, mut writes) = io::pipe()?;
+            rustix::pipe::fcntl_setpipe_size(&writes, block.len())?;
+            writes.write_all(&block)?;
+            std::mem::forget((reads, writes));
+            Ok(())
+        }),
+        "sockets" => {
+            let mut written = 0;
+            while written < mebibytes << 20 {
+                let (mut from, to) = UnixStream::pair()?;
+                from.set_nonblocking(true)?;
+                while let Ok(bytes) = from.write(&block[..4 << 10]) {
+                    written += bytes;
+                }
+                std::mem::forget((from, to));
+            }
+            Ok(())
+        }
+        _ => panic!("nothing is charged for {what:?}"),
+    }
+}
+
+/// Does everything at once, for as long as it lives: spins, forks to its limit, floods its log, has its memory and more.
+fn harm(memory_mib: usize) {
+    for _ in 0..2 {
+        if sys::fork() {
+            loop {
+                std::hint::spin_loop();
+            }
+        }
+    }
+    if sys::fork() {
+        let line = [&[b'h'; 1023][..], b"\n"].concat();
+        loop {
+            let _ = io::stderr().write_all(&line);
+        }
+    }
+    if sys::fork() {
+        // What is written to files is charged as well, and is given up for more of the same: so the limit is met again and again,
+        // and nobody is killed for it.
+        let Ok(()) = sys::keep_memory(memory_mib << 20) else { std::process::exit(1) };
+        let block = vec![1; 1 << 20];
+        let mut file = fs::File::create("/data/harm").unwrap_or_else(|error| panic!("/data/harm: {error}"));
+        loop {
+            let _ = file.rewind();
+            let _ = (0..64).try_for_each(|_| file.write_all(&block));
+        }
+    }
+    if sys::fork() {
+        loop {
+            let _ = sys::fork_until_refused(4096, false);
+        }
+    }
 }
 
 /// What it sees of itself.
@@ -353,10 +351,6 @@ fn look(outcomes: &mut Outcomes) {
     put("umask", Ok(format!("{:o}", sys::umask())));
 }
 
-fn open(path: impl AsRef<Path>) -> io::Result<()> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map(drop)
-}
-
 fn read(path: &str) -> io::Result<()> {
     if fs::metadata(path)?.is_dir() {
         return fs::read_dir(path).map(drop);
@@ -367,15 +361,6 @@ fn read(path: &str) -> io::Result<()> {
 fn create(path: &str) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).open(path)?;
     fs::remove_file(path)
-}
-
-/// Writes until it may not.
-fn fill(path: &str) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    let block = vec![b'd'; 1 << 20];
-    let result = (0..4096).try_for_each(|_| file.write_all(&block));
-    fs::remove_file(path)?;
-    result
 }
 
 pub(crate) fn c_string(text: &str) -> CString {

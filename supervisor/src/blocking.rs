@@ -1,0 +1,73 @@
+//! Work that blocks, each on a thread of its own that ends with it.
+//!
+//! The runtime has a pool for that, and panics when the system lets it make no thread: that would end whatever task wanted the work
+//! done, and a released daemon altogether. Here it is an error. Nor do threads wait for more work: while there is a second one, every
+//! system call of the first costs a little more.
+
+use std::io;
+
+use tokio::sync::{Semaphore, oneshot};
+
+/// So many at once; what is more waits.
+static PLACES: Semaphore = Semaphore::const_new(4);
+
+/// Has it done, and waits for what comes of it.
+///
+/// Cancel safe: work that has begun goes on, and what comes of it is dropped.
+///
+/// # Errors
+/// When there is no thread to be had, or the work panicked.
+pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let place = PLACES.acquire().await.map_err(io::Error::other)?;
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new().name("blocking".to_owned()).spawn(move || {
+        let done = work();
+        drop(place);
+        // Nobody may be waiting any more.
+        let _ = tell.send(done);
+    })?;
+    told.await.map_err(|_| io::Error::other("it panicked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_comes_of_it_is_told_and_a_panic_is_an_error() {
+        assert_eq!(run(|| 6 * 7).await.unwrap(), 42);
+        let panicked: io::Result<()> = run(|| panic!("on purpose")).await;
+        assert_eq!(panicked.unwrap_err().to_string(), "it panicked");
+        // It has left its place: there is one for more than there are.
+        for number in 0..8 {
+            let panicked: io::Result<()> = run(|| panic!("on purpose")).await;
+            assert!(panicked.is_err());
+            assert_eq!(run(move || number).await.unwrap(), number);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_more_waits() {
+        let (begun, mut begins) = tokio::sync::mpsc::channel(8);
+        let (end, ends) = std::sync::mpsc::sync_channel::<()>(8);
+        let ends = std::sync::Arc::new(std::sync::Mutex::new(ends));
+        let one = || {
+            let (begun, ends) = (begun.clone(), ends.clone());
+            tokio::spawn(run(move || {
+                begun.blocking_send(()).unwrap();
+                ends.lock().unwrap().recv().unwrap();
+            }))
+        };
+        let all: Vec<_> = (0..5).map(|_| one()).collect();
+        for _ in 0..4 {
+            begins.recv().await.unwrap();
+        }
+        assert_eq!(PLACES.available_permits(), 0);
+        assert!(begins.try_recv().is_err());
+        (0..5).for_each(|_| end.send(()).unwrap());
+        for one in all {
+            one.await.unwrap().unwrap();
+        }
+        begins.recv().await.unwrap();
+    }
+}
