@@ -15,6 +15,8 @@ const PARTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("wire", &[]),
     ("telemetry", &[]),
+    // Before there is anything of the daemon.
+    ("scope", &[]),
     ("config", &["model"]),
     ("events", &["model"]),
     ("store", &["model"]),
@@ -49,7 +51,7 @@ const PARTS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("main", &["config", "daemon", "telemetry"]),
+    ("main", &["config", "daemon", "scope", "telemetry"]),
 ];
 
 /// What `model` never names: it decides, and whoever performs hands it the time.
