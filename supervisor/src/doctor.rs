@@ -97,7 +97,10 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
                 name: "controllers",
                 state: Outcome::Warn,
                 summary: host.uncontrolled.clone().unwrap_or_else(|| format!("none for {}", missing.join(", "))),
-                hint: Some("a host with pure cgroup v2 offers them to a service with Delegate=yes".to_owned()),
+                hint: Some(
+                    "a host with pure cgroup v2 offers them to `palisaded --scope`, and to a service with Delegate=yes"
+                        .to_owned(),
+                ),
             },
         });
     }
@@ -201,12 +204,16 @@ fn tier(tier: Tier) -> Check {
         Tier::B => (
             Outcome::Warn,
             "B: plugins are killed and frozen as a whole, but no tree's memory or cpu is limited",
-            Some("under systemd, run it as a service with Delegate=yes, as palisaded.service does"),
+            Some(
+                "under systemd, start it with `palisaded --scope`, or as a service with Delegate=yes as palisaded.service is",
+            ),
         ),
         Tier::C => (
             Outcome::Warn,
             "C: plugins have a pid namespace and no cgroup, so no tree's memory or cpu is limited",
-            Some("under systemd, run it as a service with Delegate=yes, as palisaded.service does"),
+            Some(
+                "under systemd, start it with `palisaded --scope`, or as a service with Delegate=yes as palisaded.service is",
+            ),
         ),
         Tier::None => (Outcome::Fail, "none: plugins cannot be enclosed here, so none is started", None),
     };

@@ -6,6 +6,7 @@
 //! * `blocking`: work that blocks, on threads.
 //! * `wire`, `config`, `events`, `store`, `sandbox`: frames over descriptors, what is configured, what happens, immutable packages,
 //!   what this host can do. `egress`: a plugin's only way out to the network.
+//! * `scope`: how the daemon gets a cgroup of its own from systemd, before there is anything of it.
 //! * `process`: one child process. `plugin`: one plugin, its actor, its generations, their frames.
 //! * `registry`, `router`: which plugins there are, and which one a call is for.
 //! * `api`: the operations, and the socket over which they are asked for.
@@ -25,6 +26,7 @@ pub mod process;
 pub mod registry;
 pub mod router;
 pub mod sandbox;
+pub mod scope;
 pub mod store;
 pub mod telemetry;
 pub mod wire;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use palisaded::config::{Config, ConfigError, Overrides};
 use palisaded::daemon::{self, DaemonError};
+use palisaded::scope;
 use palisaded::telemetry::{self, LogFormat};
 
 /// Runs the tools of AI agents as isolated, supervised child processes.
@@ -31,6 +32,9 @@ struct Arguments {
     /// The agent socket [default: palisade.sock in the runtime folder]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Ask systemd for a cgroup of its own first, in which plugins have limits: for a daemon that is not started as a service
+    #[arg(long)]
+    scope: bool,
     /// In which form to log; PALISADE_LOG says how much
     #[arg(long, value_enum, default_value = "text")]
     log: Log,
@@ -75,6 +79,11 @@ fn main() -> ExitCode {
             return fail(&error, hint, EXIT_CONFIGURATION);
         }
     };
+    // With a configuration that can be used, and before anything is there.
+    if arguments.scope {
+        let error = scope::enter();
+        return fail(&error, Some(error.hint()), EXIT_UNAVAILABLE);
+    }
     let launcher = arguments.launcher.unwrap_or_else(default_launcher);
     // One thread does everything that waits: on the call path another would cost a wake-up and win nothing.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -16,6 +16,8 @@ const PARTS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("telemetry", &[]),
     ("blocking", &[]),
+    // Before there is anything of the daemon.
+    ("scope", &[]),
     ("config", &["model"]),
     ("events", &["model"]),
     ("store", &["model"]),
@@ -51,7 +53,7 @@ const PARTS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("main", &["config", "daemon", "telemetry"]),
+    ("main", &["config", "daemon", "scope", "telemetry"]),
 ];
 
 /// What `model` never names: it decides, and whoever performs hands it the time.

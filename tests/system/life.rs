@@ -678,6 +678,23 @@ fn a_broken_manifest_costs_the_others_nothing() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// A daemon that is to have a cgroup of its own, and for which nobody can make one, is not begun without.
+#[test]
+fn a_scope_that_cannot_be_had_ends_the_start() {
+    if Path::new("/run/systemd/system").exists() {
+        println!("SKIPPED: systemd runs this host; tests/vm shows the scope that it gives");
+        return;
+    }
+    let ended =
+        Daemon::try_start(DaemonOptions::with([]).arguments(&["--scope"])).expect_err("nobody makes scopes here");
+    assert_eq!(ended.status.code(), Some(8), "{}", ended.log);
+    expect_text(
+        &ended.log,
+        "error: no scope can be had: systemd does not run this host (/run/systemd/system is not there)",
+    );
+    expect_text(&ended.log, "hint: start it without --scope");
+}
+
 /// Its process runs from the store: changing the package beneath it changes nothing.
 #[test]
 fn a_process_runs_from_a_snapshot() {

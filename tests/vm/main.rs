@@ -4,4 +4,5 @@
 
 mod clock;
 mod cores;
+mod scope;
 mod service;
