@@ -85,6 +85,8 @@ pub struct Control {
     listener: Option<TcpListener>,
     started: Option<Started>,
     phase: Phase,
+    /// The launcher was made before it was needed.
+    prepared: bool,
     /// The daemon has asked for the end, so a missing report of pid 1 is no surprise.
     killed: bool,
 }
@@ -109,7 +111,14 @@ enum Phase {
     Ended(Report),
 }
 
-enum Received {
+/// Whether a launcher has said already who it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Greeting {
+    Awaited,
+    Heard,
+}
+
+pub(super) enum Received {
     Message(palisade_launcher::Report, Vec<OwnedFd>),
     /// Something that no launcher of this build sends.
     Garbled,
@@ -118,14 +127,15 @@ enum Received {
 
 impl Control {
     pub(super) fn new(
-        socket: OwnedFd,
+        socket: UnixDatagram,
         launcher: tokio::process::Child,
+        greeting: Greeting,
         leaf: Option<Leaf>,
         lent: Option<Lent>,
         listens: bool,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            socket: UnixDatagram::from_std(socket.into())?,
+    ) -> Self {
+        Self {
+            socket,
             launcher,
             leaf,
             lent,
@@ -133,9 +143,13 @@ impl Control {
             listens,
             listener: None,
             started: None,
-            phase: Phase::Greeting,
+            phase: match greeting {
+                Greeting::Awaited => Phase::Greeting,
+                Greeting::Heard => Phase::Known,
+            },
+            prepared: matches!(greeting, Greeting::Heard),
             killed: false,
-        })
+        }
     }
 
     /// Waits for the next report. After a final one it gives that one again.
@@ -204,6 +218,11 @@ impl Control {
     /// The child's cgroup, if it was given one and has not ended.
     pub fn leaf(&self) -> Option<&Leaf> {
         self.leaf.as_ref()
+    }
+
+    /// Whether the launcher was made before it was needed.
+    pub fn was_prepared(&self) -> bool {
+        self.prepared
     }
 
     /// The launcher's process number, for people to read; none once it has been waited for.
@@ -316,9 +335,9 @@ impl Control {
                 let exit = Exit::of(end, self.killed, out_of_memory);
                 self.phase = Phase::Closing(Report::Exited(Exited { exit, usage }));
             }
-            // A launcher of this build says hello once and sends whole messages; one that does not is not trusted to
+            // A launcher of this build says hello once, that it is prepared before it has a start, and sends whole messages; one that does not is not trusted to
             // watch over anything.
-            (Received::Message(Said::Hello { .. }, _) | Received::Garbled, _) => {
+            (Received::Message(Said::Hello { .. } | Said::Prepared, _) | Received::Garbled, _) => {
                 self.kill();
                 let _ = self.launcher.start_kill();
                 self.phase = Phase::Lost;
@@ -362,7 +381,7 @@ impl Control {
     }
 }
 
-fn receive_from(socket: &UnixDatagram) -> io::Result<Received> {
+pub(super) fn receive_from(socket: &UnixDatagram) -> io::Result<Received> {
     let mut bytes = [0_u8; REPORT_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

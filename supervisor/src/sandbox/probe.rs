@@ -26,7 +26,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A trial child says less than a log pipe holds.
 const ANSWER_BYTES_MAX: usize = 4096;
 
-/// What the daemon needs for itself: sockets, files, its runtime, and agents' connections.
+/// What the daemon needs for itself: sockets, files, its runtime, prepared launchers, and agents' connections.
 const DESCRIPTORS_OF_THE_DAEMON: u64 = 256;
 
 /// Whether something can be done here.
@@ -395,7 +395,7 @@ async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Abi
         Err(error) => return no(error.to_string()),
     };
     let launch = Launch { spec, entry: image.as_fd(), interpreter: None, leaf, lent: None };
-    let mut child = match spawn(image, launch) {
+    let mut child = match spawn(image, None, launch) {
         Ok(child) => child,
         Err(error) => return no(error.to_string()),
     };

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::config::{Config, Mode};
 use crate::events::Bus;
+use crate::model::status::PreparedLaunchers;
 use crate::plugin::logs::Hub;
 use crate::registry::Registry;
 use crate::sandbox::probe::{self, Ability, Descriptors};
@@ -36,6 +37,7 @@ fn config() -> Config {
         lent_uids: 1..=1,
         egress: Default::default(),
         disk_reserve_mib: 0,
+        prepared_launchers: 0,
         plugins: BTreeMap::new(),
     }
 }
@@ -65,6 +67,7 @@ fn service() -> Arc<Service> {
         bus: Bus::default(),
         config: config(),
         host,
+        prepared: watch::Sender::new(PreparedLaunchers { wanted: 0, ready: 0, problem: None }).subscribe(),
         started: (Instant::now(), SystemTime::now()),
         stop: Notify::new(),
         stopping: false.into(),
