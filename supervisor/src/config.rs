@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::model::guarantee::Control;
 use crate::model::ids::PluginId;
-use crate::model::limits::Allowance;
+use crate::model::limits::{Allowance, PREPARED_LAUNCHERS_MAX};
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 
@@ -71,6 +71,8 @@ pub struct Config {
     pub disk_reserve_mib: u64,
     /// The interpreters that a manifest can name.
     pub runtimes: BTreeMap<String, Runtime>,
+    /// So many launchers are made before they are needed.
+    pub prepared_launchers: usize,
     /// What is said of single plugins.
     pub plugins: BTreeMap<PluginId, PluginConfig>,
 }
@@ -90,6 +92,7 @@ struct ConfigFile {
     socket_group: Option<Group>,
     lent_uids: Option<[u32; 2]>,
     disk_reserve_mib: Option<u64>,
+    prepared_launchers: Option<usize>,
     #[serde(default)]
     defaults: Defaults,
     #[serde(default)]
@@ -311,6 +314,7 @@ impl Config {
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
             runtimes: file.runtimes,
+            prepared_launchers: file.prepared_launchers.unwrap_or(PREPARED_LAUNCHERS_MAX),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
         })
     }
@@ -359,6 +363,11 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];
     for place in paths.chain(others.into_iter().flatten()) {
         *place = base.join(&*place);
+    }
+    if let Some(wanted) = file.prepared_launchers.filter(|wanted| PREPARED_LAUNCHERS_MAX < *wanted) {
+        return Err(wrong(format!(
+            "prepared_launchers = {wanted}: at most {PREPARED_LAUNCHERS_MAX} are made before they are needed"
+        )));
     }
     if let Some([first, last]) = file.lent_uids
         && (first == 0 || last < first || last == u32::MAX)

@@ -37,7 +37,7 @@ use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::plugin::sampler::Sampler;
-use crate::process::{ImageError, LauncherImage};
+use crate::process::{ImageError, LauncherImage, Stock};
 use crate::registry::{self, DirectoryError, Discovery, Registry};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
@@ -126,7 +126,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     own_folder("runtime directory", &config.runtime_directory)?;
     let state = lock(&config.state_directory)?;
     let listener = unix::listen(&config)?;
-    let image = LauncherImage::load(launcher)?;
+    let image = Arc::new(LauncherImage::load(launcher)?);
     let tree = Tree::open_or_create(&config.state_directory).map(|opened| {
         if opened.stale_leaves > 0 {
             tracing::warn!(leaves = opened.stale_leaves, "ended what a daemon that died had left in its cgroups");
@@ -174,13 +174,31 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let counts = tokio::spawn(disk::run(sampler.clone(), config.disk_reserve_mib.saturating_mul(1 << 20)));
     let runtimes = runtimes(config.runtimes.clone()).await;
     let reserved = reserved(&config);
-    let plugin_host = Arc::new(Host { image, cgroups, facts, lender, data, reserved, runtimes, sampler });
+    let offer = &facts.offer;
+    let can_prepare = offer.user_namespaces && offer.network && offer.ipc;
+    let stock = Arc::new(Stock::new(if can_prepare { config.prepared_launchers } else { 0 }));
+    let stocking = tokio::spawn({
+        let (stock, image) = (stock.clone(), image.clone());
+        async move { stock.run(&image).await }
+    });
+    let plugin_host = Arc::new(Host {
+        image,
+        stock: stock.clone(),
+        cgroups,
+        facts,
+        lender,
+        data,
+        reserved,
+        runtimes,
+        sampler,
+    });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),
         bus: Bus::default(),
         config,
         host,
+        prepared: stock.standing(),
         started,
         stop: Notify::new(),
         stopping: false.into(),
@@ -223,6 +241,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     store.close();
     service.bus.publish(Event::new(EventKind::DaemonStopping));
     service.stopping.store(true, Ordering::Relaxed);
+    stock.close().await;
     {
         let mut stopping = pin!(service.stop_plugins(tasks));
         loop {
@@ -243,6 +262,10 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let abort = agents.abort_handle();
     if tokio::time::timeout(LAST_ANSWERS, agents).await.is_err() {
         abort.abort();
+    }
+    // It is done but for one that it may have been making.
+    if tokio::time::timeout(LAST_ANSWERS, stocking).await.is_err() {
+        tracing::warn!("a launcher that was being prepared did not end in time");
     }
     alive.abort();
     let _ = sweeping.await;

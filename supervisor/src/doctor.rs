@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::model::status::PluginState;
+use crate::model::status::{PluginState, PreparedLaunchers};
 use crate::registry::Registry;
 use crate::sandbox::probe::{Ability, Host, Tier};
 
@@ -50,7 +50,7 @@ impl Report {
 
 /// What is known about this host and configuration.
 #[must_use]
-pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
+pub fn report(host: &Host, config: &Config, prepared: &PreparedLaunchers, registry: &Registry) -> Report {
     let ability = |name, ability: &Ability, missing: Outcome, what: &str| match ability {
         Ability::Yes => Check { name, state: Outcome::Ok, summary: what.to_owned(), hint: None },
         Ability::No(reason) => Check { name, state: missing, summary: reason.clone(), hint: None },
@@ -134,6 +134,7 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
             hint: None,
         },
     });
+    checks.push(prepared_launchers(prepared));
     let directories: Vec<_> = config.plugin_directories.iter().map(|path| path.display().to_string()).collect();
     checks.push(if directories.is_empty() {
         Check {
@@ -193,6 +194,26 @@ pub fn report(host: &Host, config: &Config, registry: &Registry) -> Report {
         });
     }
     Report { checks }
+}
+
+/// How many launchers wait for a start, and why there are no more.
+fn prepared_launchers(PreparedLaunchers { wanted, ready, problem }: &PreparedLaunchers) -> Check {
+    let name = "prepared_launchers";
+    match problem {
+        Some(reason) if ready < wanted => Check {
+            name,
+            state: Outcome::Warn,
+            summary: format!("{ready} of {wanted} wait for a start; the last one could not be prepared: {reason}"),
+            hint: Some("starts are confined all the same, and take longer".to_owned()),
+        },
+        _ => {
+            let summary = match wanted {
+                0 => "none is made before it is needed".to_owned(),
+                wanted => format!("{ready} of {wanted} wait for a start"),
+            };
+            Check { name, state: Outcome::Ok, summary, hint: None }
+        }
+    }
 }
 
 /// How much of the isolation this host carries, in a sentence.

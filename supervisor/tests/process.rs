@@ -27,12 +27,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palisade_launcher::{Attributes, MadeUp, Mount, Source};
+use palisade_launcher::{Attributes, MadeUp, Mount, Namespaces, Source};
 use palisaded::model::permission::grants::Grants;
 use palisaded::{
     process::{
-        Child, Exit, Exited, Failure, ImageError, Launch, LauncherImage, Limit, Report, Resource, Spec, Started, Step,
-        proportional_bytes, spawn, tree_usage,
+        Child, Exit, Exited, Failure, ImageError, Launch, LauncherImage, Limit, Prepared, Report, Resource, Spec,
+        Started, Step, Stock, UserMap, proportional_bytes, spawn, tree_usage,
     },
     sandbox::{
         cgroup::{Leaf, LeafError, Tree, Unavailable},
@@ -750,8 +750,122 @@ fn arguments_that_do_not_fit_into_a_message_are_refused_at_once() {
         spec.environment = vec![CString::new(vec![b'x'; 200 * 1024]).unwrap()];
         let entry = open("/bin/sh");
         let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
-        let error = spawn(image(), launch).unwrap_err();
+        let error = spawn(image(), None, launch).unwrap_err();
         assert!(error.to_string().contains("exceeds"), "{error}");
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Launchers that are made before they are needed.
+
+/// In a user, network and IPC namespace of its own: what can be prepared.
+fn enclosed(script: &str) -> Spec {
+    let mut spec = sh(script);
+    let outside = if is_root() { NOBODY_ELSE } else { rustix::process::geteuid().as_raw() };
+    let group = if is_root() { NOBODY_ELSE } else { rustix::process::getegid().as_raw() };
+    spec.user_namespace =
+        Some(UserMap { inside_uid: 1000, outside_uid: outside, inside_gid: 1000, outside_gid: group });
+    spec.namespaces = Namespaces { network: true, ipc: true, cgroup: false };
+    spec
+}
+
+async fn prepared() -> Prepared {
+    let stock = Arc::new(Stock::new(1));
+    let stocking = tokio::spawn({
+        let stock = stock.clone();
+        async move { stock.run(image()).await }
+    });
+    let mut standing = stock.standing();
+    within(standing.wait_for(|now| now.ready == 1)).await.unwrap();
+    let one = stock.take().unwrap();
+    stock.close().await;
+    within(stocking).await.unwrap();
+    one
+}
+
+fn launch_with(prepared: Option<Prepared>, place: &Place, entry: &OwnedFd, spec: Spec) -> Child {
+    let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: place.leaf(), lent: None };
+    spawn(image(), prepared, launch).unwrap()
+}
+
+async fn said_by(place: &Place, mut child: Child) -> String {
+    let mut said = String::new();
+    within(child.stdout.read_to_string(&mut said)).await.unwrap();
+    assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
+    said
+}
+
+/// What a child finds, the namespaces on the last lines: those differ from child to child, and from the host's.
+const SURVEY: &str = "cat /proc/self/uid_map /proc/self/gid_map /proc/net/dev /proc/self/oom_score_adj; ulimit -a; \
+     grep -e ^Name -e ^Umask -e Uid -e Gid -e Groups -e ^Sig[BIC] -e ^Cap -e ^NoNew -e ^Seccomp /proc/self/status; \
+     ls /proc/self/fd | wc -l; ls /proc/net; \
+     for kind in user net ipc pid; do readlink /proc/self/ns/$kind; done";
+
+#[test]
+fn a_prepared_start_makes_what_an_ordinary_one_makes() {
+    each_enclosure(|place| async move {
+        let shell = open("/bin/sh");
+        let ordinary = said_by(&place, launch_with(None, &place, &shell, enclosed(SURVEY))).await;
+        let child = launch_with(Some(prepared().await), &place, &shell, enclosed(SURVEY));
+        assert!(child.control.was_prepared());
+        let found = said_by(&place, child).await;
+        let split = |text: &str| -> (Vec<String>, Vec<String>) {
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            let namespaces = lines.split_off(lines.len() - 4);
+            (lines, namespaces)
+        };
+        let ((ordinary, theirs), (found, own)) = (split(&ordinary), split(&found));
+        assert_eq!(found, ordinary);
+        for ((kind, own), theirs) in ["user", "net", "ipc", "pid"].iter().zip(own).zip(theirs) {
+            let host = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+            assert_ne!(own, theirs, "two children share a namespace");
+            assert!(own.starts_with(kind) && own != host.to_string_lossy(), "{own}");
+        }
+    });
+}
+
+/// It is born in its leaf like any other, and ends like any other.
+#[test]
+fn a_prepared_child_is_killed_with_everything_it_started() {
+    each_enclosure(|place| async move {
+        let marker = Marker::new();
+        let spec = enclosed(&format!("{} wait", stubborn(&marker)));
+        let mut child = launch_with(Some(prepared().await), &place, &open("/bin/sh"), spec);
+        assert!(matches!(within(child.control.next_report()).await, Report::Started(_)));
+        marker.wait_for(3).await;
+        child.control.kill();
+        assert_eq!(place.last_report(child).await, exited(Exit::Killed));
+        marker.assert_gone();
+    });
+}
+
+/// What was prepared is more than such a start wants; it does without.
+#[test]
+fn a_start_that_wants_less_is_made_as_ever() {
+    each_enclosure(|place| async move {
+        let mut spec = enclosed("readlink /proc/self/ns/net");
+        spec.namespaces.network = false;
+        let said = said_by(&place, launch_with(Some(prepared().await), &place, &open("/bin/sh"), spec)).await;
+        assert_eq!(Path::new(said.trim()), std::fs::read_link("/proc/self/ns/net").unwrap());
+    });
+}
+
+#[test]
+fn a_prepared_launcher_that_died_is_replaced_by_an_ordinary_start() {
+    each_enclosure(|place| async move {
+        let one = prepared().await;
+        let number = one.launcher_pid().unwrap();
+        kill_process(Pid::from_raw(number.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        within(async {
+            // Once it is a zombie its socket is closed.
+            while !std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default().contains(") Z ") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let child = launch_with(Some(one), &place, &open("/bin/sh"), enclosed("echo well"));
+        assert!(!child.control.was_prepared());
+        assert_eq!(said_by(&place, child).await, "well\n");
     });
 }
 
@@ -1478,7 +1592,8 @@ fn sh(script: &str) -> Spec {
 
 fn launch(place: &Place, entry: &OwnedFd, interpreter: Option<&OwnedFd>, spec: Spec) -> (Child, ()) {
     let interpreter = interpreter.map(AsFd::as_fd);
-    (spawn(image(), Launch { spec, entry: entry.as_fd(), interpreter, leaf: place.leaf(), lent: None }).unwrap(), ())
+    let launch = Launch { spec, entry: entry.as_fd(), interpreter, leaf: place.leaf(), lent: None };
+    (spawn(image(), None, launch).unwrap(), ())
 }
 
 /// Starts a shell and waits until it runs.
@@ -1498,7 +1613,7 @@ async fn failure_of_launcher(bytes: &[u8]) -> Failure {
     let image = LauncherImage::load(&path).unwrap();
     let entry = open("/bin/sh");
     let launch = Launch { spec: sh("exit 0"), entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
-    failure(Place::without_leaf().last_report(spawn(&image, launch).unwrap()).await)
+    failure(Place::without_leaf().last_report(spawn(&image, None, launch).unwrap()).await)
 }
 
 fn exited(exit: Exit) -> Report {

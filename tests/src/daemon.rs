@@ -208,6 +208,7 @@ pub struct GenerationStatus {
     pub process_id: Option<u32>,
     #[serde(default)]
     pub hello_after_us: Option<u64>,
+    pub prepared: bool,
 }
 
 /// What is known about an end.
@@ -561,6 +562,34 @@ impl Daemon {
             );
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// Waits until so many launchers are made before they are needed, and returns their process numbers.
+    ///
+    /// # Panics
+    /// When there are not so many within [`BOUND`].
+    pub fn wait_for_prepared(&self, count: usize) -> Vec<u32> {
+        let wanted = format!("{count} of {count} wait for a start");
+        let mut agent = self.agent();
+        wait_for("prepared launchers", || {
+            let doctor = agent.call(SUPERVISOR_ID, "doctor", &json!({})).expect("the doctor answers");
+            let checks = doctor["checks"].as_array().cloned().unwrap_or_default();
+            checks
+                .iter()
+                .any(|check| check["name"] == "prepared_launchers" && check["summary"] == wanted.as_str())
+                .then_some(())
+        });
+        self.prepared_launchers()
+    }
+
+    /// The process numbers of the launchers that were made before they are needed.
+    #[must_use]
+    pub fn prepared_launchers(&self) -> Vec<u32> {
+        let prepares = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|argument| argument == b"--prepare")
+        };
+        process::children(self.pid()).into_iter().filter(prepares).collect()
     }
 
     /// The host's number of the plugin's serving process. The launcher may report it a moment after the plugin's first answer.

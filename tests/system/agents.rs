@@ -398,6 +398,7 @@ fn open_to_all(path: &std::path::Path, mode: u32) {
 fn connections_come_and_go() {
     let daemon = Daemon::with([Package::echo()]);
     expect_echo(&daemon, "echo");
+    daemon.wait_for_prepared(2);
     let descriptors = wait_for("the first connection to end", || {
         process::descriptors(daemon.pid()).filter(|_| daemon.status("echo").calls.in_flight == 0)
     });

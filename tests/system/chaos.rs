@@ -303,7 +303,10 @@ fn they_are_stopped() {
 fn they_are_killed_while_it_starts() {
     for which in 0..3 {
         let limits = json!({"start_timeout_seconds": 60, "stop_grace_seconds": 1});
-        let daemon = daemon_with(hostile("silent").with("restart", json!("never")).with("limits", limits));
+        let silent = hostile("silent").with("restart", json!("never")).with("limits", limits);
+        // Launchers that wait for a start would stand beside the one that is looked for.
+        let options = DaemonOptions::with([Package::echo(), silent]).configuration("prepared_launchers = 0\n");
+        let daemon = Daemon::start(options);
         let mut agent = daemon.agent();
         let call = agent.begin("hostile", "echo", &json!(1));
         // Nothing serves yet, so the processes are found by descent: of the silent plugin's, there is one line of three.

@@ -65,6 +65,8 @@ fn repeat(mut daemon: Daemon, mut cycle: impl FnMut(&Daemon)) {
         cycle(&daemon);
         daemon.remember();
     }
+    // The launchers that wait for a start are part of what it has.
+    daemon.wait_for_prepared(2);
     let before = held(&daemon);
     let threads = process::threads(daemon.pid()).expect("it runs");
     let memory_before = process::memory(daemon.pid()).expect("it runs").anonymous;

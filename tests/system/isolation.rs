@@ -52,6 +52,34 @@ fn daemon() -> Daemon {
     Daemon::with([hostile("tame")])
 }
 
+/// Whether the launcher of a plugin is made before it is needed. What confines the plugin is the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Beforehand,
+    WhenNeeded,
+}
+
+impl Made {
+    fn daemon(self, packages: impl IntoIterator<Item = Package>) -> Daemon {
+        let options = DaemonOptions::with(packages);
+        match self {
+            Self::Beforehand => {
+                let daemon = Daemon::start(options);
+                daemon.wait_for_prepared(2);
+                daemon
+            }
+            Self::WhenNeeded => Daemon::start(options.configuration("prepared_launchers = 0\n")),
+        }
+    }
+
+    #[track_caller]
+    fn expect(self, daemon: &Daemon) {
+        let status = daemon.status("hostile");
+        let prepared: Vec<_> = status.generations.iter().map(|generation| generation.prepared).collect();
+        assert_eq!(prepared, [self == Self::Beforehand], "{status:?}");
+    }
+}
+
 /// The limits that the exhausting rows meet.
 fn tight() -> Value {
     json!({"open_files": 64, "file_size_mib": 48, "start_timeout_seconds": 2, "stop_grace_seconds": 1})
@@ -74,12 +102,19 @@ fn met(daemon: &Daemon, row: &Row, attempt: &Attempt, world: &Value) -> String {
 /// Every attempt of every row, in a plugin that was granted nothing.
 #[test]
 fn every_row_meets_what_the_table_says() {
-    network::in_one_of_its_own(make_every_attempt);
+    network::in_one_of_its_own(|| every_row_meets_it(Made::WhenNeeded));
 }
 
-fn make_every_attempt() {
+#[test]
+fn every_row_meets_the_same_in_a_prepared_start() {
+    network::in_one_of_its_own(|| every_row_meets_it(Made::Beforehand));
+}
+
+fn every_row_meets_it(made: Made) {
     let world = World::new();
-    let daemon = Daemon::with([Package::echo(), hostile("tame").with("limits", tight())]);
+    let daemon = made.daemon([Package::echo(), hostile("tame").with("limits", tight())]);
+    expect_echo(&daemon, "hostile");
+    made.expect(&daemon);
     let neighbour = daemon.neighbour();
     let told = world.told(Path::new("/plugin"), Path::new("/data"), daemon.pid(), 1);
     let mut wrong = Vec::new();
@@ -227,8 +262,16 @@ fn names_that_are_no_names() {
 /// What is said to be enforced is what the kernel shows of the running process.
 #[test]
 fn the_report_is_true() {
-    let daemon = daemon();
+    let ordinary = true_report(Made::WhenNeeded);
+    let prepared = true_report(Made::Beforehand);
+    assert_eq!(prepared, ordinary, "one start is confined as the other");
+}
+
+/// The report, once it is found to be true.
+fn true_report(made: Made) -> Value {
+    let daemon = made.daemon([hostile("tame")]);
     expect_echo(&daemon, "hostile");
+    made.expect(&daemon);
     let _ = daemon.process_of("hostile");
     let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known");
     let state = |control: &str| {
@@ -268,6 +311,7 @@ fn the_report_is_true() {
     assert_eq!(root["state"], "ok");
     expect_text(root["summary"].as_str().unwrap_or_default(), "write-outside: Read-only file system");
     daemon.stop_and_expect_no_orphans();
+    info["guarantees"].clone()
 }
 
 /// A script finds its interpreter where the host has it; one that lies elsewhere is named.

@@ -1,8 +1,10 @@
 //! Plugins that do not start, each in its own way: the call that wanted them learns why, at once, and nothing is left.
 
+use nix::sys::signal::Signal;
 use palisade_protocol::ErrorCode;
-use palisade_tests::daemon::{Daemon, DaemonOptions};
+use palisade_tests::daemon::{Daemon, DaemonOptions, signal, wait_for};
 use palisade_tests::package::{Entry, Package};
+use palisade_tests::process;
 use serde_json::json;
 
 use crate::support::{daemon_with, error, expect_echo, expect_text, full, hostile};
@@ -228,4 +230,66 @@ fn an_entry_point_that_is_no_program() {
 fn an_entry_point_whose_interpreter_is_missing() {
     let script = b"#!/nonexistent/interpreter\n".to_vec();
     cannot_be_executed(&Package::new("broken", Entry::Bytes(script)), &["/nonexistent/interpreter"]);
+}
+
+/// At most two are made beforehand; each serves one start and is made anew afterwards; none is left at the end.
+#[test]
+fn launchers_are_made_before_they_are_needed() {
+    let daemon = Daemon::with([Package::echo(), hostile("tame")]);
+    let first = daemon.wait_for_prepared(2);
+    assert_eq!(first.len(), 2);
+    expect_echo(&daemon, "echo");
+    let status = daemon.status("echo");
+    assert!(status.generations[0].prepared, "{status:?}");
+    let launcher = process::parent(process::parent(daemon.process_of("echo")).expect("it runs")).expect("it runs");
+    assert!(first.contains(&launcher), "the launcher is one of those that waited");
+    let later = daemon.wait_for_prepared(2);
+    // The one that serves still has the name that it was started with.
+    let waiting: Vec<_> = later.iter().filter(|pid| **pid != launcher).collect();
+    assert_eq!((later.len(), waiting.len()), (3, 2));
+    daemon.stop_and_expect_no_orphans();
+    for pid in first.iter().chain(&later) {
+        assert!(process::identity(*pid).is_none(), "{pid} is left");
+    }
+}
+
+/// The first start and the second, which nothing was prepared for, and those that meet a launcher that somebody killed.
+#[test]
+fn a_prepared_launcher_that_is_killed_costs_no_start() {
+    let daemon = Daemon::with([Package::echo(), hostile("tame")]);
+    for pid in daemon.wait_for_prepared(2) {
+        signal(pid, Signal::SIGKILL);
+    }
+    for plugin in ["echo", "hostile"] {
+        expect_echo(&daemon, plugin);
+    }
+    // It is noticed, said, and made good.
+    wait_for("a word about it", || daemon.log().contains("a prepared launcher ended by itself").then_some(()));
+    let launchers = daemon.wait_for_prepared(2);
+    assert!(!launchers.is_empty());
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What waits for a start hangs on the daemon's socket like any other launcher.
+#[test]
+fn prepared_launchers_end_with_a_daemon_that_is_killed() {
+    let daemon = Daemon::with([Package::echo()]);
+    let launchers: Vec<_> = daemon.wait_for_prepared(2).into_iter().filter_map(process::identity).collect();
+    assert_eq!(launchers.len(), 2);
+    drop(daemon.kill_nine());
+    wait_for("their end", || launchers.iter().all(|launcher| !process::is_alive(*launcher)).then_some(()));
+}
+
+#[test]
+fn nothing_is_prepared_where_nothing_is_wanted() {
+    let options = DaemonOptions::with([Package::echo()]).configuration("prepared_launchers = 0\n");
+    let daemon = Daemon::start(options);
+    expect_echo(&daemon, "echo");
+    assert!(!daemon.status("echo").generations[0].prepared);
+    assert!(daemon.prepared_launchers().is_empty());
+    expect_text(
+        &daemon.operate("doctor", &json!({})).expect("it answers").to_string(),
+        "none is made before it is needed",
+    );
+    daemon.stop_and_expect_no_orphans();
 }

@@ -343,6 +343,9 @@ pub struct GenerationStatus {
     /// How long it took from the beginning of its launch to its hello.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hello_after_us: Option<u64>,
+    /// Whether its launcher was made before it was needed.
+    #[serde(default)]
+    pub prepared: bool,
     /// Calls under way.
     pub calls_in_flight: u32,
     /// The age of the oldest call, as the plugin said in its last pong.

@@ -3,6 +3,7 @@
 use crate::{failure::Failed, sys};
 use palisade_launcher::{BUILD_ID, Command, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, MessageError, Report, Spec, Step};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, IoSlice, IoSliceMut},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -120,6 +121,13 @@ impl Control {
             }
         }
         understand(&bytes, descriptors).map(Some)
+    }
+
+    /// Whether the daemon's end is still open after so long.
+    pub(crate) fn stays(&self, patience: &Timespec) -> bool {
+        // Nothing is asked for: an end that closes is told in any case.
+        let mut closed = [PollFd::new(&self.socket, PollFlags::empty())];
+        matches!(poll(&mut closed, Some(patience)), Ok(0))
     }
 
     /// What the daemon wants, without waiting for it to want something.

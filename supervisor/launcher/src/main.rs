@@ -22,13 +22,14 @@ mod failure;
 mod gate;
 mod init;
 mod plugin;
+mod prepared;
 mod root;
 mod sys;
 mod tree;
 mod trial;
 mod user_namespace;
 
-use crate::{control::Control, failure::Failed, tree::Tree};
+use crate::{control::Control, failure::Failed, prepared::Prepared, tree::Tree};
 use palisade_launcher::{BUILD_ID, Report, Step};
 use rustix::fs::{Mode, OFlags};
 use std::{
@@ -53,7 +54,8 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
     // long as the process; index 1 is read only if there is one.
     let argument = (1 < argc).then(|| unsafe { CStr::from_ptr(*argv.add(1)) });
     match argument.map(CStr::to_bytes) {
-        None => launch(),
+        None => launch(false),
+        Some(b"--prepare") => launch(true),
         Some(b"--probe") => probe(trial::look),
         Some(b"--trial") => probe(trial::run),
         Some(b"--trial-filter") => trial::run_filtered(),
@@ -62,8 +64,8 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
     }
 }
 
-/// The launcher's life.
-fn launch() -> c_int {
+/// The launcher's life. One that is to prepare does what it can before it waits, says so, and serves a start or the daemon's end.
+fn launch(prepare: bool) -> c_int {
     sys::reset_signals();
     sys::close_from(3);
     let Some(control) = Control::take() else { return refuse() };
@@ -78,13 +80,23 @@ fn launch() -> c_int {
         Ok(reserved) => reserved,
         Err(failed) => return give_up(&control, failed.describe(None)),
     };
+    let mut prepared = None;
+    if prepare {
+        match Prepared::make() {
+            Ok(made) => prepared = Some(made),
+            Err(failed) => return give_up(&control, failed.describe(None)),
+        }
+        if control.report(&Report::Prepared, &[]).is_err() {
+            return 0;
+        }
+    }
     let (spec, descriptors) = match control.receive_spec() {
         Ok(Some(received)) => received,
         // The daemon was gone before it asked for anything.
         Ok(None) => return 0,
         Err(failed) => return give_up(&control, failed.describe(None)),
     };
-    match Tree::start(&spec, descriptors, reserved) {
+    match Tree::start(&spec, descriptors, reserved, prepared) {
         Ok(tree) => tree.watch(&control, spec),
         Err(failed) => return give_up(&control, failed.describe(Some(&spec))),
     }

@@ -14,6 +14,8 @@ pub enum Report {
         /// `BUILD_ID` of the sender.
         build_id: String,
     },
+    /// What can be done before there is a specification is done. Only a launcher that was started to prepare says it, once.
+    Prepared,
     /// The child has executed its program. With it travel the pidfd of pid 1 and the pidfd of the child, in this order,
     /// and behind them the listener, if the specification asked for one.
     Started,

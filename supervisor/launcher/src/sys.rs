@@ -135,6 +135,15 @@ struct CloneArguments {
     cgroup: u64,
 }
 
+impl CloneArguments {
+    fn born_in(&mut self, leaf: Option<BorrowedFd<'_>>) {
+        if let Some(leaf) = leaf {
+            self.flags |= CLONE_INTO_CGROUP;
+            self.cgroup = leaf.as_raw_fd() as u64;
+        }
+    }
+}
+
 /// Which of the two processes this is after `clone`.
 pub(crate) enum Cloned {
     Child,
@@ -144,13 +153,24 @@ pub(crate) enum Cloned {
 /// What a clone is to be, beside a copy of this process.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind<'a> {
-    /// pid 1 of a new pid namespace, in other new namespaces as well, born in this cgroup.
-    Init { leaf: Option<BorrowedFd<'a>>, namespaces: UnshareFlags },
+    /// pid 1 of a new pid namespace, in other new namespaces as well.
+    Init(Birth<'a>),
+    /// A process born in this cgroup that makes pid 1 and ends. The parent sleeps until it is gone.
+    Passage { leaf: Option<BorrowedFd<'a>> },
     /// A process that executes a program at once. The parent sleeps until it has, or is gone; unless the child `asks` the parent about
     /// it, which then finds out by its gate.
     Program { asks: bool },
-    /// A process that holds a user namespace until somebody else has opened it.
-    Holder,
+    /// A process that holds new namespaces until somebody else has opened them.
+    Holder { namespaces: UnshareFlags },
+}
+
+/// Whose child pid 1 is, and where it is born.
+#[derive(Clone, Copy)]
+pub(crate) enum Birth<'a> {
+    /// This process's, in this cgroup.
+    Child { leaf: Option<BorrowedFd<'a>>, namespaces: UnshareFlags },
+    /// Its parent's, in this process's cgroup.
+    Sibling { namespaces: UnshareFlags },
 }
 
 /// Makes a copy of this process.
@@ -163,19 +183,25 @@ pub(crate) fn clone(kind: Kind<'_>) -> Result<Cloned, Errno> {
         ..CloneArguments::default()
     };
     match kind {
-        Kind::Init { leaf, namespaces } => {
+        Kind::Init(Birth::Child { leaf, namespaces }) => {
             // The kernel makes the user namespace first, and the others belong to it.
             arguments.flags |= libc::CLONE_NEWPID as u64 | u64::from(namespaces.bits());
-            if let Some(leaf) = leaf {
-                arguments.flags |= CLONE_INTO_CGROUP;
-                arguments.cgroup = leaf.as_raw_fd() as u64;
-            }
+            arguments.born_in(leaf);
+        }
+        Kind::Init(Birth::Sibling { namespaces }) => {
+            arguments.flags |= libc::CLONE_PARENT as u64 | libc::CLONE_NEWPID as u64 | u64::from(namespaces.bits());
+            // A sibling's signal is that of the process that makes it, and none may be named.
+            arguments.exit_signal = 0;
+        }
+        Kind::Passage { leaf } => {
+            arguments.flags |= libc::CLONE_VFORK as u64;
+            arguments.born_in(leaf);
         }
         // Without CLONE_VM this shares no memory: it only orders the two, so that what the parent says next is said
         // after whatever the child had to say about its exec.
         Kind::Program { asks: false } => arguments.flags |= libc::CLONE_VFORK as u64,
         Kind::Program { asks: true } => {}
-        Kind::Holder => arguments.flags |= libc::CLONE_NEWUSER as u64,
+        Kind::Holder { namespaces } => arguments.flags |= u64::from(namespaces.bits()),
     }
     // SAFETY: the structure and `pidfd` outlive the call. Without CLONE_VM and with a null stack this is a fork: the
     // child goes on with a copy of this stack. There is one thread, so no other can hold a lock that the copy would
@@ -242,6 +268,18 @@ pub(crate) fn reap() -> Option<(i32, i32)> {
     // SAFETY: `status` outlives the call.
     let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL) };
     (0 < pid).then_some((pid, status))
+}
+
+/// Waits until there is no child left.
+pub(crate) fn wait_for_all() {
+    loop {
+        // SAFETY: nothing is asked for that the call would write.
+        let waited = unsafe { libc::waitpid(-1, ptr::null_mut(), libc::__WALL) };
+        match checked(c_long::from(waited)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// Waits for the child `pid`, which must not have been reaped, and says how it ended and what it used.

@@ -7,8 +7,9 @@ use crate::{
     failure::Failed,
     init,
     plugin::Plan,
+    prepared::{Born, Prepared},
     root,
-    sys::{self, Cloned, Kind},
+    sys::{self, Birth, Cloned, Kind},
     user_namespace,
 };
 use palisade_launcher::{BoundBy, Command, End, Report, Spec, Step, Usage};
@@ -46,7 +47,12 @@ struct Heard {
 
 impl Tree {
     /// Performs the specification's steps, in their order, up to a running pid 1.
-    pub(crate) fn start(spec: &Spec, mut descriptors: Descriptors, reserved: Reserved) -> Result<Self, Failed> {
+    pub(crate) fn start(
+        spec: &Spec,
+        mut descriptors: Descriptors,
+        reserved: Reserved,
+        prepared: Option<Prepared>,
+    ) -> Result<Self, Failed> {
         let daemon = getppid();
         let leaf = descriptors.leaf.take();
         let kill_file = leaf.as_ref().and_then(|leaf| {
@@ -62,11 +68,32 @@ impl Tree {
         let plan = Plan::of(spec);
 
         let (outer, inner) = channel::pair().map_err(|errno| Failed::at(Step::PidNamespace, errno))?;
-        let kind = Kind::Init { leaf: leaf.as_ref().map(AsFd::as_fd), namespaces: namespaces_of(spec) };
-        let tree = match sys::clone(kind).map_err(|errno| blame(spec, errno))? {
-            Cloned::Child => init::run(&plan, descriptors, &reserved, taken, outer, &inner),
+        let place = leaf.as_ref().map(AsFd::as_fd);
+        let namespaces = namespaces_of(spec);
+        let mut born = Born::Not;
+        if let Some(prepared) = prepared.filter(|prepared| prepared.serves(spec)) {
+            born = match prepared.bear(place, namespaces) {
+                Ok(born) => born,
+                Err(errno) => {
+                    // Should there be a pid 1, it ends when nobody can order it to begin any more.
+                    drop((outer, inner));
+                    sys::wait_for_all();
+                    return Err(Failed::at(Step::PidNamespace, errno));
+                }
+            };
+        }
+        if let Born::Not = born {
+            let kind = Kind::Init(Birth::Child { leaf: place, namespaces });
+            born = match sys::clone(kind).map_err(|errno| blame(spec, errno))? {
+                Cloned::Child => Born::Here,
+                Cloned::Parent { pid, pidfd } => Born::There { pid, pidfd },
+            };
+        }
+        let tree = match born {
+            Born::Here => init::run(&plan, descriptors, &reserved, taken, outer, &inner),
             // The descriptors are dropped here: an end of a pipe that stayed open would hide that the plugin closed it.
-            Cloned::Parent { pid, pidfd } => Self { init: pid, init_pidfd: pidfd, channel: outer, kill_file, daemon },
+            Born::There { pid, pidfd } => Self { init: pid, init_pidfd: pidfd, channel: outer, kill_file, daemon },
+            Born::Not => return Err(Failed::at(Step::PidNamespace, Errno::CHILD)),
         };
         tree.begin(spec).inspect_err(|_| {
             tree.kill();
@@ -120,7 +147,10 @@ impl Tree {
                 // Once more, for what pid 1 said last may have arrived after the look above.
                 self.listen(control, &mut spec, &mut heard);
                 let report = self.conclude(heard, spec.as_ref());
-                if control.report(&report, &[]).is_err() {
+                // A daemon that lives ends this process as soon as it has read that. One that was dying, and had closed the plugin's
+                // pipes before this socket, never does.
+                let told = control.report(&report, &[]).is_ok();
+                if self.kill_file.is_some() && !(told && control.stays(&DYING)) {
                     self.clear_away();
                 }
                 return;

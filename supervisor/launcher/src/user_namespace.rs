@@ -9,6 +9,7 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
     process::{Signal, pidfd_send_signal},
+    thread::UnshareFlags,
 };
 use std::{
     ffi::{CStr, CString},
@@ -27,7 +28,7 @@ pub(crate) fn map(pid: i32, map: UserMap) -> Result<(), Failed> {
 /// A user namespace by which a mount shows its owner as somebody else. No process is left in it.
 pub(crate) fn for_idmap(map: IdMap) -> Result<OwnedFd, Errno> {
     let launcher = rustix::process::getpid();
-    let (pid, pidfd) = match sys::clone(Kind::Holder)? {
+    let (pid, pidfd) = match sys::clone(Kind::Holder { namespaces: UnshareFlags::NEWUSER })? {
         Cloned::Child => sys::sleep_until_killed(launcher),
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
@@ -47,7 +48,7 @@ fn write_maps(pid: i32, user: (u32, u32), group: (u32, u32)) -> Result<(), Errno
     write(&file_of(pid, "gid_map"), format!("{} {} 1\n", group.0, group.1).as_bytes())
 }
 
-fn file_of(pid: i32, name: &str) -> CString {
+pub(crate) fn file_of(pid: i32, name: &str) -> CString {
     // A number and a name of ours have no NUL byte; an empty path would be refused by whoever opens it.
     CString::new(format!("/proc/{pid}/{name}")).unwrap_or_default()
 }

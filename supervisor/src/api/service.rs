@@ -19,7 +19,7 @@ use crate::events::{Bus, Event, EventKind, unix_ms};
 use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, CpuOver};
-use crate::model::status::PluginState;
+use crate::model::status::{PluginState, PreparedLaunchers};
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
 use crate::plugin::limiting;
@@ -47,6 +47,8 @@ pub struct Service {
     pub config: Config,
     /// What this host can do.
     pub host: probe::Host,
+    /// The launchers that are made before they are needed.
+    pub prepared: watch::Receiver<PreparedLaunchers>,
     /// When the daemon started.
     pub started: (Instant, SystemTime),
     /// Rung when somebody asks the daemon to stop.
@@ -290,7 +292,7 @@ impl Service {
             "events" => self.events(parameters(params)?, items).await,
             "doctor" => {
                 parameters::<NoParams>(params)?;
-                value(&doctor::report(&self.host, &self.config, self.registry()?))
+                value(&doctor::report(&self.host, &self.config, &self.prepared.borrow(), self.registry()?))
             }
             "version" => {
                 parameters::<NoParams>(params)?;

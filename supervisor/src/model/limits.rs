@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::Resources;
 
+/// The most launchers that are made before they are needed, and as many as are unless the operator says otherwise: each costs memory
+/// and two descriptors, and what starts more plugins than that at once gains little by them.
+pub const PREPARED_LAUNCHERS_MAX: usize = 2;
+
 /// What the configuration can say; what it leaves out it does not decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

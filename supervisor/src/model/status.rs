@@ -162,6 +162,17 @@ pub enum Role {
     Retired,
 }
 
+/// The launchers that are made before they are needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedLaunchers {
+    /// How many are wanted.
+    pub wanted: usize,
+    /// How many wait for a start.
+    pub ready: usize,
+    /// Why the last one could not be made, or did not stay.
+    pub problem: Option<String>,
+}
+
 /// One process, as `status` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerationStatus {
@@ -175,6 +186,8 @@ pub struct GenerationStatus {
     /// How long it took from the beginning of its launch to its hello.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hello_after_us: Option<u64>,
+    /// Whether its launcher was made before it was needed.
+    pub prepared: bool,
     pub calls_in_flight: u32,
     /// The age of the oldest call, as the plugin itself said in its last pong.
     #[serde(default, skip_serializing_if = "Option::is_none")]

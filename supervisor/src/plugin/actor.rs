@@ -333,6 +333,7 @@ impl Actor {
                     since_unix_ms: unix_ms(seen.since),
                     process_id: seen.processes.map(|(plugin, _)| plugin),
                     hello_after_us: seen.hello_after.map(|after| u64::try_from(after.as_micros()).unwrap_or(u64::MAX)),
+                    prepared: seen.prepared,
                     calls_in_flight: in_flight,
                     oldest_call_ms: (in_flight > 0).then(|| running.gauge.oldest_call_ms.load(load)),
                 }

@@ -18,7 +18,7 @@ use crate::model::ids::Generation;
 use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::grants::Grants;
-use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, spawn};
+use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, Stock, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users, without_a_process};
 use crate::sandbox::granted::{self, Reserved};
@@ -38,7 +38,9 @@ const OOM_SCORE_ADJ: i16 = 500;
 #[derive(Debug)]
 pub struct Host {
     /// The launcher's program.
-    pub image: LauncherImage,
+    pub image: Arc<LauncherImage>,
+    /// Launchers that are made before they are needed.
+    pub stock: Arc<Stock>,
     /// The cgroups of this daemon, where there are any.
     pub cgroups: Option<Tree>,
     /// What confines plugins here, and how that is known.
@@ -296,7 +298,8 @@ impl Blueprint {
             None => None,
         };
         let interpreter = interpreter.as_ref().map(|(_, file)| file.as_fd());
-        let child = spawn(&self.host.image, Launch { spec, entry: file.as_fd(), interpreter, leaf, lent });
+        let prepared = self.host.stock.take();
+        let child = spawn(&self.host.image, prepared, Launch { spec, entry: file.as_fd(), interpreter, leaf, lent });
         child.map(|child| (child, snapshot)).map_err(|error| {
             let message = error.to_string();
             let outlook = match error {

@@ -169,6 +169,8 @@ pub struct Seen {
     pub software: Option<String>,
     /// How long it took from the beginning of its launch to its Hello.
     pub hello_after: Option<Duration>,
+    /// Whether its launcher was made before it was needed.
+    pub prepared: bool,
 }
 
 impl Gauge {
@@ -179,6 +181,7 @@ impl Gauge {
             processes: None,
             software: None,
             hello_after: None,
+            prepared: false,
         };
         Self {
             in_flight: AtomicU32::new(0),
@@ -397,6 +400,7 @@ impl Task {
             Ok((Child { input, output, stdout, stderr, control }, snapshot)) => {
                 self.logs = Some(self.listen(stdout, stderr));
                 self.pressure = self.watch_pressure(&control);
+                self.gauge.change(|seen| seen.prepared = control.was_prepared());
                 self.child = Some(Held { input: Some(input), output: Some(output), control, _snapshot: snapshot });
             }
             Err(failure) => self.apply(Event::LaunchFailed(failure)).await,

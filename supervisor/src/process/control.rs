@@ -87,6 +87,8 @@ pub struct Control {
     phase: Phase,
     /// The launcher has said that it is of this build.
     known: bool,
+    /// The launcher was made before it was needed.
+    prepared: bool,
     /// The daemon has asked for the end, so a missing report of pid 1 is no surprise.
     killed: bool,
 }
@@ -111,7 +113,14 @@ enum Phase {
     Ended(Report),
 }
 
-enum Received {
+/// Whether a launcher has said already who it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Greeting {
+    Awaited,
+    Heard,
+}
+
+pub(super) enum Received {
     Message(palisade_launcher::Report, Vec<OwnedFd>),
     /// Something that no launcher of this build sends.
     Garbled,
@@ -120,14 +129,15 @@ enum Received {
 
 impl Control {
     pub(super) fn new(
-        socket: OwnedFd,
+        socket: UnixDatagram,
         launcher: tokio::process::Child,
+        greeting: Greeting,
         leaf: Option<Leaf>,
         lent: Option<Lent>,
         listens: bool,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            socket: UnixDatagram::from_std(socket.into())?,
+    ) -> Self {
+        Self {
+            socket,
             launcher,
             leaf,
             lent,
@@ -135,10 +145,14 @@ impl Control {
             listens,
             listener: None,
             started: None,
-            phase: Phase::Greeting,
-            known: false,
+            phase: match greeting {
+                Greeting::Awaited => Phase::Greeting,
+                Greeting::Heard => Phase::Known,
+            },
+            known: matches!(greeting, Greeting::Heard),
+            prepared: matches!(greeting, Greeting::Heard),
             killed: false,
-        })
+        }
     }
 
     /// Waits for the next report. After a final one it gives that one again.
@@ -212,6 +226,11 @@ impl Control {
     /// Whether the launcher has shown itself to be the one of this build. Until then nothing is known of the host.
     pub fn launcher_is_known(&self) -> bool {
         self.known
+    }
+
+    /// Whether the launcher was made before it was needed.
+    pub fn was_prepared(&self) -> bool {
+        self.prepared
     }
 
     /// The launcher's process number, for people to read; none once it has been waited for.
@@ -325,9 +344,9 @@ impl Control {
                 let exit = Exit::of(end, self.killed, out_of_memory);
                 self.phase = Phase::Closing(Report::Exited(Exited { exit, usage }));
             }
-            // A launcher of this build says hello once and sends whole messages; one that does not is not trusted to
+            // A launcher of this build says hello once, that it is prepared before it has a start, and sends whole messages; one that does not is not trusted to
             // watch over anything.
-            (Received::Message(Said::Hello { .. }, _) | Received::Garbled, _) => {
+            (Received::Message(Said::Hello { .. } | Said::Prepared, _) | Received::Garbled, _) => {
                 self.kill();
                 let _ = self.launcher.start_kill();
                 self.phase = Phase::Lost;
@@ -371,7 +390,7 @@ impl Control {
     }
 }
 
-fn receive_from(socket: &UnixDatagram) -> io::Result<Received> {
+pub(super) fn receive_from(socket: &UnixDatagram) -> io::Result<Received> {
     let mut bytes = [0_u8; REPORT_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

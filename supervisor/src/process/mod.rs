@@ -11,6 +11,7 @@ mod control;
 mod exit;
 mod image;
 pub mod look;
+mod prepared;
 mod spawn;
 mod usage;
 
@@ -18,5 +19,6 @@ pub use control::{Control, Report, Started};
 pub use exit::{Exit, Exited};
 pub use image::{ImageError, LauncherImage};
 pub use palisade_launcher::{Denied, Failure, Limit, Resource, Spec, Step, Usage, UserMap};
+pub use prepared::{Prepared, Stock};
 pub use spawn::{Child, DESCRIPTORS_PER_CHILD, Launch, SpawnError, spawn};
 pub use usage::{TreeUsage, proportional_bytes, tree_usage};

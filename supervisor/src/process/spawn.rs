@@ -18,9 +18,9 @@ use rustix::{
     net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType},
     pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
 };
-use tokio::net::unix::pipe;
+use tokio::net::{UnixDatagram, unix::pipe};
 
-use super::{Control, LauncherImage};
+use super::{Control, LauncherImage, Prepared, control::Greeting};
 use crate::sandbox::{cgroup::Leaf, lend::Lent};
 
 /// The descriptors that the daemon holds for a running child: four pipes, the control socket, three pidfds (pid 1, the
@@ -90,7 +90,9 @@ impl SpawnError {
 ///
 /// Must be called within a tokio runtime whose I/O is enabled. It blocks for as long as the kernel takes to execute a
 /// small static program, a tenth of a millisecond or so.
-pub fn spawn(image: &LauncherImage, launch: Launch<'_>) -> Result<Child, SpawnError> {
+///
+/// A launcher that was prepared is used if it is still there, and is done with in any case.
+pub fn spawn(image: &LauncherImage, prepared: Option<Prepared>, launch: Launch<'_>) -> Result<Child, SpawnError> {
     let Launch { mut spec, entry, interpreter, leaf, lent } = launch;
     let listens = spec.listener.is_some();
     spec.leaf = leaf.is_some();
@@ -106,17 +108,21 @@ pub fn spawn(image: &LauncherImage, launch: Launch<'_>) -> Result<Child, SpawnEr
         // A pipe that stays large works as well; it only counts more against the user's share.
         let _ = fcntl_setpipe_size(log, LOG_PIPE_BYTES);
     }
-    let (ours, launchers) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(SpawnError::resources("a socket"))?;
-    rustix::io::ioctl_fionbio(&ours, true).map_err(SpawnError::resources("a socket"))?;
-
-    // The message waits in the socket until the launcher runs, so that it finds its work when it comes.
     let mut descriptors =
         vec![entry, plugin_input.as_fd(), plugin_output.as_fd(), plugin_stdout.as_fd(), plugin_stderr.as_fd()];
     descriptors.extend(leaf.as_ref().map(AsFd::as_fd));
     descriptors.extend(interpreter);
-    hand_over(&ours, &message, &descriptors)?;
+    // One that has ended meanwhile cannot be sent anything; then the start is made like any other.
+    let attended = prepared.filter(|prepared| hand_over(&prepared.socket, &message, &descriptors).is_ok());
+    let waiting = match &attended {
+        Some(_) => None,
+        None => {
+            let (ours, launchers) = socket_pair()?;
+            // The message waits in the socket until the launcher runs, so that it finds its work when it comes.
+            hand_over(&ours, &message, &descriptors)?;
+            Some((ours, launchers))
+        }
+    };
     drop((plugin_input, plugin_output, plugin_stdout, plugin_stderr));
 
     let tokio_end = |what| move |source| SpawnError::Resources { what, source };
@@ -124,12 +130,29 @@ pub fn spawn(image: &LauncherImage, launch: Launch<'_>) -> Result<Child, SpawnEr
     let output = pipe::Receiver::from_owned_fd(output).map_err(tokio_end("the plugin's output"))?;
     let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(tokio_end("the plugin's stdout"))?;
     let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(tokio_end("the plugin's stderr"))?;
-    let launcher = start_launcher(image, launchers)?;
-    let control = Control::new(ours, launcher, leaf, lent, listens).map_err(tokio_end("the launcher's control"))?;
+    let (socket, launcher, greeting) = match (attended, waiting) {
+        (Some(Prepared { socket, launcher }), _) => (socket, launcher, Greeting::Heard),
+        (None, Some((ours, launchers))) => {
+            let launcher = start_launcher(image, launchers, None)?;
+            let ours = UnixDatagram::from_std(ours.into()).map_err(tokio_end("the launcher's control"))?;
+            (ours, launcher, Greeting::Awaited)
+        }
+        (None, None) => unreachable!("a start without a prepared launcher has a socket for one"),
+    };
+    let control = Control::new(socket, launcher, greeting, leaf, lent, listens);
     Ok(Child { input, output, stdout, stderr, control })
 }
 
-fn hand_over(socket: &OwnedFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), SpawnError> {
+/// The daemon's end, which does not block, and the launcher's.
+pub(super) fn socket_pair() -> Result<(OwnedFd, OwnedFd), SpawnError> {
+    let (ours, launchers) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(SpawnError::resources("a socket"))?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(SpawnError::resources("a socket"))?;
+    Ok((ours, launchers))
+}
+
+fn hand_over(socket: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), SpawnError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
@@ -141,9 +164,14 @@ fn hand_over(socket: &OwnedFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place where the daemon starts a process")]
-fn start_launcher(image: &LauncherImage, socket: OwnedFd) -> Result<tokio::process::Child, SpawnError> {
+pub(super) fn start_launcher(
+    image: &LauncherImage,
+    socket: OwnedFd,
+    argument: Option<&str>,
+) -> Result<tokio::process::Child, SpawnError> {
     let mut command = Command::new(image.path());
     command
+        .args(argument)
         .arg0("palisade-launcher")
         .env_clear()
         // A signal from the daemon's terminal is the daemon's to act upon; its plugins are drained, not interrupted.

@@ -37,7 +37,7 @@ const ANSWER_BYTES_MAX: usize = 4096;
 const DESCRIPTORS_PER_LISTENER: u64 = 1;
 const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 
-/// What the daemon needs for itself: sockets, files, its runtime, and agents' connections.
+/// What the daemon needs for itself: sockets, files, its runtime, prepared launchers, and agents' connections.
 const DESCRIPTORS_OF_THE_DAEMON: u64 = 256;
 
 /// Whether something can be done here.
@@ -450,7 +450,7 @@ async fn attempt_known(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -
     };
     let port = spec.listener;
     let launch = Launch { spec, entry: image.as_fd(), interpreter: None, leaf, lent: None };
-    let mut child = match spawn(image, launch) {
+    let mut child = match spawn(image, None, launch) {
         Ok(child) => child,
         Err(error) => return (!matches!(error, SpawnError::Launcher(_)), no(error.to_string())),
     };

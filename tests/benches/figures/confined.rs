@@ -19,12 +19,21 @@ use crate::measure::{Effort, Place, at, median, quantile};
 use crate::subject::{Subject, plugin_binary, static_plugin_binary};
 use crate::table::{Row, Target};
 
-pub(crate) const NAMES: &[&str] =
-    &["start_sandboxed_p50", "start_sandboxed_bwrap", "start_back_to_back_p50", "start_bare_p50", "cold_call_p50"];
+pub(crate) const NAMES: &[&str] = &[
+    "start_sandboxed_p50",
+    "start_sandboxed_bwrap",
+    "start_prepared_p50",
+    "start_back_to_back_p50",
+    "start_bare_p50",
+    "cold_call_p50",
+];
 pub(crate) const CALL: &[&str] = &["call_sandboxed"];
 
 /// After this much quiet a start meets nothing that an earlier one warmed or left to be cleared away.
 const APART: Duration = Duration::from_millis(100);
+
+/// So many launchers a daemon makes before they are needed.
+const PREPARED: usize = 2;
 
 /// So many starts in a row when they are back to back.
 const BLOCK: usize = 10;
@@ -38,6 +47,7 @@ const CALL_ROUNDS_MIN: usize = 10;
 #[derive(Debug, Default)]
 struct Starts {
     ours: Vec<f64>,
+    prepared: Vec<f64>,
     bare: Vec<f64>,
     floor: Vec<f64>,
     bubblewrap: Vec<f64>,
@@ -65,6 +75,7 @@ pub(crate) fn run(effort: &Effort) -> anyhow::Result<Vec<Row>> {
         let bubblewrap = median(&starts.bubblewrap);
         rows.push(row("start_sandboxed_bwrap", &starts.ours, bubblewrap, Target::RatioAtMost(0.6)));
     }
+    rows.push(row("start_prepared_p50", &starts.prepared, ours, Target::RatioAtMost(0.75)));
     rows.push(row(
         "start_back_to_back_p50",
         &starts.in_a_row,
@@ -84,7 +95,9 @@ fn measure(effort: &Effort) -> anyhow::Result<Starts> {
     let bare = Subject::start_bare(1, &program)?;
     // One of them is started again and again, each of the others is called once.
     let subject = Subject::start_of(1 + effort.starts, &program)?;
+    let ahead = Subject::start_prepared(1, &program)?;
     let (mut agent, mut bare_agent) = (subject.daemon().agent(), bare.daemon().agent());
+    let mut ahead_agent = ahead.daemon().agent();
     // The first start of each is for the files' sake.
     start(&mut bare_agent, &name)?;
     let kept = bare.daemon().path().join("state/data").join(&name).join("specification");
@@ -112,6 +125,11 @@ fn measure(effort: &Effort) -> anyhow::Result<Starts> {
         stop(&mut agent, &name)?;
         sleep(APART);
         starts.floor.push(floor.start()?);
+        ahead.daemon().wait_for_prepared(PREPARED);
+        sleep(APART);
+        starts.prepared.push(start(&mut ahead_agent, &name)?);
+        ensure!(ahead.daemon().status(&name).generations.iter().all(|one| one.prepared), "it was prepared");
+        stop(&mut ahead_agent, &name)?;
         sleep(APART);
         starts.bare.push(start(&mut bare_agent, &name)?);
         stop(&mut bare_agent, &name)?;
@@ -136,7 +154,8 @@ fn measure(effort: &Effort) -> anyhow::Result<Starts> {
             starts.floor_in_a_row.push(floor.start()?);
         }
     }
-    drop((agent, bare_agent));
+    drop((agent, bare_agent, ahead_agent));
+    ahead.stop();
     bare.stop();
     subject.stop();
     Ok(starts)

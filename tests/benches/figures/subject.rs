@@ -14,6 +14,9 @@ use serde_json::json;
 use crate::agent::Line;
 use crate::floor::plugin_name;
 
+/// A configuration in which each start is made from its beginning.
+const NOTHING_PREPARED: &str = "prepared_launchers = 0\n";
+
 /// The plugin that stands for any plugin: built with the SDK, named by its environment.
 pub(crate) fn plugin_binary() -> PathBuf {
     built("palisade-bench-plugin")
@@ -38,21 +41,26 @@ pub(crate) struct Subject {
 impl Subject {
     /// Starts the daemon, at the place of the calling thread. No plugin runs yet.
     pub(crate) fn start(plugins: usize) -> anyhow::Result<Self> {
-        Self::start_with(plugins, &plugin_binary(), &[])
+        Self::start_with(plugins, &plugin_binary(), &[], "")
     }
 
-    /// The same with this program in place of the usual one.
+    /// The same with this program in place of the usual one, and starts that nothing is prepared for.
     pub(crate) fn start_of(plugins: usize, program: &Path) -> anyhow::Result<Self> {
-        Self::start_with(plugins, program, &[])
+        Self::start_with(plugins, program, &[], NOTHING_PREPARED)
+    }
+
+    /// The same, which makes launchers before they are needed.
+    pub(crate) fn start_prepared(plugins: usize, program: &Path) -> anyhow::Result<Self> {
+        Self::start_with(plugins, program, &[], "")
     }
 
     /// The same with a launcher that confines nothing.
     pub(crate) fn start_bare(plugins: usize, program: &Path) -> anyhow::Result<Self> {
         let launcher = built("palisade-bench-launcher");
-        Self::start_with(plugins, program, &["--launcher", &launcher.to_string_lossy()])
+        Self::start_with(plugins, program, &["--launcher", &launcher.to_string_lossy()], NOTHING_PREPARED)
     }
 
-    fn start_with(plugins: usize, program: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+    fn start_with(plugins: usize, program: &Path, arguments: &[&str], configuration: &str) -> anyhow::Result<Self> {
         // One file under many names: a thousand copies would measure the disk.
         let shared = tempfile::Builder::new().prefix("palisade-bench-").tempdir().context("a folder")?;
         let original = shared.path().join("plugin");
@@ -63,8 +71,9 @@ impl Subject {
                 .environment("BENCH_ID", &name)
                 .with("limits", json!({"concurrency": 256, "queue": 256}))
         });
-        let daemon = Daemon::try_start(DaemonOptions::with(packages).arguments(arguments).quiet())
-            .map_err(|failed| anyhow!("palisaded did not come up ({})", failed.status))?;
+        let daemon =
+            Daemon::try_start(DaemonOptions::with(packages).arguments(arguments).configuration(configuration).quiet())
+                .map_err(|failed| anyhow!("palisaded did not come up ({})", failed.status))?;
         Ok(Self { daemon, plugins })
     }
 

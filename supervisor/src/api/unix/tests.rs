@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::config::{Config, Mode};
 use crate::events::{Bus, Event, EventKind};
+use crate::model::status::PreparedLaunchers;
 use crate::plugin::logs::Hub;
 use crate::registry::Registry;
 use crate::sandbox::probe::{self, Ability, Descriptors};
@@ -37,6 +38,7 @@ fn config() -> Config {
         egress: Default::default(),
         disk_reserve_mib: 0,
         runtimes: BTreeMap::new(),
+        prepared_launchers: 0,
         plugins: BTreeMap::new(),
     }
 }
@@ -69,6 +71,7 @@ fn service() -> Arc<Service> {
         bus: Bus::default(),
         config: config(),
         host,
+        prepared: watch::Sender::new(PreparedLaunchers { wanted: 0, ready: 0, problem: None }).subscribe(),
         started: (Instant::now(), SystemTime::now()),
         stop: Notify::new(),
         stopping: false.into(),
