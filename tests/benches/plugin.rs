@@ -70,31 +70,55 @@ async fn pour(call: Call, size: Size) -> Result<()> {
     Ok(())
 }
 
+/// What harm is wanted.
+#[derive(Deserialize, JsonSchema)]
+struct Harm {
+    /// So many bytes of memory are filled.
+    bytes: usize,
+    /// One kind alone: `spin`, `fork`, `log` or `memory`; all of them without.
+    only: Option<String>,
+}
+
 /// Begins to do harm and answers. Whatever is refused is tried again.
-async fn misbehave(_call: Call, size: Size) -> Result<()> {
-    std::thread::spawn(|| {
-        loop {
-            std::hint::spin_loop();
-        }
-    });
-    // It may not execute anything, but the process that was to do so has been made by then.
-    std::thread::spawn(|| {
-        loop {
-            let _ = palisade_tests::command::command("/plugin/main").spawn();
-        }
-    });
-    std::thread::spawn(|| {
-        let line = [&[b'f'; 255][..], b"\n"].concat().repeat(16);
-        loop {
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), &line);
-        }
-    });
-    std::thread::spawn(move || {
-        loop {
-            fill(size.bytes);
-        }
-    });
+async fn misbehave(_call: Call, harm: Harm) -> Result<()> {
+    let wanted = |kind: &str| harm.only.as_deref().is_none_or(|only| only == kind);
+    if wanted("spin") {
+        std::thread::spawn(spin);
+    }
+    if wanted("fork") {
+        std::thread::spawn(fork);
+    }
+    if wanted("log") {
+        std::thread::spawn(log);
+    }
+    if wanted("memory") {
+        std::thread::spawn(move || {
+            loop {
+                fill(harm.bytes);
+            }
+        });
+    }
     Ok(())
+}
+
+fn spin() {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+fn fork() {
+    // It may not execute anything, but the process that was to do so has been made by then.
+    loop {
+        let _ = palisade_tests::command::command("/plugin/main").spawn();
+    }
+}
+
+fn log() {
+    let line = [&[b'f'; 255][..], b"\n"].concat().repeat(16);
+    loop {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), &line);
+    }
 }
 
 /// Takes memory until there is no more or almost so much: with a controller, all of it would be its end.

@@ -17,7 +17,11 @@ use crate::subject::plugin_binary;
 use crate::table::{Row, Target};
 
 pub(crate) const KILL: &[&str] = &["kill_tree_p50"];
-pub(crate) const NEIGHBOUR: &[&str] = &["neighbour_p99"];
+pub(crate) const NEIGHBOUR: &[&str] =
+    &["neighbour_p99", "neighbour_spin_p99", "neighbour_fork_p99", "neighbour_log_p99", "neighbour_memory_p99"];
+
+/// Each kind of harm alone, in the order of the names behind the first; without a kind it is all of them.
+const KINDS: [Option<&str>; 5] = [None, Some("spin"), Some("fork"), Some("log"), Some("memory")];
 
 /// Descendants of a killed plugin. The hostile plugin makes two with each call, each in a session of its own, its parent gone.
 const DESCENDANTS: usize = 20;
@@ -77,12 +81,13 @@ fn kill_directly() -> anyhow::Result<f64> {
 
 /// The calls of one plugin, with agent and daemon on its processor, while another one on the other processor does what harm it can.
 pub(crate) fn neighbour(effort: &Effort) -> anyhow::Result<Vec<Row>> {
-    let name = |value, floor| Row {
-        name: NEIGHBOUR[0].into(),
+    // What a kind of harm costs alone has no target: it tells where the whole comes from.
+    let row = |at: usize, value, floor| Row {
+        name: NEIGHBOUR[at].into(),
         value,
         unit: "µs",
         floor: Some(floor),
-        target: Target::RatioAtMost(3.0),
+        target: if at == 0 { Target::RatioAtMost(3.0) } else { Target::None },
     };
     if effort.floors_only {
         return Ok(Vec::new());
@@ -90,7 +95,7 @@ pub(crate) fn neighbour(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     let all = sched_getaffinity(None).context("asking for the affinity")?;
     if all.count() < 2 {
         eprintln!("NOT SHOWN HERE: {}: there is one processor", NEIGHBOUR[0]);
-        return Ok(vec![name(f64::NAN, f64::NAN)]);
+        return Ok(vec![row(0, f64::NAN, f64::NAN)]);
     }
     let (quiet, harmed) = at(Place::OneCore, || {
         let good = Package::new("good", Entry::File(plugin_binary())).environment("BENCH_ID", "good");
@@ -101,22 +106,25 @@ pub(crate) fn neighbour(effort: &Effort) -> anyhow::Result<Vec<Row>> {
         let mut agent = daemon.agent();
         let mut line = line(&daemon)?;
         let mut frame = echo_frame("good", 64);
-        let (mut quiet, mut harmed) = (Vec::new(), Vec::new());
+        let (mut quiet, mut harmed) = (Vec::new(), KINDS.map(|_| Vec::new()));
         for _ in 0..effort.rounds {
-            line.ping_pong(&mut frame, CALLS / 10)?;
-            quiet.push(quantile(&mut line.ping_pong(&mut frame, CALLS)?, 0.99));
-            agent.call(SUPERVISOR_ID, "start", &json!({"plugin": "bad"}))?;
-            move_away(daemon.process_of("bad"), &all)?;
-            agent.call("bad", "misbehave", &json!({"bytes": HARM_MEMORY_MIB << 20}))?;
-            line.ping_pong(&mut frame, CALLS / 10)?;
-            harmed.push(quantile(&mut line.ping_pong(&mut frame, CALLS)?, 0.99));
-            agent.call(SUPERVISOR_ID, "stop", &json!({"plugin": "bad", "force": true}))?;
+            for (only, harmed) in KINDS.iter().zip(&mut harmed) {
+                line.ping_pong(&mut frame, CALLS / 10)?;
+                quiet.push(quantile(&mut line.ping_pong(&mut frame, CALLS)?, 0.99));
+                agent.call(SUPERVISOR_ID, "start", &json!({"plugin": "bad"}))?;
+                move_away(daemon.process_of("bad"), &all)?;
+                agent.call("bad", "misbehave", &json!({"bytes": HARM_MEMORY_MIB << 20, "only": only}))?;
+                line.ping_pong(&mut frame, CALLS / 10)?;
+                harmed.push(quantile(&mut line.ping_pong(&mut frame, CALLS)?, 0.99));
+                agent.call(SUPERVISOR_ID, "stop", &json!({"plugin": "bad", "force": true}))?;
+            }
         }
         drop((agent, line));
         daemon.stop_and_expect_no_orphans();
         Ok((quiet, harmed))
     })?;
-    Ok(vec![name(median(&harmed), median(&quiet))])
+    let floor = median(&quiet);
+    Ok(harmed.iter().enumerate().map(|(at, harmed)| row(at, median(harmed), floor)).collect())
 }
 
 /// Puts every thread of a process, and so whatever it starts, on a processor that the calling thread is not on.
