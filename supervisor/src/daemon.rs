@@ -181,17 +181,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         let (stock, image) = (stock.clone(), image.clone());
         async move { stock.run(&image).await }
     });
-    let plugin_host = Arc::new(Host {
-        image,
-        stock: stock.clone(),
-        cgroups,
-        facts,
-        lender,
-        data,
-        reserved,
-        runtimes,
-        sampler,
-    });
+    let plugin_host =
+        Arc::new(Host { image, stock: stock.clone(), cgroups, facts, lender, data, reserved, runtimes, sampler });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),

@@ -34,7 +34,9 @@ fn no_descriptors_for_connections() {
 #[test]
 fn no_descriptors_for_a_plugin() {
     let daemon = Daemon::start(
+        // Launchers that are made beforehand come and go meanwhile, each with two descriptors.
         DaemonOptions::with([Package::echo(), hostile("tame").with("restart", json!("never"))])
+            .configuration("prepared_launchers = 0\n")
             .descriptors(FEW_DESCRIPTORS),
     );
     let neighbour = daemon.neighbour();

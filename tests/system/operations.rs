@@ -411,8 +411,9 @@ fn every_operation_answers_what_the_page_says() {
     }
 
     // The system calls that it was refused, with and without a permission that would allow them.
-    for row in ["mknod", "exec-data"] {
-        daemon.agent().call("hostile", row, &json!(null)).expect("it lives on");
+    for (row, what) in [("mknod", "character 1:1"), ("ld-so-exec", "itself")] {
+        let attempt = json!({"row": row, "what": what, "world": {"data": "/data"}});
+        daemon.agent().call("hostile", "attempt", &attempt).expect("it lives on");
     }
     wait_for("what it was refused", || {
         let denied = info(page, "hostile")["denied"].as_array().map_or(0, Vec::len);
