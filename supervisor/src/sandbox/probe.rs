@@ -30,6 +30,9 @@ use crate::sandbox::seccomp::policy::Denials;
 /// A probe's child takes a millisecond; one that takes this long will not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// So many children are asked the same where one after the other is lost.
+const ATTEMPTS_MAX: u32 = 3;
+
 /// A trial child says less than a log pipe holds.
 const ANSWER_BYTES_MAX: usize = 4096;
 
@@ -443,16 +446,38 @@ async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Abi
 
 /// The same, and before it whether it was the launcher of this build that was started; otherwise the answer says why not.
 async fn attempt_known(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (bool, (Ability, String)) {
+    insist(async || attempt_once(image, spec.clone(), tree).await).await
+}
+
+/// Tries again where a child was lost on the way, for that says nothing about the host, and every plugin would be refused for it.
+async fn insist<T>(mut attempt: impl AsyncFnMut() -> Answer<T>) -> T {
+    let mut attempts = 1;
+    loop {
+        match attempt().await {
+            Answer::Lost(_) if attempts < ATTEMPTS_MAX => attempts += 1,
+            Answer::Lost(told) | Answer::Told(told) => return told,
+        }
+    }
+}
+
+/// What one trial child brought.
+enum Answer<T> {
+    Told(T),
+    /// Something ended its tree before it had finished.
+    Lost(T),
+}
+
+async fn attempt_once(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> Answer<(bool, (Ability, String))> {
     let no = |reason: String| (Ability::No(reason), String::new());
     let leaf = match tree.map(|tree| tree.leaf("probe", None)).transpose() {
         Ok(leaf) => leaf,
-        Err(error) => return (true, no(error.to_string())),
+        Err(error) => return Answer::Told((true, no(error.to_string()))),
     };
     let port = spec.listener;
     let launch = Launch { spec, entry: image.as_fd(), interpreter: None, leaf, lent: None };
     let mut child = match spawn(image, None, launch) {
         Ok(child) => child,
-        Err(error) => return (!matches!(error, SpawnError::Launcher(_)), no(error.to_string())),
+        Err(error) => return Answer::Told((!matches!(error, SpawnError::Launcher(_)), no(error.to_string()))),
     };
     let mut listener = None;
     let last = async {
@@ -472,6 +497,7 @@ async fn attempt_known(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -
     let is_known = child.control.launcher_is_known();
     let found = listener.and_then(|listener| listener.local_addr().ok());
     let wanted = port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let lost = matches!(last, Ok(Report::Exited(Exited { exit: Exit::InitKilled { .. }, .. })));
     let answer = match last {
         Ok(Report::Exited(Exited { exit: Exit::Code(0), .. })) if found != wanted => {
             no(format!("a listener at {wanted:?} was asked for in a network of its own, and {found:?} was handed out"))
@@ -489,7 +515,8 @@ async fn attempt_known(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -
             no("the launcher did not say within 10 seconds which build it is".to_owned())
         }
     };
-    (is_known, answer)
+    let told = (is_known, answer);
+    if lost { Answer::Lost(told) } else { Answer::Told(told) }
 }
 
 /// The lines of a child's answer: a name and a number each.
@@ -511,6 +538,18 @@ fn trials(said: &str) -> Vec<Trial> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_child_that_is_lost_is_not_the_hosts_answer() {
+        for (losses, told) in [(0, 1), (1, 2), (2, 3), (3, 3), (99, 3)] {
+            let mut attempt = 0;
+            let answer = insist(async || {
+                attempt += 1;
+                if attempt <= losses { Answer::Lost(attempt) } else { Answer::Told(attempt) }
+            });
+            assert_eq!(answer.await, told, "{losses} are lost");
+        }
+    }
 
     fn host(pid: bool, cgroup: bool, controllers: &[&str]) -> Host {
         let ability = |yes| if yes { Ability::Yes } else { Ability::No("not here".to_owned()) };
