@@ -197,6 +197,10 @@ impl Stock {
                     Err(reason) => self.fail(reason).await,
                 }
             }
+            // Whoever paused meanwhile has heard of it already, and it is told once.
+            if self.state().closed {
+                return;
+            }
             tokio::select! {
                 spoilt = self.spoilt() => {
                     spoilt.end().await;
@@ -204,9 +208,6 @@ impl Stock {
                 }
                 () = self.taken.notified() => {}
                 () = self.closing.notified() => return,
-            }
-            if self.state().closed {
-                return;
             }
         }
     }
@@ -293,6 +294,8 @@ impl Stock {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -303,5 +306,18 @@ mod tests {
             PreparedLaunchers { wanted: PREPARED_LAUNCHERS_MAX, ready: 0, problem: None }
         );
         assert!(stock.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn it_can_be_closed_while_it_pauses_after_a_failure() {
+        let image = LauncherImage::load(Path::new("/bin/true")).unwrap();
+        let stock = Stock::new(1);
+        let close = async {
+            let mut standing = stock.standing();
+            standing.wait_for(|standing| standing.problem.is_some()).await.unwrap();
+            stock.close().await;
+        };
+        let both = async { tokio::join!(stock.run(&image), close) };
+        timeout(Duration::from_secs(60), both).await.expect("it ends");
     }
 }
