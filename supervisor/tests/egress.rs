@@ -899,30 +899,7 @@ async fn https_server(folder: &Path) -> (Child, u16) {
     openssl.args(["-addext", "subjectAltName=DNS:a.test"]);
     let (_, error, status) = output(&mut openssl).await;
     assert_eq!(status, Some(0), "{error}");
-    const PROGRAM: &str = r#"
-import http.server, ssl
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = b"hello from " + self.path.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[::-1])
-    def log_message(self, *arguments):
-        pass
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain("certificate.pem", "key.pem")
-server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-print(server.server_address[1], flush=True)
-server.serve_forever()
-"#;
+    const PROGRAM: &str = include_str!("../../tests/servers/https.py");
     let mut python = command("python3");
     let mut child = python.current_dir(folder).args(["-c", PROGRAM]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
