@@ -88,7 +88,11 @@ impl DaemonError {
     /// Whether something that was given is wrong, in the configuration or on the command line.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Directory(_) | Self::Folder { .. } | Self::Listen(ListenError::TooLong { .. }))
+        match self {
+            Self::Directory(_) | Self::Folder { .. } => true,
+            Self::Listen(error) => !matches!(error, ListenError::Served { .. }),
+            Self::StateInUse { .. } | Self::Store(_) | Self::Launcher(_) | Self::Host(_) | Self::Signals(_) => false,
+        }
     }
 
     /// What to do about it, where the error does not say so itself.
@@ -98,10 +102,16 @@ impl DaemonError {
             Self::Launcher(ImageError::Refused { .. }) => {
                 Some("install palisade-launcher and palisaded from the same build")
             }
+            Self::Folder { what: STATE, .. } => Some("give another one with --state-dir or `state_directory`"),
+            Self::Folder { what: RUNTIME, .. } => Some("give another one with --runtime-dir or `runtime_directory`"),
             _ => None,
         }
     }
 }
+
+/// How the two folders are called that can be given.
+const STATE: &str = "state directory";
+const RUNTIME: &str = "runtime directory";
 
 /// Runs until SIGTERM, SIGINT, SIGHUP or a `shutdown` operation, and then stops everything in order.
 ///
@@ -116,8 +126,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         if ignores_hangup() { None } else { Some(signal(SignalKind::hangup()).map_err(DaemonError::Signals)?) };
     raise_descriptor_limit();
 
-    own_folder("state directory", &config.state_directory)?;
-    own_folder("runtime directory", &config.runtime_directory)?;
+    own_folder(STATE, &config.state_directory)?;
+    own_folder(RUNTIME, &config.runtime_directory)?;
     let state = lock(&config.state_directory)?;
     let listener = unix::listen(&config)?;
     let image = LauncherImage::load(launcher)?;
@@ -381,7 +391,10 @@ fn reserved(config: &Config) -> Reserved {
 /// Makes a folder that belongs to this user alone, or sees that it does.
 fn own_folder(what: &'static str, path: &Path) -> Result<(), DaemonError> {
     let problem = |problem: String| DaemonError::Folder { what, path: path.to_owned(), problem };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| problem(error.to_string()))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => problem("it is there and is no folder".to_owned()),
+        _ => problem(error.to_string()),
+    })?;
     let metadata = fs::metadata(path).map_err(|error| problem(error.to_string()))?;
     let own = rustix::process::geteuid().as_raw();
     if metadata.uid() != own {
@@ -394,7 +407,7 @@ fn own_folder(what: &'static str, path: &Path) -> Result<(), DaemonError> {
 }
 
 fn lock(state: &Path) -> Result<File, DaemonError> {
-    let problem = |problem: String| DaemonError::Folder { what: "state directory", path: state.to_owned(), problem };
+    let problem = |problem: String| DaemonError::Folder { what: STATE, path: state.to_owned(), problem };
     let file = fs::OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -411,12 +411,37 @@ fn every_path_may_be_relative() {
 fn a_socket_in_a_folder_that_does_not_exist() {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let (status, said) = run_to_its_end(&folder.path().join("state"), Path::new("/nonexistent/x.sock"), folder.path());
-    assert_eq!(status, Some(8), "{said}");
+    assert_eq!(status, Some(4), "{said}");
     expect_text(
         &said,
         "palisaded: error: the socket /nonexistent/x.sock cannot be made: the folder /nonexistent does not exist; \
          create it, or give another --socket\n",
     );
+}
+
+/// What lies where the socket, the state or the runtime folder should be is named and left alone.
+#[test]
+fn a_file_in_the_way() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "mine").expect("the folder is ours");
+    let name = file.display();
+    let (state, socket) = (folder.path().join("state"), folder.path().join("x.sock"));
+    for (state, socket, sentence, hint) in [
+        (&state, &file, format!("{name} is there and is not a socket"), "give another --socket"),
+        (
+            &file,
+            &socket,
+            format!("the state directory {name} cannot be used: it is there and is no folder"),
+            "--state-dir",
+        ),
+    ] {
+        let (status, said) = run_to_its_end(state, socket, folder.path());
+        assert_eq!(status, Some(4), "{said}");
+        expect_text(&said, &format!("palisaded: error: {sentence}"));
+        expect_text(&said, hint);
+        assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "mine");
+    }
 }
 
 /// A launcher with which nothing can be started is told as that, and not as a host that cannot run plugins.
