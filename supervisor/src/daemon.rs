@@ -17,6 +17,7 @@ use std::time::{Instant, SystemTime};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::api::service::{LAST_ANSWERS, Service};
@@ -36,14 +37,14 @@ use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::plugin::sampler::Sampler;
 use crate::process::{ImageError, LauncherImage};
-use crate::registry::{self, DirectoryError, Discovery, Registry};
+use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
 use crate::sandbox::granted::Reserved;
 use crate::sandbox::lend::Lender;
 use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::spec::Layout;
-use crate::store::{Store, StoreError};
+use crate::store::{Snapshot, Store, StoreError};
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +193,31 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let alive = tokio::spawn(signs_of_life());
 
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
-    let tasks = build(&service, store.clone(), plugin_host, started.0).await?;
+    let mut looking = look_for_plugins(&service, store.clone());
+    let found = tokio::select! {
+        found = &mut looking => Some(found),
+        // Large packages take their time, and whoever stops the daemon meanwhile does not want them.
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        () = hung_up(hangup.as_mut()) => None,
+    };
+    let Some(found) = found else {
+        tracing::info!("asked to stop before the plugins were there: stopping");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        store.close();
+        alive.abort();
+        looks.abort();
+        counts.abort();
+        // It ends with the piece that it has in hand.
+        let _ = looking.await;
+        tracing::info!("stopped");
+        return Ok(());
+    };
+    let found = match found {
+        Ok(found) => found?,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
+    let tasks = build(&service, found, store.clone(), plugin_host, started.0).await?;
     // Every version has its snapshot in hand by now, and agents need not wait for this.
     tokio::task::spawn_blocking({
         let store = store.clone();
@@ -277,30 +302,33 @@ async fn signs_of_life() {
     }
 }
 
-/// Finds the plugins, copies them into the store, and brings them to life.
-async fn build(
-    service: &Arc<Service>,
-    store: Arc<Store>,
-    host: Arc<Host>,
-    started: Instant,
-) -> Result<Vec<tokio::task::JoinHandle<()>>, DaemonError> {
+/// What was found: packages with their copies, and folders that cannot be used.
+type Packages = (Vec<(Found, Result<Snapshot, String>)>, Vec<Rejected>);
+
+/// Finds the plugins, and copies them into the store.
+fn look_for_plugins(service: &Service, store: Arc<Store>) -> JoinHandle<Result<Packages, DirectoryError>> {
     let directories = service.config.plugin_directories.clone();
-    let staging = store.clone();
-    let found = tokio::task::spawn_blocking(move || -> Result<_, DirectoryError> {
+    tokio::task::spawn_blocking(move || {
         let Discovery { found, rejected } = registry::discover(&directories)?;
         let staged: Vec<_> = found
             .into_iter()
             .map(|found| {
-                let snapshot = staging.stage(&found.path).map_err(|error| error.to_string());
+                let snapshot = store.stage(&found.path).map_err(|error| error.to_string());
                 (found, snapshot)
             })
             .collect();
         Ok((staged, rejected))
-    });
-    let (staged, rejected) = match found.await {
-        Ok(found) => found?,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    };
+    })
+}
+
+/// Brings the plugins to life.
+async fn build(
+    service: &Arc<Service>,
+    (staged, rejected): Packages,
+    store: Arc<Store>,
+    host: Arc<Host>,
+    started: Instant,
+) -> Result<Vec<JoinHandle<()>>, DaemonError> {
     for id in service.config.plugins.keys().filter(|id| staged.iter().all(|(found, _)| found.manifest.id != **id)) {
         tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
     }

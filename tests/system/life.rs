@@ -419,6 +419,46 @@ fn a_socket_in_a_folder_that_does_not_exist() {
     );
 }
 
+/// A daemon that is stopped while it still copies packages does not finish them first.
+#[test]
+fn the_daemon_is_stopped_while_it_copies_packages() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let own = folder.path();
+    let program = built("palisaded");
+    // Empty space, so that it costs this machine little; enough of it that the copy is seen under way.
+    for number in 0..4 {
+        let id = format!("large-{number}");
+        let package = own.join("plugins").join(&id);
+        std::fs::create_dir_all(&package).expect("the folder is ours");
+        let manifest = json!({"id": id, "name": "Large", "version": "1.0.0", "entry_point": "run"});
+        std::fs::write(package.join("plugin.json"), manifest.to_string()).expect("the folder is ours");
+        let blob = std::fs::File::create(package.join("blob")).expect("the folder is ours");
+        blob.set_len(500 << 20).expect("a file may have holes");
+    }
+    let mut command = match palisade_tests::daemon::other_user() {
+        Some(uid) => {
+            std::os::unix::fs::chown(own, Some(uid), Some(uid)).expect("root may");
+            palisade_tests::daemon::as_user(uid, &program)
+        }
+        None => command(program),
+    };
+    let state = own.join("state");
+    command.arg("--state-dir").arg(&state).arg("--socket").arg(own.join("s")).arg("--runtime-dir").arg(own.join("run"));
+    command.arg("--plugins").arg(own.join("plugins")).env("HOME", own).stderr(std::process::Stdio::piped());
+    let child = command.spawn().expect("it can be executed");
+    let staging = state.join("store/staging");
+    let copying = || std::fs::read_dir(&staging).is_ok_and(|mut entries| entries.next().is_some());
+    wait_for("a copy under way", || copying().then_some(()));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("it is a pid"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    let output = child.wait_with_output().expect("it is ours");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    expect_text(&said, "asked to stop before the plugins were there");
+    assert!(!said.contains(" ready "), "{said}");
+    assert!(!copying(), "a half copy is left");
+}
+
 /// What lies where the socket, the state or the runtime folder should be is named and left alone.
 #[test]
 fn a_file_in_the_way() {
