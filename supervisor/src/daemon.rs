@@ -17,6 +17,7 @@ use std::time::{Instant, SystemTime};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::api::service::{LAST_ANSWERS, Service};
@@ -38,7 +39,7 @@ use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::plugin::sampler::Sampler;
 use crate::process::{ImageError, LauncherImage, Stock};
-use crate::registry::{self, DirectoryError, Discovery, Registry};
+use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
 use crate::sandbox::granted::Reserved;
@@ -46,7 +47,7 @@ use crate::sandbox::lend::Lender;
 use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::runtime::Runtimes;
 use crate::sandbox::spec::Layout;
-use crate::store::{Store, StoreError};
+use crate::store::{Snapshot, Store, StoreError};
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,16 @@ impl DaemonError {
     /// Whether something that was given is wrong, in the configuration or on the command line.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Directory(_) | Self::Folder { .. } | Self::Listen(ListenError::TooLong { .. }))
+        match self {
+            Self::Directory(_) | Self::Folder { .. } => true,
+            Self::Listen(error) => !matches!(error, ListenError::Served { .. }),
+            Self::StateInUse { .. }
+            | Self::Store(_)
+            | Self::Launcher(_)
+            | Self::Host(_)
+            | Self::Packages(_)
+            | Self::Signals(_) => false,
+        }
     }
 
     /// What to do about it, where the error does not say so itself.
@@ -104,10 +114,16 @@ impl DaemonError {
             Self::Launcher(ImageError::Refused { .. }) => {
                 Some("install palisade-launcher and palisaded from the same build")
             }
+            Self::Folder { what: STATE, .. } => Some("give another one with --state-dir or `state_directory`"),
+            Self::Folder { what: RUNTIME, .. } => Some("give another one with --runtime-dir or `runtime_directory`"),
             _ => None,
         }
     }
 }
+
+/// How the two folders are called that can be given.
+const STATE: &str = "state directory";
+const RUNTIME: &str = "runtime directory";
 
 /// Runs until SIGTERM, SIGINT, SIGHUP or a `shutdown` operation, and then stops everything in order.
 ///
@@ -122,8 +138,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         if ignores_hangup() { None } else { Some(signal(SignalKind::hangup()).map_err(DaemonError::Signals)?) };
     raise_descriptor_limit();
 
-    own_folder("state directory", &config.state_directory)?;
-    own_folder("runtime directory", &config.runtime_directory)?;
+    own_folder(STATE, &config.state_directory)?;
+    own_folder(RUNTIME, &config.runtime_directory)?;
     let state = lock(&config.state_directory)?;
     let listener = unix::listen(&config)?;
     let image = Arc::new(LauncherImage::load(launcher)?);
@@ -199,7 +215,31 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let alive = tokio::spawn(signs_of_life());
 
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
-    let tasks = build(&service, store.clone(), plugin_host, started.0).await?;
+    let directories = service.config.plugin_directories.clone();
+    let mut looking = pin!(look_for_plugins(directories, store.clone()));
+    let found = tokio::select! {
+        found = &mut looking => Some(found),
+        // Large packages take their time, and whoever stops the daemon meanwhile does not want them.
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        () = hung_up(hangup.as_mut()) => None,
+    };
+    let Some(found) = found else {
+        tracing::info!("asked to stop before the plugins were there: stopping");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        store.close();
+        alive.abort();
+        looks.abort();
+        counts.abort();
+        // It ends with the piece that it has in hand.
+        let _ = looking.await;
+        stock.close().await;
+        let _ = stocking.await;
+        tracing::info!("stopped");
+        return Ok(());
+    };
+    let found = found.map_err(DaemonError::Packages)??;
+    let tasks = build(&service, found, store.clone(), plugin_host, started.0).await?;
     // Every version has its snapshot in hand by now, and agents need not wait for this.
     let sweeping = tokio::spawn({
         let store = store.clone();
@@ -294,27 +334,36 @@ async fn signs_of_life() {
     }
 }
 
-/// Finds the plugins, copies them into the store, and brings them to life.
-async fn build(
-    service: &Arc<Service>,
+/// What was found: packages with their copies, and folders that cannot be used.
+type Packages = (Vec<(Found, Result<Snapshot, String>)>, Vec<Rejected>);
+
+/// Finds the plugins, and copies them into the store.
+async fn look_for_plugins(
+    directories: Vec<PathBuf>,
     store: Arc<Store>,
-    host: Arc<Host>,
-    started: Instant,
-) -> Result<Vec<tokio::task::JoinHandle<()>>, DaemonError> {
-    let directories = service.config.plugin_directories.clone();
-    let staging = store.clone();
-    let found = blocking::run(move || -> Result<_, DirectoryError> {
+) -> io::Result<Result<Packages, DirectoryError>> {
+    blocking::run(move || {
         let Discovery { found, rejected } = registry::discover(&directories)?;
         let staged: Vec<_> = found
             .into_iter()
             .map(|found| {
-                let snapshot = staging.stage(&found.path).map_err(|error| error.to_string());
+                let snapshot = store.stage(&found.path).map_err(|error| error.to_string());
                 (found, snapshot)
             })
             .collect();
         Ok((staged, rejected))
-    });
-    let (staged, rejected) = found.await.map_err(DaemonError::Packages)??;
+    })
+    .await
+}
+
+/// Brings the plugins to life.
+async fn build(
+    service: &Arc<Service>,
+    (staged, rejected): Packages,
+    store: Arc<Store>,
+    host: Arc<Host>,
+    started: Instant,
+) -> Result<Vec<JoinHandle<()>>, DaemonError> {
     for id in service.config.plugins.keys().filter(|id| staged.iter().all(|(found, _)| found.manifest.id != **id)) {
         tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
     }
@@ -420,7 +469,10 @@ fn reserved(config: &Config) -> Reserved {
 /// Makes a folder that belongs to this user alone, or sees that it does.
 fn own_folder(what: &'static str, path: &Path) -> Result<(), DaemonError> {
     let problem = |problem: String| DaemonError::Folder { what, path: path.to_owned(), problem };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| problem(error.to_string()))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => problem("it is there and is no folder".to_owned()),
+        _ => problem(error.to_string()),
+    })?;
     let metadata = fs::metadata(path).map_err(|error| problem(error.to_string()))?;
     let own = rustix::process::geteuid().as_raw();
     if metadata.uid() != own {
@@ -433,7 +485,7 @@ fn own_folder(what: &'static str, path: &Path) -> Result<(), DaemonError> {
 }
 
 fn lock(state: &Path) -> Result<File, DaemonError> {
-    let problem = |problem: String| DaemonError::Folder { what: "state directory", path: state.to_owned(), problem };
+    let problem = |problem: String| DaemonError::Folder { what: STATE, path: state.to_owned(), problem };
     let file = fs::OpenOptions::new()
         .create(true)
         .truncate(false)

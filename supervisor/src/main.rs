@@ -100,11 +100,7 @@ fn main() -> ExitCode {
                 | DaemonError::Listen(_)
                 | DaemonError::Host(_)
                 | DaemonError::Packages(_) => EXIT_UNAVAILABLE,
-                DaemonError::Directory(_)
-                | DaemonError::Folder { .. }
-                | DaemonError::Store(_)
-                | DaemonError::Launcher(_)
-                | DaemonError::Signals(_) => EXIT_INTERNAL,
+                _ => EXIT_INTERNAL,
             };
             fail(&error, error.hint(), status)
         }

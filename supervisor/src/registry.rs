@@ -21,7 +21,7 @@ use crate::model::specifier::Specifier;
 use crate::plugin::handle::Handle;
 use crate::store;
 
-/// Most packages in all directories together.
+/// Most entries of one plugin directory.
 pub const PACKAGES_MAX: usize = 10_000;
 
 /// A package that was found.

@@ -411,12 +411,77 @@ fn every_path_may_be_relative() {
 fn a_socket_in_a_folder_that_does_not_exist() {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let (status, said) = run_to_its_end(&folder.path().join("state"), Path::new("/nonexistent/x.sock"), folder.path());
-    assert_eq!(status, Some(8), "{said}");
+    assert_eq!(status, Some(4), "{said}");
     expect_text(
         &said,
         "palisaded: error: the socket /nonexistent/x.sock cannot be made: the folder /nonexistent does not exist; \
          create it, or give another --socket\n",
     );
+}
+
+/// A daemon that is stopped while it still copies packages does not finish them first.
+#[test]
+fn the_daemon_is_stopped_while_it_copies_packages() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let own = folder.path();
+    let program = built("palisaded");
+    // Empty space, so that it costs this machine little; enough of it that the copy is seen under way.
+    for number in 0..4 {
+        let id = format!("large-{number}");
+        let package = own.join("plugins").join(&id);
+        std::fs::create_dir_all(&package).expect("the folder is ours");
+        let manifest = json!({"id": id, "name": "Large", "version": "1.0.0", "entry_point": "run"});
+        std::fs::write(package.join("plugin.json"), manifest.to_string()).expect("the folder is ours");
+        let blob = std::fs::File::create(package.join("blob")).expect("the folder is ours");
+        blob.set_len(500 << 20).expect("a file may have holes");
+    }
+    let mut command = match palisade_tests::daemon::other_user() {
+        Some(uid) => {
+            std::os::unix::fs::chown(own, Some(uid), Some(uid)).expect("root may");
+            palisade_tests::daemon::as_user(uid, &program)
+        }
+        None => command(program),
+    };
+    let state = own.join("state");
+    command.arg("--state-dir").arg(&state).arg("--socket").arg(own.join("s")).arg("--runtime-dir").arg(own.join("run"));
+    command.arg("--plugins").arg(own.join("plugins")).env("HOME", own).stderr(std::process::Stdio::piped());
+    let child = command.spawn().expect("it can be executed");
+    let staging = state.join("store/staging");
+    let copying = || std::fs::read_dir(&staging).is_ok_and(|mut entries| entries.next().is_some());
+    wait_for("a copy under way", || copying().then_some(()));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("it is a pid"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    let output = child.wait_with_output().expect("it is ours");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    expect_text(&said, "asked to stop before the plugins were there");
+    assert!(!said.contains(" ready "), "{said}");
+    assert!(!copying(), "a half copy is left");
+}
+
+/// What lies where the socket, the state or the runtime folder should be is named and left alone.
+#[test]
+fn a_file_in_the_way() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "mine").expect("the folder is ours");
+    let name = file.display();
+    let (state, socket) = (folder.path().join("state"), folder.path().join("x.sock"));
+    for (state, socket, sentence, hint) in [
+        (&state, &file, format!("{name} is there and is not a socket"), "give another --socket"),
+        (
+            &file,
+            &socket,
+            format!("the state directory {name} cannot be used: it is there and is no folder"),
+            "--state-dir",
+        ),
+    ] {
+        let (status, said) = run_to_its_end(state, socket, folder.path());
+        assert_eq!(status, Some(4), "{said}");
+        expect_text(&said, &format!("palisaded: error: {sentence}"));
+        expect_text(&said, hint);
+        assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "mine");
+    }
 }
 
 /// A launcher with which nothing can be started is told as that, and not as a host that cannot run plugins.

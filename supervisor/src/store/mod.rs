@@ -84,6 +84,9 @@ pub enum StoreError {
         /// Which bound.
         limit: String,
     },
+    /// The daemon ends, and what it was copying is not needed any more.
+    #[error("the daemon is stopping")]
+    Closing,
     /// It changed while it was copied.
     #[error("{path} changed while it was copied; wait until it is written, then try again")]
     Changed {
@@ -275,6 +278,9 @@ impl Store {
         }
         names.sort();
         for name in names {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(StoreError::Closing);
+            }
             if LEFT_OUT.iter().any(|left_out| name == *left_out) {
                 continue;
             }
@@ -326,7 +332,7 @@ impl Store {
             return Ok((digest, executable));
         }
         let staging = self.staging_path();
-        let copied = copy_hashed(&mut file, &staging, path);
+        let copied = self.copy_hashed(&mut file, before.len(), &staging, path);
         let settled = copied.and_then(|digest| {
             let after = file.metadata().map_err(unreadable)?;
             if Identity::of(&after) != identity {
@@ -358,6 +364,28 @@ impl Store {
         }
         remembered.insert(identity, digest.clone());
         Ok((digest, executable))
+    }
+
+    /// Copies `bytes` bytes, and says their digest. A file that has more by now is one that changes, and might never end.
+    fn copy_hashed(&self, from: &mut File, bytes: u64, to: &Path, name: &Path) -> Result<String, StoreError> {
+        let write = |source| StoreError::Write { path: to.to_owned(), source };
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(write)?;
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 128 << 10];
+        let mut left = bytes;
+        loop {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(StoreError::Closing);
+            }
+            let count = from.read(&mut buffer).map_err(|source| StoreError::Read { path: name.to_owned(), source })?;
+            if count == 0 {
+                break;
+            }
+            left = left.checked_sub(count as u64).ok_or_else(|| StoreError::Changed { path: name.to_owned() })?;
+            hasher.update(&buffer[..count]);
+            out.write_all(&buffer[..count]).map_err(write)?;
+        }
+        Ok(hex(&hasher.finalize()))
     }
 
     fn is_verified(&self, name: &str) -> bool {
@@ -500,22 +528,6 @@ fn tree_digest(entries: &[Entry]) -> String {
     hex(&hasher.finalize())
 }
 
-fn copy_hashed(from: &mut File, to: &Path, name: &Path) -> Result<String, StoreError> {
-    let write = |source| StoreError::Write { path: to.to_owned(), source };
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(write)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        let count = from.read(&mut buffer).map_err(|source| StoreError::Read { path: name.to_owned(), source })?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-        out.write_all(&buffer[..count]).map_err(write)?;
-    }
-    Ok(hex(&hasher.finalize()))
-}
-
 fn hash(file: &mut File) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 128 << 10];
@@ -597,6 +609,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder);
         (folder, store)
+    }
+
+    /// One that grows while it is copied is given up as soon as it has more than it had, or it might never end.
+    #[test]
+    fn a_file_that_grows_is_not_copied_for_ever() {
+        let (_folder, store) = store();
+        let source = package(&[("log", "longer than it was", 0o644)]);
+        let path = source.path().join("log");
+        let target = store.staging().join("0");
+        let copied = store.copy_hashed(&mut File::open(&path).unwrap(), 4, &target, &path);
+        assert!(matches!(copied, Err(StoreError::Changed { .. })), "{copied:?}");
+        assert!(fs::metadata(&target).unwrap().len() <= 4);
+    }
+
+    #[test]
+    fn a_daemon_that_ends_copies_no_further() {
+        let (_folder, store) = store();
+        let source = package(&[("run", "", 0o755)]);
+        store.stage(source.path()).unwrap();
+        store.close();
+        assert!(matches!(store.stage(source.path()), Err(StoreError::Closing)));
+        let path = source.path().join("run");
+        let copied = store.copy_hashed(&mut File::open(&path).unwrap(), 0, &store.staging().join("0"), &path);
+        assert!(matches!(copied, Err(StoreError::Closing)), "{copied:?}");
     }
 
     #[test]

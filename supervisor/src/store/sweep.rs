@@ -91,7 +91,7 @@ impl Store {
         swept
     }
 
-    /// A sweep that is under way ends with what it has in hand, and there will be no other.
+    /// A sweep that is under way ends with what it has in hand, and there will be no other; a copy that is being made is given up.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
