@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use palisade_protocol::ErrorCode;
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
@@ -106,12 +108,14 @@ pub(crate) fn parse_line(text: &[u8], name: &str, number: u64) -> Result<Value, 
 
 /// The one JSON value in a text, with every integer as it stands there.
 fn parse(text: &[u8], name: &str, line: impl Fn(usize) -> String) -> Result<Value, Failure> {
-    let value = serde_json::from_slice(text).map_err(|error| {
+    let Distinct(value) = serde_json::from_slice(text).map_err(|error| {
         let detail = error.to_string();
         // The library puts the place at the end; here it stands before what is wrong there.
         let what = detail.split(" at line ").next().unwrap_or(&detail);
         let place = format!("{}column {}", line(error.line()), error.column());
-        Failure::code(ErrorCode::InvalidParams, format!("{name} is not JSON: {place}: {what}"))
+        // It is JSON all the same where only a key stands twice.
+        let not_json = if error.is_data() { "" } else { " is not JSON" };
+        Failure::code(ErrorCode::InvalidParams, format!("{name}{not_json}: {place}: {what}"))
     })?;
     match oversized(text) {
         Some(at) => {
@@ -121,6 +125,75 @@ fn parse(text: &[u8], name: &str, line: impl Fn(usize) -> String) -> Result<Valu
             Err(too_large(&format!("{name}: {}column {column}: ", line(lines)), &String::from_utf8_lossy(&text[at])))
         }
         None => Ok(value),
+    }
+}
+
+/// A JSON value in which each object has each key once. The library would keep the last of several and say nothing.
+struct Distinct(Value);
+
+impl<'de> Deserialize<'de> for Distinct {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DistinctVisitor).map(Self)
+    }
+}
+
+struct DistinctVisitor;
+
+impl<'de> Visitor<'de> for DistinctVisitor {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Distinct(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = fields.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format_args!(
+                    "the key {key:?} stands there twice; leave one of them out"
+                )));
+            }
+            let Distinct(value) = fields.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(map.into())
     }
 }
 
@@ -211,7 +284,10 @@ pub(crate) fn assemble(
 }
 
 fn json(key: &str, text: &str) -> Result<Value, Failure> {
-    let value = serde_json::from_str(text).map_err(|error| {
+    let Distinct(value) = serde_json::from_str(text).map_err(|error| {
+        if error.is_data() {
+            return Failure::code(ErrorCode::InvalidParams, format!("`{key}`: {error}"));
+        }
         let message = format!("`{key}` is not JSON: {error}");
         Failure::code(ErrorCode::InvalidParams, message).with_hint(format!("text without quotes is given as `{key}=…`"))
     })?;
@@ -233,7 +309,12 @@ fn typed(key: &str, text: &str, field: &Schema<'_>) -> Result<Value, Failure> {
         }
         return Ok(Value::String(text.to_owned()));
     }
-    let parsed = serde_json::from_str::<Value>(text);
+    let parsed = serde_json::from_str::<Distinct>(text).map(|Distinct(value)| value);
+    if let Err(error) = &parsed
+        && error.is_data()
+    {
+        return Err(Failure::code(ErrorCode::InvalidParams, format!("`{key}`: {error}")));
+    }
     if parsed.is_ok()
         && let Some(at) = oversized(text.as_bytes())
     {
@@ -659,6 +740,23 @@ mod tests {
         let failure = parse_line(b"[-9223372036854775809]", "stdin", 7).unwrap_err();
         assert!(failure.message().starts_with("stdin: line 7, column 2: -9223372036854775809 is"));
         assert_eq!(given(&["text=18446744073709551616"], Some(&schema())), Ok(json!({"text": "18446744073709551616"})));
+    }
+
+    /// Of two values under one key neither is dropped silently.
+    #[test]
+    fn a_key_that_stands_twice_is_refused() {
+        for text in ["{\"a\": 1, \"a\": 2}", "[{\"b\": {\"a\": 1, \"a\": 1}}]"] {
+            let failure = read(text).unwrap_err();
+            assert!(failure.message().starts_with("--params: line 1, column "), "{}", failure.message());
+            assert!(failure.message().ends_with("the key \"a\" stands there twice; leave one of them out"));
+            assert_eq!(failure.status, 4);
+        }
+        for text in ["a={\"b\": 1, \"b\": 2}", "a:={\"b\": 1, \"b\": 2}"] {
+            let failure = given(&[text], None).unwrap_err();
+            assert!(failure.message().contains("the key \"b\" stands there twice"), "{}", failure.message());
+        }
+        let whole = json!({"a": [null, true, -1, 1.5, "t", {"a": u64::MAX}], "b": {}});
+        assert_eq!(read(&whole.to_string()), Ok(whole));
     }
 
     #[test]
