@@ -72,7 +72,9 @@ fn no_processes_for_a_plugin() {
     }
     let restart = json!({"policy": "never", "backoff_initial_ms": 10, "backoff_max_ms": 10});
     let package = hostile("tame").with("restart", restart).with("limits", json!({"disk_mib": 2}));
-    let daemon = Daemon::with([Package::echo(), package]);
+    // A launcher that was made beforehand would have been let make its processes.
+    let options = DaemonOptions::with([Package::echo(), package]).configuration("prepared_launchers = 0\n");
+    let daemon = Daemon::start(options);
     let neighbour = daemon.neighbour();
     let before = daemon.limit_processes("1:");
     let error = daemon.agent().call("hostile", "echo", &json!(1)).expect_err("there is no process for it");
