@@ -2,6 +2,7 @@
 //!
 //! Elsewhere: what becomes of the plugin that wants too much is `limits`.
 
+use palisade_protocol::Kind;
 use palisade_tests::daemon::{Daemon, runs_as_root, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
@@ -55,7 +56,8 @@ fn each_resource_is_ones_own() {
 /// it does so is what the kernel counts.
 #[test]
 fn no_call_is_lost_to_one_that_wants_everything() {
-    let limits = json!({"memory_mib": 64, "cpu_percent": 30, "pids": 12, "stop_grace_seconds": 1});
+    let limits =
+        json!({"memory_mib": 64, "cpu_percent": 30, "pids": 12, "log_kib_per_second": 16, "stop_grace_seconds": 1});
     let patient = json!({"interval_seconds": 300, "timeout_seconds": 300});
     let daemon = Daemon::with([Package::echo(), hostile("tame").with("limits", limits).with("watchdog", patient)]);
     if !controlled(&daemon) {
@@ -63,6 +65,9 @@ fn no_call_is_lost_to_one_that_wants_everything() {
         return daemon.stop_and_expect_no_orphans();
     }
     expect_echo(&daemon, "hostile");
+    let mut watcher = daemon.agent();
+    let events = watcher.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
+    assert_eq!(watcher.next_of(events).kind, Some(Kind::StreamOpen));
     let leaf = leaf(&daemon, "hostile");
     let counters = || {
         [
@@ -81,12 +86,8 @@ fn no_call_is_lost_to_one_that_wants_everything() {
         let grown: Vec<u64> = counters().iter().zip(then).map(|(now, then)| now - then).collect();
         grown.iter().all(|grown| 10 < *grown).then_some(())
     });
-    wait_for("a word about its log", || {
-        let mut agent = daemon.agent();
-        let id = agent.begin("palisade", "logs", &json!({"plugin": "hostile", "lines": 1000}));
-        let dropped = |line: &serde_json::Value| line["message"].as_str().is_some_and(|text| text.contains("dropped"));
-        agent.collect(id).items.iter().any(dropped).then_some(())
-    });
+    let is_flood = |event: &serde_json::Value| event["reason"].as_str().is_some_and(|text| text.starts_with("logs: "));
+    while !is_flood(&watcher.next_of(events).value()) {}
     neighbour.expect_unharmed(&daemon);
     assert_eq!(daemon.status("hostile").generation, Some(1), "it was held, and not ended");
     assert!(process::peak_kib(daemon.pid()).expect("it runs") < 64 << 10);
