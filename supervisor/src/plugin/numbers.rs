@@ -1,13 +1,15 @@
 //! The numbers of generations: which comes next, and that none is used twice, whichever daemon started it.
 //!
-//! Each id has a file with its next number. It is written at every start and never waited for, so it is right for as long as the
-//! machine runs, and may be old after it lost its power. Therefore `.reserved` holds a number that is on the disk before any id
+//! Each id has a file with its next number. It is written at every start, where it lies, and never waited for, so it is right for
+//! as long as the machine runs, and may be old after it lost its power. (Were it replaced by a rename, file systems would write
+//! the new one to the disk at once, which takes milliseconds.) Therefore `.reserved` holds a number that is on the disk before any id
 //! reaches it: a block ahead, with one wait for a thousand starts. After the machine has started anew every id goes on from there.
 //!
 //! Elsewhere: who gives them out is `model::plugin`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,6 +17,9 @@ use crate::model::ids::Generation;
 
 /// So many numbers are reserved at once.
 const BLOCK: u64 = 1000;
+
+/// The digits of the largest number.
+const NUMBER_BYTES: usize = 20;
 
 /// No plugin's id begins so.
 const RESERVED: &str = ".reserved";
@@ -116,14 +121,15 @@ impl Numbers {
         self.next.lock().expect("nothing panics while it holds the numbers")
     }
 
-    /// Notes that the numbers below `next` may be used from now on. Appears by a rename, so a crash leaves the old number or the
-    /// new one; and before the reserve is at its end, there is more.
+    /// Notes that the numbers below `next` may be used from now on. It is one write of a few bytes, so a crash leaves the old
+    /// number or the new one; and before the reserve is at its end, there is more.
     pub fn keep(&self, next: Generation) {
         if !self.reserve.has(next.0) {
             self.reserve.raise(next.0);
         }
-        let beside = self.file.with_extension("new");
-        let kept = fs::write(&beside, next.to_string()).and_then(|()| fs::rename(&beside, &self.file));
+        let file = File::options().write(true).create(true).truncate(false).open(&self.file);
+        // What stood there before is covered, or behind the end of the line.
+        let kept = file.and_then(|file| file.write_all_at(format!("{:<NUMBER_BYTES$}\n", next.0).as_bytes(), 0));
         if let Err(error) = kept {
             tracing::warn!(file = %self.file.display(), %error, "the number of a generation cannot be kept");
         }
@@ -133,7 +139,7 @@ impl Numbers {
 /// What that file says; 1 if it says nothing.
 fn read(file: &Path) -> u64 {
     let problem = match fs::read_to_string(file) {
-        Ok(text) => match text.trim().parse::<u64>() {
+        Ok(text) => match text.lines().next().unwrap_or_default().trim().parse::<u64>() {
             Ok(next) => return next.max(1),
             Err(error) => error.to_string(),
         },
@@ -197,6 +203,25 @@ mod tests {
                     Some(text) => fs::write(folder.path().join("one"), text).unwrap(),
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_stood_in_the_file_before_is_covered() {
+        for before in ["7", "7\n", "what is no number is longer than any number\nand has lines"] {
+            let folder = tempfile::tempdir().unwrap();
+            let reserve = open(&folder, "boot");
+            fs::write(folder.path().join("one"), before).unwrap();
+            // Held, so that no other file can have its number.
+            let file = File::open(folder.path().join("one")).unwrap();
+            let given = give(&Numbers::open(&reserve, "one"));
+            assert_eq!(give(&Numbers::open(&reserve, "one")), given + 1, "after {before:?}");
+            let now = fs::metadata(folder.path().join("one")).unwrap().ino();
+            assert_eq!(
+                now,
+                file.metadata().unwrap().ino(),
+                "a file that takes another's place is written to the disk at once"
+            );
         }
     }
 

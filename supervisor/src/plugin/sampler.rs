@@ -29,6 +29,9 @@ use crate::sandbox::cgroup::Accounts;
 /// How often is looked.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Somebody who begins while there is nobody else is looked at so much later: until it takes calls, it has the processor to itself.
+const SETTLED_AFTER: Duration = Duration::from_millis(100);
+
 /// A tree with no more processes and descriptors than that is looked at at once; it takes less than giving it to a thread would.
 const SMALL_PROCESSES: usize = 8;
 const SMALL_FILES: u64 = 64;
@@ -122,17 +125,8 @@ impl Sampler {
 
     /// Everybody who is looked at, by a number that is never used again. Waits while there is nobody.
     pub(super) async fn subjects(&self) -> Vec<(u64, Arc<Subject>)> {
-        loop {
-            // Before it is looked, so that nothing is missed in between.
-            let mut begun = std::pin::pin!(self.begun.notified());
-            begun.as_mut().enable();
-            let subjects: Vec<_> =
-                self.watched().subjects.iter().map(|(number, subject)| (*number, subject.clone())).collect();
-            if !subjects.is_empty() {
-                return subjects;
-            }
-            begun.await;
-        }
+        let present = || self.watched().subjects.iter().map(|(number, subject)| (*number, subject.clone())).collect();
+        settled(&self.begun, present).await
     }
 
     /// Looks, for as long as the daemon runs.
@@ -236,5 +230,60 @@ impl Subject {
         if let Some(orders) = self.orders.upgrade() {
             let _ = orders.try_send(Order::Exhaust { limit, detail });
         }
+    }
+}
+
+/// Who is present, once there is somebody; whoever was the first has settled by then. `begun` is rung by each who comes.
+async fn settled<T>(begun: &Notify, present: impl Fn() -> Vec<T>) -> Vec<T> {
+    loop {
+        // Before it is looked, so that nothing is missed in between.
+        let mut rung = std::pin::pin!(begun.notified());
+        rung.as_mut().enable();
+        let found = present();
+        if !found.is_empty() {
+            return found;
+        }
+        rung.await;
+        tokio::time::sleep(SETTLED_AFTER).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_who_begins_has_settled_before_it_is_looked_at() {
+        let (begun, present) = (Notify::new(), Mutex::new(Vec::new()));
+        let began = tokio::time::Instant::now();
+        let come = async {
+            present.lock().unwrap().push("first");
+            begun.notify_waiters();
+        };
+        let (found, ()) = tokio::join!(settled(&begun, || present.lock().unwrap().clone()), come);
+        assert_eq!((found, began.elapsed()), (vec!["first"], SETTLED_AFTER));
+
+        let found = settled(&begun, || present.lock().unwrap().clone()).await;
+        assert_eq!(
+            (found, began.elapsed()),
+            (vec!["first"], SETTLED_AFTER),
+            "who has been there is looked at without delay"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_gone_meanwhile_is_not_looked_at() {
+        let (begun, present) = (Notify::new(), Mutex::new(Vec::new()));
+        let come_and_go = async {
+            present.lock().unwrap().push("first");
+            begun.notify_waiters();
+            tokio::time::sleep(SETTLED_AFTER / 2).await;
+            present.lock().unwrap().clear();
+            tokio::time::sleep(SETTLED_AFTER * 2).await;
+            present.lock().unwrap().push("second");
+            begun.notify_waiters();
+        };
+        let (found, ()) = tokio::join!(settled(&begun, || present.lock().unwrap().clone()), come_and_go);
+        assert_eq!(found, ["second"]);
     }
 }
