@@ -115,7 +115,12 @@ impl Connection {
         let mut stream = connect(path).await.map_err(|error| CallError::not_reachable(path, &error))?;
         let shaken = timeout(HANDSHAKE, shake_hands(&mut stream)).await;
         let (terms, left_over) = shaken.unwrap_or_else(|_| {
-            Err(lost(format!("the daemon did not answer the handshake within {} s", HANDSHAKE.as_secs())))
+            // The system accepts connections for whoever listens, also while nobody takes them.
+            Err(lost(format!(
+                "the daemon listens and did not answer the handshake within {} s: it is still starting, as while it copies \
+                 packages, or it is stopped or hangs; its log says more",
+                HANDSHAKE.as_secs()
+            )))
         })?;
         let (read, socket) = stream.into_split();
         let link = Arc::new(Link {

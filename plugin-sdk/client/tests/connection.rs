@@ -113,7 +113,10 @@ async fn an_answer_that_is_no_handshake_is_an_error() {
 async fn a_supervisor_that_says_nothing_is_given_up() {
     let fake = Fake::new();
     let error = Client::connect(fake.path()).await.unwrap_err();
-    assert!(error.to_string().contains("did not answer the handshake within 10 s"), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("the daemon listens and did not answer the handshake within 10 s"), "{said}");
+    assert!(said.contains("it is still starting, as while it copies packages"), "{said}");
+    assert!(error.hint().unwrap().contains("safe to repeat"));
 }
 
 #[tokio::test]

@@ -21,8 +21,10 @@ use crate::times::duration;
                   broke, 8 unavailable, 9 the daemon is not reachable, 70 internal, 130 interrupted. docs/cli.md has all of them."
 )]
 pub(crate) struct Arguments {
-    /// The daemon's socket [default: this user's own daemon's if there is one, else /run/palisade/palisade.sock]
-    #[arg(long, global = true, env = "PALISADE_SOCKET", hide_env_values = true, value_name = "PATH")]
+    // The client reads the variable: were it named here, each line of usage would show this option as if it had to be given.
+    /// The daemon's socket [env: PALISADE_SOCKET] [default: this user's own daemon's if there is one, else
+    /// /run/palisade/palisade.sock]
+    #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Print JSON, errors included; one document a line
     #[arg(long, global = true)]

@@ -99,7 +99,10 @@ fn main() -> ExitCode {
     let as_json = arguments.json;
     let outcome = match arguments.command {
         // Neither needs a daemon or a runtime.
-        Command::Run(run) => Err(run::run(run.arguments, arguments.socket.as_deref())),
+        Command::Run(run) => {
+            let named = || std::env::var_os(palisade_client::SOCKET_VARIABLE).map(std::path::PathBuf::from);
+            Err(run::run(run.arguments, arguments.socket.or_else(named).as_deref()))
+        }
         Command::Completions { shell } => completions(shell),
         _ => on_runtime(arguments, screen),
     };

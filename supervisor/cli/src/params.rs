@@ -9,9 +9,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use palisade_protocol::ErrorCode;
-use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use palisade_protocol::{ErrorCode, parse_json};
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
@@ -108,7 +106,7 @@ pub(crate) fn parse_line(text: &[u8], name: &str, number: u64) -> Result<Value, 
 
 /// The one JSON value in a text, with every integer as it stands there.
 fn parse(text: &[u8], name: &str, line: impl Fn(usize) -> String) -> Result<Value, Failure> {
-    let Distinct(value) = serde_json::from_slice(text).map_err(|error| {
+    let value = parse_json(text).map_err(|error| {
         let detail = error.to_string();
         // The library puts the place at the end; here it stands before what is wrong there.
         let what = detail.split(" at line ").next().unwrap_or(&detail);
@@ -125,75 +123,6 @@ fn parse(text: &[u8], name: &str, line: impl Fn(usize) -> String) -> Result<Valu
             Err(too_large(&format!("{name}: {}column {column}: ", line(lines)), &String::from_utf8_lossy(&text[at])))
         }
         None => Ok(value),
-    }
-}
-
-/// A JSON value in which each object has each key once. The library would keep the last of several and say nothing.
-struct Distinct(Value);
-
-impl<'de> Deserialize<'de> for Distinct {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(DistinctVisitor).map(Self)
-    }
-}
-
-struct DistinctVisitor;
-
-impl<'de> Visitor<'de> for DistinctVisitor {
-    type Value = Value;
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Distinct(item)) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(list.into())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = fields.next_key::<String>()? {
-            if map.contains_key(&key) {
-                return Err(A::Error::custom(format_args!(
-                    "the key {key:?} stands there twice; leave one of them out"
-                )));
-            }
-            let Distinct(value) = fields.next_value()?;
-            map.insert(key, value);
-        }
-        Ok(map.into())
     }
 }
 
@@ -284,7 +213,7 @@ pub(crate) fn assemble(
 }
 
 fn json(key: &str, text: &str) -> Result<Value, Failure> {
-    let Distinct(value) = serde_json::from_str(text).map_err(|error| {
+    let value = parse_json(text.as_bytes()).map_err(|error| {
         if error.is_data() {
             return Failure::code(ErrorCode::InvalidParams, format!("`{key}`: {error}"));
         }
@@ -309,7 +238,7 @@ fn typed(key: &str, text: &str, field: &Schema<'_>) -> Result<Value, Failure> {
         }
         return Ok(Value::String(text.to_owned()));
     }
-    let parsed = serde_json::from_str::<Distinct>(text).map(|Distinct(value)| value);
+    let parsed = parse_json(text.as_bytes());
     if let Err(error) = &parsed
         && error.is_data()
     {

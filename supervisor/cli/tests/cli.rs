@@ -228,7 +228,7 @@ async fn wrong_parameters_are_told_before_the_call() {
         (
             "--json call",
             "the following required arguments were not provided: <PLUGIN> <ACTION>",
-            "Usage: palisade call --socket <PATH> <PLUGIN> <ACTION> [KEY=VALUE]...",
+            "Usage: palisade call <PLUGIN> <ACTION> [KEY=VALUE]...",
         ),
         ("--json", "requires a subcommand", "Usage: palisade [OPTIONS] <COMMAND>"),
     ] {
@@ -778,14 +778,15 @@ async fn run_becomes_the_daemon() {
     let copy = folder.path().join("bin/palisade");
     std::fs::create_dir(folder.path().join("bin")).unwrap();
     std::fs::copy(env!("CARGO_BIN_EXE_palisade"), &copy).unwrap();
-    let command = |path: &str| {
+    let given: &[&str] = &["--socket", "/s", "run", "--plugins", "p"];
+    let command = |path: &str, arguments: &[&str]| {
         #[expect(clippy::disallowed_methods, reason = "the program under test")]
         let mut command = Command::new(&copy);
-        command.args(["--socket", "/s", "run", "--plugins", "p"]).env_clear().env("PATH", path).kill_on_drop(true);
+        command.args(arguments).env_clear().env("PATH", path).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    let (status, _, stderr) = finish(spawn(command("/nowhere:")).await).await;
+    let (status, _, stderr) = finish(spawn(command("/nowhere:", given)).await).await;
     assert_eq!(status, 3);
     assert!(stderr.contains("palisaded is neither beside this program nor in PATH"), "{stderr}");
     assert!(stderr.contains("`make build`"), "{stderr}");
@@ -795,9 +796,15 @@ async fn run_becomes_the_daemon() {
         let script = folder.path().join(place).join("palisaded");
         std::fs::write(&script, format!("#!/bin/sh\necho {place} \"$@\"\nexit 42\n")).unwrap();
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let (status, stdout, stderr) = finish(spawn(command(path.to_str().unwrap())).await).await;
+        let (status, stdout, stderr) = finish(spawn(command(path.to_str().unwrap(), given)).await).await;
         assert_eq!((status, stderr.as_str()), (42, ""));
         assert_eq!(stdout, format!("{place} --plugins p --socket /s\n"));
+        for (arguments, expected) in [(&["run"][..], "/v"), (&["--socket", "/s", "run"], "/s")] {
+            let mut command = command(path.to_str().unwrap(), arguments);
+            command.env("PALISADE_SOCKET", "/v");
+            let (_, stdout, _) = finish(spawn(command).await).await;
+            assert_eq!(stdout, format!("{place} --socket {expected}\n"));
+        }
     }
 }
 

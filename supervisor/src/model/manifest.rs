@@ -76,10 +76,13 @@ impl Manifest {
         if MANIFEST_BYTES_MAX < bytes.len() {
             return Err(ManifestError::TooLarge { bytes: bytes.len() });
         }
-        let value = serde_json::from_slice(bytes).map_err(|error| ManifestError::Syntax {
-            line: error.line(),
-            column: error.column(),
-            why: strip_place(error.to_string()),
+        let value = palisade_protocol::parse_json(bytes).map_err(|error| {
+            let (line, column, why) = (error.line(), error.column(), strip_place(error.to_string()));
+            if error.is_data() {
+                ManifestError::Twice { line, column, why }
+            } else {
+                ManifestError::Syntax { line, column, why }
+            }
         })?;
         let serde_json::Value::Object(fields) = value else {
             return Err(ManifestError::NotAnObject { found: read::kind(&value) });
@@ -239,6 +242,9 @@ pub enum ManifestError {
     TooLarge { bytes: usize },
     #[error("the manifest is not JSON: line {line}, column {column}: {why}")]
     Syntax { line: usize, column: usize, why: String },
+    /// It is JSON, and which of the two values is meant nobody can tell.
+    #[error("the manifest, line {line}, column {column}: {why}")]
+    Twice { line: usize, column: usize, why: String },
     #[error("the manifest is {found}; it has to be a JSON object")]
     NotAnObject { found: &'static str },
     #[error("{}", join(.errors))]

@@ -271,6 +271,20 @@ fn what_is_no_manifest_at_all_is_told_so() {
     assert!(matches!(Manifest::parse(b"\xff"), Err(ManifestError::Syntax { .. })));
 }
 
+/// Of two values under one key neither is dropped silently.
+#[test]
+fn a_key_that_stands_twice_is_refused() {
+    for (text, key, place) in [
+        ("{\"id\": \"dup\", \"name\": \"Dup\",\n \"id\": \"dup2\"}", "id", "line 2, column 5"),
+        ("{\"id\": \"dup\",\n \"limits\": {\"queue\": 1, \"queue\": 1}}", "queue", "line 2, column 31"),
+        ("{\"id\": \"dup\",\n \"later\": [{\"x\": 1, \"x\": 2}]}", "x", "line 2, column 23"),
+    ] {
+        let error = Manifest::parse(text.as_bytes()).unwrap_err().to_string();
+        let expected = format!("the manifest, {place}: the key \"{key}\" stands there twice; leave one of them out");
+        assert_eq!(error, expected, "{text}");
+    }
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
