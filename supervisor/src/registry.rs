@@ -18,6 +18,7 @@ use crate::model::dependency::{self, Graph};
 use crate::model::ids::PluginId;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::model::specifier::Specifier;
+use crate::model::status::quoted;
 use crate::plugin::handle::Handle;
 use crate::store;
 
@@ -218,7 +219,8 @@ impl Registry {
             Some(text) => Specifier::parse(text).map_err(|error| {
                 let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
                 let hint = format!("write it as in {id}@1.2.3 or {id}@^1.2; there is {}", there.join(", "));
-                ErrorBody::new(ErrorCode::InvalidParams, format!("the version {text:?}: {error}")).with_hint(hint)
+                ErrorBody::new(ErrorCode::InvalidParams, format!("the version {}: {error}", quoted(text)))
+                    .with_hint(hint)
             })?,
         };
         specifier.highest(versions.keys()).and_then(|version| versions.get(version)).ok_or_else(|| {
@@ -242,7 +244,7 @@ impl Registry {
             return ErrorBody::new(ErrorCode::ConfigurationInvalid, message)
                 .with_hint("correct it, then restart the daemon");
         }
-        let error = ErrorBody::new(ErrorCode::PluginNotFound, format!("there is no plugin {id:?}"));
+        let error = ErrorBody::new(ErrorCode::PluginNotFound, format!("there is no plugin {}", quoted(id)));
         match crate::plugin::actions::nearest(id, self.plugins.keys().map(PluginId::as_str)) {
             Some(near) => error.with_hint(format!("did you mean {near:?}?")),
             None => error.with_hint("`palisade list` lists those there are"),

@@ -32,6 +32,20 @@ fn unknown_names() {
     assert!(matches!(malformed.code, ErrorCode::InvalidParams | ErrorCode::VersionNotFound), "{malformed}");
     let operation = error(agent.call("palisade", "fly", &json!({})), ErrorCode::ActionNotFound);
     expect_text(&operation.message, "fly");
+    expect_text(operation.hint.as_deref().unwrap_or_default(), "its operations are list, status, ");
+    let near = error(agent.call("palisade", "stats", &json!({})), ErrorCode::ActionNotFound);
+    expect_text(near.hint.as_deref().unwrap_or_default(), "did you mean \"status\"?");
+    // What is wrong is shown, and not sent back whole.
+    let long = "x".repeat(32_000);
+    for (plugin, action, version) in
+        [(&*long, "echo", None), ("echo", &*long, None), ("palisade", &*long, None), ("echo", "echo", Some(&*long))]
+    {
+        let id =
+            agent.begin_with(&Call { action, plugin: Some(plugin), version, ..Call::default() }, &pack(&json!({})));
+        let refused = agent.finish(id).expect_err("there is nothing of that name");
+        assert!(refused.message.contains("xxx…\""), "{refused}");
+        assert!(refused.message.len() + refused.hint.map_or(0, |hint| hint.len()) < 600, "{}", refused.message);
+    }
     for odd in ["", "../echo", "Echo", "echo\0", "palisade-", &"e".repeat(300)] {
         let odd_plugin = agent.call(odd, "echo", &json!(1)).expect_err("no plugin is called that");
         assert!(

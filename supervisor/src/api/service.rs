@@ -19,7 +19,7 @@ use crate::events::{Bus, Event, EventKind, unix_ms};
 use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, CpuOver};
-use crate::model::status::{PluginState, PreparedLaunchers};
+use crate::model::status::{PluginState, PreparedLaunchers, quoted};
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
 use crate::plugin::limiting;
@@ -546,10 +546,11 @@ impl Service {
 }
 
 fn no_operation(name: &str) -> ErrorBody {
-    let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("{SUPERVISOR_ID} has no operation {name:?}"));
-    match crate::plugin::actions::nearest(name, ACTIONS.iter().map(|row| row.0)) {
+    let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("{SUPERVISOR_ID} has no operation {}", quoted(name)));
+    let names = || ACTIONS.iter().map(|row| row.0);
+    match crate::plugin::actions::nearest(name, names()) {
         Some(near) => error.with_hint(format!("did you mean {near:?}?")),
-        None => error,
+        None => error.with_hint(format!("its operations are {}", names().collect::<Vec<_>>().join(", "))),
     }
 }
 

@@ -271,6 +271,16 @@ pub fn clip(text: &str, bytes_max: usize) -> String {
     clipped
 }
 
+/// As much is shown of a name that nobody knows.
+const NAME_SHOWN_BYTES_MAX: usize = 200;
+
+/// A name from outside as messages have it: in quotes, escaped, and cut where it is longer than a message should be.
+pub fn quoted(name: &str) -> String {
+    let cut = name.floor_char_boundary(NAME_SHOWN_BYTES_MAX);
+    let mark = if cut < name.len() { "…" } else { "" };
+    format!("\"{}{mark}\"", name[..cut].escape_debug())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -302,6 +312,14 @@ mod tests {
         assert_eq!(clip("abcdef", 6), "abcdef");
         assert_eq!(clip("abcdefg", 6), "abc…");
         assert_eq!(clip("abc", 2), "");
+    }
+
+    #[test]
+    fn a_name_is_quoted_and_cut() {
+        assert_eq!(quoted("ec\"ko\n"), r#""ec\"ko\n""#);
+        assert_eq!(quoted(&"x".repeat(200)), format!("{:?}", "x".repeat(200)));
+        assert_eq!(quoted(&"x".repeat(32 << 10)), format!("\"{}…\"", "x".repeat(200)));
+        assert_eq!(quoted(&format!("x{}", "ä".repeat(100))), format!("\"x{}…\"", "ä".repeat(99)), "whole characters");
     }
 
     proptest! {

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::model::ids::ActionName;
 use crate::model::manifest::{Manifest, TIME_MAX};
+use crate::model::status::quoted;
 
 /// Most actions of one plugin.
 pub const ACTIONS_MAX: usize = 1024;
@@ -135,7 +136,7 @@ impl Actions {
     /// `action_not_found`, with the nearest name as a hint.
     pub fn get(&self, plugin: &str, name: &str) -> Result<&Action, ErrorBody> {
         self.by_name.get(name).ok_or_else(|| {
-            let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("{plugin} has no action {name:?}"));
+            let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("{plugin} has no action {}", quoted(name)));
             match nearest(name, self.by_name.keys().map(AsRef::as_ref)) {
                 Some(near) => error.with_hint(format!("did you mean {near:?}?")),
                 None => error.with_hint(format!("`palisade info {plugin}` lists its actions")),

@@ -43,7 +43,7 @@ use crate::model::manifest::OnPause;
 use crate::model::plugin::Refusal;
 use crate::model::sampled;
 use crate::model::saturation::{History, Throttled};
-use crate::model::status::{Dossier, StderrTail, clip};
+use crate::model::status::{Dossier, StderrTail, clip, quoted};
 use crate::process::look::Whereabouts;
 use crate::process::{Child, Control, Report};
 use crate::sandbox::cgroup::Leaf;
@@ -891,9 +891,10 @@ impl Task {
                     "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
                 })))
             }
-            other => {
-                Err(ErrorBody::new(ErrorCode::ActionNotFound, format!("this supervisor has no host call {other:?}")))
-            }
+            other => Err(ErrorBody::new(
+                ErrorCode::ActionNotFound,
+                format!("this supervisor has no host call {}", quoted(other)),
+            )),
         }
     }
 
