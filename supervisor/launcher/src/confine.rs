@@ -14,8 +14,8 @@ use std::os::fd::AsFd;
 /// Capability sets have this many bits; the kernel says where its own end.
 const CAPABILITIES_MAX: u32 = 64;
 
-/// Gives up every capability, in every set, for this process and whatever it executes.
-pub(crate) fn give_up_capabilities() -> Result<(), Errno> {
+/// Empties the bounding set, for this process and all that come from it. What they hold already they keep until it is given up.
+pub(crate) fn empty_bounding_set() -> Result<(), Errno> {
     for number in 0..CAPABILITIES_MAX {
         match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
             Ok(()) => {}
@@ -24,6 +24,11 @@ pub(crate) fn give_up_capabilities() -> Result<(), Errno> {
             Err(errno) => return Err(errno),
         }
     }
+    Ok(())
+}
+
+/// Gives up every capability, in every other set, for this process and whatever it executes.
+pub(crate) fn give_up_capabilities() -> Result<(), Errno> {
     rustix::thread::clear_ambient_capability_set()?;
     let none = CapabilitySet::empty();
     rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })

@@ -101,6 +101,10 @@ fn supervise(
         }
     }
 
+    if spec.powerless {
+        // Here and not in the plugin, which takes it over: it is a system call for each capability.
+        confine::empty_bounding_set().map_err(Stumble::at(Step::Capabilities))?;
+    }
     let asks = spec.exec_once || plan.denials().is_some();
     let gate = if asks { Some(gate::pair().map_err(Stumble::at(Step::Seccomp))?) } else { None };
     let (plugin, pidfd) = match sys::clone(Kind::Program { asks }).map_err(Stumble::at(Step::Process))? {

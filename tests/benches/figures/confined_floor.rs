@@ -230,6 +230,10 @@ fn header(spec: &Spec) -> anyhow::Result<String> {
     writeln!(text, "#define ENTRY {}", c(entry))?;
     writeln!(text, "#define DIRECTORY {}", c(&spec.directory))?;
     writeln!(text, "#define OOM_SCORE_ADJ \"{}\"", spec.oom_score_adj)?;
+    if let Some(watchers) = spec.watchers {
+        writeln!(text, "#define WATCHER_INSTANCES \"{}\"", watchers.instances)?;
+        writeln!(text, "#define WATCHES \"{}\"", watchers.watches)?;
+    }
     strings(&mut text, "ARGUMENTS", &spec.arguments)?;
     strings(&mut text, "ENVIRONMENT", &spec.environment)?;
     mounts(&mut text, root)?;

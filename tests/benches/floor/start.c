@@ -234,8 +234,6 @@ static void powerless(void)
 {
 	struct { uint32_t version; int pid; } head = { 0x20080522, 0 };
 	uint32_t sets[6] = { 0 };
-	for (int at = 0; !S2(prctl, PR_CAPBSET_DROP, at); at++)
-		;
 	MUST(S5(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
 	MUST(S2(capset, &head, sets));
 	MUST(S5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
@@ -307,6 +305,10 @@ static void init(int begin)
 	MUST(S3(setresuid, INSIDE, INSIDE, INSIDE));
 	MUST(S5(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
 	MUST(S2(sethostname, HOSTNAME, sizeof HOSTNAME - 1));
+#ifdef WATCHES
+	put("/proc/sys/user/max_inotify_instances", WATCHER_INSTANCES, O_WRONLY);
+	put("/proc/sys/user/max_inotify_watches", WATCHES, O_WRONLY);
+#endif
 	{
 		struct { char name[16]; short flags; char rest[22]; } request = { "lo", 1, "" };
 		long socket = MUST(S3(socket, 2, 2, 0));
@@ -317,6 +319,9 @@ static void init(int begin)
 	enter();
 	long entry = MUST(S4(openat, AT_FDCWD, ENTRY, O_PATH | O_CLOEXEC, 0));
 	MUST(S2(pipe2, told, O_CLOEXEC));
+	/* For the plugin as well. */
+	for (int at = 0; !S2(prctl, PR_CAPBSET_DROP, at); at++)
+		;
 	long plugin = clone3(EXEC_ONCE ? CLONE_FILES : CLONE_VFORK, 0);
 	if (!plugin) {
 		become_plugin(entry);
