@@ -38,7 +38,7 @@ use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::plugin::sampler::Sampler;
-use crate::process::{ImageError, LauncherImage, Stock};
+use crate::process::{ImageError, LauncherImage, Stock, quota};
 use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
@@ -183,6 +183,13 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let facts = host.facts(Layout::of_this_host(), users);
     for missing in facts.missing() {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
+    }
+    if host.quotas.is_yes() {
+        match quota::clear(&image, &data) {
+            Ok(0) => {}
+            Ok(folders) => tracing::info!(folders, "the disk quotas of folders that are gone were cleared"),
+            Err(error) => tracing::warn!(%error, "disk quotas of folders that are gone were not cleared"),
+        }
     }
     let store = Arc::new(Store::open(config.state_directory.join("store"), state)?);
     let sampler = Arc::new(Sampler::default());

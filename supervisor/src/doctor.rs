@@ -80,6 +80,10 @@ pub fn report(host: &Host, config: &Config, prepared: &PreparedLaunchers, regist
     if root {
         let what = "each plugin is a user of the host of its own";
         checks.push(ability("lent_users", &host.lent_users, Outcome::Warn, what));
+        let what = "the kernel refuses a plugin what is more than its disk_mib, as was tried";
+        let quotas = ability("project_quota", &host.quotas, Outcome::Warn, what);
+        let hint = "plugins' data are counted instead, and a plugin with too much is ended";
+        checks.push(Check { hint: (!host.quotas.is_yes()).then(|| hint.to_owned()), ..quotas });
     }
     let missing: Vec<_> = ["memory", "pids", "cpu"]
         .into_iter()

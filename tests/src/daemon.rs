@@ -58,7 +58,7 @@ pub struct DaemonOptions {
 }
 
 /// What a daemon finds itself in.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 enum Surroundings {
     #[default]
     Ordinary,
@@ -66,11 +66,48 @@ enum Surroundings {
     Descriptors(u32),
     /// Its state lies on a disk of so many KiB, in a mount namespace of its own.
     SmallDisk(u32),
+    /// Its state folder is a disk with project quotas: a copy of this image. Only for root.
+    QuotaDisk(PathBuf),
     /// Whoever started it ignores hangups.
     Nohup,
     /// Its host has less than there should be.
     Lacking(Lacking),
 }
+
+/// The image of a small disk with project quotas: `PALISADE_TEST_QUOTA_DISK`, or one that is made in this folder.
+///
+/// # Errors
+/// Why there is none, or why it cannot be mounted here.
+pub fn quota_disk(folder: &Path) -> Result<PathBuf, String> {
+    if other_user().is_some() || !rustix::process::geteuid().is_root() {
+        return Err("only root can mount a disk and set quotas".to_owned());
+    }
+    let done = |what: &str, command: &mut std::process::Command| match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) => Err(format!("{what}: {error}")),
+    };
+    let image = match std::env::var_os("PALISADE_TEST_QUOTA_DISK") {
+        Some(given) => PathBuf::from(given),
+        None => {
+            let made = folder.join("quota-disk");
+            let size = fs::File::create(&made).and_then(|file| file.set_len(QUOTA_DISK_BYTES));
+            size.map_err(|error| error.to_string())?;
+            done(
+                "mkfs.ext4",
+                command("mkfs.ext4").args(["-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"]).arg(&made),
+            )?;
+            made
+        }
+    };
+    let mount = "mount -o loop,prjquota \"$1\" \"$2\"";
+    let mut apart = command("unshare");
+    apart.args(["--mount", "--propagation", "private", "sh", "-c", mount, "sh"]).arg(&image).arg(folder);
+    done("a disk with project quotas cannot be mounted", &mut apart)?;
+    Ok(image)
+}
+
+const QUOTA_DISK_BYTES: u64 = 64 << 20;
 
 /// What a host may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +173,14 @@ impl DaemonOptions {
     #[must_use]
     pub fn small_disk(mut self, kib: u32) -> Self {
         self.surroundings = Surroundings::SmallDisk(kib);
+        self
+    }
+
+    /// Its state folder on a disk with project quotas, a copy of that of [`quota_disk`], on which the plugin `hostile` has six
+    /// mebibytes of data already, and which has the quota of a folder that is gone. Only for root.
+    #[must_use]
+    pub fn quota_disk(mut self, image: &Path) -> Self {
+        self.surroundings = Surroundings::QuotaDisk(image.to_owned());
         self
     }
 
@@ -373,7 +418,7 @@ impl Daemon {
             Some(uid) => as_user(uid, &program),
             None => command(&program),
         };
-        let mut command = match options.surroundings {
+        let mut command = match options.surroundings.clone() {
             Surroundings::Ordinary => ordinary(),
             Surroundings::Nohup => wrapped(command("nohup").arg("--"), &ordinary()),
             Surroundings::Lacking(Lacking::Landlock) => {
@@ -423,6 +468,18 @@ impl Daemon {
                 let script = format!("mount -t tmpfs -o size={kib}k,mode=700 none \"$1\" && shift && exec \"$@\"");
                 apart.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
                 apart.arg(folder.path().join("state")).arg(program);
+                apart
+            }
+            Surroundings::QuotaDisk(image) => {
+                let (state, disk) = (folder.path().join("state"), folder.path().join("disk"));
+                fs::create_dir_all(&state).expect("the folder is ours");
+                fs::copy(image, &disk).expect("there is room for a small disk");
+                let script = "mount -o loop,prjquota \"$1\" \"$2\" && mkdir -m 700 \"$2/data\" \"$2/data/hostile\" \"$2/gone\" && \
+                    head -c 6M /dev/zero >\"$2/data/hostile/old\" && \"$3\" --quota hold 1024 16 <\"$2/gone\" >\"$1.said\" && \
+                    rmdir \"$2/gone\" && shift 3 && exec \"$@\"";
+                let mut apart = command("unshare");
+                apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+                apart.arg(disk).arg(state).arg(built("palisade-launcher")).arg(program);
                 apart
             }
         };

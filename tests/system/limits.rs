@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use palisade_protocol::{ErrorCode, Kind};
-use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
+use palisade_tests::daemon::{Daemon, DaemonOptions, quota_disk, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, expect_text, hostile};
+use crate::support::{error, expect_echo, expect_text, hostile, in_the_guest};
 
 /// Whether the kernel limits whole trees here, as the daemon says. In the guest it has to.
 pub(crate) fn controlled(daemon: &Daemon) -> bool {
@@ -205,6 +205,53 @@ fn disk_fill() {
         neighbour.expect_unharmed(&daemon);
         daemon.stop_and_expect_no_orphans();
     }
+}
+
+/// Where the file system has project quotas, the kernel holds a plugin to its share, with what was there before: it is refused more
+/// and lives on, and what is said of that is what the kernel says.
+#[test]
+fn disk_quota() {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let image = match quota_disk(folder.path()) {
+        Ok(image) => image,
+        Err(reason) => {
+            assert!(!in_the_guest(), "{reason}");
+            println!("SKIPPED: {reason}");
+            return;
+        }
+    };
+    let options = DaemonOptions::with([Package::echo(), limited(json!({"disk_mib": 8}))]).quota_disk(&image);
+    // The disk is smaller than what is kept free otherwise.
+    let daemon = Daemon::start(options.configuration("disk_reserve_mib = 0\n"));
+    expect_text(&daemon.log(), "the disk quotas of folders that are gone were cleared folders=1");
+    let report = daemon.operate("doctor", &json!({})).expect("it answers");
+    let checks = report["checks"].as_array().expect("a list");
+    let check = checks.iter().find(|check| check["name"] == "project_quota").expect("it was looked for");
+    assert_eq!(check["state"], "ok", "{check}");
+    let neighbour = daemon.neighbour();
+    let mut agent = daemon.agent();
+    let events = follow(&mut agent);
+    // Six are there already, from before there was a quota.
+    assert_eq!(daemon.agent().call("hostile", "data-held", &json!(4)), Ok(json!({"/data/held": "EDQUOT"})));
+    expect_text(&reason_of_next(&mut agent, events, "limit_reached"), "disk: 8 MiB are its limit, and more is refused");
+    expect_echo(&daemon, "hostile");
+    neighbour.expect_unharmed(&daemon);
+    let disk = || {
+        let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it answers");
+        let guarantees = info["guarantees"].as_array().expect("a list");
+        guarantees.iter().find(|guarantee| guarantee["control"] == "disk").expect("it is listed").clone()
+    };
+    let before = disk();
+    assert_eq!(before["state"], "enforced", "{before}");
+    expect_text(before["mechanism"].as_str().expect("a sentence"), "project quota");
+    expect_text(&before["proofs"].to_string(), "may have 8192 KiB and 131072 files, and has ");
+    assert!(before["proofs"].as_array().expect("a list").iter().any(|proof| proof["source"] == "kernel"), "{before}");
+    daemon.operate("limit", &json!({"plugin": "hostile", "disk_mib": 12})).expect("it can be changed");
+    assert_eq!(daemon.agent().call("hostile", "data-held", &json!(4)), Ok(json!({"/data/held": "ok"})));
+    expect_text(&disk()["proofs"].to_string(), "may have 12288 KiB");
+    assert_eq!(daemon.agent().call("hostile", "data-held", &json!(7)), Ok(json!({"/data/held": "EDQUOT"})));
+    assert!(daemon.status("hostile").last_failure.is_none(), "it lives on");
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// Files without bytes fill a disk as well: one who makes them without end is ended for it, long before there are a million.

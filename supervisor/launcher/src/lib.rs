@@ -35,6 +35,21 @@ pub const TRIAL_FILE: &std::ffi::CStr = c"/trial";
 /// The most descriptors that travel with one message.
 pub const DESCRIPTORS_MAX: usize = 8;
 
+/// The disk quota of a folder, as the kernel has it: what a launcher answers that was started with `--quota`, or a sentence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// The project of its file system that the folder is.
+    pub project: u32,
+    /// How much it may take.
+    pub kib: u64,
+    /// How many files and folders there may be, itself among them.
+    pub files: u64,
+    /// How much it takes.
+    pub used_bytes: u64,
+    /// How many there are.
+    pub used_files: u64,
+}
+
 /// What the daemon asks of a running launcher.
 ///
 /// `Freeze` and `Thaw` are for hosts without a cgroup: with one, the daemon freezes the leaf itself.

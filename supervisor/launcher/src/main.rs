@@ -23,6 +23,7 @@ mod gate;
 mod init;
 mod plugin;
 mod prepared;
+mod quota;
 mod root;
 mod sys;
 mod tree;
@@ -38,7 +39,7 @@ use std::{
 };
 
 /// Exit code of a launcher that was started by hand.
-const EXIT_USAGE: c_int = 64;
+pub(crate) const EXIT_USAGE: c_int = 64;
 
 /// Exit code of `--probe` and `--trial` in a process that is not the first child of a pid namespace's pid 1.
 pub(crate) const EXIT_NOT_ENCLOSED: c_int = 3;
@@ -50,15 +51,19 @@ pub(crate) const EXIT_NOT_ENCLOSED: c_int = 3;
 /// It is the C runtime that calls this, once, with the argument vector that the kernel made.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
-    // SAFETY: the kernel and the C runtime hand over `argc` pointers to strings that end in a null byte and live as
-    // long as the process; index 1 is read only if there is one.
-    let argument = (1 < argc).then(|| unsafe { CStr::from_ptr(*argv.add(1)) });
-    match argument.map(CStr::to_bytes) {
+    let argument = |index: usize| {
+        let there = c_int::try_from(index).is_ok_and(|index| index < argc);
+        // SAFETY: the kernel and the C runtime hand over `argc` pointers to strings that end in a null byte and live as
+        // long as the process; an index is read only if there is one.
+        there.then(|| unsafe { CStr::from_ptr(*argv.add(index)) })
+    };
+    match argument(1).map(CStr::to_bytes) {
         None => launch(false),
         Some(b"--prepare") => launch(true),
         Some(b"--probe") => probe(trial::look),
         Some(b"--trial") => probe(trial::run),
         Some(b"--trial-filter") => trial::run_filtered(),
+        Some(b"--quota") => quota::answer(&(2..5).map_while(argument).collect::<Vec<_>>()),
         Some(b"--build-id") => say(BUILD_ID),
         Some(_) => refuse(),
     }

@@ -3,7 +3,7 @@
 //! Facts that all of it relies on: this process, and each that it makes, has exactly one thread; nothing here shares
 //! memory between two processes (`CLONE_VM` is never given), so a child's writes and its exit touch only its own copy.
 
-use rustix::{io::Errno, mount::MountAttrFlags, process::Pid, thread::UnshareFlags};
+use rustix::{io::Errno, ioctl, mount::MountAttrFlags, process::Pid, thread::UnshareFlags};
 use std::{
     ffi::{CString, c_char, c_int, c_long, c_uint},
     marker::PhantomData,
@@ -566,3 +566,98 @@ pub(crate) fn exit(code: c_int) -> ! {
 const _: () = assert!(size_of::<LandlockPathBeneath>() == 12, "packed, as the kernel has it");
 const _: () = assert!(size_of::<libc::sock_filter>() == size_of::<u64>(), "an instruction is eight bytes");
 const _: () = assert!(size_of::<CloneArguments>() == 88, "the kernel's structure of Linux 5.7");
+
+/// A folder's attribute by which whatever is made in it gets its project: `FS_XFLAG_PROJINHERIT`.
+pub(crate) const INHERITED: u32 = 0x200;
+
+/// The kernel's `struct fsxattr`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Attributes {
+    pub(crate) flags: u32,
+    extent_size: u32,
+    extents: u32,
+    pub(crate) project: u32,
+    extent_size_to_copy: u32,
+    unused: [u8; 8],
+}
+
+/// What a file has beside its mode: `FS_IOC_FSGETXATTR`.
+pub(crate) fn attributes(file: BorrowedFd<'_>) -> Result<Attributes, Errno> {
+    const GET: ioctl::Opcode = ioctl::opcode::read::<Attributes>(b'X', 31);
+    // SAFETY: this request writes one `struct fsxattr`, any bytes of which are one, and does nothing else.
+    unsafe { ioctl::ioctl(file, ioctl::Getter::<GET, Attributes>::new()) }
+}
+
+/// Puts a file into a project, and with a folder whatever is made in it afterwards.
+pub(crate) fn set_project(file: BorrowedFd<'_>, project: u32) -> Result<(), Errno> {
+    const SET: ioctl::Opcode = ioctl::opcode::write::<Attributes>(b'X', 32);
+    let is_folder =
+        rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode) == rustix::fs::FileType::Directory;
+    let before = attributes(file)?;
+    let flags = before.flags | if is_folder { INHERITED } else { 0 };
+    // SAFETY: this request reads one `struct fsxattr`, which the kernel checks, and writes no memory.
+    unsafe { ioctl::ioctl(file, ioctl::Setter::<SET, Attributes>::new(Attributes { flags, project, ..before })) }
+}
+
+/// The kernel's `struct if_dqblk`, and `struct if_nextdqblk`, whose last field is where the other ends in padding.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Kept {
+    pub(crate) hard_kib: u64,
+    soft_kib: u64,
+    pub(crate) used_bytes: u64,
+    pub(crate) hard_files: u64,
+    soft_files: u64,
+    pub(crate) used_files: u64,
+    grace_kib: u64,
+    grace_files: u64,
+    valid: u32,
+    id: u32,
+}
+
+const Q_GETQUOTA: c_int = 0x80_0007;
+const Q_SETQUOTA: c_int = 0x80_0008;
+const Q_GETNEXTQUOTA: c_int = 0x80_0009;
+
+/// `PRJQUOTA`, in the lowest byte of a command.
+const OF_PROJECTS: c_int = 2;
+
+/// `QIF_LIMITS`: the limits of a `struct if_dqblk` hold, and nothing else in it.
+const LIMITS: u32 = 5;
+
+/// What a project of the folder's file system may have, and has.
+pub(crate) fn quota(folder: BorrowedFd<'_>, project: u32) -> Result<Kept, Errno> {
+    let mut kept = Kept::default();
+    quotactl(folder, Q_GETQUOTA, project, &mut kept)?;
+    Ok(kept)
+}
+
+/// The first project from this number on of which anything is kept.
+pub(crate) fn next_quota(folder: BorrowedFd<'_>, project: u32) -> Result<(u32, Kept), Errno> {
+    let mut kept = Kept::default();
+    quotactl(folder, Q_GETNEXTQUOTA, project, &mut kept)?;
+    Ok((kept.id, kept))
+}
+
+/// Limits a project of the folder's file system; 0 is no limit.
+pub(crate) fn set_quota(folder: BorrowedFd<'_>, project: u32, kib: u64, files: u64) -> Result<(), Errno> {
+    let mut kept = Kept { hard_kib: kib, hard_files: files, valid: LIMITS, ..Kept::default() };
+    quotactl(folder, Q_SETQUOTA, project, &mut kept)
+}
+
+fn quotactl(folder: BorrowedFd<'_>, command: c_int, project: u32, kept: &mut Kept) -> Result<(), Errno> {
+    // SAFETY: the three commands above read or write one structure that is no larger than `Kept`, which outlives the call
+    // and which nobody else looks at meanwhile.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_quotactl_fd,
+            folder.as_raw_fd(),
+            command << 8 | OF_PROJECTS,
+            project,
+            ptr::from_mut(kept),
+        )
+    };
+    checked(done)?;
+    Ok(())
+}

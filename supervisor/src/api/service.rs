@@ -356,7 +356,12 @@ impl Service {
                 map.insert("snapshot".to_owned(), json!({ "digest": snapshot.digest, "path": snapshot.path }));
             }
             let guarantees = match process {
-                Some(process) => blueprint.guarantees(Some(process)),
+                Some(process) => {
+                    let looked = handle.observed_guarantees(process).await;
+                    looked.map_err(|error| {
+                        ErrorBody::new(ErrorCode::Internal, format!("looking at what confines it: {error}"))
+                    })?
+                }
                 None => blueprint.intended_guarantees(has_run),
             };
             map.insert("guarantees".to_owned(), value(&guarantees)?);

@@ -18,6 +18,7 @@ use crate::model::ids::Generation;
 use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::grants::Grants;
+use crate::process::quota::{self, QuotaError};
 use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, Stock, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users, without_a_process};
@@ -25,11 +26,14 @@ use crate::sandbox::granted::{self, Reserved};
 use crate::sandbox::lend::{Lender, Lent};
 use crate::sandbox::runtime::{Found as Runtime, Runtimes};
 use crate::sandbox::seccomp::policy::Denials;
-use crate::sandbox::spec::{self, Inside};
+use crate::sandbox::spec::{self, Identity, Inside};
 use crate::store::{EntryPoint, Program, Snapshot, Store};
 
 /// What is taken for the daemon's own limit on descriptors where it cannot be read.
 const OPEN_FILES: u64 = 1024;
+
+/// So many files and folders a plugin may have: more cannot be counted in time.
+pub(super) const DATA_FILES_MAX: u64 = 131_072;
 
 /// Plugins go before the daemon when memory is short.
 const OOM_SCORE_ADJ: i16 = 500;
@@ -57,13 +61,7 @@ pub struct Host {
     pub sampler: Arc<Sampler>,
 }
 
-impl Host {
-    /// What confines a plugin of this daemon. `process` is its main one, as the host counts, while it runs.
-    #[must_use]
-    pub fn guarantees(&self, grants: &Grants, process: Option<u32>) -> Vec<Guarantee> {
-        self.facts.guarantees(grants, process.map(Observed::of).as_ref())
-    }
-}
+impl Host {}
 
 /// What the generations of one plugin version have in common.
 #[derive(Debug)]
@@ -336,10 +334,58 @@ impl Blueprint {
         Ok(environment)
     }
 
-    /// What confines this plugin. `process` is its main one, as the host counts, while it runs.
+    /// Has the kernel hold the plugin to its share of the disk, where it can. Blocks.
+    ///
+    /// # Errors
+    /// Why it does not, although it can.
+    pub(super) fn hold_to_disk(&self) -> Result<(), LaunchFailure> {
+        let facts = &self.host.facts;
+        if !facts.quotas {
+            return Ok(());
+        }
+        let failed = |error: QuotaError| {
+            let outlook = match &error {
+                QuotaError::Refused(_) => Outlook::Lasting,
+                QuotaError::Unasked(error) => outlook(error, Outlook::Passing),
+            };
+            LaunchFailure { message: format!("disk: {error}"), outlook, sandbox: true }
+        };
+        let data = self.data_folder();
+        // Whose it is, is seen to by each start.
+        spec::make_data_folder(&data, Identity::Own).map_err(|error| failed(error.into()))?;
+        quota::hold(&self.host.image, &data, self.disk_kib(), DATA_FILES_MAX).map(drop).map_err(failed)
+    }
+
+    fn disk_kib(&self) -> u64 {
+        self.limits().disk_mib.value.saturating_mul(1024)
+    }
+
+    /// What the kernel says of the running plugin. Blocks.
     #[must_use]
-    pub fn guarantees(&self, process: Option<u32>) -> Vec<Guarantee> {
-        let mut guarantees = self.host.guarantees(&self.grants, process);
+    pub fn observe(&self, process: u32) -> Observed {
+        let observed = Observed::of(process);
+        if !self.host.facts.quotas {
+            return observed;
+        }
+        let mib = self.limits().disk_mib.value;
+        observed.with_quota(match quota::read(&self.host.image, &self.data_folder()) {
+            Ok(kept) if kept.kib != 0 && kept.kib <= self.disk_kib() && kept.files != 0 => Ok(format!(
+                "project {} may have {} KiB and {} files, and has {} KiB and {}",
+                kept.project,
+                kept.kib,
+                kept.files,
+                kept.used_bytes.div_ceil(1024),
+                kept.used_files
+            )),
+            Ok(kept) => Err(format!("the quota of its data folder is {} KiB and not {mib} MiB", kept.kib)),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    /// What confines this plugin. `observed` is what the kernel says of it, while it runs.
+    #[must_use]
+    pub fn guarantees(&self, observed: Option<&Observed>) -> Vec<Guarantee> {
+        let mut guarantees = self.host.facts.guarantees(&self.grants, observed);
         for guarantee in &mut guarantees {
             guarantee.required = self.require.iter().any(|required| required.control.as_str() == guarantee.control);
         }

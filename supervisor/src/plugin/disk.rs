@@ -12,13 +12,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::blueprint::DATA_FILES_MAX as FILES_MAX;
+use super::pressure::Met;
 use super::sampler::{LOOK_EVERY, Sampler, Subject};
 use crate::blocking;
 use crate::model::limits::Kind;
 use crate::sandbox::extent::{Bounds, End, Extent, measure};
-
-/// So many files and folders a plugin may have: more cannot be counted in time.
-const FILES_MAX: u64 = 131_072;
 
 /// So long counting may take.
 const COUNT_WITHIN: Duration = Duration::from_secs(5);
@@ -26,6 +25,9 @@ const COUNT_WITHIN: Duration = Duration::from_secs(5);
 /// Between two counts lies this many times what the first of them took, within bounds.
 const REST: u32 = 20;
 const REST_MAX: Duration = Duration::from_secs(60);
+
+/// Of each MiB that a plugin may have, so much can be left where it has met the limit.
+const SPARE_OF_A_MIB: u64 = 16 << 10;
 
 /// One whose data have grown by less is not taken for the one that fills the disk.
 const GROWN_BYTES_MIN: u64 = 1 << 20;
@@ -38,6 +40,8 @@ struct Known {
     used: Option<Duration>,
     first: u64,
     last: u64,
+    /// It was said that it has as much as the kernel lets it have.
+    said_full: bool,
 }
 
 /// Counts, for as long as the daemon runs. So much of the file system is to be kept free.
@@ -79,13 +83,28 @@ async fn look(number: u64, subject: &Arc<Subject>, known: &mut HashMap<u64, Know
         Err(error) => return tracing::warn!(plugin = %subject.voice.plugin, %error, "its data could not be counted"),
     };
     let due = Instant::now() + (began.elapsed() * REST).clamp(LOOK_EVERY, REST_MAX);
-    let entry = known.entry(number).or_insert(Known { due, used, first: extent.bytes, last: 0 });
+    let entry = known.entry(number).or_insert(Known { due, used, first: extent.bytes, last: 0, said_full: false });
     (entry.due, entry.used, entry.last) = (due, used, extent.bytes);
     if let Some(sentence) = too_much(&extent, limit_mib) {
         subject.end(Kind::Disk, sentence);
+    } else if subject.blueprint.host.facts.quotas && extent.end == End::Whole {
+        let full = full(&extent, limit_mib);
+        if let Some(sentence) = full.as_ref().filter(|_| !entry.said_full) {
+            subject.meet(&Met::new(Kind::Disk, sentence));
+        }
+        entry.said_full = full.is_some();
     } else if extent.end == End::Unfinished {
         tracing::warn!(plugin = %subject.voice.plugin, files = extent.files, "its data could not be counted in time");
     }
+}
+
+/// Whether that is so much that the kernel refuses more: it does not tell, so one that has nearly all is taken for one that wants more.
+fn full(extent: &Extent, limit_mib: u64) -> Option<String> {
+    if FILES_MAX <= extent.files.saturating_add(1) {
+        return Some(format!("{FILES_MAX} files are its limit, and more are refused"));
+    }
+    let nearly = limit_mib.saturating_mul((1 << 20) - SPARE_OF_A_MIB);
+    (nearly <= extent.bytes).then(|| format!("{limit_mib} MiB are its limit, and more is refused"))
 }
 
 /// Why that is more than a plugin may have, if it is.

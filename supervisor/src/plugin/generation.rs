@@ -396,7 +396,8 @@ impl Task {
 
     async fn run(mut self) {
         self.launched = Instant::now();
-        match self.blueprint.launch(self.number) {
+        let held = self.hold_to_disk().await;
+        match held.and_then(|()| self.blueprint.launch(self.number)) {
             Ok((Child { input, output, stdout, stderr, control }, snapshot)) => {
                 self.logs = Some(self.listen(stdout, stderr));
                 self.pressure = self.watch_pressure(&control);
@@ -844,6 +845,19 @@ impl Task {
             }),
         };
         self.apply_with(Event::Hello, Some(welcome)).await;
+    }
+
+    /// Where the kernel can, it holds the plugin to its share of the disk before there is a process.
+    async fn hold_to_disk(&self) -> Result<(), LaunchFailure> {
+        if !self.blueprint.host.facts.quotas {
+            return Ok(());
+        }
+        let blueprint = self.blueprint.clone();
+        let held = crate::blocking::run(move || blueprint.hold_to_disk()).await;
+        held.unwrap_or_else(|error| {
+            let message = format!("disk: its quota could not be set: {error}");
+            Err(LaunchFailure { message, outlook: Outlook::Shortage, sandbox: false })
+        })
     }
 
     fn guarantees(&self) -> Vec<Guarantee> {

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, Guarantee};
 use tokio::sync::{mpsc, oneshot};
 
 use super::actions::SharedActions;
@@ -131,6 +131,19 @@ impl Handle {
     #[must_use]
     pub fn blueprint(&self) -> &Blueprint {
         &self.shared.blueprint
+    }
+
+    /// What confines its running process, which is its main one, as the host counts.
+    ///
+    /// Cancel safe: what was found is dropped.
+    ///
+    /// # Errors
+    /// When there is no thread to be had for it.
+    pub async fn observed_guarantees(&self, process: u32) -> std::io::Result<Vec<Guarantee>> {
+        let handle = self.clone();
+        let look = move || handle.blueprint().guarantees(Some(&handle.blueprint().observe(process)));
+        // Only a quota is asked for in a process of its own.
+        if self.blueprint().host.facts.quotas { crate::blocking::run(look).await } else { Ok(look()) }
     }
 
     /// Admits a call and sends it on its way. `known` gets it before anything can be answered.

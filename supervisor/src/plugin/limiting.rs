@@ -87,6 +87,13 @@ fn apply(handle: &Handle, said: &Allowance, leaves: &[String]) -> Result<Changed
     }
     let before = blueprint.say_limits(said);
     let limits = blueprint.limits();
+    if said.disk_mib.is_some()
+        && let Err(failure) = blueprint.hold_to_disk()
+    {
+        blueprint.restore_limits(before);
+        let message = format!("the disk quota of {id} was not changed: {}", failure.message);
+        return Err(ErrorBody::new(ErrorCode::Internal, message));
+    }
     if let Some(tree) = tree {
         let wanted = spec::leaf_limits(&limits.decided());
         for leaf in leaves {
@@ -95,6 +102,8 @@ fn apply(handle: &Handle, said: &Allowance, leaves: &[String]) -> Result<Changed
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => {
                     blueprint.restore_limits(before);
+                    // What was before was borne by the same folder.
+                    let _ = blueprint.hold_to_disk();
                     let was = spec::leaf_limits(&blueprint.limits().decided());
                     for leaf in leaves {
                         let _ = tree.limit(leaf, &was);

@@ -214,14 +214,18 @@ impl Subject {
         for verdict in verdicts {
             match verdict {
                 Verdict::Met(limit, sentence) => {
-                    let met = Met::new(limit, sentence);
-                    self.voice.say(Source::Supervisor, Level::Warn, &met.sentence, None, None);
-                    // Who does not listen at the moment has it in the log.
-                    let _ = self.told.try_send((self.number, Told::Met(met)));
+                    self.meet(&Met::new(limit, sentence));
                 }
                 Verdict::Over(limit, detail) => self.end(limit, detail),
             }
         }
+    }
+
+    /// Says that it has met a limit.
+    pub(super) fn meet(&self, met: &Met) {
+        self.voice.say(Source::Supervisor, Level::Warn, &met.sentence, None, None);
+        // Who does not listen at the moment has it in the log.
+        let _ = self.told.try_send((self.number, Told::Met(met.clone())));
     }
 
     /// Has it ended, because of what it has.

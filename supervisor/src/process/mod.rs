@@ -12,6 +12,7 @@ mod exit;
 mod image;
 pub mod look;
 mod prepared;
+pub mod quota;
 mod spawn;
 mod usage;
 

@@ -4,7 +4,7 @@
 //! fork would. Nothing here waits for the child: its first report comes through `Control`.
 
 use std::{
-    io::{self, IoSlice},
+    io::{self, IoSlice, Read},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -29,6 +29,9 @@ pub const DESCRIPTORS_PER_CHILD: u64 = 11;
 
 /// A log pipe holds one page: what a plugin prints is read at once, and an ordinary user's pipes are few and small.
 const LOG_PIPE_BYTES: usize = 4096;
+
+/// An answer is a few numbers or a sentence.
+const ANSWER_BYTES_MAX: u64 = 4096;
 
 /// What to start.
 #[derive(Debug)]
@@ -161,6 +164,23 @@ fn hand_over(socket: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) 
     rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL)
         .map_err(SpawnError::resources("the message to the launcher"))?;
     Ok(())
+}
+
+/// Has a launcher answer one question about a folder, waits for it, and returns its words.
+#[expect(clippy::disallowed_methods, reason = "this is the one place where the daemon starts a process")]
+pub(super) fn ask_launcher(image: &LauncherImage, folder: OwnedFd, words: &[String]) -> io::Result<Vec<u8>> {
+    let mut command = Command::new(image.path());
+    command.arg("--quota").args(words).arg0("palisade-launcher").env_clear().process_group(0);
+    command.stdin(Stdio::from(folder)).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut launcher = command.spawn()?;
+    let mut answer = Vec::new();
+    let heard = match launcher.stdout.take() {
+        Some(output) => output.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map(drop),
+        None => Ok(()),
+    };
+    let status = launcher.wait()?;
+    heard?;
+    if status.success() { Ok(answer) } else { Err(io::Error::other(format!("it ended with {status}"))) }
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place where the daemon starts a process")]

@@ -26,6 +26,8 @@ pub struct Facts {
     pub trials: Vec<(String, String)>,
     /// Plugins are born in leaf cgroups.
     pub cgroup: bool,
+    /// The kernel refuses a plugin what is more than it may have on the disk: that was tried.
+    pub quotas: bool,
 }
 
 /// Who plugins are on the host.
@@ -61,6 +63,8 @@ pub struct Observed {
     status: Vec<(String, String)>,
     /// Namespaces that are not the daemon's.
     namespaces: Vec<&'static str>,
+    /// The quota of its data, or why it has none.
+    quota: Option<Result<String, String>>,
 }
 
 /// The fields of `/proc/PID/status` that say something about confinement.
@@ -82,7 +86,13 @@ impl Observed {
             let link = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{name}"));
             matches!((link("self"), link(&pid.to_string())), (Ok(own), Ok(other)) if own != other)
         });
-        Self { status, namespaces: namespaces.collect() }
+        Self { status, namespaces: namespaces.collect(), quota: None }
+    }
+
+    /// With what the kernel has as the quota of its data, or why that does not hold it to what it may have.
+    #[must_use]
+    pub fn with_quota(self, quota: Result<String, String>) -> Self {
+        Self { quota: Some(quota), ..self }
     }
 
     fn field(&self, name: &str) -> Option<&str> {
@@ -220,7 +230,16 @@ impl Facts {
         report.push("open_files", Enforced, "RLIMIT_NOFILE", &launcher);
         report.push("file_size", Enforced, "RLIMIT_FSIZE", &launcher);
         let mechanism = "its data are counted again and again, and it is ended where they are too much; /tmp and /dev/shm are tmpfs of 64 MiB";
-        report.push("disk", Monitored, mechanism, &[]);
+        match observed.and_then(|observed| observed.quota.as_ref()) {
+            _ if !self.quotas => report.push("disk", Monitored, mechanism, &[]),
+            Some(Err(reason)) => report.push("disk", Monitored, mechanism, std::slice::from_ref(reason)),
+            seen => {
+                let mechanism = "the project quota of its data folder; /tmp and /dev/shm are tmpfs of 64 MiB";
+                let mut evidence = vec!["trial: a write beyond a quota was refused".to_owned()];
+                evidence.extend(seen.and_then(|seen| seen.as_ref().ok()).map(|held| format!("kernel: {held}")));
+                report.push("disk", Enforced, mechanism, &evidence);
+            }
+        }
         let mechanism = "so much of its output is read a second, and what is more waits in its pipes";
         report.push("logs", Enforced, mechanism, &["daemon: nothing else reads them".to_owned()]);
         report.guarantees
@@ -360,6 +379,7 @@ mod tests {
             reasons: vec![("network_namespace", "this host allows no more".to_owned())],
             trials: vec![("read-shadow".to_owned(), "No such file or directory".to_owned())],
             cgroup: false,
+            quotas: false,
         }
     }
 
@@ -496,7 +516,7 @@ mod tests {
     fn what_the_kernel_says_counts_more_than_what_was_done() {
         let facts = facts(all());
         let mut observed =
-            Observed { status: vec![("NoNewPrivs".to_owned(), "1".to_owned())], namespaces: vec!["net"] };
+            Observed { status: vec![("NoNewPrivs".to_owned(), "1".to_owned())], namespaces: vec!["net"], quota: None };
         let (shown, evidence) = state(&facts.guarantees(&Grants::default(), Some(&observed)), "no_new_privs");
         assert_eq!(shown, GuaranteeState::Enforced);
         assert!(evidence.contains("kernel: NoNewPrivs: 1"), "{evidence}");
@@ -505,6 +525,23 @@ mod tests {
             state(&facts.guarantees(&Grants::default(), Some(&observed)), "no_new_privs").0,
             GuaranteeState::Absent
         );
+    }
+
+    #[test]
+    fn a_disk_is_held_by_a_quota_where_the_kernel_has_one() {
+        let disk = |facts: &Facts, quota: Option<Result<String, String>>| {
+            let observed = Observed { quota, ..Observed::default() };
+            let guarantees = facts.guarantees(&Grants::default(), Some(&observed));
+            guarantees.into_iter().find(|guarantee| guarantee.control == "disk").unwrap()
+        };
+        let counted = disk(&facts(all()), None);
+        assert_eq!(counted.state, GuaranteeState::Monitored);
+        let facts = Facts { quotas: true, ..facts(all()) };
+        let held = disk(&facts, Some(Ok("8 MiB".to_owned())));
+        assert_eq!((held.state, held.reason.as_str()), (GuaranteeState::Enforced, ""));
+        assert_eq!(held.proofs.last(), Some(&Proof { source: ProofSource::Kernel, found: "8 MiB".to_owned() }));
+        let lost = disk(&facts, Some(Err("it has none".to_owned())));
+        assert_eq!((lost.state, lost.reason.as_str()), (GuaranteeState::Monitored, "it has none"));
     }
 
     #[test]

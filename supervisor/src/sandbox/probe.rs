@@ -24,7 +24,7 @@ use super::{
     user_map,
 };
 use crate::model::permission::grants::Grants;
-use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, LauncherImage, Report, SpawnError, spawn};
+use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, LauncherImage, Report, SpawnError, quota, spawn};
 use crate::sandbox::seccomp::policy::Denials;
 
 /// A probe's child takes a millisecond; one that takes this long will not answer.
@@ -95,6 +95,8 @@ pub struct Host {
     pub landlock_version: u32,
     /// A system call filter with a listener, installed and found to refuse.
     pub seccomp: Ability,
+    /// Disk quotas of projects, on the file system of plugins' data. Only root can set one.
+    pub quotas: Ability,
     /// Users of the host are lent to plugins by mapping ids. An ordinary user has none to lend.
     pub lent_users: Ability,
     /// What became of forbidden acts that a child tried which was confined like a plugin.
@@ -193,6 +195,7 @@ impl Host {
             ("seccomp", &self.seccomp),
             ("exec_once", &self.seccomp),
             ("own_user", &self.lent_users),
+            ("disk", &self.quotas),
             ("cgroup", &self.cgroup),
         ];
         let reasons = reasons.into_iter().filter_map(|(control, ability)| match ability {
@@ -214,6 +217,7 @@ impl Host {
             reasons: reasons.collect(),
             trials: self.trials.iter().map(|trial| (trial.act.clone(), met(trial))).collect(),
             cgroup: self.cgroup.is_yes(),
+            quotas: self.quotas.is_yes(),
         }
     }
 
@@ -237,7 +241,7 @@ impl Host {
 /// Where a trial takes place.
 #[derive(Clone, Copy, Debug)]
 pub struct Ground<'a> {
-    /// A folder of the daemon's own, on the file system where plugins' data lie. Two folders are made in it.
+    /// A folder of the daemon's own, on the file system where plugins' data lie. Three folders are made in it.
     pub folder: &'a Path,
     /// The user of the host that the trial's child runs as, where this daemon can lend one.
     pub uid: u32,
@@ -283,6 +287,7 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         },
         landlock_version,
         seccomp: not_tried(),
+        quotas: not_tried(),
         lent_users: not_tried(),
         trials: Vec::new(),
         cgroup,
@@ -294,8 +299,24 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         confine_a_child(image, ground, &mut host).await;
         filter_a_child(image, &mut host).await;
         host.way_out = lead_out_a_child(image).await;
+        host.quotas = exceed_a_quota(image, ground);
     }
     host
+}
+
+/// Whether a write beyond the quota of a folder is refused. It takes about as long as the start of one child.
+fn exceed_a_quota(image: &LauncherImage, ground: Ground<'_>) -> Ability {
+    if !rustix::process::geteuid().is_root() {
+        return Ability::No("only root can set a disk quota".to_owned());
+    }
+    let folder = ground.folder.join("quota");
+    match spec::make_data_folder(&folder, Identity::Own) {
+        Ok(()) => match quota::attempt(image, &folder) {
+            Ok(()) => Ability::Yes,
+            Err(error) => Ability::No(error.to_string()),
+        },
+        Err(error) => Ability::No(format!("the folder for the probe cannot be made: {error}")),
+    }
 }
 
 /// Whether a child in a network with nothing in it has a listener there that reaches the daemon.
@@ -566,6 +587,7 @@ mod tests {
             landlock: Ability::Yes,
             landlock_version: 7,
             seccomp: Ability::Yes,
+            quotas: Ability::Yes,
             lent_users: Ability::Yes,
             trials: Vec::new(),
             cgroup: ability(cgroup),

@@ -46,6 +46,7 @@ fn config() -> Config {
 fn service() -> Arc<Service> {
     let no = || Ability::No("not tried".to_owned());
     let host = probe::Host {
+        quotas: Ability::Yes,
         user_namespaces: no(),
         launcher: no(),
         pid_namespaces: no(),
