@@ -72,8 +72,10 @@ fn stand_between(
     descriptors[0] = in_memory(&std::fs::read(&launcher).context("reading the real launcher")?)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .context("a pair of sockets")?;
-    let mut real = command(&launcher);
-    let mut real = real.env_clear().stdin(theirs).spawn().context("starting the real launcher")?;
+    // It is to end with this process: left alone, it would take the daemon for dead and clear away the cgroups that it finds.
+    let mut real = command("setpriv");
+    real.args(["--pdeathsig", "KILL"]).arg(&launcher);
+    let mut real = real.stdin(theirs).spawn().context("starting the real launcher")?;
     let pass = |to: BorrowedFd<'_>, length: usize, descriptors: Vec<OwnedFd>, bytes: &[u8]| {
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         send(to, &bytes[..length], &borrowed)
