@@ -383,7 +383,11 @@ impl Store {
             }
             left = left.checked_sub(count as u64).ok_or_else(|| StoreError::Changed { path: name.to_owned() })?;
             hasher.update(&buffer[..count]);
-            out.write_all(&buffer[..count]).map_err(write)?;
+            if let Err(error) = out.write_all(&buffer[..count]) {
+                // A child that is being made has the descriptor too for a moment, and with it would keep the room of a removed file.
+                let _ = out.set_len(0);
+                return Err(write(error));
+            }
         }
         Ok(hex(&hasher.finalize()))
     }
