@@ -13,6 +13,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+/// So much of the paused time passes. Nobody is waited for with it: it is the length of some work, or the hour of a look.
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
 #[derive(Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
 struct Order {
     /// What to buy.
@@ -209,7 +214,7 @@ async fn a_panic_fails_its_call_with_message_and_place_and_nothing_else() {
             Ok(())
         })
         .action("later", "Panics after a while.", |_: Call, (): ()| async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            pass(1).await;
             Err::<(), _>(Error::failed(format!("{}", [1][std::hint::black_box(3)])))
         })
         .action("early", "Panics before its future.", |_: Call, fail: bool| {
@@ -278,7 +283,7 @@ async fn a_cancelled_call_is_dropped_unless_it_listens() {
         })
         .action("polite", "Listens, and tidies up.", |call: Call, (): ()| async move {
             let reason = call.cancelled().await;
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            pass(1).await;
             log::info!(call; "tidied up after {reason:?}");
             Err::<(), _>(Error::cancelled())
         })
@@ -356,7 +361,7 @@ async fn a_deadline_is_known_and_cancels() {
 async fn calls_run_at_once_and_know_themselves() {
     let plugin =
         Plugin::new("many", "1.0.0").action("sleep", "Sleeps for seconds.", |call: Call, seconds: u64| async move {
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            pass(seconds).await;
             Ok(format!("{} {} {:?} {:?}", call.id(), call.action(), call.caller(), call.deadline().is_some()))
         });
     let host = TestHost::start(plugin).await.unwrap();
@@ -376,13 +381,13 @@ async fn calls_run_at_once_and_know_themselves() {
 #[tokio::test(start_paused = true)]
 async fn a_pong_tells_the_age_of_the_oldest_call() {
     let plugin = Plugin::new("old", "1.0.0").action("wait", "Waits.", |_: Call, seconds: u64| async move {
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        pass(seconds).await;
         Ok(())
     });
     let host = TestHost::start(plugin).await.unwrap();
     let old = host.begin("wait", &50);
     host.ping(false).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    pass(7).await;
     let young = host.begin("wait", &10);
     let pong = host.ping(false).await.unwrap();
     assert_eq!((pong.calls, pong.oldest_call_ms), (2, 7000));
@@ -395,7 +400,7 @@ async fn a_pong_tells_the_age_of_the_oldest_call() {
 #[tokio::test(start_paused = true)]
 async fn more_calls_than_announced_are_overloaded() {
     let plugin = Plugin::new("small", "1.0.0").concurrency(2).action("wait", "Waits.", |_: Call, (): ()| async move {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        pass(1).await;
         Ok(())
     });
     let host = TestHost::start(plugin).await.unwrap();
@@ -415,7 +420,7 @@ async fn progress_is_the_newest_and_never_after_the_end() {
         .action("steps", "Tells each step.", |call: Call, (): ()| async move {
             for step in 0..3 {
                 call.progress_with(f64::from(step) * 50.0, format!("step {step}"), json!({ "step": step }));
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                pass(1).await;
             }
             call.progress(None, "nearly");
             Ok(())
@@ -427,7 +432,7 @@ async fn progress_is_the_newest_and_never_after_the_end() {
             call.progress(f64::NAN, "");
             let late = call.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_secs(5)).await;
+                pass(5).await;
                 late.progress(1.0, "late");
             });
             Ok(())
@@ -445,7 +450,7 @@ async fn progress_is_the_newest_and_never_after_the_end() {
     call.result::<()>().await.unwrap();
     let last = call.progress().await.unwrap().unwrap();
     assert_eq!((last.percentage, last.message), (None, None));
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    pass(10).await;
     host.ping(false).await.unwrap();
     assert!(host.violations().is_empty(), "{:?}", host.violations());
 }

@@ -12,6 +12,11 @@ use palisade_sdk::{Action, Call, Context, Error, ErrorCode, Host, Plugin, Result
 use serde::Deserialize;
 use serde_json::json;
 
+/// So much of the paused time passes. Nobody is waited for with it: it is the length of some work, or the hour of a look.
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
 /// What happened, in order.
 #[derive(Clone, Default)]
 struct Diary(Arc<Mutex<Vec<String>>>);
@@ -59,7 +64,7 @@ fn noting(diary: &Diary) -> Plugin<Diary> {
     .on_unload(move || unload.note("on_unload"))
     .on_error(move |failure| errors.note(format!("error of {:?}: {}", failure.action, failure.error.message)))
     .action("wait", "Waits.", |call: Call<Diary>, seconds: u64| async move {
-        let work = async { tokio::time::sleep(Duration::from_secs(seconds)).await };
+        let work = async { pass(seconds).await };
         tokio::select! {
             () = work => Ok(()),
             reason = call.cancelled() => {
@@ -139,7 +144,7 @@ async fn a_slow_initialization_can_ask_for_time_and_log() {
     let plugin = Plugin::with_state("slow", "1.0.0", |host: Host, (): ()| async move {
         log::info!(host; "loading");
         host.extend(Duration::from_secs(90), "a large index");
-        tokio::time::sleep(Duration::from_secs(80)).await;
+        pass(80).await;
         Ok(())
     });
     let host = TestHost::builder().patience(Duration::from_secs(100)).start(plugin).await.unwrap();
@@ -177,7 +182,7 @@ async fn health_says_what_is_wrong() {
                 2 => Err(Error::unavailable("no more disk")),
                 3 => panic!("really ill"),
                 _ => {
-                    tokio::time::sleep(Duration::from_secs(3600)).await;
+                    pass(3600).await;
                     Ok(())
                 }
             }
