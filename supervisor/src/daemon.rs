@@ -38,7 +38,7 @@ use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::plugin::sampler::Sampler;
-use crate::process::{ImageError, LauncherImage, Stock, quota};
+use crate::process::{ImageError, LauncherImage, Launchers, Stock, quota};
 use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
@@ -142,7 +142,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     own_folder(RUNTIME, &config.runtime_directory)?;
     let state = lock(&config.state_directory)?;
     let listener = unix::listen(&config)?;
-    let image = Arc::new(LauncherImage::load(launcher)?);
+    let launchers = Arc::new(Launchers::of(LauncherImage::load(launcher)?));
     let tree = Tree::open_or_create(&config.state_directory).map(|opened| {
         if opened.stale_leaves > 0 {
             tracing::warn!(leaves = opened.stale_leaves, "ended what a daemon that died had left in its cgroups");
@@ -154,7 +154,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let trial = config.state_directory.join("trial");
     own_folder("trial directory", &trial)?;
     let ground = Ground { folder: &trial, uid: *config.lent_uids.start() };
-    let host = probe::probe(&image, tree.as_ref(), ground).await;
+    let host = probe::probe(&launchers, tree.as_ref(), ground).await;
     if let Ability::No(reason) = host.launcher {
         return Err(ImageError::Refused { path: launcher.to_owned(), reason }.into());
     }
@@ -185,7 +185,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
     }
     if host.quotas.is_yes() {
-        match quota::clear(&image, &data) {
+        match quota::clear(launchers.image(), &data) {
             Ok(0) => {}
             Ok(folders) => tracing::info!(folders, "the disk quotas of folders that are gone were cleared"),
             Err(error) => tracing::warn!(%error, "disk quotas of folders that are gone were not cleared"),
@@ -201,11 +201,11 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let can_prepare = offer.user_namespaces && offer.network && offer.ipc;
     let stock = Arc::new(Stock::new(if can_prepare { config.prepared_launchers } else { 0 }));
     let stocking = tokio::spawn({
-        let (stock, image) = (stock.clone(), image.clone());
-        async move { stock.run(&image).await }
+        let (stock, launchers) = (stock.clone(), launchers.clone());
+        async move { stock.run(&launchers).await }
     });
     let plugin_host =
-        Arc::new(Host { image, stock: stock.clone(), cgroups, facts, lender, data, reserved, runtimes, sampler });
+        Arc::new(Host { launchers, stock: stock.clone(), cgroups, facts, lender, data, reserved, runtimes, sampler });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),

@@ -31,8 +31,8 @@ use palisade_launcher::{Attributes, MadeUp, Mount, Namespaces, Source};
 use palisaded::model::permission::grants::Grants;
 use palisaded::{
     process::{
-        Child, Exit, Exited, Failure, ImageError, Launch, LauncherImage, Limit, Prepared, Report, Resource, Spec,
-        Started, Step, Stock, UserMap, proportional_bytes, spawn, tree_usage,
+        Child, Exit, Exited, Failure, ImageError, Launch, LauncherImage, Launchers, Limit, Prepared, Report, Resource,
+        Spec, Started, Step, Stock, UserMap, proportional_bytes, spawn, tree_usage,
     },
     sandbox::{
         cgroup::{Leaf, LeafError, Tree, Unavailable},
@@ -119,7 +119,7 @@ fn a_child_finds_exactly_its_environment_arguments_and_folder() {
     each_enclosure(|place| async move {
         let mut spec = program(&["env"]);
         spec.environment = vec![c"ONE=1".to_owned(), c"TWO=two words".to_owned()];
-        let (mut child, _) = launch(&place, &open("/usr/bin/env"), None, spec);
+        let (mut child, _) = launch(&place, &open("/usr/bin/env"), None, spec).await;
         assert_eq!(all_of(&mut child.stdout).await, "ONE=1\nTWO=two words\n");
         assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
 
@@ -128,7 +128,7 @@ fn a_child_finds_exactly_its_environment_arguments_and_folder() {
         spec.directory = c"/usr/bin".to_owned();
         spec.limits = vec![Limit { resource: Resource::Descriptors, soft: Some(123), hard: Some(124) }];
         spec.oom_score_adj = 500;
-        let (mut child, _) = launch(&place, &open("/bin/sh"), None, spec);
+        let (mut child, _) = launch(&place, &open("/bin/sh"), None, spec).await;
         assert_eq!(all_of(&mut child.stdout).await, "/usr/bin\n0022\n123\n500\nname-first-2\n");
         assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
     });
@@ -138,7 +138,7 @@ fn a_child_finds_exactly_its_environment_arguments_and_folder() {
 fn a_child_leads_a_session_and_has_its_signals_as_new() {
     each_enclosure(|place| async move {
         // Not a shell: that would set its signals as it likes.
-        let (mut child, ()) = launch(&place, &open("/bin/sleep"), None, program(&["sleep", "1000"]));
+        let (mut child, ()) = launch(&place, &open("/bin/sleep"), None, program(&["sleep", "1000"])).await;
         let Report::Started(started) = within(child.control.next_report()).await else { panic!("not started") };
         let text = std::fs::read_to_string(format!("/proc/{}/status", started.plugin_pid)).unwrap();
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
@@ -380,7 +380,7 @@ fn dropping_the_control_ends_the_tree_frozen_or_not() {
 fn killing_before_the_start_is_reported_ends_it_all_the_same() {
     each_enclosure(|place| async move {
         let marker = Marker::new();
-        let (mut child, _) = launch(&place, &open("/bin/sh"), None, sh(&format!("exec sleep {marker}")));
+        let (mut child, _) = launch(&place, &open("/bin/sh"), None, sh(&format!("exec sleep {marker}"))).await;
         child.control.kill();
         let last = place.last_report(child).await;
         // When it is hit is up to the kernel; that it ends is not.
@@ -393,7 +393,7 @@ fn killing_before_the_start_is_reported_ends_it_all_the_same() {
 fn a_child_cannot_be_terminated_before_it_started() {
     run(async {
         let place = Place::without_leaf();
-        let (mut child, _) = launch(&place, &open("/bin/sh"), None, sh("exit 0"));
+        let (mut child, _) = launch(&place, &open("/bin/sh"), None, sh("exit 0")).await;
         assert_eq!(child.control.terminate().unwrap_err().kind(), std::io::ErrorKind::NotFound);
         child.control.kill();
         place.last_report(child).await;
@@ -562,7 +562,7 @@ fn a_file_that_cannot_be_executed_says_why() {
         ] {
             let mut spec = sh("");
             spec.arguments = vec![CString::new(path.to_str().unwrap()).unwrap()];
-            let (child, _) = launch(&place, &open(&path), None, spec);
+            let (child, _) = launch(&place, &open(&path), None, spec).await;
             let failure = failure(place.last_report(child).await);
             assert_eq!((failure.step, failure.errno), (Step::Exec, errno), "{failure}");
             let name = path.to_str().unwrap();
@@ -576,7 +576,7 @@ fn a_folder_that_cannot_be_entered_is_named() {
     each_enclosure(|place| async move {
         let mut spec = sh("exit 0");
         spec.directory = c"/nonexistent/folder".to_owned();
-        let (child, _) = launch(&place, &open("/bin/sh"), None, spec);
+        let (child, _) = launch(&place, &open("/bin/sh"), None, spec).await;
         let failure = failure(place.last_report(child).await);
         assert_eq!((failure.step, failure.errno), (Step::Directory, ENOENT), "{failure}");
         assert!(failure.message.contains("/nonexistent/folder"), "{failure}");
@@ -596,7 +596,7 @@ fn a_limit_that_cannot_be_set_is_named() {
             Limit { resource: Resource::Core, soft: Some(0), hard: Some(0) },
             Limit { resource: Resource::Descriptors, soft: Some(too_many), hard: Some(too_many) },
         ];
-        let (child, _) = launch(&place, &open("/bin/sh"), None, spec);
+        let (child, _) = launch(&place, &open("/bin/sh"), None, spec).await;
         let failure = failure(place.last_report(child).await);
         assert_eq!((failure.step, failure.errno), (Step::Limits, EPERM), "{failure}");
         assert!(
@@ -615,7 +615,7 @@ fn an_ordinary_user_without_a_user_namespace_is_told_what_is_missing() {
         let place = Place::without_leaf();
         let mut spec = sh("exit 0");
         spec.user_namespace = None;
-        let (child, _) = launch(&place, &open("/bin/sh"), None, spec);
+        let (child, _) = launch(&place, &open("/bin/sh"), None, spec).await;
         let failure = failure(place.last_report(child).await);
         assert_eq!((failure.step, failure.errno), (Step::PidNamespace, EPERM), "{failure}");
         assert!(failure.message.contains("needs root, or a user namespace"), "{failure}");
@@ -632,7 +632,7 @@ fn a_script_is_run_by_the_interpreter_that_the_daemon_opened() {
         let mut spec = sh("");
         spec.arguments =
             ["/bin/sh", "-e", script.to_str().unwrap(), "given"].map(|it| CString::new(it).unwrap()).into();
-        let (mut child, _) = launch(&place, &open(&script), Some(&open("/bin/sh")), spec);
+        let (mut child, _) = launch(&place, &open(&script), Some(&open("/bin/sh")), spec).await;
         assert_eq!(all_of(&mut child.stdout).await, format!("{} given\n", script.display()));
         assert_eq!(place.last_report(child).await, exited(Exit::Code(3)));
     });
@@ -647,7 +647,7 @@ fn a_program_that_is_being_written_is_tried_again_until_it_is_not() {
             let place = Place::without_leaf();
             let (path, _folder) = copy_of_true();
             let writer = File::options().append(true).open(&path).unwrap();
-            let (child, _) = launch(&place, &open(&path), None, program(&["true"]));
+            let (child, _) = launch(&place, &open(&path), None, program(&["true"])).await;
             let launcher = child.control.launcher_pid().unwrap();
             // The process that is to become the plugin exists and sleeps, which before its exec it does between two
             // attempts only.
@@ -668,7 +668,7 @@ fn a_program_that_stays_open_for_writing_is_given_up() {
         let place = Place::without_leaf();
         let (path, _folder) = copy_of_true();
         let _writer = File::options().append(true).open(&path).unwrap();
-        let (child, _) = launch(&place, &open(&path), None, program(&["true"]));
+        let (child, _) = launch(&place, &open(&path), None, program(&["true"])).await;
         let failure = failure(place.last_report(child).await);
         assert_eq!((failure.step, failure.errno), (Step::Exec, ETXTBSY), "{failure}");
         assert!(failure.message.contains("still being written"), "{failure}");
@@ -681,7 +681,7 @@ fn a_daemon_of_another_build_is_refused() {
         let place = Place::without_leaf();
         let mut spec = sh("exit 0");
         spec.build_id = "0.0.0-another".to_owned();
-        let (child, _) = launch(&place, &open("/bin/sh"), None, spec);
+        let (child, _) = launch(&place, &open("/bin/sh"), None, spec).await;
         let failure = failure(place.last_report(child).await);
         assert_eq!(failure.step, Step::Specification, "{failure}");
         assert!(failure.message.contains("0.0.0-another"), "{failure}");
@@ -750,7 +750,7 @@ fn arguments_that_do_not_fit_into_a_message_are_refused_at_once() {
         spec.environment = vec![CString::new(vec![b'x'; 200 * 1024]).unwrap()];
         let entry = open("/bin/sh");
         let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
-        let error = spawn(image(), None, launch).unwrap_err();
+        let error = spawn(launchers(), None, launch).await.unwrap_err();
         assert!(error.to_string().contains("exceeds"), "{error}");
     });
 }
@@ -773,7 +773,7 @@ async fn prepared() -> Prepared {
     let stock = Arc::new(Stock::new(1));
     let stocking = tokio::spawn({
         let stock = stock.clone();
-        async move { stock.run(image()).await }
+        async move { stock.run(launchers()).await }
     });
     let mut standing = stock.standing();
     within(standing.wait_for(|now| now.ready == 1)).await.unwrap();
@@ -783,9 +783,9 @@ async fn prepared() -> Prepared {
     one
 }
 
-fn launch_with(prepared: Option<Prepared>, place: &Place, entry: &OwnedFd, spec: Spec) -> Child {
+async fn launch_with(prepared: Option<Prepared>, place: &Place, entry: &OwnedFd, spec: Spec) -> Child {
     let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: place.leaf(), lent: None };
-    spawn(image(), prepared, launch).unwrap()
+    spawn(launchers(), prepared, launch).await.unwrap()
 }
 
 async fn said_by(place: &Place, mut child: Child) -> String {
@@ -805,8 +805,8 @@ const SURVEY: &str = "cat /proc/self/uid_map /proc/self/gid_map /proc/net/dev /p
 fn a_prepared_start_makes_what_an_ordinary_one_makes() {
     each_enclosure(|place| async move {
         let shell = open("/bin/sh");
-        let ordinary = said_by(&place, launch_with(None, &place, &shell, enclosed(SURVEY))).await;
-        let child = launch_with(Some(prepared().await), &place, &shell, enclosed(SURVEY));
+        let ordinary = said_by(&place, launch_with(None, &place, &shell, enclosed(SURVEY)).await).await;
+        let child = launch_with(Some(prepared().await), &place, &shell, enclosed(SURVEY)).await;
         assert!(child.control.was_prepared());
         let found = said_by(&place, child).await;
         let split = |text: &str| -> (Vec<String>, Vec<String>) {
@@ -830,7 +830,7 @@ fn a_prepared_child_is_killed_with_everything_it_started() {
     each_enclosure(|place| async move {
         let marker = Marker::new();
         let spec = enclosed(&format!("{} wait", stubborn(&marker)));
-        let mut child = launch_with(Some(prepared().await), &place, &open("/bin/sh"), spec);
+        let mut child = launch_with(Some(prepared().await), &place, &open("/bin/sh"), spec).await;
         assert!(matches!(within(child.control.next_report()).await, Report::Started(_)));
         marker.wait_for(3).await;
         child.control.kill();
@@ -845,7 +845,7 @@ fn a_start_that_wants_less_is_made_as_ever() {
     each_enclosure(|place| async move {
         let mut spec = enclosed("readlink /proc/self/ns/net");
         spec.namespaces.network = false;
-        let said = said_by(&place, launch_with(Some(prepared().await), &place, &open("/bin/sh"), spec)).await;
+        let said = said_by(&place, launch_with(Some(prepared().await), &place, &open("/bin/sh"), spec).await).await;
         assert_eq!(Path::new(said.trim()), std::fs::read_link("/proc/self/ns/net").unwrap());
     });
 }
@@ -863,7 +863,7 @@ fn a_prepared_launcher_that_died_is_replaced_by_an_ordinary_start() {
             }
         })
         .await;
-        let child = launch_with(Some(one), &place, &open("/bin/sh"), enclosed("echo well"));
+        let child = launch_with(Some(one), &place, &open("/bin/sh"), enclosed("echo well")).await;
         assert!(!child.control.was_prepared());
         assert_eq!(said_by(&place, child).await, "well\n");
     });
@@ -878,7 +878,7 @@ fn a_confined_child_finds_its_own_tree_and_nothing_else() {
     each_enclosure(|place| async move {
         let ground = Confined::new();
         let script = "id -u; pwd; ls /; cat /etc/passwd | wc -l; touch /data/x /tmp/x && rm /tmp/x; touch /usr/x; ls /root; cat /trial";
-        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, ground.spec(script));
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, ground.spec(script)).await;
         let said = all_of(&mut child.stdout).await;
         let complaints = all_of(&mut child.stderr).await;
         place.last_report(child).await;
@@ -926,11 +926,11 @@ fn what_a_layer_stops_goes_through_without_it() {
         ];
         for (script, what, without) in rows {
             let mut spec = ground.spec(script);
-            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone());
+            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone()).await;
             let with = place.last_report(child).await;
             assert_ne!(with, exited(Exit::Code(0)), "{what}: {script}");
             without(&mut spec);
-            let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+            let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec).await;
             let complaints = all_of(&mut child.stderr).await;
             assert_eq!(place.last_report(child).await, exited(Exit::Code(0)), "without {what}: {script}: {complaints}");
         }
@@ -948,11 +948,11 @@ fn landlock_is_a_fence_of_its_own() {
         }
         let root = spec.root.as_mut().unwrap();
         root.files.push(MadeUp { path: c"trial".to_owned(), contents: c"for nobody".to_owned() });
-        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone());
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone()).await;
         assert!(all_of(&mut child.stderr).await.contains("Permission denied"));
         assert_eq!(place.last_report(child).await, exited(Exit::Code(1)));
         spec.landlock = None;
-        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec).await;
         assert_eq!(all_of(&mut child.stdout).await, "for nobody");
         assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
     });
@@ -983,12 +983,12 @@ fn a_system_call_filter_is_installed_last_and_holds() {
         let script = "grep Seccomp: /proc/self/status; mkdir /tmp/folder";
         let mut spec = ground.spec(script);
         spec.seccomp = None;
-        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone());
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec.clone()).await;
         assert_eq!(all_of(&mut child.stdout).await, "Seccomp:\t0\n");
         assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
 
         spec.seccomp = Some(filter);
-        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, spec).await;
         assert_eq!(all_of(&mut child.stdout).await, "Seccomp:\t2\n");
         assert!(all_of(&mut child.stderr).await.contains("Operation not permitted"));
         assert_eq!(place.last_report(child).await, exited(Exit::Code(1)));
@@ -996,7 +996,7 @@ fn a_system_call_filter_is_installed_last_and_holds() {
         for (filter, step, errno) in [(vec![0xff; 8], Step::Seccomp, EINVAL), (vec![0; 7], Step::Specification, 0)] {
             let mut spec = ground.spec("exit 0");
             spec.seccomp = Some(filter);
-            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec).await;
             let failure = failure(place.last_report(child).await);
             assert_eq!((failure.step, failure.errno), (step, errno), "{failure}");
         }
@@ -1049,7 +1049,7 @@ fn a_step_that_does_not_hold_ends_the_start() {
         for (number, (break_it, step, errno, word)) in rows.into_iter().enumerate() {
             let mut spec = ground.spec("exit 0");
             break_it(&mut spec);
-            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec).await;
             let failure = failure(place.last_report(child).await);
             assert_eq!((failure.step, failure.errno), (step, errno), "row {number}: {failure}");
             assert!(failure.message.contains(word), "row {number}: {word:?} in {failure}");
@@ -1058,7 +1058,7 @@ fn a_step_that_does_not_hold_ends_the_start() {
         let mut spec = ground.spec("exit 0");
         let mount = mount_of(&mut spec, c"etc/ld.so.cache");
         (mount.source, mount.optional) = (bind(c"/nonexistent"), true);
-        let (child, ()) = launch(&place, &open("/bin/sh"), None, spec);
+        let (child, ()) = launch(&place, &open("/bin/sh"), None, spec).await;
         assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
     });
 }
@@ -1090,7 +1090,7 @@ fn what_is_granted_is_bound_as_it_was_named_or_not_at_all() {
             spec
         };
         let good = spec(&at.join("place"), c"srv/deep/place");
-        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, good);
+        let (mut child, ()) = launch(&place, &open("/bin/sh"), None, good).await;
         assert_eq!(all_of(&mut child.stdout).await, "granted");
         assert!(all_of(&mut child.stderr).await.contains("Read-only file system"));
         assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
@@ -1100,13 +1100,13 @@ fn what_is_granted_is_bound_as_it_was_named_or_not_at_all() {
             ("gone", Step::Bind, ENOENT, "gone could not be bound"),
             ("pipe", Step::Bind, EOPNOTSUPP, "neither a folder nor a regular file"),
         ] {
-            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec(&at.join(source), c"srv/deep/place"));
+            let (child, ()) = launch(&place, &open("/bin/sh"), None, spec(&at.join(source), c"srv/deep/place")).await;
             let failure = failure(place.last_report(child).await);
             assert_eq!((failure.step, failure.errno), (step, errno), "{source}: {failure}");
             assert!(failure.message.contains(word), "{source}: {word:?} in {failure}");
         }
         // Within what is read-only nothing is made.
-        let (child, ()) = launch(&place, &open("/bin/sh"), None, spec(&at.join("place"), c"usr/missing/place"));
+        let (child, ()) = launch(&place, &open("/bin/sh"), None, spec(&at.join("place"), c"usr/missing/place")).await;
         let failure = failure(place.last_report(child).await);
         assert_eq!((failure.step, failure.errno), (Step::Mount, EROFS), "{failure}");
     });
@@ -1122,11 +1122,11 @@ fn the_entry_point_is_the_verified_file_or_nothing() {
         let verified = open(&main);
         let mut spec = ground.spec("");
         spec.root.as_mut().unwrap().entry = Some(c"plugin/main".to_owned());
-        let (child, ()) = launch(&place, &verified, None, spec.clone());
+        let (child, ()) = launch(&place, &verified, None, spec.clone()).await;
         assert_eq!(place.last_report(child).await, exited(Exit::Code(0)));
         std::fs::rename(&main, main.with_extension("old")).unwrap();
         std::fs::copy("/bin/false", &main).unwrap();
-        let (child, ()) = launch(&place, &verified, None, spec);
+        let (child, ()) = launch(&place, &verified, None, spec).await;
         let failure = failure(place.last_report(child).await);
         assert_eq!((failure.step, failure.errno), (Step::EntryPoint, ESTALE), "{failure}");
     });
@@ -1165,7 +1165,9 @@ impl Confined {
             let probed = std::thread::spawn(|| {
                 runtime().block_on(async {
                     let state = tempfile::tempdir().unwrap();
-                    within(probe(image(), Err(&Unavailable::NotMounted), ground(state.path()))).await.landlock_version
+                    within(probe(launchers(), Err(&Unavailable::NotMounted), ground(state.path())))
+                        .await
+                        .landlock_version
                 })
             });
             probed.join().unwrap()
@@ -1202,7 +1204,14 @@ fn two_hundred_starts_leave_nothing() {
             let mut places = vec![Place::without_leaf()];
             places.extend(Place::with_leaf());
             for place in places {
-                let children = || children_of(std::process::id());
+                let zygote = |pid: &u32| {
+                    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "palisade-zygote\n")
+                };
+                let children = || {
+                    let mut children = children_of(std::process::id());
+                    children.retain(|pid| !zygote(pid));
+                    children
+                };
                 let descriptors = || descriptors_of(std::process::id()).len();
                 one_of_each_end(&place).await;
                 // What other tests of this process left to be reaped is not counted.
@@ -1232,7 +1241,7 @@ async fn one_of_each_end(place: &Place) {
 
     let mut spec = sh("exit 0");
     spec.directory = c"/nonexistent".to_owned();
-    let (child, _) = launch(place, &open("/bin/sh"), None, spec);
+    let (child, _) = launch(place, &open("/bin/sh"), None, spec).await;
     assert_eq!(failure(place.last_report(child).await).step, Step::Directory);
 
     let (child, started) = start(place, sh("exec sleep 1000")).await;
@@ -1298,7 +1307,7 @@ fn the_probe_finds_what_the_other_tests_use() {
     run(async {
         let state = tempfile::tempdir().unwrap();
         let tree = Tree::open_or_create(state.path());
-        let host = within(probe(image(), tree.as_ref().map(|opened| &opened.tree), ground(state.path()))).await;
+        let host = within(probe(launchers(), tree.as_ref().map(|opened| &opened.tree), ground(state.path()))).await;
         println!("{host:?}");
         assert_eq!(host.pid_namespaces, Ability::Yes);
         for ability in [
@@ -1351,7 +1360,7 @@ fn a_host_without_namespaces_is_told_so() {
     if std::env::var_os(INNER_VARIABLE).is_some_and(|inner| inner == "no namespaces") {
         return run(async {
             let state = tempfile::tempdir().unwrap();
-            let host = within(probe(image(), Err(&Unavailable::NotMounted), ground(state.path()))).await;
+            let host = within(probe(launchers(), Err(&Unavailable::NotMounted), ground(state.path()))).await;
             for (ability, sysctl) in
                 [(&host.user_namespaces, "max_user_namespaces"), (&host.pid_namespaces, "max_pid_namespaces")]
             {
@@ -1528,9 +1537,9 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn image() -> &'static LauncherImage {
-    static IMAGE: OnceLock<LauncherImage> = OnceLock::new();
-    IMAGE.get_or_init(|| LauncherImage::load(&launcher_path()).unwrap())
+fn launchers() -> &'static Launchers {
+    static LAUNCHERS: OnceLock<Launchers> = OnceLock::new();
+    LAUNCHERS.get_or_init(|| Launchers::of(LauncherImage::load(&launcher_path()).unwrap()))
 }
 
 /// A user of the host that nobody is.
@@ -1590,15 +1599,15 @@ fn sh(script: &str) -> Spec {
     program(&["sh", "-c", script])
 }
 
-fn launch(place: &Place, entry: &OwnedFd, interpreter: Option<&OwnedFd>, spec: Spec) -> (Child, ()) {
+async fn launch(place: &Place, entry: &OwnedFd, interpreter: Option<&OwnedFd>, spec: Spec) -> (Child, ()) {
     let interpreter = interpreter.map(AsFd::as_fd);
     let launch = Launch { spec, entry: entry.as_fd(), interpreter, leaf: place.leaf(), lent: None };
-    (spawn(image(), None, launch).unwrap(), ())
+    (spawn(launchers(), None, launch).await.unwrap(), ())
 }
 
 /// Starts a shell and waits until it runs.
 async fn start(place: &Place, spec: Spec) -> (Child, Started) {
-    let (mut child, ()) = launch(place, &open("/bin/sh"), None, spec);
+    let (mut child, ()) = launch(place, &open("/bin/sh"), None, spec).await;
     match within(child.control.next_report()).await {
         Report::Started(started) => (child, started),
         report => panic!("{report:?}"),
@@ -1613,7 +1622,7 @@ async fn failure_of_launcher(bytes: &[u8]) -> Failure {
     let image = LauncherImage::load(&path).unwrap();
     let entry = open("/bin/sh");
     let launch = Launch { spec: sh("exit 0"), entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
-    failure(Place::without_leaf().last_report(spawn(&image, None, launch).unwrap()).await)
+    failure(Place::without_leaf().last_report(spawn(&Launchers::of(image), None, launch).await.unwrap()).await)
 }
 
 fn exited(exit: Exit) -> Report {

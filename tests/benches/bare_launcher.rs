@@ -31,6 +31,8 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 fn main() -> anyhow::Result<()> {
+    // It makes no copies of itself, and is executed for each start.
+    ensure!(std::env::args_os().len() == 1, "this launcher only launches");
     let stdin = std::io::stdin();
     let control = stdin.as_fd();
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];

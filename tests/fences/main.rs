@@ -26,7 +26,7 @@ use palisade_tests::wire::BOUND;
 use palisade_tests::world::World;
 use palisaded::model::limits::{BUILT_IN, Decided};
 use palisaded::model::permission::grants::Grants;
-use palisaded::process::{Exit, Launch, LauncherImage, Report, spawn};
+use palisaded::process::{Exit, Launch, LauncherImage, Launchers, Report, spawn};
 use palisaded::sandbox::cgroup::Unavailable;
 use palisaded::sandbox::probe::{Ground, probe};
 use palisaded::sandbox::seccomp::policy::Denials;
@@ -68,9 +68,9 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there is room")
 }
 
-fn image() -> &'static LauncherImage {
-    static IMAGE: OnceLock<LauncherImage> = OnceLock::new();
-    IMAGE.get_or_init(|| LauncherImage::load(&built("palisade-launcher")).expect("it was built"))
+fn launchers() -> &'static Launchers {
+    static LAUNCHERS: OnceLock<Launchers> = OnceLock::new();
+    LAUNCHERS.get_or_init(|| Launchers::of(LauncherImage::load(&built("palisade-launcher")).expect("it was built")))
 }
 
 /// What this host has, as the daemon finds out.
@@ -78,7 +78,7 @@ fn offer(state: &Path) -> Offer {
     static LANDLOCK: OnceLock<u32> = OnceLock::new();
     let landlock = *LANDLOCK.get_or_init(|| {
         let ground = Ground { folder: state, uid: NOBODY_ELSE };
-        runtime().block_on(probe(image(), Err(&Unavailable::NotMounted), ground)).landlock_version
+        runtime().block_on(probe(launchers(), Err(&Unavailable::NotMounted), ground)).landlock_version
     });
     Offer::whole(landlock)
 }
@@ -202,7 +202,7 @@ impl Ward {
     fn run(&self, spec: Spec) -> String {
         runtime().block_on(async {
             let launch = Launch { spec, entry: self.entry.as_fd(), interpreter: None, leaf: None, lent: None };
-            let mut child = spawn(image(), None, launch).expect("it starts");
+            let mut child = spawn(launchers(), None, launch).await.expect("it starts");
             let (mut said, mut complaints) = (String::new(), String::new());
             let last = tokio::time::timeout(BOUND + Duration::from_secs(60), async {
                 let _ = child.stdout.read_to_string(&mut said).await;

@@ -1,7 +1,9 @@
 //! The socket to the daemon: the specification comes in, reports go out, and its end is the lifeline.
 
 use crate::{failure::Failed, sys};
-use palisade_launcher::{BUILD_ID, Command, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, MessageError, Report, Spec, Step};
+use palisade_launcher::{
+    BUILD_ID, Command, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, MessageError, Report, Spec, Step, Wanted,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, IoSlice, IoSliceMut},
@@ -10,6 +12,7 @@ use rustix::{
         SendFlags, SocketType, recv, recvmsg, send, sendmsg, sockopt,
     },
 };
+use serde::Serialize;
 use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -61,8 +64,8 @@ impl Control {
         Some(Self { socket: unsafe { sys::take(0) } })
     }
 
-    /// Sends a report. An error means that the daemon is gone.
-    pub(crate) fn report(&self, report: &Report, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    /// Sends a report, or what a zygote answers. An error means that the daemon is gone.
+    pub(crate) fn report<T: Serialize>(&self, report: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let bytes = palisade_launcher::encode(report).map_err(|_| Errno::MSGSIZE)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -102,17 +105,37 @@ impl Control {
             return Err(malformed(&MessageError::TooLong { bytes: length }));
         }
         let mut bytes = vec![0; length];
+        match self.receive(&mut bytes, RecvFlags::DONTWAIT) {
+            Ok(Some((received, descriptors))) if received == length => understand(&bytes, descriptors).map(Some),
+            Ok(_) => Err(Failed::because(Step::Specification, "the specification arrived incomplete".to_owned())),
+            Err(errno) => Err(Failed::at(Step::Specification, errno)),
+        }
+    }
+
+    /// Waits for what the daemon wants of a zygote, and the socket that comes along. `None`: the daemon is gone, or talks nonsense,
+    /// which a daemon of this build does not.
+    pub(crate) fn receive_wanted(&self) -> Option<(Wanted, OwnedFd)> {
+        let mut bytes = [0_u8; COMMAND_BYTES_MAX];
+        loop {
+            match self.receive(&mut bytes, RecvFlags::empty()) {
+                Err(Errno::INTR) => {}
+                Ok(Some((length, descriptors))) => {
+                    let wanted = palisade_launcher::decode(bytes.get(..length)?).ok()?;
+                    return Some((wanted, descriptors.into_iter().next()?));
+                }
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// One whole message: its length and what came along. `None`: it did not fit, or not all of it arrived.
+    fn receive(&self, bytes: &mut [u8], flags: RecvFlags) -> Result<Option<(usize, Vec<OwnedFd>)>, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(
-            &self.socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-        )
-        .map_err(|errno| Failed::at(Step::Specification, errno))?;
-        if received.bytes != length || received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-            return Err(Failed::because(Step::Specification, "the specification arrived incomplete".to_owned()));
+        let received =
+            recvmsg(&self.socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)?;
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Ok(None);
         }
         let mut descriptors = Vec::with_capacity(DESCRIPTORS_MAX);
         for message in ancillary.drain() {
@@ -120,7 +143,7 @@ impl Control {
                 descriptors.extend(rights);
             }
         }
-        understand(&bytes, descriptors).map(Some)
+        Ok(Some((received.bytes, descriptors)))
     }
 
     /// Whether the daemon's end is still open after so long.

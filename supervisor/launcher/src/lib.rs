@@ -3,7 +3,8 @@
 //! The daemon decides everything about a child beforehand and sends it as one `Spec`, with the descriptors the child
 //! needs; the launcher performs it and answers with `Report`s. Both travel as MessagePack maps, one datagram each, over
 //! a `SOCK_SEQPACKET` pair whose launcher end is descriptor 0. The closing of the daemon's end is the lifeline: a
-//! launcher that sees it kills the tree and leaves.
+//! launcher that sees it kills the tree and leaves. A zygote, of which launchers are copies, has a socket of the same kind
+//! for `Wanted` and `Born`.
 //!
 //! Invariants: no message exceeds `MESSAGE_BYTES_MAX`; daemon and launcher of different sources refuse each other by
 //! `BUILD_ID` before either believes anything else the other says.
@@ -61,6 +62,30 @@ pub enum Command {
     Thaw,
     /// Kill the whole tree, frozen or not.
     Kill,
+}
+
+/// What the daemon asks of a zygote: a copy of itself, to which the socket belongs that travels with this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    /// A launcher that waits for its specification.
+    Launcher,
+    /// One that prepares what it can before it waits.
+    Prepared,
+}
+
+/// What a zygote answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Born {
+    /// There is a copy, a child of the daemon. Its pidfd travels with this.
+    Launcher {
+        /// Its number.
+        pid: u32,
+    },
+    /// There is none.
+    Nobody {
+        /// Why the kernel refused one.
+        errno: i32,
+    },
 }
 
 /// A message that cannot be sent, or was not understood.

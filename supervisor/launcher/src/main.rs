@@ -29,6 +29,7 @@ mod sys;
 mod tree;
 mod trial;
 mod user_namespace;
+mod zygote;
 
 use crate::{control::Control, failure::Failed, prepared::Prepared, tree::Tree};
 use palisade_launcher::{BUILD_ID, Report, Step};
@@ -60,6 +61,7 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
     match argument(1).map(CStr::to_bytes) {
         None => launch(false),
         Some(b"--prepare") => launch(true),
+        Some(b"--zygote") => zygote::run(),
         Some(b"--probe") => probe(trial::look),
         Some(b"--trial") => probe(trial::run),
         Some(b"--trial-filter") => trial::run_filtered(),
@@ -70,7 +72,7 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
 }
 
 /// The launcher's life. One that is to prepare does what it can before it waits, says so, and serves a start or the daemon's end.
-fn launch(prepare: bool) -> c_int {
+pub(crate) fn launch(prepare: bool) -> c_int {
     sys::reset_signals();
     sys::close_from(3);
     let Some(control) = Control::take() else { return refuse() };
@@ -145,7 +147,7 @@ fn probe(found: fn() -> c_int) -> c_int {
 }
 
 /// Someone called this from a shell.
-fn refuse() -> c_int {
+pub(crate) fn refuse() -> c_int {
     let _ = rustix::io::write(
         rustix::stdio::stderr(),
         b"palisade-launcher: it is palisaded that starts this program, with a socket as its descriptor 0\n",

@@ -136,6 +136,12 @@ struct CloneArguments {
 }
 
 impl CloneArguments {
+    /// A child of this process's parent. Its signal is that of the process that makes it, and none may be named.
+    fn be_a_sibling(&mut self) {
+        self.flags |= libc::CLONE_PARENT as u64;
+        self.exit_signal = 0;
+    }
+
     fn born_in(&mut self, leaf: Option<BorrowedFd<'_>>) {
         if let Some(leaf) = leaf {
             self.flags |= CLONE_INTO_CGROUP;
@@ -162,6 +168,8 @@ pub(crate) enum Kind<'a> {
     Program { asks: bool },
     /// A process that holds new namespaces until somebody else has opened them.
     Holder { namespaces: UnshareFlags },
+    /// A launcher, which is a child of this process's parent.
+    Launcher,
 }
 
 /// Whose child pid 1 is, and where it is born.
@@ -189,10 +197,10 @@ pub(crate) fn clone(kind: Kind<'_>) -> Result<Cloned, Errno> {
             arguments.born_in(leaf);
         }
         Kind::Init(Birth::Sibling { namespaces }) => {
-            arguments.flags |= libc::CLONE_PARENT as u64 | libc::CLONE_NEWPID as u64 | u64::from(namespaces.bits());
-            // A sibling's signal is that of the process that makes it, and none may be named.
-            arguments.exit_signal = 0;
+            arguments.be_a_sibling();
+            arguments.flags |= libc::CLONE_NEWPID as u64 | u64::from(namespaces.bits());
         }
+        Kind::Launcher => arguments.be_a_sibling(),
         Kind::Passage { leaf } => {
             arguments.flags |= libc::CLONE_VFORK as u64;
             arguments.born_in(leaf);

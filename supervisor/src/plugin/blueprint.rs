@@ -19,7 +19,7 @@ use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::grants::Grants;
 use crate::process::quota::{self, QuotaError};
-use crate::process::{Child, Launch, LauncherImage, SpawnError, Spec, Stock, spawn};
+use crate::process::{Child, Launch, Launchers, SpawnError, Spec, Stock, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users, without_a_process};
 use crate::sandbox::granted::{self, Reserved};
@@ -41,8 +41,8 @@ const OOM_SCORE_ADJ: i16 = 500;
 /// How this host runs plugins; the same for all of them.
 #[derive(Debug)]
 pub struct Host {
-    /// The launcher's program.
-    pub image: Arc<LauncherImage>,
+    /// Who starts launchers.
+    pub launchers: Arc<Launchers>,
     /// Launchers that are made before they are needed.
     pub stock: Arc<Stock>,
     /// The cgroups of this daemon, where there are any.
@@ -199,7 +199,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// A sentence, and whether trying again can help.
-    pub fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
+    pub async fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
         self.accept_the_host()?;
         let snapshot = self.snapshot().map_err(lasting)?;
         let entry = self.manifest.entry_point.as_str();
@@ -297,7 +297,8 @@ impl Blueprint {
         };
         let interpreter = interpreter.as_ref().map(|(_, file)| file.as_fd());
         let prepared = self.host.stock.take();
-        let child = spawn(&self.host.image, prepared, Launch { spec, entry: file.as_fd(), interpreter, leaf, lent });
+        let launch = Launch { spec, entry: file.as_fd(), interpreter, leaf, lent };
+        let child = spawn(&self.host.launchers, prepared, launch).await;
         child.map(|child| (child, snapshot)).map_err(|error| {
             let message = error.to_string();
             let outlook = match error {
@@ -353,7 +354,7 @@ impl Blueprint {
         let data = self.data_folder();
         // Whose it is, is seen to by each start.
         spec::make_data_folder(&data, Identity::Own).map_err(|error| failed(error.into()))?;
-        quota::hold(&self.host.image, &data, self.disk_kib(), DATA_FILES_MAX).map(drop).map_err(failed)
+        quota::hold(self.host.launchers.image(), &data, self.disk_kib(), DATA_FILES_MAX).map(drop).map_err(failed)
     }
 
     fn disk_kib(&self) -> u64 {
@@ -368,7 +369,7 @@ impl Blueprint {
             return observed;
         }
         let mib = self.limits().disk_mib.value;
-        observed.with_quota(match quota::read(&self.host.image, &self.data_folder()) {
+        observed.with_quota(match quota::read(self.host.launchers.image(), &self.data_folder()) {
             Ok(kept) if kept.kib != 0 && kept.kib <= self.disk_kib() && kept.files != 0 => Ok(format!(
                 "project {} may have {} KiB and {} files, and has {} KiB and {}",
                 kept.project,

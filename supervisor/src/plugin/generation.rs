@@ -396,8 +396,11 @@ impl Task {
 
     async fn run(mut self) {
         self.launched = Instant::now();
-        let held = self.hold_to_disk().await;
-        match held.and_then(|()| self.blueprint.launch(self.number)) {
+        let launched = match self.hold_to_disk().await {
+            Ok(()) => self.blueprint.launch(self.number).await,
+            Err(failure) => Err(failure),
+        };
+        match launched {
             Ok((Child { input, output, stdout, stderr, control }, snapshot)) => {
                 self.logs = Some(self.listen(stdout, stderr));
                 self.pressure = self.watch_pressure(&control);

@@ -6,33 +6,30 @@
 
 use std::{
     future::poll_fn,
-    io::{self, IoSliceMut},
-    mem::MaybeUninit,
+    io,
     net::TcpListener,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::process::ExitStatusExt,
-    },
+    os::fd::{AsRawFd, OwnedFd},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use palisade_launcher::{BUILD_ID, Command, DESCRIPTORS_MAX, Denied, Failure, Step};
+use palisade_launcher::{BUILD_ID, Command, Denied, Failure, Step};
 use rustix::{
     io::Errno,
-    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    net::SendFlags,
+    process::{Signal, pidfd_send_signal},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixDatagram,
 };
 
-use super::{Exit, Exited};
+use super::{
+    Exit, Exited,
+    launchers::{Launcher, ended},
+    message::{Received, receive_from},
+};
 use crate::sandbox::{cgroup::Leaf, lend::Lent};
-
-/// No report is larger: its longest part is a sentence with two paths.
-const REPORT_BYTES_MAX: usize = 16 * 1024;
 
 /// How long a lost launcher's leaf cgroup is watched for becoming empty, where nothing else proves it.
 const LEAF_EMPTY_WITHIN: Duration = Duration::from_secs(5);
@@ -74,7 +71,7 @@ pub struct Started {
 pub struct Control {
     /// Of the kind `SOCK_SEQPACKET`: datagrams that know of an end. tokio's name for what keeps messages apart.
     socket: UnixDatagram,
-    launcher: tokio::process::Child,
+    launcher: Launcher,
     leaf: Option<Leaf>,
     /// Held for as long as a process of the tree may run as that user.
     lent: Option<Lent>,
@@ -120,17 +117,10 @@ pub(super) enum Greeting {
     Heard,
 }
 
-pub(super) enum Received {
-    Message(palisade_launcher::Report, Vec<OwnedFd>),
-    /// Something that no launcher of this build sends.
-    Garbled,
-    Closed,
-}
-
 impl Control {
     pub(super) fn new(
         socket: UnixDatagram,
-        launcher: tokio::process::Child,
+        launcher: Launcher,
         greeting: Greeting,
         leaf: Option<Leaf>,
         lent: Option<Lent>,
@@ -165,8 +155,8 @@ impl Control {
                 Phase::Closing(report) => {
                     let report = report.clone();
                     // It has nothing left to do; this only keeps a launcher that was stopped from being waited for.
-                    let _ = self.launcher.start_kill();
-                    let _ = self.launcher.wait().await;
+                    self.launcher.signal(Signal::KILL);
+                    self.launcher.wait().await;
                     self.end(report);
                 }
                 Phase::Lost => {
@@ -268,7 +258,7 @@ impl Control {
     pub fn kill_launcher(&mut self) {
         self.killed = true;
         // One that has ended already is as good.
-        let _ = self.launcher.start_kill();
+        self.launcher.signal(Signal::KILL);
     }
 
     /// Stops every process of the tree where it is: by the cgroup freezer, or, without a cgroup, by SIGSTOP from pid 1.
@@ -290,11 +280,7 @@ impl Control {
 
     /// Lets a launcher run on that somebody has stopped, so that it can report the end.
     fn wake_launcher(&self) {
-        // The number is that of a child which has not been waited for, so nobody else can have it.
-        let pid = self.launcher.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        if let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
-            let _ = pidfd_send_signal(&pidfd, Signal::CONT);
-        }
+        self.launcher.signal(Signal::CONT);
     }
 
     fn command(&self, command: Command) -> io::Result<()> {
@@ -348,7 +334,7 @@ impl Control {
             // watch over anything.
             (Received::Message(Said::Hello { .. } | Said::Prepared, _) | Received::Garbled, _) => {
                 self.kill();
-                let _ = self.launcher.start_kill();
+                self.launcher.signal(Signal::KILL);
                 self.phase = Phase::Lost;
             }
             (Received::Closed, Phase::Greeting) => self.refuse(format!(
@@ -371,7 +357,7 @@ impl Control {
     async fn lose_launcher(&mut self) -> Exit {
         // pid 1 dies with its launcher by itself; this is in case it could not arrange for that yet.
         self.kill();
-        let signal = self.launcher.wait().await.ok().and_then(|status| status.signal());
+        let signal = self.launcher.wait().await;
         let tree_gone = match (&self.pidfds, &self.leaf) {
             (Some(pidfds), _) => ended(&pidfds.init).await.is_ok(),
             (None, Some(leaf)) => empty(leaf).await,
@@ -388,34 +374,6 @@ impl Control {
         self.listener = None;
         self.phase = Phase::Ended(report);
     }
-}
-
-pub(super) fn receive_from(socket: &UnixDatagram) -> io::Result<Received> {
-    let mut bytes = [0_u8; REPORT_BYTES_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-    )?;
-    let mut descriptors = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
-        }
-    }
-    if received.bytes == 0 {
-        return Ok(Received::Closed);
-    }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Ok(Received::Garbled);
-    }
-    Ok(match palisade_launcher::decode(&bytes[..received.bytes]) {
-        Ok(report) => Received::Message(report, descriptors),
-        Err(_) => Received::Garbled,
-    })
 }
 
 /// What comes with `Started`: two pidfds and the numbers behind them, and a listener if one was asked for.
@@ -445,14 +403,6 @@ fn pid_of(pidfd: &OwnedFd) -> io::Result<u32> {
         Some(number) => Ok(u32::try_from(number).unwrap_or(0)),
         None => Err(io::Error::new(io::ErrorKind::InvalidData, "not a pidfd")),
     }
-}
-
-/// Waits until the process behind a pidfd has ended; for pid 1 of a namespace, until the namespace is empty.
-async fn ended(pidfd: &OwnedFd) -> io::Result<()> {
-    #[expect(deprecated, reason = "its successor is unsafe, for types that are not I/O-safe; a BorrowedFd is")]
-    let watched = AsyncFd::with_interest(pidfd.as_fd(), Interest::READABLE)?;
-    watched.readable().await?.retain_ready();
-    Ok(())
 }
 
 /// Waits, within a bound, until no process is left in a cgroup. The kernel announces each change of its events.

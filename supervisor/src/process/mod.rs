@@ -10,7 +10,9 @@
 mod control;
 mod exit;
 mod image;
+mod launchers;
 pub mod look;
+mod message;
 mod prepared;
 pub mod quota;
 mod spawn;
@@ -19,6 +21,7 @@ mod usage;
 pub use control::{Control, Report, Started};
 pub use exit::{Exit, Exited};
 pub use image::{ImageError, LauncherImage};
+pub use launchers::Launchers;
 pub use palisade_launcher::{Denied, Failure, Limit, Resource, Spec, Step, Usage, UserMap};
 pub use prepared::{Prepared, Stock};
 pub use spawn::{Child, DESCRIPTORS_PER_CHILD, Launch, SpawnError, spawn};

@@ -15,25 +15,24 @@ use std::{
     time::Duration,
 };
 
-use palisade_launcher::{BUILD_ID, Report};
-use rustix::net::{RecvFlags, recv};
+use palisade_launcher::{BUILD_ID, Report, Wanted};
+use rustix::{
+    net::{RecvFlags, recv},
+    process::Signal,
+};
 use tokio::{
     io::Interest,
     net::UnixDatagram,
-    process::Child,
     sync::{Notify, watch},
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    LauncherImage,
-    control::{Received, receive_from},
-    spawn::{socket_pair, start_launcher},
+    Launchers,
+    launchers::Launcher,
+    message::{Received, receive_from, socket_pair},
 };
 use crate::model::{limits::PREPARED_LAUNCHERS_MAX, status::PreparedLaunchers};
-
-/// The argument that has a launcher prepare.
-const PREPARE: &str = "--prepare";
 
 /// Starts have the processor to themselves: after one began, none is made for so long.
 const QUIET: Duration = Duration::from_millis(50);
@@ -49,7 +48,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(64);
 #[derive(Debug)]
 pub struct Prepared {
     pub(super) socket: UnixDatagram,
-    pub(super) launcher: Child,
+    pub(super) launcher: Launcher,
 }
 
 impl Prepared {
@@ -59,9 +58,9 @@ impl Prepared {
     }
 
     /// Makes one and waits until it is ready.
-    async fn make(image: &LauncherImage) -> Result<Self, String> {
-        let (ours, launchers) = socket_pair().map_err(|error| error.to_string())?;
-        let launcher = start_launcher(image, launchers, Some(PREPARE)).map_err(|error| error.to_string())?;
+    async fn make(launchers: &Launchers) -> Result<Self, String> {
+        let (ours, theirs) = socket_pair().map_err(|error| error.to_string())?;
+        let launcher = launchers.start(theirs, Wanted::Prepared).await.map_err(|error| error.to_string())?;
         let made = Self { socket: from_std(ours).map_err(|error| error.to_string())?, launcher };
         match timeout(READY_WITHIN, made.until_ready()).await {
             Ok(Ok(())) => Ok(made),
@@ -111,9 +110,8 @@ impl Prepared {
 
     /// Ends it, and waits until it is gone.
     async fn end(mut self) {
-        // One that has ended already is as good.
-        let _ = self.launcher.start_kill();
-        let _ = self.launcher.wait().await;
+        self.launcher.signal(Signal::KILL);
+        self.launcher.wait().await;
     }
 }
 
@@ -188,11 +186,11 @@ impl Stock {
     }
 
     /// Keeps the stock full, until it is closed or this is dropped.
-    pub async fn run(&self, image: &LauncherImage) {
+    pub async fn run(&self, launchers: &Launchers) {
         loop {
             while self.is_short() {
                 self.quiet().await;
-                match Prepared::make(image).await {
+                match Prepared::make(launchers).await {
                     Ok(made) => self.put(made).await,
                     Err(reason) => self.fail(reason).await,
                 }
@@ -296,7 +294,7 @@ impl Stock {
 mod tests {
     use std::path::Path;
 
-    use super::*;
+    use super::{super::LauncherImage, *};
 
     #[test]
     fn a_stock_is_bounded_and_an_empty_one_has_none_to_give() {
@@ -310,14 +308,14 @@ mod tests {
 
     #[tokio::test]
     async fn it_can_be_closed_while_it_pauses_after_a_failure() {
-        let image = LauncherImage::load(Path::new("/bin/true")).unwrap();
+        let launchers = Launchers::of(LauncherImage::load(Path::new("/bin/true")).unwrap());
         let stock = Stock::new(1);
         let close = async {
             let mut standing = stock.standing();
             standing.wait_for(|standing| standing.problem.is_some()).await.unwrap();
             stock.close().await;
         };
-        let both = async { tokio::join!(stock.run(&image), close) };
+        let both = async { tokio::join!(stock.run(&launchers), close) };
         timeout(Duration::from_secs(60), both).await.expect("it ends");
     }
 }

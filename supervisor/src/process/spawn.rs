@@ -1,11 +1,9 @@
 //! Starts a child: pipes, a socket, the launcher, and the specification on its way.
 //!
-//! The launcher is started through the standard library's plain spawn, which does not copy the daemon's memory as a
-//! fork would. Nothing here waits for the child: its first report comes through `Control`.
+//! Nothing here waits for the child: its first report comes through `Control`.
 
 use std::{
-    io::{self, IoSlice, Read},
-    mem::MaybeUninit,
+    io::{self, Read},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
@@ -13,14 +11,15 @@ use std::{
     process::{Command, Stdio},
 };
 
-use palisade_launcher::{DESCRIPTORS_MAX, MessageError, Spec};
-use rustix::{
-    net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType},
-    pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
-};
+use palisade_launcher::{MessageError, Spec, Wanted};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::net::{UnixDatagram, unix::pipe};
 
-use super::{Control, LauncherImage, Prepared, control::Greeting};
+use super::{
+    Control, LauncherImage, Launchers, Prepared,
+    control::Greeting,
+    message::{hand_over, socket_pair},
+};
 use crate::sandbox::{cgroup::Leaf, lend::Lent};
 
 /// The descriptors that the daemon holds for a running child: four pipes, the control socket, three pidfds (pid 1, the
@@ -91,11 +90,11 @@ impl SpawnError {
 
 /// Starts a child. It runs, or does not, when `Control::next_report` says so.
 ///
-/// Must be called within a tokio runtime whose I/O is enabled. It blocks for as long as the kernel takes to execute a
-/// small static program, a tenth of a millisecond or so.
+/// Must be called within a tokio runtime whose I/O is enabled. Not cancel safe: see [`Launchers`]; of a start that is given up
+/// nothing stays but a launcher that has ended.
 ///
 /// A launcher that was prepared is used if it is still there, and is done with in any case.
-pub fn spawn(image: &LauncherImage, prepared: Option<Prepared>, launch: Launch<'_>) -> Result<Child, SpawnError> {
+pub async fn spawn(launchers: &Launchers, prepared: Option<Prepared>, launch: Launch<'_>) -> Result<Child, SpawnError> {
     let Launch { mut spec, entry, interpreter, leaf, lent } = launch;
     let listens = spec.listener.is_some();
     spec.leaf = leaf.is_some();
@@ -120,10 +119,10 @@ pub fn spawn(image: &LauncherImage, prepared: Option<Prepared>, launch: Launch<'
     let waiting = match &attended {
         Some(_) => None,
         None => {
-            let (ours, launchers) = socket_pair()?;
+            let pair = socket_pair().map_err(SpawnError::resources("a socket"))?;
             // The message waits in the socket until the launcher runs, so that it finds its work when it comes.
-            hand_over(&ours, &message, &descriptors)?;
-            Some((ours, launchers))
+            hand_over(&pair.0, &message, &descriptors).map_err(SpawnError::resources("the message to the launcher"))?;
+            Some(pair)
         }
     };
     drop((plugin_input, plugin_output, plugin_stdout, plugin_stderr));
@@ -135,8 +134,8 @@ pub fn spawn(image: &LauncherImage, prepared: Option<Prepared>, launch: Launch<'
     let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(tokio_end("the plugin's stderr"))?;
     let (socket, launcher, greeting) = match (attended, waiting) {
         (Some(Prepared { socket, launcher }), _) => (socket, launcher, Greeting::Heard),
-        (None, Some((ours, launchers))) => {
-            let launcher = start_launcher(image, launchers, None)?;
+        (None, Some((ours, theirs))) => {
+            let launcher = launchers.start(theirs, Wanted::Launcher).await.map_err(SpawnError::Launcher)?;
             let ours = UnixDatagram::from_std(ours.into()).map_err(tokio_end("the launcher's control"))?;
             (ours, launcher, Greeting::Awaited)
         }
@@ -144,26 +143,6 @@ pub fn spawn(image: &LauncherImage, prepared: Option<Prepared>, launch: Launch<'
     };
     let control = Control::new(socket, launcher, greeting, leaf, lent, listens);
     Ok(Child { input, output, stdout, stderr, control })
-}
-
-/// The daemon's end, which does not block, and the launcher's.
-pub(super) fn socket_pair() -> Result<(OwnedFd, OwnedFd), SpawnError> {
-    let (ours, launchers) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(SpawnError::resources("a socket"))?;
-    rustix::io::ioctl_fionbio(&ours, true).map_err(SpawnError::resources("a socket"))?;
-    Ok((ours, launchers))
-}
-
-fn hand_over(socket: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), SpawnError> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(MessageError::Malformed("more descriptors than a message carries".to_owned()).into());
-    }
-    rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL)
-        .map_err(SpawnError::resources("the message to the launcher"))?;
-    Ok(())
 }
 
 /// Has a launcher answer one question about a folder, waits for it, and returns its words.
@@ -181,23 +160,4 @@ pub(super) fn ask_launcher(image: &LauncherImage, folder: OwnedFd, words: &[Stri
     let status = launcher.wait()?;
     heard?;
     if status.success() { Ok(answer) } else { Err(io::Error::other(format!("it ended with {status}"))) }
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the one place where the daemon starts a process")]
-pub(super) fn start_launcher(
-    image: &LauncherImage,
-    socket: OwnedFd,
-    argument: Option<&str>,
-) -> Result<tokio::process::Child, SpawnError> {
-    let mut command = Command::new(image.path());
-    command
-        .args(argument)
-        .arg0("palisade-launcher")
-        .env_clear()
-        // A signal from the daemon's terminal is the daemon's to act upon; its plugins are drained, not interrupted.
-        .process_group(0)
-        .stdin(Stdio::from(socket))
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit());
-    tokio::process::Command::from(command).spawn().map_err(SpawnError::Launcher)
 }

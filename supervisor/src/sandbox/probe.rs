@@ -24,7 +24,7 @@ use super::{
     user_map,
 };
 use crate::model::permission::grants::Grants;
-use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, LauncherImage, Report, SpawnError, quota, spawn};
+use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, Launchers, Report, SpawnError, quota, spawn};
 use crate::sandbox::seccomp::policy::Denials;
 
 /// A probe's child takes a millisecond; one that takes this long will not answer.
@@ -250,8 +250,8 @@ pub struct Ground<'a> {
 /// Tries everything out. `tree` is the daemon's cgroup folder, or why it has none.
 ///
 /// Dropping the future ends its children; nothing of them stays in any case.
-pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, ground: Ground<'_>) -> Host {
-    let (launcher, (pid_namespaces, said)) = match attempt_known(image, enclosed(user_map()), None).await {
+pub async fn probe(launchers: &Launchers, tree: Result<&Tree, &Unavailable>, ground: Ground<'_>) -> Host {
+    let (launcher, (pid_namespaces, said)) = match attempt_known(launchers, enclosed(user_map()), None).await {
         (true, answer) => (Ability::Yes, answer),
         // Not the host's doing, so it says nothing of the host.
         (false, (said_no, _)) => (said_no, (Ability::No("it was not tried".to_owned()), String::new())),
@@ -259,7 +259,7 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
     let is_known = launcher.is_yes();
     let landlock_version = value(&said, "landlock").unwrap_or(0).max(0).cast_unsigned();
     let cgroup = match tree {
-        Ok(tree) if is_known => attempt(image, enclosed(user_map()), Some(tree)).await.0,
+        Ok(tree) if is_known => attempt(launchers, enclosed(user_map()), Some(tree)).await.0,
         Ok(_) => Ability::No("it was not tried".to_owned()),
         Err(reason) => Ability::No(reason.to_string()),
     };
@@ -296,22 +296,22 @@ pub async fn probe(image: &LauncherImage, tree: Result<&Tree, &Unavailable>, gro
         descriptors,
     };
     if is_known {
-        confine_a_child(image, ground, &mut host).await;
-        filter_a_child(image, &mut host).await;
-        host.way_out = lead_out_a_child(image).await;
-        host.quotas = exceed_a_quota(image, ground);
+        confine_a_child(launchers, ground, &mut host).await;
+        filter_a_child(launchers, &mut host).await;
+        host.way_out = lead_out_a_child(launchers).await;
+        host.quotas = exceed_a_quota(launchers, ground);
     }
     host
 }
 
 /// Whether a write beyond the quota of a folder is refused. It takes about as long as the start of one child.
-fn exceed_a_quota(image: &LauncherImage, ground: Ground<'_>) -> Ability {
+fn exceed_a_quota(launchers: &Launchers, ground: Ground<'_>) -> Ability {
     if !rustix::process::geteuid().is_root() {
         return Ability::No("only root can set a disk quota".to_owned());
     }
     let folder = ground.folder.join("quota");
     match spec::make_data_folder(&folder, Identity::Own) {
-        Ok(()) => match quota::attempt(image, &folder) {
+        Ok(()) => match quota::attempt(launchers.image(), &folder) {
             Ok(()) => Ability::Yes,
             Err(error) => Ability::No(error.to_string()),
         },
@@ -320,25 +320,25 @@ fn exceed_a_quota(image: &LauncherImage, ground: Ground<'_>) -> Ability {
 }
 
 /// Whether a child in a network with nothing in it has a listener there that reaches the daemon.
-async fn lead_out_a_child(image: &LauncherImage) -> Ability {
+async fn lead_out_a_child(launchers: &Launchers) -> Ability {
     let mut spec = enclosed(user_map());
     spec.namespaces.network = true;
     spec.listener = Some(spec::PROXY_PORT);
-    attempt(image, spec, None).await.0
+    attempt(launchers, spec, None).await.0
 }
 
 /// The acts that only a filter refuses.
 const FILTERED: [&str; 2] = ["unshare-user", "exec-again"];
 
 /// Lets a child with the filter of an ordinary plugin, and as little else as possible, try what the filter refuses.
-async fn filter_a_child(image: &LauncherImage, host: &mut Host) {
+async fn filter_a_child(launchers: &Launchers, host: &mut Host) {
     let mut spec = enclosed(user_map());
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial-filter".to_owned()];
     spec.powerless = true;
     let profile = spec::profile(&Grants::default(), Denials::Answered);
     spec.seccomp = Some(seccomp::compile(&profile));
     spec.exec_once = true;
-    let (made, said) = attempt(image, spec, None).await;
+    let (made, said) = attempt(launchers, spec, None).await;
     host.trials.extend(trials(&said));
     host.seccomp = match made {
         Ability::Yes => {
@@ -350,18 +350,18 @@ async fn filter_a_child(image: &LauncherImage, host: &mut Host) {
 }
 
 /// Confines a child as a plugin is, and lets it try what a plugin must not. Whatever cannot be made is looked for.
-async fn confine_a_child(image: &LauncherImage, ground: Ground<'_>, host: &mut Host) {
+async fn confine_a_child(launchers: &Launchers, ground: Ground<'_>, host: &mut Host) {
     // The filter is found by itself, so that what the other fences refuse is not its doing.
     let all = Offer { seccomp: false, ..Offer::whole(host.landlock_version) };
     let root = rustix::process::geteuid().is_root();
     let mut identity = if root { Identity::Lent { uid: ground.uid } } else { Identity::Own };
-    let mut made = attempt_confined(image, &all, identity, ground).await;
+    let mut made = attempt_confined(launchers, &all, identity, ground).await;
     host.lent_users = match &made {
         _ if !root => Ability::No("only root can lend users of the host; plugins run as the daemon's own".to_owned()),
         (Ability::No(reason), _) => {
             identity = Identity::Shared { uid: ground.uid };
             let reason = reason.clone();
-            made = attempt_confined(image, &all, identity, ground).await;
+            made = attempt_confined(launchers, &all, identity, ground).await;
             Ability::No(reason)
         }
         (Ability::Yes, _) => Ability::Yes,
@@ -384,27 +384,27 @@ async fn confine_a_child(image: &LauncherImage, ground: Ground<'_>, host: &mut H
         return;
     }
     // One after the other, so that each reason is its own.
-    host.user_namespaces = attempt(image, enclosed(Some(own_user_map())), None).await.0;
+    host.user_namespaces = attempt(launchers, enclosed(Some(own_user_map())), None).await.0;
     let base = || enclosed(user_map());
     let mut spec = base();
     spec.namespaces.network = true;
-    host.network_namespaces = attempt(image, spec, None).await.0;
+    host.network_namespaces = attempt(launchers, spec, None).await.0;
     let mut spec = base();
     spec.namespaces.ipc = true;
-    host.ipc_namespaces = attempt(image, spec, None).await.0;
+    host.ipc_namespaces = attempt(launchers, spec, None).await.0;
     let mut spec = base();
     spec.hostname = Some(c"probe".to_owned());
-    host.host_names = attempt(image, spec, None).await.0;
+    host.host_names = attempt(launchers, spec, None).await.0;
     let mut spec = enclosed(Some(own_user_map()));
     spec.watchers = Some(Watchers { instances: 1, watches: 1 });
-    host.watchers = attempt(image, spec, None).await.0;
+    host.watchers = attempt(launchers, spec, None).await.0;
     let root_alone = Offer { network: false, ipc: false, hostname: false, watchers: false, landlock: 0, ..all.clone() };
-    let (private_root, said) = attempt_confined(image, &root_alone, identity, ground).await;
+    let (private_root, said) = attempt_confined(launchers, &root_alone, identity, ground).await;
     if private_root.is_yes() {
         host.trials = trials(&said);
         if all.landlock != 0 {
             let with_landlock = Offer { landlock: all.landlock, ..root_alone };
-            host.landlock = attempt_confined(image, &with_landlock, identity, ground).await.0;
+            host.landlock = attempt_confined(launchers, &with_landlock, identity, ground).await.0;
         }
     } else if all.landlock != 0 {
         host.landlock = Ability::No("its rules are about a private root, which this host does not offer".to_owned());
@@ -429,7 +429,7 @@ fn enclosed(user_namespace: Option<UserMap>) -> Spec {
 }
 
 async fn attempt_confined(
-    image: &LauncherImage,
+    launchers: &Launchers,
     offer: &Offer,
     identity: Identity,
     ground: Ground<'_>,
@@ -457,17 +457,17 @@ async fn attempt_confined(
         let path = CString::from_vec_with_nul(TRIAL_FILE.to_bytes_with_nul()[1..].to_vec()).unwrap_or_default();
         root.files.push(MadeUp { path, contents: c"not for you\n".to_owned() });
     }
-    attempt(image, spec, None).await
+    attempt(launchers, spec, None).await
 }
 
 /// Starts one child and waits for its answer: whether it was started and found itself enclosed, and what it said.
-async fn attempt(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (Ability, String) {
-    attempt_known(image, spec, tree).await.1
+async fn attempt(launchers: &Launchers, spec: Spec, tree: Option<&Tree>) -> (Ability, String) {
+    attempt_known(launchers, spec, tree).await.1
 }
 
 /// The same, and before it whether it was the launcher of this build that was started; otherwise the answer says why not.
-async fn attempt_known(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> (bool, (Ability, String)) {
-    insist(async || attempt_once(image, spec.clone(), tree).await).await
+async fn attempt_known(launchers: &Launchers, spec: Spec, tree: Option<&Tree>) -> (bool, (Ability, String)) {
+    insist(async || attempt_once(launchers, spec.clone(), tree).await).await
 }
 
 /// Tries again where a child was lost on the way, for that says nothing about the host, and every plugin would be refused for it.
@@ -488,15 +488,15 @@ enum Answer<T> {
     Lost(T),
 }
 
-async fn attempt_once(image: &LauncherImage, spec: Spec, tree: Option<&Tree>) -> Answer<(bool, (Ability, String))> {
+async fn attempt_once(launchers: &Launchers, spec: Spec, tree: Option<&Tree>) -> Answer<(bool, (Ability, String))> {
     let no = |reason: String| (Ability::No(reason), String::new());
     let leaf = match tree.map(|tree| tree.leaf("probe", None)).transpose() {
         Ok(leaf) => leaf,
         Err(error) => return Answer::Told((true, no(error.to_string()))),
     };
     let port = spec.listener;
-    let launch = Launch { spec, entry: image.as_fd(), interpreter: None, leaf, lent: None };
-    let mut child = match spawn(image, None, launch) {
+    let launch = Launch { spec, entry: launchers.image().as_fd(), interpreter: None, leaf, lent: None };
+    let mut child = match spawn(launchers, None, launch).await {
         Ok(child) => child,
         Err(error) => return Answer::Told((!matches!(error, SpawnError::Launcher(_)), no(error.to_string()))),
     };
