@@ -8,6 +8,8 @@
 //! `payload_bytes_max`; of progress only the newest is kept.
 //! Elsewhere: sockets, tasks and time are in `link`.
 
+mod incoming;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -17,11 +19,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_protocol as protocol;
 use palisade_protocol::{
-    BODY_BYTES_MAX, CancelReason, CreditError, ErrorBody, ErrorCode, Flags, Frame, FrameError, HEADER_BYTES, Header,
-    Kind, Limits, PIECE_BYTES, ReceiveCredit, SendCredit, StreamAbort, StreamKind, StreamOpen, StreamSide, encode,
+    BODY_BYTES_MAX, CancelReason, ErrorBody, ErrorCode, Flags, HEADER_BYTES, Kind, Limits, PIECE_BYTES, ReceiveCredit,
+    SendCredit, StreamAbort, StreamKind, StreamOpen, StreamSide, encode,
 };
 use tokio::time::Instant;
 
+pub(crate) use self::incoming::Violation;
 use crate::CallError;
 use crate::outbox::Outbox;
 
@@ -45,27 +48,6 @@ impl Loss {
             Self::Ended(reason) => CallError::Lost { reason: reason.clone(), sent },
         }
     }
-}
-
-/// Why the connection cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Violation {
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error("it sent {0}, which an agent never gets")]
-    Direction(&'static str),
-    /// Not a violation: the supervisor says goodbye.
-    #[error("{}", .0.message)]
-    Refused(Box<ErrorBody>),
-}
-
-/// What is wrong with a call's frames, as frames. The other calls need not suffer for it.
-#[derive(Debug, thiserror::Error)]
-enum Disorder {
-    #[error(transparent)]
-    Credit(#[from] CreditError),
-    #[error("{0}")]
-    Rule(&'static str),
 }
 
 /// How a call ended.
@@ -566,6 +548,22 @@ impl Calls {
                 entry.waits_for_room = false;
                 self.woken.extend(entry.send_waker.take());
             }
+        }
+    }
+
+    /// Whoever waits for anything of this call learns how it ended.
+    fn settle(&mut self, id: u64, outcome: Outcome) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.outcome.is_some() {
+            return;
+        }
+        entry.outcome = Some(outcome);
+        entry.joining = None;
+        self.woken.extend(entry.waker.take());
+        self.woken.extend(entry.send_waker.take());
+        if let Some(extra) = entry.extra.as_deref_mut() {
+            self.woken.extend(extra.output_waker.take());
+            self.woken.extend(extra.progress_waker.take());
         }
     }
 

@@ -2,8 +2,34 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use palisade_protocol as protocol;
+use palisade_protocol::{
+    CancelReason, CreditError, ErrorBody, ErrorCode, Flags, Frame, FrameError, Header, Kind, StreamAbort, StreamKind,
+    StreamOpen, StreamSide,
+};
+
+use super::{Calls, Content, Extra, Outcome, Output, Unit, Wanted, stop_output};
+
+/// Why the connection cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("it sent {0}, which an agent never gets")]
+    Direction(&'static str),
+    /// Not a violation: the supervisor says goodbye.
+    #[error("{}", .0.message)]
+    Refused(Box<ErrorBody>),
+}
+
+/// What is wrong with a call's frames, as frames. The other calls need not suffer for it.
+#[derive(Debug, thiserror::Error)]
+enum Disorder {
+    #[error(transparent)]
+    Credit(#[from] CreditError),
+    #[error("{0}")]
+    Rule(&'static str),
+}
 
 impl Calls {
     /// Takes in one frame. After an error the connection cannot go on.
@@ -151,22 +177,6 @@ impl Calls {
         } else {
             self.outbox.forget_pieces(id, None);
             self.settle(id, outcome);
-        }
-    }
-
-    /// Whoever waits for anything of this call learns how it ended.
-    fn settle(&mut self, id: u64, outcome: Outcome) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if entry.outcome.is_some() {
-            return;
-        }
-        entry.outcome = Some(outcome);
-        entry.joining = None;
-        self.woken.extend(entry.waker.take());
-        self.woken.extend(entry.send_waker.take());
-        if let Some(extra) = entry.extra.as_deref_mut() {
-            self.woken.extend(extra.output_waker.take());
-            self.woken.extend(extra.progress_waker.take());
         }
     }
 
