@@ -218,7 +218,7 @@ pub const ROWS: &[Row] = &[
         a("threads", AT_ITS_LIMIT, &[Cgroup, Limits], WithoutInTheGuest),
     ], &["limits::fork_bomb", "limits::thread_bomb"]),
     tested(42, "double-fork", "sessions of its own that ignore SIGTERM", "gone when the plugin is", &[Processes, Cgroup],
-        &["chaos::descendants_die_with_the_plugin", "supervisor/tests/process::grandchildren_that_ignore_sigterm_are_gone_after_the_kill"]),
+        &["chaos::descendants_die_with_the_plugin", "supervisor/tests/process/life::grandchildren_that_ignore_sigterm_are_gone_after_the_kill"]),
     tested(43, "stop-self", "stop itself, or ignore SIGTERM", "it is killed", &[Daemon], &["chaos::it_stops_itself", "chaos::a_stubborn_plugin_is_stopped"]),
     tested(44, "mem-anon", "twice the memory that it may have", "killed, and said so (A); `ENOMEM`", &[Cgroup, Limits], &["limits::mem_anon"]),
     tried(45, "mlock, shm, mq, aio, timers, inotify", "kernel memory of every kind", &[
@@ -265,7 +265,7 @@ pub const ROWS: &[Row] = &[
     tested(55, "name-collide", "an id that is a path, a file of the kernel's, or none", "the package is refused", &[Daemon],
         &["supervisor/src/model/ids::every_wrong_plugin_id_is_told_what_is_wrong", "isolation::names_that_are_no_names"]),
     tested(56, "reload-swap", "exchange the program between the check and the start", "the verified file, or no start (`ESTALE`)", &[Launcher],
-        &["supervisor/tests/process::the_entry_point_is_the_verified_file_or_nothing", "life::a_process_runs_from_a_snapshot"]),
+        &["supervisor/tests/process/confined::the_entry_point_is_the_verified_file_or_nothing", "life::a_process_runs_from_a_snapshot"]),
     tried(57, "sibling-data", "read another plugin's data", &[
         a("a file for everybody", NOTHING, &[Root, Landlock(1)], Without),
     ], &["isolation::a_siblings_data_do_not_exist"]),

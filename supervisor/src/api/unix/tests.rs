@@ -1,13 +1,20 @@
 //! One agent over a socket pair, and a service without plugins.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
-use palisade_protocol::{Decoder, FEATURES, Header, VersionRange, encode};
+use palisade_protocol::{
+    Call as CallBody, Cancel, CancelReason, Decoder, Empty, FEATURES, Feature, Header, Hello, PROTOCOL, Ping,
+    SUPERVISOR_ID, StreamCredit, VersionRange, Welcome, encode,
+};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
+use super::connection::{BACKPRESSURE_BYTES, CALLS_MAX, STALLED};
+use super::listener::SOCKET_PATH_BYTES_MAX;
 use super::*;
 use crate::config::{Config, Mode};
 use crate::events::{Bus, Event, EventKind};
@@ -15,6 +22,7 @@ use crate::model::status::PreparedLaunchers;
 use crate::plugin::logs::Hub;
 use crate::registry::Registry;
 use crate::sandbox::probe::{self, Ability, Descriptors};
+use crate::wire::a_frame;
 
 struct Peer {
     stream: UnixStream,

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::exit::Exit;
-use crate::model::generation::{LaunchFailure, Outlook};
+use crate::model::generation::{InitFailure, LaunchFailure, Outlook};
+use crate::model::ids::PluginId;
+use crate::model::restart::RestartMode;
 
 const G1: Generation = Generation(1);
 const G2: Generation = Generation(2);

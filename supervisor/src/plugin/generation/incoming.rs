@@ -1,0 +1,230 @@
+//! What the plugin says, from its greeting on, and what it is answered.
+
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use palisade_protocol::{
+    ErrorBody, ErrorCode, Hello, Kind, Level, Limits, PROTOCOL, PluginWelcome, Pong, Ready, Refuse, Welcome,
+    common_features, common_version,
+};
+
+use super::super::actions::Actions;
+use super::super::link::{LOG_FIELDS_BYTES_MAX, News};
+use super::super::logs::Source;
+use super::Task;
+use crate::model::generation::Event;
+use crate::model::status::{clip, quoted};
+use crate::wire::{Filled, Incoming};
+
+/// Most reads of what an ended process left in its pipe: as much as the largest pipe holds, in the smallest steps.
+const LAST_READS_MAX: usize = 256;
+
+/// Longest text of a plugin's own in a reason, after escaping.
+const REASON_BYTES_MAX: usize = 2 << 10;
+
+impl Task {
+    /// What was read. It lies in a buffer that others use as soon as this task waits, so it is looked at first.
+    pub(super) async fn take_filled(&mut self, filled: std::io::Result<Filled>, now: Instant) {
+        let mut news = Vec::new();
+        let mut fault = None;
+        match filled {
+            Ok(Filled::End) => {
+                self.close_output();
+                let event = if self.reader.is_mid_frame() {
+                    Event::Violation { detail: "its output ended in the middle of a frame".to_owned() }
+                } else {
+                    Event::OutputClosed
+                };
+                fault = Some(event);
+            }
+            Ok(filled) => {
+                self.heard = Some(now);
+                let Self { reader, link, .. } = self;
+                let mut large = false;
+                let read = reader.frames(filled, |incoming| {
+                    large |= matches!(incoming, Incoming::Large(_));
+                    match link.heard(incoming, now) {
+                        Ok(None) => ControlFlow::Continue(()),
+                        Ok(Some(new)) => {
+                            news.push(new);
+                            ControlFlow::Continue(())
+                        }
+                        Err(violation) => ControlFlow::Break(violation),
+                    }
+                });
+                match read {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(detail)) => fault = Some(Event::Violation { detail }),
+                    Err(error) => fault = Some(Event::Violation { detail: error.to_string() }),
+                }
+                if large {
+                    self.widen();
+                }
+            }
+            Err(_) => {
+                self.close_output();
+                fault = Some(Event::OutputClosed);
+            }
+        }
+        for new in news {
+            self.take_news(new, now).await;
+        }
+        if let Some(event) = fault {
+            let event = match event {
+                // It may quote what the plugin sent.
+                Event::Violation { detail } => Event::Violation { detail: clip(&detail, REASON_BYTES_MAX) },
+                other => other,
+            };
+            if let Event::Violation { detail } = &event {
+                let error = ErrorBody::new(ErrorCode::ProtocolViolation, detail.clone());
+                self.link.send(Kind::Refuse, &Refuse { error });
+                self.flush_once().await;
+            }
+            self.apply(event).await;
+        }
+    }
+
+    /// Reads what the process wrote before it ended, so that an answer is not lost and a frame cut off is seen to be.
+    pub(super) async fn take_last_words(&mut self, now: Instant) {
+        for _ in 0..LAST_READS_MAX {
+            let Self { reader, child, .. } = self;
+            let Some(output) = child.as_mut().and_then(|child| child.output.as_mut()) else { return };
+            // Nobody writes any more, so what is not there now will not come.
+            let filled = poll_fn(|cx| {
+                Poll::Ready(match reader.poll_fill(cx, output) {
+                    Poll::Ready(filled) => Some(filled),
+                    Poll::Pending => None,
+                })
+            });
+            // Otherwise a busy task could be told to wait where there is something to read.
+            let Some(filled) = tokio::task::unconstrained(filled).await else { return };
+            self.take_filled(filled, now).await;
+        }
+    }
+
+    async fn take_news(&mut self, news: News, now: Instant) {
+        match news {
+            News::Hello(hello) => self.take_hello(hello).await,
+            News::Ready(ready) => self.take_ready(*ready).await,
+            News::Refused(error) => self.apply(Event::Refused { error: with_hint(&error) }).await,
+            News::Pong(pong) => self.take_pong(pong).await,
+            News::Drained => self.apply(Event::Drained).await,
+            News::Extend(extend) => {
+                let by = Duration::from_millis(extend.by_ms);
+                if !extend.reason.is_empty() {
+                    let message = format!("needs {by:?} more: {}", extend.reason);
+                    self.voice.say(Source::Log, Level::Info, &message, None, None);
+                }
+                self.apply(Event::Extended { by }).await;
+            }
+            News::Log(log) => {
+                let fields = log.fields.filter(|fields| fields.to_string().len() <= LOG_FIELDS_BYTES_MAX);
+                self.voice.say(Source::Log, log.level, &log.message, fields, log.call);
+            }
+            News::HostCall { id, op } => {
+                let answer = self.host_call(&op, now);
+                self.link.answer(id, answer);
+            }
+        }
+    }
+
+    async fn take_hello(&mut self, hello: Hello) {
+        let Some(version) = common_version(PROTOCOL, hello.protocol) else {
+            let error = format!(
+                "the plugin speaks protocol versions {} to {}, and this supervisor {} to {}; rebuild it with another palisade-sdk",
+                hello.protocol.min, hello.protocol.max, PROTOCOL.min, PROTOCOL.max
+            );
+            let refuse = Refuse { error: ErrorBody::new(ErrorCode::InitializationFailed, error.clone()) };
+            self.link.send(Kind::Refuse, &refuse);
+            self.flush_once().await;
+            return self.apply(Event::Refused { error }).await;
+        };
+        let features = common_features(&hello.features);
+        self.link.agree(&features);
+        let hello_after = self.launched.elapsed();
+        self.gauge.change(|seen| {
+            seen.software = Some(hello.software);
+            seen.hello_after = Some(hello_after);
+        });
+        let manifest = &self.blueprint.manifest;
+        let ready_within =
+            self.machine.deadline().map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
+        let welcome = Welcome {
+            protocol: version,
+            features,
+            software: concat!("palisaded/", env!("CARGO_PKG_VERSION")).to_owned(),
+            limits: Limits { calls_max: manifest.limits.concurrency, ..Limits::default() },
+            plugin: Some(PluginWelcome {
+                id: manifest.id.to_string(),
+                version: manifest.version.to_string(),
+                generation: self.number.0,
+                ready_within_ms: u64::try_from(ready_within.as_millis()).unwrap_or(u64::MAX),
+                configuration: self.blueprint.configuration.clone(),
+                permissions: self.blueprint.grants.names(),
+                guarantees: self.blueprint.guarantees(None),
+                state_schema: None,
+            }),
+        };
+        self.apply_with(Event::Hello, Some(welcome)).await;
+    }
+
+    async fn take_ready(&mut self, ready: Ready) {
+        let manifest = &self.blueprint.manifest;
+        let (id, version) = (manifest.id.as_str(), manifest.version.to_string());
+        if ready.id != id || ready.version != version {
+            let error = format!(
+                "the program calls itself {} {}, and its plugin.json {id} {version}; make them agree",
+                ready.id, ready.version
+            );
+            return self.apply(Event::Disagreed { error }).await;
+        }
+        let actions = match Actions::new(ready.actions, manifest) {
+            Ok(actions) => Arc::new(actions),
+            Err(error) => return self.apply(Event::Refused { error }).await,
+        };
+        let concurrency = ready.concurrency.min(manifest.limits.concurrency).max(1);
+        self.link.open(actions.clone(), concurrency as usize);
+        self.actions = Some(actions);
+        self.apply(Event::Ready).await;
+    }
+
+    async fn take_pong(&mut self, pong: Pong) {
+        self.gauge.oldest_call_ms.store(pong.oldest_call_ms, Ordering::Relaxed);
+        let oldest = (pong.calls > 0).then(|| Duration::from_millis(pong.oldest_call_ms));
+        let healthy = pong.unhealthy.is_none();
+        let detail = pong.unhealthy.map(|detail| clip(&detail, REASON_BYTES_MAX));
+        self.apply(Event::Pong { healthy, detail, oldest_call: oldest }).await;
+    }
+
+    /// What a plugin may ask of the supervisor.
+    fn host_call(&self, op: &str, now: Instant) -> Result<Vec<u8>, ErrorBody> {
+        match op {
+            "self" => {
+                let manifest = &self.blueprint.manifest;
+                let uptime = self.machine.active_for(now).as_millis();
+                Ok(super::super::call::body(&serde_json::json!({
+                    "id": manifest.id.as_str(),
+                    "version": manifest.version.to_string(),
+                    "generation": self.number.0,
+                    "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
+                })))
+            }
+            other => Err(ErrorBody::new(
+                ErrorCode::ActionNotFound,
+                format!("this supervisor has no host call {}", quoted(other)),
+            )),
+        }
+    }
+}
+
+fn with_hint(error: &ErrorBody) -> String {
+    let message = clip(&error.message, REASON_BYTES_MAX);
+    match &error.hint {
+        Some(hint) => format!("{message} ({})", clip(hint, REASON_BYTES_MAX)),
+        None => message,
+    }
+}
