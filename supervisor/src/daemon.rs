@@ -430,6 +430,7 @@ async fn build(
         let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
         let numbers =
             numbers.entry(id.clone()).or_insert_with(|| Arc::new(Numbers::open(&reserve, id.as_str()))).clone();
+        blueprint.make_ready();
         for shortfall in blueprint.shortfalls() {
             tracing::warn!(plugin = %id, %shortfall, "this host cannot confine the plugin as it should be");
         }

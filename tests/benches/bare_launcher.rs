@@ -19,7 +19,8 @@ use anyhow::{Context, ensure};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::wait::{WaitStatus, waitpid};
 use palisade_launcher::{
-    BUILD_ID, Command, DESCRIPTORS_MAX, End, MESSAGE_BYTES_MAX, Report, Source, Spec, Usage, decode, encode,
+    BUILD_ID, Command, DESCRIPTORS_MAX, End, MESSAGE_BYTES_MAX, MODE_VARIABLE, Report, Source, Spec, Usage, decode,
+    encode,
 };
 use palisade_tests::command::command;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -32,7 +33,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 fn main() -> anyhow::Result<()> {
     // It makes no copies of itself, and is executed for each start.
-    ensure!(std::env::args_os().len() == 1, "this launcher only launches");
+    ensure!(std::env::var_os(MODE_VARIABLE).is_none(), "this launcher only launches");
     let stdin = std::io::stdin();
     let control = stdin.as_fd();
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];

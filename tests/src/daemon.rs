@@ -642,11 +642,8 @@ impl Daemon {
     /// The process numbers of the launchers that were made before they are needed.
     #[must_use]
     pub fn prepared_launchers(&self) -> Vec<u32> {
-        let prepares = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|argument| argument == b"--prepare")
-        };
-        process::children(self.pid()).into_iter().filter(prepares).collect()
+        let waits = |pid: &u32| process::name(*pid).is_some_and(|name| name == "palisade-ready");
+        process::children(self.pid()).into_iter().filter(waits).collect()
     }
 
     /// The host's number of the plugin's serving process. The launcher may report it a moment after the plugin's first answer.

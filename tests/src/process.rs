@@ -75,6 +75,18 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether this is the process of a daemon that its launchers are copies of.
+#[must_use]
+pub fn is_zygote(pid: u32) -> bool {
+    name(pid).is_some_and(|name| name == "palisade-zygote")
+}
+
+/// The name that a process has given itself.
+#[must_use]
+pub fn name(pid: u32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
 /// All that descend from `pid` and are no zombies, nearest first, without itself.
 #[must_use]
 pub fn descendants(pid: u32) -> Vec<Identity> {

@@ -33,6 +33,12 @@ pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// A file that the daemon's probe puts where nothing but Landlock keeps it from being read.
 pub const TRIAL_FILE: &std::ffi::CStr = c"/trial";
 
+/// In the environment of a launcher that is to be a zygote, with [`MODE_ZYGOTE`]. Copies have its arguments, which people see when they
+/// list processes.
+pub const MODE_VARIABLE: &str = "PALISADE_LAUNCHER";
+/// See [`MODE_VARIABLE`].
+pub const MODE_ZYGOTE: &str = "zygote";
+
 /// The most descriptors that travel with one message.
 pub const DESCRIPTORS_MAX: usize = 8;
 

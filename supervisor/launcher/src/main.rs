@@ -32,7 +32,7 @@ mod user_namespace;
 mod zygote;
 
 use crate::{control::Control, failure::Failed, prepared::Prepared, tree::Tree};
-use palisade_launcher::{BUILD_ID, Report, Step};
+use palisade_launcher::{BUILD_ID, MODE_VARIABLE, MODE_ZYGOTE, Report, Step};
 use rustix::fs::{Mode, OFlags};
 use std::{
     ffi::{CStr, c_char, c_int},
@@ -59,9 +59,9 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
         there.then(|| unsafe { CStr::from_ptr(*argv.add(index)) })
     };
     match argument(1).map(CStr::to_bytes) {
+        None if std::env::var_os(MODE_VARIABLE).is_some_and(|mode| mode == MODE_ZYGOTE) => zygote::run(),
         None => launch(false),
         Some(b"--prepare") => launch(true),
-        Some(b"--zygote") => zygote::run(),
         Some(b"--probe") => probe(trial::look),
         Some(b"--trial") => probe(trial::run),
         Some(b"--trial-filter") => trial::run_filtered(),
@@ -76,7 +76,6 @@ pub(crate) fn launch(prepare: bool) -> c_int {
     sys::reset_signals();
     sys::close_from(3);
     let Some(control) = Control::take() else { return refuse() };
-    let _ = rustix::thread::set_name(c"palisade-launch");
     // The daemon's working directory must not stay in use by each of its launchers.
     let _ = rustix::process::chdir(c"/");
     if control.report(&Report::Hello { build_id: BUILD_ID.to_owned() }, &[]).is_err() {
@@ -93,6 +92,7 @@ pub(crate) fn launch(prepare: bool) -> c_int {
             Ok(made) => prepared = Some(made),
             Err(failed) => return give_up(&control, failed.describe(None)),
         }
+        let _ = rustix::thread::set_name(c"palisade-ready");
         if control.report(&Report::Prepared, &[]).is_err() {
             return 0;
         }
@@ -103,6 +103,7 @@ pub(crate) fn launch(prepare: bool) -> c_int {
         Ok(None) => return 0,
         Err(failed) => return give_up(&control, failed.describe(None)),
     };
+    let _ = rustix::thread::set_name(c"palisade-launch");
     match Tree::start(&spec, descriptors, reserved, prepared) {
         Ok(tree) => tree.watch(&control, spec),
         Err(failed) => return give_up(&control, failed.describe(Some(&spec))),

@@ -93,7 +93,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         told_sender,
         shutting_down: false,
     };
-    (Handle::new(shared, commands), tokio::spawn(actor.run()))
+    (Handle::new(shared, commands), tokio::spawn(Box::new(actor).run()))
 }
 
 /// Somebody who wants to hear when a state is reached.
@@ -134,7 +134,8 @@ enum Wake {
 }
 
 impl Actor {
-    async fn run(mut self) {
+    /// In a box, for a future has room for its arguments twice.
+    async fn run(mut self: Box<Self>) {
         while !(self.shutting_down && self.running.is_empty()) {
             let due = self.due();
             let full = if self.waiting.is_empty() { None } else { self.shared.board().route.clone() };

@@ -252,7 +252,7 @@ pub fn start(
         actions: None,
         lost: None,
     };
-    Running { inbox: sender, orders: orders_sender, gauge, task: tokio::spawn(task.run_polled()) }
+    Running { inbox: sender, orders: orders_sender, gauge, task: tokio::spawn(Box::new(task).run_polled()) }
 }
 
 /// The ends of the child that this task holds; each is dropped when it is closed.
@@ -314,10 +314,11 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self) {
+    // In a box, for a future has room for its arguments twice; and what is awaited once, at the beginning, leaves with its own.
+    async fn run(mut self: Box<Self>) {
         self.launched = Instant::now();
         let launched = match self.hold_to_disk().await {
-            Ok(()) => self.blueprint.launch(self.number).await,
+            Ok(()) => Box::pin(self.blueprint.launch(self.number)).await,
             Err(failure) => Err(failure),
         };
         match launched {

@@ -112,8 +112,14 @@ impl Numbers {
     #[must_use]
     pub fn open(reserve: &Arc<Reserve>, id: &str) -> Self {
         let file = reserve.folder.join(id);
-        let next = read(&file).max(reserve.first);
-        Self { next: Mutex::new(Generation(next)), file, reserve: reserve.clone() }
+        let kept = read(&file);
+        let next = kept.unwrap_or(1).max(reserve.first);
+        let numbers = Self { next: Mutex::new(Generation(next)), file, reserve: reserve.clone() };
+        if kept.is_none() {
+            // To make a file takes ten times as long as to write it, and the first start is waited for.
+            numbers.write(Generation(next));
+        }
+        numbers
     }
 
     /// The next number. Nobody else has it for as long as this is held.
@@ -127,6 +133,10 @@ impl Numbers {
         if !self.reserve.has(next.0) {
             self.reserve.raise(next.0);
         }
+        self.write(next);
+    }
+
+    fn write(&self, next: Generation) {
         let file = File::options().write(true).create(true).truncate(false).open(&self.file);
         // What stood there before is covered, or behind the end of the line.
         let kept = file.and_then(|file| file.write_all_at(format!("{:<NUMBER_BYTES$}\n", next.0).as_bytes(), 0));
@@ -136,18 +146,18 @@ impl Numbers {
     }
 }
 
-/// What that file says; 1 if it says nothing.
-fn read(file: &Path) -> u64 {
+/// What that file says, if it says anything.
+fn read(file: &Path) -> Option<u64> {
     let problem = match fs::read_to_string(file) {
         Ok(text) => match text.lines().next().unwrap_or_default().trim().parse::<u64>() {
-            Ok(next) => return next.max(1),
+            Ok(next) => return Some(next.max(1)),
             Err(error) => error.to_string(),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return 1,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => error.to_string(),
     };
     tracing::warn!(file = %file.display(), problem, "the numbers of generations begin again, after those that are reserved");
-    1
+    Some(1)
 }
 
 #[cfg(test)]
@@ -182,6 +192,15 @@ mod tests {
         let reserve = open(&folder, "boot");
         assert_eq!(give(&Numbers::open(&reserve, "one")), 4);
         assert_eq!(give(&Numbers::open(&reserve, "two")), 2);
+    }
+
+    #[test]
+    fn its_file_is_there_before_the_first_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let reserve = open(&folder, "boot");
+        let numbers = Numbers::open(&reserve, "one");
+        assert_eq!(read(&folder.path().join("one")), Some(1));
+        assert_eq!(give(&numbers), 1);
     }
 
     /// What was written without waiting may be gone, or be there in part, after the power was; what is reserved is not.

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_launcher::{BUILD_ID, Born, Report, Wanted};
+use palisade_launcher::{BUILD_ID, Born, MODE_VARIABLE, MODE_ZYGOTE, Report, Wanted};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
@@ -34,12 +34,11 @@ use super::{
     message::{Received, hand_over, receive_from, socket_pair},
 };
 
-/// The argument that makes a launcher the zygote, and the one that has it prepare.
-const ZYGOTE: &str = "--zygote";
+/// The argument that has a launcher prepare.
 const PREPARE: &str = "--prepare";
 
 /// A copy takes a tenth of a millisecond; a zygote that takes this long is stopped, or worse.
-const BORN_WITHIN: Duration = Duration::from_secs(10);
+const BORN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A program that would not be a zygote is not asked again for so long.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -64,8 +63,14 @@ enum Kept {
 struct Zygote {
     /// Of no runtime in particular, so that it outlives one.
     socket: OwnedFd,
-    /// Ends with the socket, and is waited for when this is dropped.
-    _process: Launcher,
+    process: Launcher,
+}
+
+impl Drop for Zygote {
+    /// It would end with its socket, unless somebody has stopped it.
+    fn drop(&mut self) {
+        self.process.signal(Signal::KILL);
+    }
 }
 
 impl Launchers {
@@ -105,25 +110,27 @@ impl Launchers {
                     if zygote.ask(socket.as_fd(), wanted).is_err() {
                         continue;
                     }
-                    let born = timeout(BORN_WITHIN, zygote.answer()).await??;
+                    let Ok(born) = timeout(BORN_WITHIN, zygote.answer()).await else {
+                        return Err(io::Error::new(
+                            io::ErrorKind::TimedOut,
+                            format!("the process that makes launchers did not answer within {BORN_WITHIN:?}"),
+                        ));
+                    };
+                    let born = born?;
                     *kept = Kept::Zygote(zygote);
                     return born.map_err(io::Error::from);
                 }
             }
         }
-        let argument = match wanted {
-            Wanted::Launcher => None,
-            Wanted::Prepared => Some(PREPARE),
-        };
-        execute(&self.image, socket, argument)
+        execute(&self.image, socket, Mode::Only(wanted))
     }
 }
 
 impl Zygote {
     async fn make(image: &LauncherImage) -> io::Result<Self> {
         let (ours, theirs) = socket_pair()?;
-        let process = execute(image, theirs, Some(ZYGOTE))?;
-        let zygote = Self { socket: ours, _process: process };
+        let process = execute(image, theirs, Mode::Zygote)?;
+        let zygote = Self { socket: ours, process };
         match timeout(BORN_WITHIN, zygote.next()).await?? {
             Received::Message(Report::Hello { build_id }, _) if build_id == BUILD_ID => Ok(zygote),
             _ => Err(io::Error::other("the launcher is of another build")),
@@ -157,14 +164,29 @@ impl Zygote {
     }
 }
 
+/// What an executed launcher is to be.
+enum Mode {
+    Zygote,
+    /// One that serves a start itself.
+    Only(Wanted),
+}
+
 /// Executes the program as a child of this process.
 #[expect(clippy::disallowed_methods, reason = "this is the one place where the daemon starts a process")]
-fn execute(image: &LauncherImage, socket: OwnedFd, argument: Option<&str>) -> io::Result<Launcher> {
+fn execute(image: &LauncherImage, socket: OwnedFd, mode: Mode) -> io::Result<Launcher> {
     let mut command = Command::new(image.path());
+    command.env_clear();
+    match mode {
+        Mode::Zygote => {
+            command.env(MODE_VARIABLE, MODE_ZYGOTE);
+        }
+        Mode::Only(Wanted::Launcher) => {}
+        Mode::Only(Wanted::Prepared) => {
+            command.arg(PREPARE);
+        }
+    }
     command
-        .args(argument)
         .arg0("palisade-launcher")
-        .env_clear()
         // A signal from the daemon's terminal is the daemon's to act upon; its plugins are drained, not interrupted.
         .process_group(0)
         .stdin(Stdio::from(socket))

@@ -100,6 +100,7 @@ pub async fn spawn(launchers: &Launchers, prepared: Option<Prepared>, launch: La
     spec.leaf = leaf.is_some();
     spec.interpreter = interpreter.is_some();
     let message = palisade_launcher::encode(&spec)?;
+    drop(spec);
 
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(SpawnError::resources("a pipe"));
     let (plugin_input, input) = pipe()?;
@@ -125,6 +126,8 @@ pub async fn spawn(launchers: &Launchers, prepared: Option<Prepared>, launch: La
             Some(pair)
         }
     };
+    // Many starts may wait for their launchers at once, and none is to keep more than it needs.
+    drop((descriptors, message));
     drop((plugin_input, plugin_output, plugin_stdout, plugin_stderr));
 
     let tokio_end = |what| move |source| SpawnError::Resources { what, source };

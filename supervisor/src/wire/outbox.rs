@@ -16,7 +16,7 @@ use tokio::io::AsyncWrite;
 use super::LARGE_FRAME_BYTES;
 use super::pool::OwnedFrame;
 
-/// What an empty outbox keeps for the next frames.
+/// What an empty outbox keeps for the next frames at the most; one that has more gives it all back.
 const IDLE_CAPACITY: usize = 4 << 10;
 
 /// Frames of the bulk lane stand together in pieces of at most this size. A control frame waits until the piece that is being
@@ -227,7 +227,9 @@ impl Outbox {
         if self.small_done == self.small.len() {
             self.small.clear();
             self.small_done = 0;
-            self.small.shrink_to(IDLE_CAPACITY);
+            if IDLE_CAPACITY < self.small.capacity() {
+                self.small = Vec::new();
+            }
         }
         while written > 0 {
             written -= self.advance_bulk(written);

@@ -14,6 +14,7 @@ mod host;
 mod leaves;
 mod life;
 mod prepared;
+mod zygote;
 
 use std::{os::unix::fs::PermissionsExt, path::Path};
 

@@ -16,7 +16,7 @@ use crate::model::status::{Dossier, StderrTail};
 
 impl Task {
     /// The process is gone: its last words, its dossier, its calls.
-    pub(super) async fn end(mut self) {
+    pub(super) async fn end(mut self: Box<Self>) {
         let now = Instant::now();
         self.child = None;
         self.watched = None;

@@ -68,7 +68,7 @@ pub(super) struct Wake {
 
 impl Task {
     /// Runs, and notes each poll for [`Quiet`].
-    pub(super) fn run_polled(self) -> impl Future<Output = ()> + Send {
+    pub(super) fn run_polled(self: Box<Self>) -> impl Future<Output = ()> + Send {
         let anew = self.quiet.anew.clone();
         let mut run = Box::pin(self.run());
         poll_fn(move |cx| {

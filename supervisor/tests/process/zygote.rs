@@ -1,0 +1,134 @@
+//! The process that launchers are copies of.
+
+use std::path::Path;
+
+use palisaded::process::{Exit, Launch, LauncherImage, Launchers, SpawnError, spawn};
+use rustix::process::{Pid, Signal, getpgid};
+use std::os::fd::AsFd;
+
+use crate::harness::*;
+
+/// Launchers of its own, so that its zygote is nobody else's.
+fn own_launchers() -> Launchers {
+    Launchers::of(LauncherImage::load(&launcher_path()).unwrap())
+}
+
+async fn try_to_start(launchers: &Launchers, script: &str) -> Result<palisaded::process::Child, SpawnError> {
+    let entry = open("/bin/sh");
+    let launch = Launch { spec: sh(script), entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
+    within(spawn(launchers, None, launch)).await
+}
+
+async fn expect_a_start(launchers: &Launchers) {
+    let child = try_to_start(launchers, "exit 7").await.unwrap();
+    assert_eq!(Place::without_leaf().last_report(child).await, exited(Exit::Code(7)));
+}
+
+/// Children of this process by that name.
+fn children_named(name: &str) -> Vec<u32> {
+    let of = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|text| text.trim_end() == name);
+    children_of(std::process::id()).into_iter().filter(of).collect()
+}
+
+fn zygotes() -> Vec<u32> {
+    children_named("palisade-zygote")
+}
+
+fn group_of(pid: u32) -> Option<i32> {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+    getpgid(pid).ok().map(|group| group.as_raw_nonzero().get())
+}
+
+#[test]
+fn a_launcher_is_a_copy_and_has_nothing_but_its_own() {
+    exclusively(|| {
+        runtime().block_on(async {
+            let launchers = own_launchers();
+            let before = zygotes();
+            expect_a_start(&launchers).await;
+            let zygote = zygotes().into_iter().find(|pid| !before.contains(pid)).unwrap();
+            let mut child = try_to_start(&launchers, "exec sleep 1000").await.unwrap();
+            let launcher = child.control.launcher_pid().unwrap();
+            within(child.control.next_report()).await;
+            assert!(children_of(std::process::id()).contains(&launcher), "it is a child of this process");
+            let of = |pid: u32| {
+                let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+                (program, line)
+            };
+            assert_eq!(of(launcher), of(zygote));
+            assert_eq!(of(launcher).1, b"palisade-launcher\0");
+            assert_eq!(group_of(launcher), i32::try_from(launcher).ok(), "a signal to its group reaches nobody else");
+            let socket = |pid: u32| descriptors_of(pid).remove(&0).unwrap();
+            assert_ne!(socket(launcher), socket(zygote), "each hangs on a socket of its own");
+            assert_eq!(descriptors_of(zygote).len(), 3, "the zygote keeps nothing of a start");
+            child.control.kill();
+            Place::without_leaf().end(child).await;
+
+            drop(launchers);
+            wait_until("its end", || !zygotes().contains(&zygote)).await;
+        });
+    });
+}
+
+#[test]
+fn a_zygote_that_was_killed_costs_no_start() {
+    exclusively(|| {
+        runtime().block_on(async {
+            let launchers = own_launchers();
+            let before = zygotes();
+            expect_a_start(&launchers).await;
+            let first = zygotes().into_iter().find(|pid| !before.contains(pid)).unwrap();
+            signal(first, Signal::KILL);
+            wait_until("its end", || state_of(first).is_none_or(|state| state == 'Z')).await;
+            expect_a_start(&launchers).await;
+            let second = zygotes().into_iter().find(|pid| !before.contains(pid) && *pid != first);
+            assert!(second.is_some(), "there is another one");
+            wait_until("the first to be waited for", || state_of(first).is_none()).await;
+        });
+    });
+}
+
+/// One that somebody has stopped answers nothing: that start fails within its bound, and the next has another zygote.
+#[test]
+fn a_zygote_that_was_stopped_costs_one_start() {
+    exclusively(|| {
+        runtime().block_on(async {
+            let launchers = own_launchers();
+            let before = zygotes();
+            expect_a_start(&launchers).await;
+            let first = zygotes().into_iter().find(|pid| !before.contains(pid)).unwrap();
+            signal(first, Signal::STOP);
+            let error = try_to_start(&launchers, "exit 0").await.unwrap_err();
+            assert!(matches!(error, SpawnError::Launcher(_)), "{error}");
+            assert!(error.to_string().contains("did not answer"), "{error}");
+            expect_a_start(&launchers).await;
+            wait_until("the end of the one that was stopped", || state_of(first).is_none()).await;
+        });
+    });
+}
+
+/// Another build's launcher, or another program, is executed and found out as ever.
+#[test]
+fn a_program_that_is_no_zygote_is_executed() {
+    run(async {
+        let launchers = Launchers::of(LauncherImage::load(Path::new("/bin/true")).unwrap());
+        for _ in 0..2 {
+            let child = try_to_start(&launchers, "exit 0").await.unwrap();
+            let failed = failure(Place::without_leaf().last_report(child).await);
+            assert!(failed.message.contains("before it said which build it is"), "{}", failed.message);
+        }
+    });
+}
+
+#[test]
+fn many_start_at_once() {
+    const MANY: usize = 64;
+    run(async {
+        let launchers: &'static Launchers = Box::leak(Box::new(own_launchers()));
+        let starts: Vec<_> = (0..MANY).map(|_| tokio::spawn(expect_a_start(launchers))).collect();
+        for start in starts {
+            within(start).await.unwrap();
+        }
+    });
+}
