@@ -13,7 +13,7 @@ use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::json;
 
-use crate::support::{daemon_with, error, expect_echo, expect_text, hostile};
+use crate::support::{daemon_with, error, expect_echo, expect_text, follow, hostile};
 
 /// Nothing runs until the first call; an eager one runs from the start.
 #[test]
@@ -126,10 +126,9 @@ fn a_number_is_never_used_again() {
     let daemon = Daemon::start(DaemonOptions::with([hostile("tame")]).folder(folder));
     expect_echo(&daemon, "hostile");
     let mut agent = daemon.agent();
-    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    assert_eq!(agent.next_of(follow).kind, Some(palisade_protocol::Kind::StreamOpen));
+    let events = follow(&mut agent);
     daemon.operate("restart", &json!({"plugin": "hostile"})).expect("it can be restarted");
-    let seen: Vec<_> = std::iter::from_fn(|| Some(agent.next_of(follow).value()))
+    let seen: Vec<_> = std::iter::from_fn(|| Some(agent.next_of(events).value()))
         .filter(|event| event["kind"] == "state_changed")
         .map(|event| (event["to"].as_str().map(str::to_owned).unwrap_or_default(), event["generation"].as_u64()))
         .take(5)
@@ -214,24 +213,21 @@ fn a_paused_plugin_can_be_stopped() {
 fn every_state_is_an_event() {
     let daemon = daemon_with(hostile("tame"));
     let mut agent = daemon.agent();
-    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    // The stream is open before anything happens.
-    let opened = agent.next_of(follow);
-    assert_eq!(opened.kind, Some(palisade_protocol::Kind::StreamOpen));
+    let events = follow(&mut agent);
     expect_echo(&daemon, "hostile");
     daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it can be paused");
     daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it can be resumed");
     daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
     let mut states = Vec::new();
     while states.last().is_none_or(|state| state != "stopped") {
-        let event = agent.next_of(follow).value();
+        let event = agent.next_of(events).value();
         if let Some(to) = event["to"].as_str() {
             states.push(to.to_owned());
         }
     }
     assert_eq!(states, ["loaded", "initialized", "active", "paused", "active", "stopping", "stopped"]);
-    agent.cancel(follow);
-    error(agent.finish(follow), ErrorCode::Cancelled);
+    agent.cancel(events);
+    error(agent.finish(events), ErrorCode::Cancelled);
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -533,24 +529,29 @@ fn a_socket_whose_path_is_too_long() {
     expect_text(&said, "give a shorter --socket");
 }
 
+/// A folder of the daemon's user with these permissions, and what it lies in.
+fn closed_folder(mode: u32) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).expect("the folder is ours");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(mode)).expect("the folder is ours");
+    if let Some(uid) = palisade_tests::daemon::other_user() {
+        std::os::unix::fs::chown(&closed, Some(uid), Some(uid)).expect("root may");
+    }
+    let closed = closed.display().to_string();
+    (folder, closed)
+}
+
 /// A plugin folder that this user may not look into is an error that says so, and no folder without plugins.
 #[test]
 fn a_plugin_folder_that_cannot_be_read() {
-    use std::os::unix::fs::PermissionsExt;
     if palisade_tests::daemon::runs_as_root() {
         println!(
             "SKIPPED: root may read every folder; the lane of an ordinary user shows what becomes of an unreadable one"
         );
         return;
     }
-    let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let closed = folder.path().join("closed");
-    std::fs::create_dir(&closed).expect("the folder is ours");
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).expect("the folder is ours");
-    if let Some(uid) = palisade_tests::daemon::other_user() {
-        std::os::unix::fs::chown(&closed, Some(uid), Some(uid)).expect("root may");
-    }
-    let closed = closed.display().to_string();
+    let (folder, closed) = closed_folder(0o000);
     let options = DaemonOptions::with([Package::echo()]).folder(folder).arguments(&["--plugins", &closed]);
     let failed = Daemon::try_start(options).expect_err("it may not look into it");
     assert_eq!(failed.status.code(), Some(4), "{}", failed.log);
@@ -568,14 +569,7 @@ fn a_plugin_folder_that_cannot_be_entered() {
         println!("SKIPPED: root may enter every folder; the lane of an ordinary user shows one that cannot be entered");
         return;
     }
-    let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let closed = folder.path().join("closed");
-    std::fs::create_dir(&closed).expect("the folder is ours");
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o444)).expect("the folder is ours");
-    if let Some(uid) = palisade_tests::daemon::other_user() {
-        std::os::unix::fs::chown(&closed, Some(uid), Some(uid)).expect("root may");
-    }
-    let closed = closed.display().to_string();
+    let (folder, closed) = closed_folder(0o444);
     let daemon =
         Daemon::start(DaemonOptions::with([Package::echo()]).folder(folder).arguments(&["--plugins", &closed]));
     let list = daemon.operate("list", &json!({})).expect("it answers");
