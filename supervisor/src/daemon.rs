@@ -374,6 +374,9 @@ async fn build(
     for id in service.config.plugins.keys().filter(|id| staged.iter().all(|(found, _)| found.manifest.id != **id)) {
         tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
     }
+    for config::Unusable { path, reason } in &service.config.unusable_directories {
+        tracing::warn!(directory = %path.display(), %reason, "a plugin directory is passed over");
+    }
     for rejected in &rejected {
         tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
     }

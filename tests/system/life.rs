@@ -562,6 +562,40 @@ fn a_plugin_folder_that_cannot_be_read() {
     expect_text(&failed.log, &said);
 }
 
+/// One of the usual folders that is there and cannot be read is passed over, and not silently.
+#[test]
+fn a_usual_plugin_folder_that_cannot_be_read() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let data = folder.path().join("data");
+    let usual = data.join("palisade/plugins");
+    std::fs::create_dir_all(usual.parent().expect("it has one")).expect("the folder is ours");
+    // Root may enter every folder.
+    let why = if palisade_tests::daemon::runs_as_root() {
+        std::os::unix::fs::symlink("plugins", &usual).expect("the folder is ours");
+        "os error 40"
+    } else {
+        std::fs::create_dir(&usual).expect("the folder is ours");
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o000)).expect("the folder is ours");
+        if let Some(uid) = palisade_tests::daemon::other_user() {
+            std::os::unix::fs::chown(&data, Some(uid), Some(uid)).expect("root may");
+        }
+        "os error 13"
+    };
+    let options = DaemonOptions::default().arguments(&["--user"]).usual_plugins();
+    let options = options.environment("XDG_DATA_HOME", &data.display().to_string());
+    let daemon = Daemon::start(options.folder(folder));
+    let log = daemon.log();
+    let told = log.lines().find(|line| line.contains("a plugin directory is passed over")).unwrap_or_else(|| panic!("{log}"));
+    let usual = usual.display().to_string();
+    assert!(told.contains(&usual) && told.contains(why), "{told}");
+    let doctor = daemon.operate("doctor", &json!({})).expect("it answers");
+    let checks = doctor["checks"].as_array().expect("there are some");
+    let about = |check: &&serde_json::Value| check["name"] == "plugin_directories" && check["state"] == "warn";
+    let told: Vec<_> = checks.iter().filter(about).map(|check| check["summary"].as_str().unwrap_or_default()).collect();
+    assert!(told.iter().any(|told| told.starts_with(&format!("{usual} cannot be read: ")) && told.contains(why)), "{told:?}");
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// One that may be listed and not entered is told with what to do; the daemon has its other folders.
 #[test]
 fn a_plugin_folder_that_cannot_be_entered() {
