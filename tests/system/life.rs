@@ -13,7 +13,7 @@ use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::json;
 
-use crate::support::{daemon_with, error, expect_echo, expect_text, follow, hostile};
+use crate::support::{daemon_with, error, expect_echo, expect_text, follow, hostile, mute, outwait_watchdog, short_watchdog};
 
 /// Nothing runs until the first call; an eager one runs from the start.
 #[test]
@@ -159,7 +159,7 @@ fn a_call_finishes_while_its_plugin_drains() {
 /// While a plugin is paused its calls wait, its process stands still, and its clocks do too.
 #[test]
 fn a_paused_plugin_stands_still() {
-    let daemon = daemon_with(hostile("tame").with("watchdog", json!({"interval_seconds": 1, "timeout_seconds": 1})));
+    let daemon = Daemon::with([Package::echo(), hostile("tame").with("watchdog", short_watchdog()), mute("mute")]);
     let neighbour = daemon.neighbour();
     let mut agent = daemon.agent();
     expect_echo(&daemon, "hostile");
@@ -168,8 +168,7 @@ fn a_paused_plugin_stands_still() {
     let waiting = agent.begin("hostile", "echo", &json!("later"));
     let late = daemon.agent().call_within("hostile", "echo", &json!(1), Duration::from_millis(100));
     error(late, ErrorCode::Timeout);
-    // Longer than the watchdog's patience: what is tested is that it waits.
-    std::thread::sleep(Duration::from_secs(3));
+    outwait_watchdog(&daemon, "mute");
     daemon.operate("pause", &json!({"plugin": "hostile"})).expect("pausing what is paused is no error");
     daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it can be resumed");
     assert_eq!(agent.finish(waiting), Ok(json!("later")));

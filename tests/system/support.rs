@@ -35,6 +35,23 @@ pub(crate) fn daemon_with(hostile: Package) -> Daemon {
     Daemon::with([Package::echo(), hostile])
 }
 
+/// How often a plugin is asked whether it lives, and how long it has for its answer, where a test is about that.
+pub(crate) fn short_watchdog() -> Value {
+    json!({"interval_seconds": 1, "timeout_seconds": 1})
+}
+
+/// A plugin that does not answer when it is asked that.
+pub(crate) fn mute(id: &str) -> Package {
+    Package::hostile(id, "mute").with("watchdog", short_watchdog()).with("restart", json!("never"))
+}
+
+/// Lets as much time pass as [`short_watchdog`] has patience: until it has judged a [`mute`] plugin that is started now.
+pub(crate) fn outwait_watchdog(daemon: &Daemon, mute: &str) {
+    daemon.operate("start", &json!({"plugin": mute})).expect("it can be started");
+    let status = daemon.wait_until(mute, "the watchdog's verdict", |now| now.last_failure.is_some());
+    expect_text(&status.last_failure.expect("it is there").reason, "hung");
+}
+
 /// The plugin answers, whatever happened before.
 pub(crate) fn expect_echo(daemon: &Daemon, plugin: &str) {
     assert_eq!(daemon.agent().call(plugin, "echo", &json!("well?")), Ok(json!("well?")), "log:\n{}", daemon.log());
