@@ -13,7 +13,9 @@ use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::json;
 
-use crate::support::{daemon_with, error, expect_echo, expect_text, follow, hostile, mute, outwait_watchdog, short_watchdog};
+use crate::support::{
+    daemon_with, error, expect_echo, expect_text, follow, hostile, mute, outwait_watchdog, short_watchdog,
+};
 
 /// Nothing runs until the first call; an eager one runs from the start.
 #[test]
@@ -584,14 +586,18 @@ fn a_usual_plugin_folder_that_cannot_be_read() {
     let options = options.environment("XDG_DATA_HOME", &data.display().to_string());
     let daemon = Daemon::start(options.folder(folder));
     let log = daemon.log();
-    let told = log.lines().find(|line| line.contains("a plugin directory is passed over")).unwrap_or_else(|| panic!("{log}"));
+    let told =
+        log.lines().find(|line| line.contains("a plugin directory is passed over")).unwrap_or_else(|| panic!("{log}"));
     let usual = usual.display().to_string();
     assert!(told.contains(&usual) && told.contains(why), "{told}");
     let doctor = daemon.operate("doctor", &json!({})).expect("it answers");
     let checks = doctor["checks"].as_array().expect("there are some");
     let about = |check: &&serde_json::Value| check["name"] == "plugin_directories" && check["state"] == "warn";
     let told: Vec<_> = checks.iter().filter(about).map(|check| check["summary"].as_str().unwrap_or_default()).collect();
-    assert!(told.iter().any(|told| told.starts_with(&format!("{usual} cannot be read: ")) && told.contains(why)), "{told:?}");
+    assert!(
+        told.iter().any(|told| told.starts_with(&format!("{usual} cannot be read: ")) && told.contains(why)),
+        "{told:?}"
+    );
     daemon.stop_and_expect_no_orphans();
 }
 
