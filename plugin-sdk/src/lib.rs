@@ -26,9 +26,9 @@
 //!
 //! Its `Cargo.toml` names this crate by its path in a clone of the repository, as it is not published yet, `schemars`,
 //! and `serde` with the feature `derive`. Beside the executable stands a `plugin.json` with the same id and version:
-//! `{"id": "greeter", "name": "Greeter", "version": "1.0.0", "entry_point": "greeter"}`. The schemas that agents see come from the types; parameters that do
-//! not fit never reach the handler. Serde passes over fields that a type does not have; `deny_unknown_fields` refuses them
-//! and says so in the schema, so that a mistyped optional parameter is an error.
+//! `{"id": "greeter", "name": "Greeter", "version": "1.0.0", "entry_point": "greeter"}`. The schemas that agents see come
+//! from the types; parameters that do not fit never reach the handler. Serde passes over fields that a type does not have;
+//! `deny_unknown_fields` refuses them and says so in the schema, so that a mistyped optional parameter is an error.
 //!
 //! # Actions
 //!

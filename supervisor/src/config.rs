@@ -49,6 +49,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Where packages are looked for, in order of precedence.
     pub plugin_directories: Vec<PathBuf>,
+    /// Of the usual ones, those that are there and cannot be used.
+    pub unusable_directories: Vec<Unusable>,
     /// Snapshots, data of plugins.
     pub state_directory: PathBuf,
     /// What lives as long as the daemon runs.
@@ -75,6 +77,15 @@ pub struct Config {
     pub prepared_launchers: usize,
     /// What is said of single plugins.
     pub plugins: BTreeMap<PluginId, PluginConfig>,
+}
+
+/// One of the usual plugin directories that is passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// The file.
@@ -287,10 +298,10 @@ impl Config {
         }
         let socket_group = file.socket_group.as_ref().map(Group::number).transpose().map_err(wrong)?;
         let egress = file.egress.understand().map_err(wrong)?;
-        let plugin_directories = match (overrides.plugins, file.plugin_directories) {
-            (given, _) if !given.is_empty() => given,
-            (_, Some(configured)) => configured,
-            _ => default_plugins(mode),
+        let (plugin_directories, unusable_directories) = match (overrides.plugins, file.plugin_directories) {
+            (given, _) if !given.is_empty() => (given, Vec::new()),
+            (_, Some(configured)) => (configured, Vec::new()),
+            _ => usable(default_plugins(mode)),
         };
         let runtime_directory = match overrides.runtime_directory.or(file.runtime_directory) {
             Some(path) => path,
@@ -300,6 +311,7 @@ impl Config {
             mode,
             file: present,
             plugin_directories,
+            unusable_directories,
             state_directory: match overrides.state_directory.or(file.state_directory) {
                 Some(path) => path,
                 None => default_state(mode)?,
@@ -397,7 +409,6 @@ fn default_config(mode: Mode) -> Option<PathBuf> {
     folder.map(|folder| folder.join("palisade.toml"))
 }
 
-/// Those of the default plugin directories that exist.
 fn default_plugins(mode: Mode) -> Vec<PathBuf> {
     let own = match mode {
         Mode::System => Some(PathBuf::from("/var/lib/palisade/plugins")),
@@ -406,7 +417,24 @@ fn default_plugins(mode: Mode) -> Vec<PathBuf> {
         }
     };
     let shipped = ["/usr/local/lib/palisade/plugins", "/usr/lib/palisade/plugins"].map(PathBuf::from);
-    own.into_iter().chain(shipped).filter(|path| path.is_dir()).collect()
+    own.into_iter().chain(shipped).collect()
+}
+
+/// Those of the usual plugin directories that are there, apart from those that cannot be used. Nobody has named them, so neither what is
+/// missing nor what is wrong with one keeps the daemon from starting.
+fn usable(usual: Vec<PathBuf>) -> (Vec<PathBuf>, Vec<Unusable>) {
+    let (mut usable, mut unusable) = (Vec::new(), Vec::new());
+    for path in usual {
+        match std::fs::read_dir(&path) {
+            Ok(_) => usable.push(path),
+            Err(error) if is_missing(&path, &error) => {}
+            Err(error) => {
+                let reason = format!("cannot be read: {error}");
+                unusable.push(Unusable { path, reason });
+            }
+        }
+    }
+    (usable, unusable)
 }
 
 fn default_state(mode: Mode) -> Result<PathBuf, ConfigError> {
@@ -595,6 +623,22 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("/proc cannot be permitted"), "{error}");
         let error = load("[plugins.one]\ngrant = [\"everything\"]\n").unwrap_err().to_string();
         assert!(error.contains("there is no permission \"everything\""), "{error}");
+    }
+
+    #[test]
+    fn a_usual_plugin_directory_that_is_there_and_cannot_be_used_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("folder")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink("nothing", at("link")).unwrap();
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        let usual = ["folder", "missing", "missing/beneath", "file", "file/beneath", "link", "loop"].map(at).into();
+        let (there, unusable) = usable(usual);
+        assert_eq!(there, [at("folder")]);
+        let told: Vec<_> = unusable.iter().map(|unusable| unusable.path.clone()).collect();
+        assert_eq!(told, ["file", "file/beneath", "link", "loop"].map(at));
+        assert!(unusable[0].reason.starts_with("cannot be read: Not a directory"), "{unusable:?}");
     }
 
     #[test]

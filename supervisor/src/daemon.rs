@@ -86,6 +86,9 @@ pub enum DaemonError {
     /// There is no thread to look at the packages.
     #[error("the packages cannot be looked at: {0}")]
     Packages(io::Error),
+    /// Nor at the interpreters that are configured.
+    #[error("the runtimes cannot be looked at: {0}")]
+    Runtimes(io::Error),
     /// Signals cannot be received.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
@@ -103,6 +106,7 @@ impl DaemonError {
             | Self::Launcher(_)
             | Self::Host(_)
             | Self::Packages(_)
+            | Self::Runtimes(_)
             | Self::Signals(_) => false,
         }
     }
@@ -195,7 +199,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let sampler = Arc::new(Sampler::default());
     let looks = tokio::spawn(sampler.clone().run());
     let counts = tokio::spawn(disk::run(sampler.clone(), config.disk_reserve_mib.saturating_mul(1 << 20)));
-    let runtimes = runtimes(config.runtimes.clone()).await;
+    let runtimes = runtimes(config.runtimes.clone()).await?;
     let reserved = reserved(&config);
     let offer = &facts.offer;
     let can_prepare = offer.user_namespaces && offer.network && offer.ipc;
@@ -374,6 +378,9 @@ async fn build(
     for id in service.config.plugins.keys().filter(|id| staged.iter().all(|(found, _)| found.manifest.id != **id)) {
         tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
     }
+    for config::Unusable { path, reason } in &service.config.unusable_directories {
+        tracing::warn!(directory = %path.display(), %reason, "a plugin directory is passed over");
+    }
     for rejected in &rejected {
         tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
     }
@@ -448,18 +455,15 @@ async fn build(
 }
 
 /// Looks at the interpreters that are configured.
-async fn runtimes(configured: BTreeMap<String, Runtime>) -> Runtimes {
-    let found = match tokio::task::spawn_blocking(move || Runtimes::look(configured)).await {
-        Ok(found) => found,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    };
+async fn runtimes(configured: BTreeMap<String, Runtime>) -> Result<Runtimes, DaemonError> {
+    let found = blocking::run(move || Runtimes::look(configured)).await.map_err(DaemonError::Runtimes)?;
     for (name, program) in found.all() {
         match program {
             Ok(sha256) => tracing::info!(runtime = name, sha256, "runtime"),
             Err(reason) => tracing::warn!(runtime = name, reason, "a runtime cannot be used"),
         }
     }
-    found
+    Ok(found)
 }
 
 /// What is the daemon's own: no plugin reads or writes any of it, whatever it is granted.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::model::status::{PluginState, PreparedLaunchers};
 use crate::registry::Registry;
 use crate::sandbox::probe::{Ability, Host, Tier};
@@ -150,6 +150,18 @@ pub fn report(host: &Host, config: &Config, prepared: &PreparedLaunchers, regist
     } else {
         Check { name: "plugin_directories", state: Outcome::Ok, summary: directories.join(", "), hint: None }
     });
+    for config::Unusable { path, reason } in &config.unusable_directories {
+        checks.push(Check {
+            name: "plugin_directories",
+            state: Outcome::Warn,
+            summary: format!("{} {reason}", path.display()),
+            hint: Some(
+                "see its permissions and those of the folders above it; or name others with --plugins or \
+                 `plugin_directories` in palisade.toml"
+                    .to_owned(),
+            ),
+        });
+    }
     for rejected in registry.rejected() {
         checks.push(Check {
             name: "package",

@@ -99,7 +99,8 @@ fn main() -> ExitCode {
                 DaemonError::StateInUse { .. }
                 | DaemonError::Listen(_)
                 | DaemonError::Host(_)
-                | DaemonError::Packages(_) => EXIT_UNAVAILABLE,
+                | DaemonError::Packages(_)
+                | DaemonError::Runtimes(_) => EXIT_UNAVAILABLE,
                 _ => EXIT_INTERNAL,
             };
             fail(&error, error.hint(), status)

@@ -75,6 +75,11 @@ const NOT_IN_MODEL: &[&str] = &[
     "SystemTime::now",
 ];
 
+/// What the daemon names nowhere but in `blocking`: the runtime's own threads, which it panics without where the system gives none, and
+/// such as nobody counts.
+const THREADS: &[&str] =
+    &["spawn_blocking", "block_in_place", "lookup_host", "tokio::fs", "thread::spawn", "thread::Builder"];
+
 /// The crates that are shipped, by folder, and which crates of this workspace each may use: itself or its tests.
 const CRATES: &[(&str, &[&str])] = &[
     ("plugin-sdk/protocol", &[]),
@@ -137,6 +142,20 @@ fn the_model_neither_acts_nor_asks_for_the_time() {
         }
     }
     assert!(wrong.is_empty(), "model decides and performs nothing, but names:\n{wrong}");
+}
+
+#[test]
+fn what_blocks_has_its_thread_from_one_place() {
+    let mut wrong = String::new();
+    for (file, module) in daemon_files().into_iter().filter(|(_, module)| *module != ["blocking"]) {
+        for (line, path) in paths_of(&code_of(&file)) {
+            let path = format!("::{}::", path.join("::"));
+            if let Some(banned) = THREADS.iter().find(|banned| path.contains(&format!("::{banned}::"))) {
+                writeln!(wrong, "{}:{line}: {banned} in {}", file.display(), module.join("::")).unwrap();
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "what blocks is done by `blocking`, and not with:\n{wrong}");
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub struct DaemonOptions {
     folder: Option<tempfile::TempDir>,
     quiet: bool,
     relative: bool,
+    usual_plugins: bool,
     surroundings: Surroundings,
 }
 
@@ -208,6 +209,13 @@ impl DaemonOptions {
     #[must_use]
     pub fn relative(mut self) -> Self {
         self.relative = true;
+        self
+    }
+
+    /// With the plugin folders that are usual for whoever starts it, and none that is named.
+    #[must_use]
+    pub fn usual_plugins(mut self) -> Self {
+        self.usual_plugins = true;
         self
     }
 
@@ -490,7 +498,10 @@ impl Daemon {
         let path = |name: &str| folder.path().join(name);
         let given = |name: &str| if options.relative { PathBuf::from(name) } else { path(name) };
         command.arg("--state-dir").arg(given("state")).arg("--runtime-dir").arg(given("run"));
-        command.arg("--socket").arg(given("palisade.sock")).arg("--plugins").arg(given("plugins"));
+        command.arg("--socket").arg(given("palisade.sock"));
+        if !options.usual_plugins {
+            command.arg("--plugins").arg(given("plugins"));
+        }
         if options.relative {
             command.current_dir(folder.path());
         }

@@ -8,7 +8,7 @@ use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::json;
 
-use crate::support::{daemon_with, error, expect_echo, expect_text, hostile};
+use crate::support::{daemon_with, error, expect_echo, expect_text, hostile, mute, outwait_watchdog, short_watchdog};
 
 /// A call that its plugin does not survive.
 fn dies(row: &str, code: ErrorCode, sentence: &str, stderr: Option<&str>) {
@@ -395,19 +395,20 @@ fn the_daemon_is_killed_while_it_shuts_down() {
 /// A daemon that is stopped for a while finds its plugins as they were.
 #[test]
 fn the_daemon_stands_still() {
-    let daemon = daemon_with(hostile("tame").with("watchdog", json!({"interval_seconds": 1, "timeout_seconds": 1})));
+    let daemon = daemon_with(hostile("tame").with("watchdog", short_watchdog()));
+    let other = Daemon::with([Package::echo(), mute("mute")]);
     let mut agent = daemon.agent();
     expect_echo(&daemon, "hostile");
     expect_echo(&daemon, "echo");
     daemon.signal(Signal::SIGSTOP);
     wait_for("the daemon to stand still", || (process::state(daemon.pid()) == Some('T')).then_some(()));
     let call = agent.begin("hostile", "echo", &json!("meanwhile"));
-    // Longer than the watchdog's patience: it is this pause itself that is tested.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    outwait_watchdog(&other, "mute");
     daemon.signal(Signal::SIGCONT);
     assert_eq!(agent.finish(call), Ok(json!("meanwhile")));
     assert_eq!(daemon.status("hostile").last_failure, None, "a daemon that slept blames nobody");
     daemon.stop_and_expect_no_orphans();
+    other.stop_and_expect_no_orphans();
 }
 
 /// The daemon has no descriptors left for a process: that is the host's fault, and no restart of the plugin's. Once there are some again

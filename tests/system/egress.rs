@@ -5,7 +5,6 @@
 //! refused, the same attempt is seen to succeed with the one fence taken away that refuses it.
 //! Elsewhere: the proxy's rules one by one, and its bounds, are the daemon's test `egress`; that there is no other way out is `isolation`.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
@@ -14,26 +13,12 @@ use std::sync::mpsc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use palisade_protocol::Kind;
 use palisade_tests::command::{built, command};
 use palisade_tests::daemon::{Daemon, DaemonOptions};
 use palisade_tests::package::Package;
-use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
-use crate::support::{expect_echo, expect_text, hostile};
-
-type Outcomes = BTreeMap<String, String>;
-
-fn outcomes(value: &Value) -> Outcomes {
-    let map = value.as_object().expect("a row answers with a map");
-    map.iter().map(|(what, met)| (what.clone(), met.as_str().unwrap_or_default().to_owned())).collect()
-}
-
-fn inside(daemon: &Daemon, row: &str, parameters: &Value) -> Outcomes {
-    let answer = daemon.agent().call("hostile", row, parameters);
-    outcomes(&answer.unwrap_or_else(|error| panic!("{row}: {error}; log:\n{}", daemon.log())))
-}
+use crate::support::{Outcomes, expect_echo, expect_text, follow, hostile, inside, next_event, outcomes};
 
 /// What the same row meets in a process of this test's own, which takes that for its proxy.
 fn outside(row: &str, parameters: &Value, proxy: &str) -> Outcomes {
@@ -59,23 +44,6 @@ fn granting(hosts: &[String], egress: &str) -> Daemon {
 
 /// Loopback may be meant by these names.
 const LISTED: &str = "allow_addresses = { \"*.test\" = [\"127.0.0.1\"] }";
-
-/// Follows what is decided about the hostile plugin's connections.
-fn follow(agent: &mut Agent) -> u64 {
-    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    assert_eq!(agent.next_of(follow).kind, Some(Kind::StreamOpen));
-    follow
-}
-
-/// The next event of that kind.
-fn next(agent: &mut Agent, follow: u64, kind: &str) -> Value {
-    loop {
-        let event = agent.next_of(follow).value();
-        if event["kind"] == kind {
-            return event;
-        }
-    }
-}
 
 /// A server that gives every connection this answer, once it has said something, and tells what that was.
 struct Plain {
@@ -175,13 +143,13 @@ fn curl_reaches_what_is_granted_and_nothing_else() {
     };
     let got = curl(format!("https://a.test:{}/x", secure.port));
     assert_eq!((got["stdout"].as_str(), got["status"].as_str()), ("hello from /x", "0"), "{got:?}");
-    let allowed = next(&mut agent, events, "connection_allowed");
+    let allowed = next_event(&mut agent, events, "connection_allowed");
     let connection = json!({
         "number": 1, "host": "a.test", "port": secure.port, "decision": "allowed",
         "address": format!("127.0.0.1:{}", secure.port), "passage": "tls"
     });
     assert_eq!((&allowed["plugin"], &allowed["connection"]), (&json!("hostile"), &connection));
-    let ended = next(&mut agent, events, "connection_ended");
+    let ended = next_event(&mut agent, events, "connection_ended");
     assert_eq!((&ended["connection"]["number"], &ended["connection"]["host"]), (&json!(1), &json!("a.test")));
     for direction in ["bytes_up", "bytes_down"] {
         assert!(ended["connection"][direction].as_u64() > Some(200), "{ended}");
@@ -193,7 +161,7 @@ fn curl_reaches_what_is_granted_and_nothing_else() {
     let got = curl(format!("https://b.test:{}/", secure.port));
     assert_eq!((got["stdout"].as_str(), got["status"].as_str()), ("", "56"), "{got:?}");
     expect_text(&got["stderr"], "CONNECT tunnel failed, response 403");
-    let refused = next(&mut agent, events, "connection_refused");
+    let refused = next_event(&mut agent, events, "connection_refused");
     let connection = json!({"number": 3, "host": "b.test", "port": secure.port, "decision": "denied"});
     assert_eq!((&refused["connection"], &refused["reason"]), (&connection, &json!(sentence(secure.port))));
     let got = curl(format!("http://b.test:{}/", plain.port));
@@ -331,7 +299,7 @@ fn expect_refused(daemon: &Daemon, requests: &[(String, u16, &str)]) {
     for (request, status, decision) in requests {
         let met = inside(daemon, "proxy-ask", &json!([request]));
         assert!(met[request].starts_with(&format!("HTTP/1.1 {status} ")), "{request:.300}\n{met:.300?}");
-        let event = next(&mut agent, events, "connection_refused");
+        let event = next_event(&mut agent, events, "connection_refused");
         assert_eq!(event["connection"]["decision"], *decision, "{request:.300}\n{event}");
     }
 }
@@ -419,11 +387,11 @@ fn proxy_sni() {
     let events = follow(&mut agent);
     // A TLS alert, unrecognized_name; what is no TLS is closed without a word.
     assert_eq!(tunnel(&daemon, &other), format!("HTTP/1.1 200 Connection established, then {:?}", "15030300020270"));
-    let refused = next(&mut agent, events, "connection_refused");
+    let refused = next_event(&mut agent, events, "connection_refused");
     let sentence = "the TLS client hello names the server \"other.test\", but the tunnel is to a.test";
     assert_eq!((&refused["reason"], &refused["connection"]["decision"]), (&json!(sentence), &json!("denied")));
     assert_eq!(tunnel(&daemon, http), "HTTP/1.1 200 Connection established, then \"\"");
-    assert_eq!(next(&mut agent, events, "connection_refused")["connection"]["decision"], "denied");
+    assert_eq!(next_event(&mut agent, events, "connection_refused")["connection"]["decision"], "denied");
     // Both were connected to before their hello was seen, and neither heard a byte of the plugin's.
     for _ in 0..2 {
         assert_eq!(plain.heard.recv().ok().as_deref(), Some(&b""[..]));
@@ -530,10 +498,10 @@ fn the_way_out_ends_with_its_process() {
         calling.begin("hostile", "proxy-tunnel", &json!({"to": to, "bytes": "00"}));
         let (mut server, _) = listener.accept().expect("it connects");
         server.read_exact(&mut [0]).expect("the byte passes");
-        next(&mut agent, events, "connection_allowed");
+        next_event(&mut agent, events, "connection_allowed");
         let process = Pid::from_raw(i32::try_from(daemon.process_of("hostile")).expect("process numbers are small"));
         kill(process, Signal::SIGKILL).expect("root and the daemon's user may");
-        let ended = next(&mut agent, events, "connection_ended");
+        let ended = next_event(&mut agent, events, "connection_ended");
         assert!(ended["connection"]["number"] == 1 && ended["connection"]["bytes_up"] == 1, "{ended}");
         assert!(matches!(server.read(&mut [0]), Ok(0) | Err(_)));
     }

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use palisade_protocol::{ErrorCode, Kind};
+use palisade_protocol::ErrorCode;
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::{Value, json};
 
-use crate::support::{daemon_with, error, expect_echo, expect_text, full, hostile, in_the_guest};
+use crate::support::{daemon_with, error, expect_echo, expect_text, follow, full, hostile, in_the_guest};
 
 /// However much a plugin says, the daemon takes no more than this.
 const DAEMON_KIB_MAX: u64 = 64 << 10;
@@ -80,8 +80,7 @@ fn a_flood_is_read_no_faster_than_it_may_be() {
     let daemon = daemon_with(hostile("tame").with("limits", json!({"log_kib_per_second": KIB_PER_SECOND})));
     let neighbour = daemon.neighbour();
     let mut agent = daemon.agent();
-    let events = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    assert_eq!(agent.next_of(events).kind, Some(Kind::StreamOpen));
+    let events = follow(&mut agent);
     expect_echo(&daemon, "hostile");
     let began = Instant::now();
     assert_eq!(daemon.agent().call("hostile", "log-flood-beside", &json!(null)), Ok(json!(null)));
@@ -122,8 +121,7 @@ fn a_flood_is_read_no_faster_than_it_may_be() {
 fn the_last_lines_of_a_flood_are_kept() {
     let daemon = daemon_with(hostile("tame").with("limits", json!({"log_kib_per_second": 16})));
     let mut agent = daemon.agent();
-    let events = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    assert_eq!(agent.next_of(events).kind, Some(Kind::StreamOpen));
+    let events = follow(&mut agent);
     assert_eq!(daemon.agent().call("hostile", "log-flood-beside", &json!(null)), Ok(json!(null)));
     while agent.next_of(events).value()["kind"] != "limit_reached" {}
     error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);

@@ -4,7 +4,6 @@
 //! Elsewhere: that the attempts succeed where nothing is in their way is `fences`; how plugins that break the protocol fare is `wire`, `floods` and `chaos`; each step of the confinement on its own is
 //! the daemon's test of processes.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use palisade_protocol::ErrorCode;
@@ -16,20 +15,7 @@ use palisade_tests::rows::{Attempt, Bites, ROWS, Row};
 use palisade_tests::world::World;
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, expect_text, hostile};
-
-type Outcomes = BTreeMap<String, String>;
-
-fn outcomes(value: &Value) -> Outcomes {
-    let map = value.as_object().expect("an escape answers with a map");
-    map.iter().map(|(what, met)| (what.clone(), met.as_str().unwrap_or_default().to_owned())).collect()
-}
-
-/// What a row meets in a plugin.
-fn inside(daemon: &Daemon, row: &str, parameters: &Value) -> Outcomes {
-    let answer = daemon.agent().call("hostile", row, parameters);
-    outcomes(&answer.unwrap_or_else(|error| panic!("{row}: {error}; log:\n{}", daemon.log())))
-}
+use crate::support::{Outcomes, error, expect_echo, expect_text, hostile, inside, outcomes};
 
 #[track_caller]
 fn expect(found: &Outcomes, expected: &[(&str, &str)]) {

@@ -13,7 +13,9 @@ use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::json;
 
-use crate::support::{daemon_with, error, expect_echo, expect_text, hostile};
+use crate::support::{
+    daemon_with, error, expect_echo, expect_text, follow, hostile, mute, outwait_watchdog, short_watchdog,
+};
 
 /// Nothing runs until the first call; an eager one runs from the start.
 #[test]
@@ -126,10 +128,9 @@ fn a_number_is_never_used_again() {
     let daemon = Daemon::start(DaemonOptions::with([hostile("tame")]).folder(folder));
     expect_echo(&daemon, "hostile");
     let mut agent = daemon.agent();
-    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    assert_eq!(agent.next_of(follow).kind, Some(palisade_protocol::Kind::StreamOpen));
+    let events = follow(&mut agent);
     daemon.operate("restart", &json!({"plugin": "hostile"})).expect("it can be restarted");
-    let seen: Vec<_> = std::iter::from_fn(|| Some(agent.next_of(follow).value()))
+    let seen: Vec<_> = std::iter::from_fn(|| Some(agent.next_of(events).value()))
         .filter(|event| event["kind"] == "state_changed")
         .map(|event| (event["to"].as_str().map(str::to_owned).unwrap_or_default(), event["generation"].as_u64()))
         .take(5)
@@ -160,7 +161,7 @@ fn a_call_finishes_while_its_plugin_drains() {
 /// While a plugin is paused its calls wait, its process stands still, and its clocks do too.
 #[test]
 fn a_paused_plugin_stands_still() {
-    let daemon = daemon_with(hostile("tame").with("watchdog", json!({"interval_seconds": 1, "timeout_seconds": 1})));
+    let daemon = Daemon::with([Package::echo(), hostile("tame").with("watchdog", short_watchdog()), mute("mute")]);
     let neighbour = daemon.neighbour();
     let mut agent = daemon.agent();
     expect_echo(&daemon, "hostile");
@@ -169,8 +170,7 @@ fn a_paused_plugin_stands_still() {
     let waiting = agent.begin("hostile", "echo", &json!("later"));
     let late = daemon.agent().call_within("hostile", "echo", &json!(1), Duration::from_millis(100));
     error(late, ErrorCode::Timeout);
-    // Longer than the watchdog's patience: what is tested is that it waits.
-    std::thread::sleep(Duration::from_secs(3));
+    outwait_watchdog(&daemon, "mute");
     daemon.operate("pause", &json!({"plugin": "hostile"})).expect("pausing what is paused is no error");
     daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it can be resumed");
     assert_eq!(agent.finish(waiting), Ok(json!("later")));
@@ -214,24 +214,21 @@ fn a_paused_plugin_can_be_stopped() {
 fn every_state_is_an_event() {
     let daemon = daemon_with(hostile("tame"));
     let mut agent = daemon.agent();
-    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    // The stream is open before anything happens.
-    let opened = agent.next_of(follow);
-    assert_eq!(opened.kind, Some(palisade_protocol::Kind::StreamOpen));
+    let events = follow(&mut agent);
     expect_echo(&daemon, "hostile");
     daemon.operate("pause", &json!({"plugin": "hostile"})).expect("it can be paused");
     daemon.operate("resume", &json!({"plugin": "hostile"})).expect("it can be resumed");
     daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
     let mut states = Vec::new();
     while states.last().is_none_or(|state| state != "stopped") {
-        let event = agent.next_of(follow).value();
+        let event = agent.next_of(events).value();
         if let Some(to) = event["to"].as_str() {
             states.push(to.to_owned());
         }
     }
     assert_eq!(states, ["loaded", "initialized", "active", "paused", "active", "stopping", "stopped"]);
-    agent.cancel(follow);
-    error(agent.finish(follow), ErrorCode::Cancelled);
+    agent.cancel(events);
+    error(agent.finish(events), ErrorCode::Cancelled);
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -533,24 +530,29 @@ fn a_socket_whose_path_is_too_long() {
     expect_text(&said, "give a shorter --socket");
 }
 
+/// A folder of the daemon's user with these permissions, and what it lies in.
+fn closed_folder(mode: u32) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).expect("the folder is ours");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(mode)).expect("the folder is ours");
+    if let Some(uid) = palisade_tests::daemon::other_user() {
+        std::os::unix::fs::chown(&closed, Some(uid), Some(uid)).expect("root may");
+    }
+    let closed = closed.display().to_string();
+    (folder, closed)
+}
+
 /// A plugin folder that this user may not look into is an error that says so, and no folder without plugins.
 #[test]
 fn a_plugin_folder_that_cannot_be_read() {
-    use std::os::unix::fs::PermissionsExt;
     if palisade_tests::daemon::runs_as_root() {
         println!(
             "SKIPPED: root may read every folder; the lane of an ordinary user shows what becomes of an unreadable one"
         );
         return;
     }
-    let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let closed = folder.path().join("closed");
-    std::fs::create_dir(&closed).expect("the folder is ours");
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).expect("the folder is ours");
-    if let Some(uid) = palisade_tests::daemon::other_user() {
-        std::os::unix::fs::chown(&closed, Some(uid), Some(uid)).expect("root may");
-    }
-    let closed = closed.display().to_string();
+    let (folder, closed) = closed_folder(0o000);
     let options = DaemonOptions::with([Package::echo()]).folder(folder).arguments(&["--plugins", &closed]);
     let failed = Daemon::try_start(options).expect_err("it may not look into it");
     assert_eq!(failed.status.code(), Some(4), "{}", failed.log);
@@ -561,6 +563,44 @@ fn a_plugin_folder_that_cannot_be_read() {
     expect_text(&failed.log, &said);
 }
 
+/// One of the usual folders that is there and cannot be read is passed over, and not silently.
+#[test]
+fn a_usual_plugin_folder_that_cannot_be_read() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let data = folder.path().join("data");
+    let usual = data.join("palisade/plugins");
+    std::fs::create_dir_all(usual.parent().expect("it has one")).expect("the folder is ours");
+    // Root may enter every folder.
+    let why = if palisade_tests::daemon::runs_as_root() {
+        std::os::unix::fs::symlink("plugins", &usual).expect("the folder is ours");
+        "os error 40"
+    } else {
+        std::fs::create_dir(&usual).expect("the folder is ours");
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o000)).expect("the folder is ours");
+        if let Some(uid) = palisade_tests::daemon::other_user() {
+            std::os::unix::fs::chown(&data, Some(uid), Some(uid)).expect("root may");
+        }
+        "os error 13"
+    };
+    let options = DaemonOptions::default().arguments(&["--user"]).usual_plugins();
+    let options = options.environment("XDG_DATA_HOME", &data.display().to_string());
+    let daemon = Daemon::start(options.folder(folder));
+    let log = daemon.log();
+    let told =
+        log.lines().find(|line| line.contains("a plugin directory is passed over")).unwrap_or_else(|| panic!("{log}"));
+    let usual = usual.display().to_string();
+    assert!(told.contains(&usual) && told.contains(why), "{told}");
+    let doctor = daemon.operate("doctor", &json!({})).expect("it answers");
+    let checks = doctor["checks"].as_array().expect("there are some");
+    let about = |check: &&serde_json::Value| check["name"] == "plugin_directories" && check["state"] == "warn";
+    let told: Vec<_> = checks.iter().filter(about).map(|check| check["summary"].as_str().unwrap_or_default()).collect();
+    assert!(
+        told.iter().any(|told| told.starts_with(&format!("{usual} cannot be read: ")) && told.contains(why)),
+        "{told:?}"
+    );
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// One that may be listed and not entered is told with what to do; the daemon has its other folders.
 #[test]
 fn a_plugin_folder_that_cannot_be_entered() {
@@ -568,14 +608,7 @@ fn a_plugin_folder_that_cannot_be_entered() {
         println!("SKIPPED: root may enter every folder; the lane of an ordinary user shows one that cannot be entered");
         return;
     }
-    let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let closed = folder.path().join("closed");
-    std::fs::create_dir(&closed).expect("the folder is ours");
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o444)).expect("the folder is ours");
-    if let Some(uid) = palisade_tests::daemon::other_user() {
-        std::os::unix::fs::chown(&closed, Some(uid), Some(uid)).expect("root may");
-    }
-    let closed = closed.display().to_string();
+    let (folder, closed) = closed_folder(0o444);
     let daemon =
         Daemon::start(DaemonOptions::with([Package::echo()]).folder(folder).arguments(&["--plugins", &closed]));
     let list = daemon.operate("list", &json!({})).expect("it answers");

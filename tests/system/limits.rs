@@ -7,14 +7,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use palisade_protocol::{ErrorCode, Kind};
+use palisade_protocol::ErrorCode;
 use palisade_tests::daemon::{Daemon, DaemonOptions, quota_disk, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, expect_text, hostile, in_the_guest};
+use crate::support::{error, expect_echo, expect_text, follow, hostile, in_the_guest, next_event};
 
 /// Whether the kernel limits whole trees here, as the daemon says. In the guest it has to.
 pub(crate) fn controlled(daemon: &Daemon) -> bool {
@@ -46,21 +46,9 @@ pub(crate) fn counter(leaf: &std::path::Path, file: &str, key: &str) -> u64 {
     number.unwrap_or_else(|| panic!("no {key} in {text}"))
 }
 
-/// Follows the events of the hostile plugin.
-fn follow(agent: &mut Agent) -> u64 {
-    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    assert_eq!(agent.next_of(follow).kind, Some(Kind::StreamOpen));
-    follow
-}
-
 /// The reason in the next event of that kind.
 fn reason_of_next(agent: &mut Agent, follow: u64, kind: &str) -> String {
-    loop {
-        let event = agent.next_of(follow).value();
-        if event["kind"] == kind {
-            return event["reason"].as_str().unwrap_or_default().to_owned();
-        }
-    }
+    next_event(agent, follow, kind)["reason"].as_str().unwrap_or_default().to_owned()
 }
 
 /// What the daemon decided is what the kernel was told, before the plugin ran.

@@ -2,14 +2,13 @@
 //!
 //! Elsewhere: what becomes of the plugin that wants too much is `limits`.
 
-use palisade_protocol::Kind;
 use palisade_tests::daemon::{Daemon, runs_as_root, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::json;
 
 use crate::limits::{controlled, counter, leaf};
-use crate::support::{expect_echo, hostile};
+use crate::support::{expect_echo, follow, hostile};
 
 /// Row `mlock, shm, mq, aio, timers, inotify`, and others of that kind: one plugin has all that it can get and keeps it; another gets
 /// of the same what it would have got before, and a further process can be started.
@@ -66,8 +65,7 @@ fn no_call_is_lost_to_one_that_wants_everything() {
     }
     expect_echo(&daemon, "hostile");
     let mut watcher = daemon.agent();
-    let events = watcher.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
-    assert_eq!(watcher.next_of(events).kind, Some(Kind::StreamOpen));
+    let events = follow(&mut watcher);
     let leaf = leaf(&daemon, "hostile");
     let counters = || {
         [

@@ -1,8 +1,11 @@
 //! What several of these files need.
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use std::collections::BTreeMap;
+
+use palisade_protocol::{ErrorBody, ErrorCode, Kind};
 use palisade_tests::daemon::Daemon;
 use palisade_tests::package::Package;
+use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
 /// Whether to take the time for what is shortened otherwise: `PALISADE_TEST_FULL=1`.
@@ -32,6 +35,23 @@ pub(crate) fn daemon_with(hostile: Package) -> Daemon {
     Daemon::with([Package::echo(), hostile])
 }
 
+/// How often a plugin is asked whether it lives, and how long it has for its answer, where a test is about that.
+pub(crate) fn short_watchdog() -> Value {
+    json!({"interval_seconds": 1, "timeout_seconds": 1})
+}
+
+/// A plugin that does not answer when it is asked that.
+pub(crate) fn mute(id: &str) -> Package {
+    Package::hostile(id, "mute").with("watchdog", short_watchdog()).with("restart", json!("never"))
+}
+
+/// Lets as much time pass as [`short_watchdog`] has patience: until it has judged a [`mute`] plugin that is started now.
+pub(crate) fn outwait_watchdog(daemon: &Daemon, mute: &str) {
+    daemon.operate("start", &json!({"plugin": mute})).expect("it can be started");
+    let status = daemon.wait_until(mute, "the watchdog's verdict", |now| now.last_failure.is_some());
+    expect_text(&status.last_failure.expect("it is there").reason, "hung");
+}
+
 /// The plugin answers, whatever happened before.
 pub(crate) fn expect_echo(daemon: &Daemon, plugin: &str) {
     assert_eq!(daemon.agent().call(plugin, "echo", &json!("well?")), Ok(json!("well?")), "log:\n{}", daemon.log());
@@ -54,4 +74,35 @@ pub(crate) fn error(outcome: Result<Value, ErrorBody>, code: ErrorCode) -> Error
 #[track_caller]
 pub(crate) fn expect_text(text: &str, part: &str) {
     assert!(text.contains(part), "expected {part:?} in {text:?}");
+}
+
+/// What a row of the hostile plugin's met: attempt by attempt, `ok` or the error.
+pub(crate) type Outcomes = BTreeMap<String, String>;
+
+pub(crate) fn outcomes(value: &Value) -> Outcomes {
+    let map = value.as_object().expect("a row answers with a map");
+    map.iter().map(|(what, met)| (what.clone(), met.as_str().unwrap_or_default().to_owned())).collect()
+}
+
+/// What a row meets in a plugin.
+pub(crate) fn inside(daemon: &Daemon, row: &str, parameters: &Value) -> Outcomes {
+    let answer = daemon.agent().call("hostile", row, parameters);
+    outcomes(&answer.unwrap_or_else(|error| panic!("{row}: {error}; log:\n{}", daemon.log())))
+}
+
+/// Follows the events of the hostile plugin.
+pub(crate) fn follow(agent: &mut Agent) -> u64 {
+    let follow = agent.begin("palisade", "events", &json!({"plugin": "hostile", "follow": true}));
+    assert_eq!(agent.next_of(follow).kind, Some(Kind::StreamOpen));
+    follow
+}
+
+/// The next event of that kind.
+pub(crate) fn next_event(agent: &mut Agent, follow: u64, kind: &str) -> Value {
+    loop {
+        let event = agent.next_of(follow).value();
+        if event["kind"] == kind {
+            return event;
+        }
+    }
 }

@@ -20,8 +20,7 @@ async fn credit(agent: &mut fake::Agent, id: u64, bytes: u32) {
 #[tokio::test]
 async fn a_call_brings_its_result() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let call = client.call::<f64>("calculator", "evaluate", json!({"expression": "2+3"}));
     let serve = async {
         let got = agent.expect(Kind::Call).await;
@@ -38,8 +37,7 @@ async fn a_call_brings_its_result() {
 #[tokio::test]
 async fn many_calls_go_at_once_and_each_gets_its_own_answer() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let calls: Vec<_> = (0..100_u64)
         .map(|number| {
             let client = client.clone();
@@ -62,8 +60,7 @@ async fn many_calls_go_at_once_and_each_gets_its_own_answer() {
 #[tokio::test]
 async fn every_bad_end_is_told_apart() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
 
     let error = ErrorBody::new(ErrorCode::PluginNotFound, "no plugin `ehco`").with_hint("did you mean `echo`?");
     let (result, ()) = tokio::join!(client.call::<()>("ehco", "echo", ()), async {
@@ -105,8 +102,7 @@ async fn every_bad_end_is_told_apart() {
 #[tokio::test]
 async fn dropping_a_call_sends_cancel_and_the_connection_lives_on() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let id = {
         let call = client.call::<()>("echo", "slow", ());
         let mut call = std::pin::pin!(call);
@@ -130,8 +126,7 @@ async fn dropping_a_call_sends_cancel_and_the_connection_lives_on() {
 async fn no_more_calls_are_under_way_than_the_supervisor_allows() {
     let fake = Fake::new();
     let limits = Limits { calls_max: 2, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let calls: Vec<_> = (0..5_u8)
         .map(|number| {
             let client = client.clone();
@@ -158,8 +153,7 @@ async fn no_more_calls_are_under_way_than_the_supervisor_allows() {
 async fn a_cancelled_call_keeps_its_place_until_it_is_answered() {
     let fake = Fake::new();
     let limits = Limits { calls_max: 1, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let first = tokio::spawn({
         let client = client.clone();
         async move { client.call::<u8>("echo", "slow", 1).await }
@@ -186,8 +180,7 @@ async fn unless_quiet(agent: &mut fake::Agent) -> Option<fake::Got> {
 async fn a_sender_without_credit_waits_for_more() {
     let fake = Fake::new();
     let limits = Limits { credit_bytes: 100_000, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let sent = Raw::encode(&"x".repeat(400_000)).unwrap();
     let call = tokio::spawn({
         let (client, sent) = (client.clone(), sent.clone());
@@ -239,8 +232,7 @@ async fn large_result(agent: &mut fake::Agent, id: u64, payload: &[u8], mut allo
 async fn a_large_result_of_a_cancelled_call_comes_to_its_end() {
     let fake = Fake::new();
     let limits = Limits { calls_max: 1, credit_bytes: 20_000, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let first = tokio::spawn({
         let client = client.clone();
         async move { client.call::<u8>("echo", "big", 1).await }
@@ -267,8 +259,7 @@ async fn an_output_that_nobody_read_does_not_hold_up_the_result() {
     let limits = Limits { credit_bytes: 20_000, ..Limits::default() };
     let expected = Raw::encode(&"x".repeat(90_000)).unwrap();
     for is_read in [false, true] {
-        let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-        let client = client.unwrap();
+        let (client, mut agent) = fake.connect_with(welcome(limits)).await;
         let (running, call) =
             tokio::join!(async { client.request("echo", "both").start().await.unwrap() }, agent.expect(Kind::Call));
         let mut output = is_read.then(|| running.output());
@@ -290,8 +281,7 @@ async fn an_output_that_nobody_read_does_not_hold_up_the_result() {
 #[tokio::test(start_paused = true)]
 async fn a_supervisor_that_forgets_the_deadline_is_not_waited_for() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let begun = tokio::time::Instant::now();
     let call = client.request("echo", "slow").timeout(Duration::from_secs(2)).call::<()>();
     let (result, got) = tokio::join!(call, agent.expect(Kind::Call));
@@ -307,8 +297,7 @@ async fn a_supervisor_that_forgets_the_deadline_is_not_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_timeout_is_told_as_it_was_asked_for_not_as_it_was_sent() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let begun = tokio::time::Instant::now();
     tokio::time::advance(Duration::from_millis(40)).await;
     for (by, message, named) in [
@@ -371,8 +360,7 @@ async fn a_silent_supervisor_is_asked_and_then_given_up() {
 async fn a_large_payload_is_cut_and_joined_under_credit() {
     let fake = Fake::new();
     let limits = Limits { credit_bytes: 300_000, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let bytes: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
     let params = Raw::encode(&serde_bytes::Bytes::new(&bytes)).unwrap();
     let serve = async {
@@ -418,8 +406,7 @@ async fn a_large_payload_is_cut_and_joined_under_credit() {
 #[tokio::test]
 async fn large_frames_arrive_whole_however_they_are_cut() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     for size in [32 << 10, (32 << 10) + 1, 70_000, 1 << 19, (1 << 20) - 1] {
         let payload: Vec<u8> = (0..size).map(|n| (n % 249) as u8).collect();
         let (result, ()) = tokio::join!(client.call::<Raw>("echo", "echo", ()), async {
@@ -441,8 +428,7 @@ async fn large_frames_arrive_whole_however_they_are_cut() {
 async fn a_stream_of_items_is_read_and_credit_granted_as_it_is_consumed() {
     let fake = Fake::new();
     let limits = Limits { credit_bytes: 10_000, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let read = async {
         let mut items = client.request("echo", "count").items::<String>().await.unwrap();
         let mut count = 0;
@@ -479,8 +465,7 @@ async fn a_stream_of_items_is_read_and_credit_granted_as_it_is_consumed() {
 async fn a_reader_that_rests_stalls_its_own_stream_alone() {
     let fake = Fake::new();
     let limits = Limits { credit_bytes: 10_000, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let (mut items, call) =
         tokio::join!(async { client.request("echo", "count").items::<Raw>().await.unwrap() }, agent.expect(Kind::Call));
     agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
@@ -505,8 +490,7 @@ async fn a_reader_that_rests_stalls_its_own_stream_alone() {
 async fn items_larger_than_the_credit_are_joined() {
     let fake = Fake::new();
     let limits = Limits { credit_bytes: 100_000, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let item = rmp_serde::to_vec(&"x".repeat(350_000)).unwrap();
     let read = async {
         let mut items = client.request("echo", "big").items::<Raw>().await.unwrap();
@@ -538,8 +522,7 @@ async fn items_larger_than_the_credit_are_joined() {
 #[tokio::test]
 async fn a_stream_each_way_at_once() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let serve = tokio::spawn(async move {
         let call = agent.expect(Kind::Call).await;
         assert_eq!(agent.expect(Kind::StreamOpen).await.body, json!({"kind": "bytes"}));
@@ -593,8 +576,7 @@ async fn a_stream_each_way_at_once() {
 #[tokio::test]
 async fn small_calls_overtake_a_stream_that_is_stuck() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (running, call) =
         tokio::join!(async { client.request("echo", "cat").start().await.unwrap() }, agent.expect(Kind::Call));
     let mut input = running.input(StreamKind::Bytes).unwrap();
@@ -633,8 +615,7 @@ async fn small_calls_overtake_a_stream_that_is_stuck() {
 #[tokio::test]
 async fn what_nobody_reads_is_refused() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (result, ()) = tokio::join!(client.call::<u8>("echo", "count", ()), async {
         let call = agent.expect(Kind::Call).await;
         agent.send(Kind::StreamOpen, call.id, &json!({"kind": "items"}), &[]).await;
@@ -664,8 +645,7 @@ async fn what_nobody_reads_is_refused() {
 #[tokio::test]
 async fn a_failing_call_ends_its_streams() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let error = ErrorBody::new(ErrorCode::ExecutionFailed, "out of numbers");
     let serve = async {
         let call = agent.expect(Kind::Call).await;
@@ -704,8 +684,7 @@ async fn a_failing_call_ends_its_streams() {
 #[tokio::test]
 async fn dropping_what_runs_cancels_it_even_with_its_input_alive() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (running, call) =
         tokio::join!(async { client.request("echo", "cat").start().await.unwrap() }, agent.expect(Kind::Call));
     let mut input = running.input(StreamKind::Items).unwrap();
@@ -718,8 +697,7 @@ async fn dropping_what_runs_cancels_it_even_with_its_input_alive() {
 #[tokio::test]
 async fn cancelling_ends_an_input_that_waits_for_credit() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (running, call) =
         tokio::join!(async { client.request("echo", "cat").start().await.unwrap() }, agent.expect(Kind::Call));
     let mut input = running.input(StreamKind::Bytes).unwrap();
@@ -733,8 +711,7 @@ async fn cancelling_ends_an_input_that_waits_for_credit() {
 #[tokio::test]
 async fn an_input_that_is_given_up_says_so() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (running, call) =
         tokio::join!(async { client.request("echo", "cat").start().await.unwrap() }, agent.expect(Kind::Call));
     let mut input = running.input(StreamKind::Items).unwrap();
@@ -754,8 +731,7 @@ async fn an_input_that_is_given_up_says_so() {
 #[tokio::test]
 async fn of_progress_the_newest_is_kept() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (running, call) =
         tokio::join!(async { client.request("echo", "slow").start().await.unwrap() }, agent.expect(Kind::Call));
     let mut progress = running.progress();
@@ -793,8 +769,7 @@ async fn bytes_that_are_no_frames_end_the_connection_with_a_reason() {
     ];
     for (expected, bytes) in garbage {
         let fake = Fake::new();
-        let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-        let client = client.unwrap();
+        let (client, mut agent) = fake.connect().await;
         let call = client.call::<Raw>("echo", "echo", ());
         let serve = async {
             agent.expect(Kind::Call).await;
@@ -845,8 +820,7 @@ async fn frames_out_of_order_fail_their_call_alone() {
     ];
     for (expected, bytes) in disorders {
         let fake = Fake::new();
-        let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-        let client = client.unwrap();
+        let (client, mut agent) = fake.connect().await;
         let (running, _) =
             tokio::join!(async { client.request("echo", "echo").start().await.unwrap() }, agent.expect(Kind::Call));
         // Wanted and not read, so that its credit is not given back.
@@ -882,8 +856,7 @@ async fn frames_out_of_order_fail_their_call_alone() {
 #[tokio::test]
 async fn what_concerns_nobody_is_skipped() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (result, ()) = tokio::join!(client.call::<u8>("echo", "echo", ()), async {
         let got = agent.expect(Kind::Call).await;
         for id in [0, 2, 12345] {
@@ -905,8 +878,7 @@ async fn a_supervisor_without_features_gets_none_used() {
     let fake = Fake::new();
     let mut plain = welcome(Limits::default());
     plain.features.clear();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(plain));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(plain).await;
     let params = Raw::encode(&"x".repeat(500_000)).unwrap();
     let (running, call) = tokio::join!(
         async { client.request("echo", "echo").params(&params).start().await.unwrap() },
@@ -929,8 +901,7 @@ async fn structs_travel_by_name() {
         more: Option<u8>,
     }
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let call = client.request("echo", "echo").version("^1.2").params(Params { text: "hi", more: None });
     let (result, ()) = tokio::join!(call.call::<HashMap<String, Value>>(), async {
         let got = agent.expect(Kind::Call).await;

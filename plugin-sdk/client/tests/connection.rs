@@ -67,8 +67,7 @@ async fn a_refusal_is_handed_on_with_its_reason() {
     assert_eq!(result.unwrap_err(), CallError::Refused(Box::new(error.clone())));
 
     // The same later: every call in flight is told.
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (result, ()) = tokio::join!(client.call::<()>("echo", "echo", ()), async {
         agent.expect(Kind::Call).await;
         agent.send(Kind::Refuse, 0, &refuse, &[]).await;
@@ -122,8 +121,7 @@ async fn a_supervisor_that_says_nothing_is_given_up() {
 #[tokio::test]
 async fn losing_the_connection_fails_what_was_sent_and_the_next_call_connects_again() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (result, ()) = tokio::join!(client.call::<()>("echo", "echo", ()), async {
         agent.expect(Kind::Call).await;
         drop(agent);
@@ -142,8 +140,7 @@ async fn losing_the_connection_fails_what_was_sent_and_the_next_call_connects_ag
 #[tokio::test]
 async fn a_call_waits_for_a_supervisor_that_is_being_restarted() {
     let fake = Fake::new();
-    let (client, agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, agent) = fake.connect().await;
     drop(agent);
     let folder = fake.die();
     let call = tokio::spawn({
@@ -160,8 +157,7 @@ async fn a_call_waits_for_a_supervisor_that_is_being_restarted() {
 #[tokio::test(start_paused = true)]
 async fn reconnecting_is_bounded_and_shared() {
     let fake = Fake::new();
-    let (client, agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, agent) = fake.connect().await;
     drop(agent);
     let _folder = fake.die();
     let begun = tokio::time::Instant::now();
@@ -188,8 +184,7 @@ async fn what_was_never_written_is_sent_anew() {
     let fake = Fake::new();
     // So small a window that calls wait for their place when the connection is lost.
     let limits = Limits { calls_max: 1, ..Limits::default() };
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect_with(welcome(limits)).await;
     let calls: Vec<_> = (0..3_u8)
         .map(|number| {
             let client = client.clone();
@@ -215,8 +210,7 @@ async fn what_was_never_written_is_sent_anew() {
 async fn frames_that_wait_in_the_outbox_are_sent_anew_and_none_twice() {
     let fake = Fake::new();
     let limits = Limits { calls_max: 64, ..Limits::default() };
-    let (client, agent) = tokio::join!(Client::connect(fake.path()), fake.accept_with(welcome(limits)));
-    let client = client.unwrap();
+    let (client, agent) = fake.connect_with(welcome(limits)).await;
     // 64 times 100 KiB are more than the socket takes while nobody reads: the last of them stay behind.
     let params = palisade_client::Raw::encode(&"x".repeat(100 << 10)).unwrap();
     let calls: Vec<_> = (0..64)
@@ -273,8 +267,7 @@ async fn a_first_connection_may_be_waited_for() {
 #[tokio::test]
 async fn the_connection_is_closed_with_its_last_user() {
     let fake = Fake::new();
-    let (client, mut agent) = tokio::join!(Client::connect(fake.path()), fake.accept());
-    let client = client.unwrap();
+    let (client, mut agent) = fake.connect().await;
     let (running, call) =
         tokio::join!(async { client.request("echo", "slow").start().await.unwrap() }, agent.expect(Kind::Call));
     drop(client);

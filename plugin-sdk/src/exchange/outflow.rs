@@ -351,7 +351,8 @@ mod tests {
         exchange.progress(Progress { percentage: Some(100.0), ..Progress::default() });
         exchange.finish(Outcome::Small(&[2]));
         let (mut batch, mut next) = (Batch::default(), Batch::default());
-        for _item_end_of_the_stream_and_result in 0..3 {
+        // The item, the end of the stream, and the result.
+        for _ in 0..3 {
             exchange.cut(&mut batch);
         }
         wire.fill(&mut next);

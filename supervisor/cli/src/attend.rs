@@ -106,7 +106,8 @@ impl Attendant {
     /// Waits for `future`, and calls `idle` once before it really has to wait.
     ///
     /// # Errors
-    /// A silent failure when the user interrupts and there is nothing to cancel, or it does not end in time; likewise when nobody reads any more.
+    /// A silent failure when the user interrupts and there is nothing to cancel, or it does not end in time; likewise when nobody
+    /// reads any more.
     pub(crate) async fn wait<T>(
         &mut self,
         future: impl Future<Output = T>,

@@ -4,7 +4,7 @@ use palisade_client::CallError;
 use palisade_protocol::{Class, ErrorBody, ErrorCode, Fault};
 use serde_json::{Value, json};
 
-use crate::screen::{Label, Screen, harmless};
+use crate::screen::{Label, Screen, harmless, short};
 
 /// The command line itself is wrong: an unknown option, a file that cannot be read.
 pub(crate) const USAGE: u8 = 2;
@@ -79,8 +79,9 @@ impl Failure {
         if has_one { self } else { self.with_hint(hint) }
     }
 
-    /// Puts before the message what it concerns.
+    /// Puts before the message what it concerns, cut as [`short`] does.
     pub(crate) fn about(mut self, what: &str) -> Self {
+        let what = short(what);
         // What the daemon says of a plugin mostly names it.
         let named = |message: &str| {
             message.starts_with(&format!("{what}: "))
@@ -275,6 +276,10 @@ mod tests {
             assert_eq!(Failure::usage(message).about("exits").message(), message, "once is enough");
         }
         assert_eq!(Failure::usage("it exits").about("exits").message(), "exits: it exits");
+        let (long, shown) = ("x".repeat(30_000), "x".repeat(200));
+        let told = format!("there is no plugin \"{shown}…\"");
+        assert_eq!(Failure::usage(told.as_str()).about(&long).message(), told);
+        assert_eq!(Failure::usage("no").about(&long).message(), format!("{shown}…: no"));
         let failure = Failure::usage("what?");
         let report = failure.report.as_ref().unwrap();
         assert_eq!(

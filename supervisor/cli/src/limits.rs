@@ -17,7 +17,8 @@ pub(crate) struct Change {
     value: Value,
 }
 
-/// Reads `memory=256MiB`, `cpu=25%`, `pids=64`, `disk=2GiB`, `logs=64KiB`, `cpu_over=restart`; the names of the configuration are understood as well.
+/// Reads `memory=256MiB`, `cpu=25%`, `pids=64`, `disk=2GiB`, `logs=64KiB`, `cpu_over=restart`; the names of the configuration are
+/// understood as well.
 pub(crate) fn change(text: &str) -> Result<Change, String> {
     let (name, given) = text.split_once('=').ok_or("write it as `memory=256MiB`")?;
     let (name, value) = match name {

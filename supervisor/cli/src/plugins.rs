@@ -10,7 +10,7 @@ use crate::arguments::split_target;
 use crate::attend::Attendant;
 use crate::failure::Failure;
 use crate::output::{Output, print};
-use crate::screen::{Cell, Label, Screen, Tone, harmless, one_line};
+use crate::screen::{Cell, Label, Screen, Tone, harmless, one_line, short};
 use crate::times::{age, since, stamp};
 use crate::value::{self, Layout};
 use crate::{Context, operate, params};
@@ -472,7 +472,7 @@ pub(crate) async fn change(context: &Context, change: Change, plugins: Vec<Strin
         });
         tasks.push((plugin, task));
     }
-    let names: Vec<&str> = tasks.iter().map(|(plugin, _)| plugin.as_str()).collect();
+    let names: Vec<_> = tasks.iter().map(|(plugin, _)| short(plugin)).collect();
     let mut attendant =
         Attendant::new(&context.screen, &context.interrupts, format!("{operation} {}", names.join(" ")));
     let mut output = Output::new();

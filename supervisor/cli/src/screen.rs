@@ -1,6 +1,7 @@
 //! What reaches the terminal: text that cannot misuse it, colours only where they are wanted, columns that stand beneath each
 //! other.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -16,6 +17,15 @@ pub(crate) struct Screen {
     pub(crate) colours: bool,
     /// How many columns stdout has, where that is known.
     pub(crate) width: Option<usize>,
+}
+
+/// As much is shown of a name that was given; the daemon shows no more of one either.
+const NAME_SHOWN_BYTES_MAX: usize = 200;
+
+/// A name, cut where it is longer than a message should be, which is marked.
+pub(crate) fn short(name: &str) -> Cow<'_, str> {
+    let cut = name.floor_char_boundary(NAME_SHOWN_BYTES_MAX);
+    if cut < name.len() { format!("{}…", &name[..cut]).into() } else { name.into() }
 }
 
 /// What a line on stderr is.

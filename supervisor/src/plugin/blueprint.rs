@@ -61,8 +61,6 @@ pub struct Host {
     pub sampler: Arc<Sampler>,
 }
 
-impl Host {}
-
 /// What the generations of one plugin version have in common.
 #[derive(Debug)]
 pub struct Blueprint {

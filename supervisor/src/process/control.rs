@@ -330,8 +330,8 @@ impl Control {
                 let exit = Exit::of(end, self.killed, out_of_memory);
                 self.phase = Phase::Closing(Report::Exited(Exited { exit, usage }));
             }
-            // A launcher of this build says hello once, that it is prepared before it has a start, and sends whole messages; one that does not is not trusted to
-            // watch over anything.
+            // A launcher of this build says hello once, that it is prepared before it has a start, and sends whole messages; one that
+            // does not is not trusted to watch over anything.
             (Received::Message(Said::Hello { .. } | Said::Prepared, _) | Received::Garbled, _) => {
                 self.kill();
                 self.launcher.signal(Signal::KILL);

@@ -23,7 +23,8 @@ use super::{
 use crate::sandbox::{cgroup::Leaf, lend::Lent};
 
 /// The descriptors that the daemon holds for a running child: four pipes, the control socket, three pidfds (pid 1, the
-/// plugin, the launcher), the folder of its leaf cgroup and two files in it that are watched. `doctor` computes from it how many plugins fit.
+/// plugin, the launcher), the folder of its leaf cgroup and two files in it that are watched. `doctor` computes from it how
+/// many plugins fit.
 pub const DESCRIPTORS_PER_CHILD: u64 = 11;
 
 /// A log pipe holds one page: what a plugin prints is read at once, and an ordinary user's pipes are few and small.

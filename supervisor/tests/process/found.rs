@@ -108,16 +108,8 @@ fn the_child_is_born_in_its_leaf_and_the_launcher_is_not() {
     with_leaf(|place| async move {
         let (child, started) = start(&place, sh("exec sleep 1000")).await;
         let leaf = child.control.leaf().unwrap().path();
-        let cgroup = |pid: u32| {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-            text.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
-        };
-        let own = cgroup(std::process::id());
-        let beneath = |path: &str| leaf.ends_with(Path::new(path).strip_prefix(&own).unwrap());
-        for pid in [started.init_pid, started.plugin_pid] {
-            assert!(beneath(&cgroup(pid)) && cgroup(pid) != own, "{} {}", cgroup(pid), leaf.display());
-        }
-        assert_eq!(cgroup(child.control.launcher_pid().unwrap()), own);
+        assert!(is_in(&leaf, started.init_pid) && is_in(&leaf, started.plugin_pid));
+        assert_eq!(cgroup_of(child.control.launcher_pid().unwrap()), cgroup_of(std::process::id()));
         assert!(child.control.leaf().unwrap().populated().unwrap());
         place.end(child).await;
         wait_until("no leaf", || leaves_in(place.tree()) == 0 && !leaf.exists()).await;

@@ -427,6 +427,18 @@ pub(crate) fn descriptors_of(pid: u32) -> BTreeMap<i32, String> {
     descriptors
 }
 
+/// The cgroup of a process, from the root that this process sees.
+pub(crate) fn cgroup_of(pid: u32) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
+}
+
+/// Whether a process is in that leaf, which lies beneath this process's own cgroup.
+pub(crate) fn is_in(leaf: &Path, pid: u32) -> bool {
+    let (own, its) = (cgroup_of(std::process::id()), cgroup_of(pid));
+    its != own && Path::new(&its).strip_prefix(&own).is_ok_and(|beneath| leaf.ends_with(beneath))
+}
+
 /// How many leaves there are, when those are gone that can be.
 pub(crate) fn leaves_in(tree: &Tree) -> usize {
     tree.sweep();

@@ -78,7 +78,10 @@ fn a_prepared_child_is_killed_with_everything_it_started() {
         let marker = Marker::new();
         let spec = enclosed(&format!("{} wait", stubborn(&marker)));
         let mut child = launch_with(Some(prepared().await), &place, &open("/bin/sh"), None, spec).await;
-        assert!(matches!(within(child.control.next_report()).await, Report::Started(_)));
+        let Report::Started(started) = within(child.control.next_report()).await else { panic!("it is not started") };
+        if let Some(leaf) = child.control.leaf() {
+            assert!(is_in(&leaf.path(), started.init_pid) && is_in(&leaf.path(), started.plugin_pid));
+        }
         kill_with_its_tree(&place, child, &marker).await;
     });
 }

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use palisade_client::Client;
 use palisade_protocol::{Decoder, Flags, Kind, Limits, Welcome, encode};
 use serde::Serialize;
 use serde_json::Value;
@@ -92,6 +93,16 @@ impl Fake {
 
     pub(crate) async fn accept(&self) -> Agent {
         self.accept_with(welcome(Limits::default())).await
+    }
+
+    /// A client that is connected, and its connection.
+    pub(crate) async fn connect(&self) -> (Client, Agent) {
+        self.connect_with(welcome(Limits::default())).await
+    }
+
+    pub(crate) async fn connect_with(&self, welcome: Welcome) -> (Client, Agent) {
+        let (client, agent) = tokio::join!(Client::connect(self.path()), self.accept_with(welcome));
+        (client.unwrap(), agent)
     }
 }
 

@@ -35,6 +35,7 @@ fn config() -> Config {
         mode: Mode::User,
         file: None,
         plugin_directories: Vec::new(),
+        unusable_directories: Vec::new(),
         state_directory: nowhere.clone(),
         runtime_directory: nowhere.clone(),
         socket: nowhere,
