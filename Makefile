@@ -112,10 +112,13 @@ place:
 	done
 	sed 's|@PREFIX@|$(PREFIX)|g' systemd/palisaded.service >$(DESTDIR)$(UNITS)/palisaded.service
 	chmod 644 $(DESTDIR)$(UNITS)/palisaded.service
+	sed 's|@PREFIX@|$(PREFIX)|g' config/apparmor/palisaded >$(DESTDIR)$(PREFIX)/lib/palisade/apparmor
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/palisade/apparmor
 
 uninstall: ## remove what `install` put there
 	rm -f $(DESTDIR)$(UNITS)/palisaded.service
 	rm -f $(DESTDIR)$(PREFIX)/bin/palisaded $(DESTDIR)$(PREFIX)/bin/palisade $(DESTDIR)$(PREFIX)/lib/palisade/palisade-launcher
+	rm -f $(DESTDIR)$(PREFIX)/lib/palisade/apparmor
 	@set -eu; for plugin in $(PLUGINS); do \
 	    folder=$(DESTDIR)$(PREFIX)/lib/palisade/plugins/$$plugin; \
 	    rm -f $$folder/plugin.json $$folder/$$plugin; \

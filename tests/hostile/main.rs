@@ -35,10 +35,13 @@ fn ready(id: &str, version: &str, actions: Vec<ActionInfo>) -> Ready {
 fn main() {
     // The same attempts from a shell: the proof that they succeed where nothing confines.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [how, program, rest @ ..] = &arguments[..]
-        && how == "without-landlock"
-    {
-        panic!("{}", sys::execute_without_landlock(program, rest));
+    if let [how, program, rest @ ..] = &arguments[..] {
+        match how.as_str() {
+            "without-landlock" => panic!("{}", sys::execute_without_landlock(program, rest)),
+            "without-rights" => panic!("{}", sys::execute_without_rights(false, program, rest)),
+            "without-mounts" => panic!("{}", sys::execute_without_rights(true, program, rest)),
+            _ => {}
+        }
     }
     if arguments == ["hold-key"] {
         let (key, ring) = sys::key_for_everybody().unwrap_or_else(|error| panic!("a key: {error}"));

@@ -386,17 +386,91 @@ pub(crate) fn no_new_privs() -> io::Result<()> {
     checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())
 }
 
+/// A system call that is refused to whoever becomes a program.
+struct Refusal {
+    call: i64,
+    /// What it answers.
+    errno: i32,
+    /// Which argument decides, what is looked at of it, and what that must be; any call without.
+    when: Option<(u32, u32, Is)>,
+}
+
+enum Is {
+    /// Some bit of the mask is set.
+    Set,
+    /// None is.
+    Clear,
+    /// These bits and no other.
+    Exactly(u32),
+}
+
 /// Becomes a program for which the kernel has no Landlock, and returns only if that failed.
 pub(crate) fn execute_without_landlock(program: &str, arguments: &[String]) -> io::Error {
-    use std::os::unix::process::CommandExt;
-    // The number of the call; whether it is the one; what it gets; or what all others get.
-    let code = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let filter = [
-        code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_landlock_create_ruleset as u32),
-        code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
-        code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    let refused = [Refusal { call: libc::SYS_landlock_create_ruleset, errno: libc::ENOSYS, when: None }];
+    execute_refused(&refused, program, arguments)
+}
+
+/// Becomes a program that may make user namespaces and has no rights in them, as an ordinary user's has that AppArmor restricts, and
+/// returns only if that failed. There every right is refused with EPERM and what mounts with EACCES, and what needs none goes on. An
+/// ordinary user has no rights outside either, so it does not matter where a call is made.
+///
+/// `only_mounts`: the last right that a plugin's start needs in a namespace without a root of its own is left.
+pub(crate) fn execute_without_rights(only_mounts: bool, program: &str, arguments: &[String]) -> io::Error {
+    const SIOCSIFFLAGS: u32 = 0x8914;
+    let all = |call, errno| Refusal { call, errno, when: None };
+    let some = |call, argument, mask, is| Refusal { call, errno: libc::EPERM, when: Some((argument, mask, is)) };
+    let mut refused = vec![
+        all(libc::SYS_mount, libc::EACCES),
+        all(libc::SYS_umount2, libc::EACCES),
+        all(libc::SYS_pivot_root, libc::EACCES),
+        all(libc::SYS_fsopen, libc::EPERM),
+        all(libc::SYS_fsmount, libc::EPERM),
+        all(libc::SYS_move_mount, libc::EPERM),
+        all(libc::SYS_mount_setattr, libc::EPERM),
+        some(libc::SYS_open_tree, 2, libc::OPEN_TREE_CLONE, Is::Set),
     ];
+    if !only_mounts {
+        refused.extend([
+            all(libc::SYS_sethostname, libc::EPERM),
+            all(libc::SYS_setdomainname, libc::EPERM),
+            all(libc::SYS_setgroups, libc::EPERM),
+            all(libc::SYS_chroot, libc::EPERM),
+            some(libc::SYS_prctl, 0, u32::MAX, Is::Exactly(libc::PR_CAPBSET_DROP as u32)),
+            some(libc::SYS_ioctl, 1, u32::MAX, Is::Exactly(SIOCSIFFLAGS)),
+            // What is made together with a user namespace is made by somebody who has the rights still.
+            some(libc::SYS_unshare, 0, libc::CLONE_NEWUSER as u32, Is::Clear),
+        ]);
+    }
+    execute_refused(&refused, program, arguments)
+}
+
+fn execute_refused(refused: &[Refusal], program: &str, arguments: &[String]) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    let code = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |offset| code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
+    let answer = |answer| code(libc::BPF_RET | libc::BPF_K, 0, 0, answer);
+    let mut filter = Vec::new();
+    for Refusal { call, errno, when } in refused {
+        let refuse = answer(libc::SECCOMP_RET_ERRNO | *errno as u32);
+        // The numbers are one of a call, then arguments of eight bytes each, of which the lower half comes first.
+        filter.push(load(0));
+        match when {
+            None => filter.push(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, *call as u32)),
+            Some((argument, mask, is)) => {
+                let (wanted, equal, unequal) = match is {
+                    Is::Set => (0, 1, 0),
+                    Is::Clear => (0, 0, 1),
+                    Is::Exactly(wanted) => (*wanted, 0, 1),
+                };
+                filter.push(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 4, *call as u32));
+                filter.push(load(16 + 8 * argument));
+                filter.push(code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, *mask));
+                filter.push(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, equal, unequal, wanted));
+            }
+        }
+        filter.push(refuse);
+    }
+    filter.push(answer(libc::SECCOMP_RET_ALLOW));
     let program_of_filter = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     let installed = no_new_privs().and_then(|()| {
         // SAFETY: the filter and the structure outlive the call, which copies them.

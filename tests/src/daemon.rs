@@ -126,6 +126,19 @@ pub enum Lacking {
     /// The kernel refuses this user a user namespace, although there are some: as a restriction by AppArmor does, and every kernel for
     /// a process in a changed root, which is what this is. Only for root.
     UserNamespacesForEverybody,
+    /// An ordinary user may make user namespaces and has no rights in them, as AppArmor restricts it. Only for root with another user.
+    RightsInUserNamespaces(Restriction),
+}
+
+/// How a host looks on which AppArmor restricts user namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restriction {
+    /// No right is given, and no sysctl says why.
+    Unsaid,
+    /// No right is given, and the sysctl says why.
+    Said,
+    /// The sysctl says that there is a restriction, and nothing can be mounted: as if it had come in the middle of a start.
+    Late,
 }
 
 impl DaemonOptions {
@@ -450,6 +463,25 @@ impl Daemon {
                 let mut apart = command("unshare");
                 apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).arg(root);
                 wrapped(&mut apart, &ordinary())
+            }
+            Surroundings::Lacking(Lacking::RightsInUserNamespaces(restriction)) => {
+                let hostile = built("palisade-hostile");
+                let mut restricted = as_user(user.expect("a test for an ordinary user"), &hostile);
+                restricted.arg(if restriction == Restriction::Late { "without-mounts" } else { "without-rights" });
+                restricted.arg(&program);
+                // The kernel has no such sysctl, so there is a copy of them all with it.
+                let script = "mount -t tmpfs -o mode=755 none \"$1\" && { cp -r /proc/sys/kernel/. \"$1\" 2>&- || true; } && \
+                              echo 1 >\"$1/apparmor_restrict_unprivileged_userns\" && mount --bind \"$1\" /proc/sys/kernel && \
+                              shift && exec \"$@\"";
+                if restriction == Restriction::Unsaid {
+                    restricted
+                } else {
+                    let copy = folder.path().join("sysctls");
+                    fs::create_dir_all(&copy).expect("the folder is ours");
+                    let mut apart = command("unshare");
+                    apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).arg(copy);
+                    wrapped(&mut apart, &restricted)
+                }
             }
             Surroundings::Descriptors(most) => {
                 let mut limited = match user {

@@ -4,7 +4,7 @@
 //! Each host is made: a layer is taken away around the daemon. What cannot be required at all is tested beside the configuration.
 
 use palisade_protocol::ErrorCode;
-use palisade_tests::daemon::{Daemon, DaemonOptions, Lacking, other_user};
+use palisade_tests::daemon::{Daemon, DaemonOptions, Lacking, Restriction, other_user};
 use palisade_tests::package::Package;
 use serde_json::{Value, json};
 
@@ -172,6 +172,60 @@ fn a_host_that_restricts_user_namespaces_refuses() {
     let reason = "this host does not let this user make a user namespace (Operation not permitted (os error 1)); see the \
                   sysctls kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
     expect_no_start_without_user_namespaces(Lacking::UserNamespacesForEverybody, reason);
+}
+
+/// AppArmor can also grant the namespace and take every right in it. A plugin would not even get rid of its bounding set there, so
+/// nothing is started, whatever the operator bears.
+#[test]
+fn a_host_that_gives_no_rights_in_user_namespaces_refuses() {
+    if other_user().is_none() {
+        println!("SKIPPED: root has its rights in every user namespace; shown as an ordinary user");
+        return;
+    }
+    let granted = "this host lets this user make a user namespace and gives no rights in it (capabilities: Operation not permitted (os error 1)): ";
+    for (restriction, reason) in [
+        (
+            Restriction::Unsaid,
+            "that is what AppArmor does where the sysctl kernel.apparmor_restrict_unprivileged_userns is 1",
+        ),
+        (
+            Restriction::Said,
+            "AppArmor restricts it, as the sysctl kernel.apparmor_restrict_unprivileged_userns is 1; palisaded needs an AppArmor profile with `userns,`",
+        ),
+    ] {
+        let options = DaemonOptions::with(both(&json!([]))).configuration(TOLERANT);
+        let ended = Daemon::try_start(options.lacking(Lacking::RightsInUserNamespaces(restriction)));
+        let ended = ended.expect_err("it cannot enclose anything");
+        assert_eq!(ended.status.code(), Some(8), "{}", ended.log);
+        expect_text(&ended.log, &format!("{granted}{reason}"));
+    }
+}
+
+/// A step that fails for want of a right is put down to AppArmor where it restricts user namespaces, and to nothing else there.
+#[test]
+fn a_restriction_of_user_namespaces_is_named_at_whatever_step_it_shows() {
+    if other_user().is_none() {
+        println!("SKIPPED: root has its rights in every user namespace; shown as an ordinary user");
+        return;
+    }
+    let restriction = Lacking::RightsInUserNamespaces(Restriction::Late);
+    let daemon = Daemon::start(DaemonOptions::with(both(&json!([]))).configuration(TOLERANT).lacking(restriction));
+    let reason = "this host lets this user make a user namespace and gives no rights in it (bind: Operation not permitted (os error 1)): \
+                  AppArmor restricts it";
+    let refused = error(daemon.agent().call("strict", "echo", &json!(1)), ErrorCode::SandboxUnavailable);
+    expect_text(&refused.message, reason);
+    let status = daemon.operate("status", &json!({"plugin": "strict"})).expect("it is known");
+    assert_eq!(status["state"], "failed");
+    expect_text(status["reason"].as_str().unwrap_or_default(), reason);
+    // It bears less, and says so.
+    expect_echo(&daemon, "tolerant");
+    let status = daemon.operate("status", &json!({"plugin": "tolerant"})).expect("it is known");
+    expect_text(&status["degraded"].to_string(), reason);
+    let (state, summary) = check(&daemon, "private_root");
+    assert_eq!(state, "fail");
+    expect_text(&summary, reason);
+    expect_text(&daemon.log(), reason);
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// Without cgroups plugins are killed through their pid namespace and looked at, and whoever requires one is refused.

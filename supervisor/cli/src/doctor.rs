@@ -38,11 +38,15 @@ pub(crate) async fn doctor(context: &Context) -> Result<u8, Failure> {
         Ok(report) => {
             let software = context.client.supervisor().unwrap_or_default();
             checks.push(reachable(&software, context.client.path()));
+            let failed = report.checks.iter().any(|check| check.state == CheckState::Fail);
             checks.extend(report.checks);
+            // It says what is in its way; how to let it through depends on where its program lies.
+            checks.extend(apparmor().filter(|_| failed));
         }
         Err(error) => {
             checks.push(unreachable(&error));
             checks.extend(host());
+            checks.extend(apparmor());
         }
     }
     let failed = checks.iter().any(|check| check.state == CheckState::Fail);
@@ -109,6 +113,41 @@ fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// Where the profile of the daemon belongs.
+const APPARMOR_PROFILE: &str = "/etc/apparmor.d/palisaded";
+
+/// What AppArmor has against user namespaces here; nothing if it has not.
+fn apparmor() -> Option<Check> {
+    if rustix::process::geteuid().is_root() || number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")? == 0 {
+        return None;
+    }
+    Some(restricted_by_apparmor(daemon_program().as_deref(), Path::new(APPARMOR_PROFILE).exists()))
+}
+
+fn restricted_by_apparmor(program: Option<&Path>, has_profile: bool) -> Check {
+    const NAME: &str = "apparmor";
+    let load = format!("sudo apparmor_parser -r {APPARMOR_PROFILE}");
+    let restricts =
+        "kernel.apparmor_restrict_unprivileged_userns is 1: whoever makes a user namespace has no rights in it";
+    if has_profile {
+        let hint =
+            format!("it is loaded by `{load}`, and must name the file that is executed; then start the daemon anew");
+        let summary = format!("{restricts}, unless {APPARMOR_PROFILE} is loaded and lets palisaded");
+        return check(NAME, CheckState::Warn, summary, Some(&hint));
+    }
+    // What else there can be in a path has a meaning to AppArmor, or to the shell.
+    let plain = |path: &&str| path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    let program = program.and_then(Path::to_str).filter(plain).unwrap_or("/usr/local/bin/palisaded");
+    let profile = format!(
+        "abi <abi/4.0>, include <tunables/global> profile palisaded {program} flags=(unconfined) {{ userns, include if exists \
+         <local/palisaded> }}"
+    );
+    let hint = format!(
+        "give palisaded a profile: `echo '{profile}' | sudo tee {APPARMOR_PROFILE}`, then `{load}`; or run the daemon as root"
+    );
+    check(NAME, CheckState::Fail, format!("{restricts}, and there is no {APPARMOR_PROFILE}"), Some(&hint))
+}
+
 fn user_namespaces() -> Check {
     const NAME: &str = "user_namespace";
     if !Path::new("/proc/self/ns/user").exists() {
@@ -121,14 +160,9 @@ fn user_namespaces() -> Check {
     if rustix::process::geteuid().is_root() {
         return check(NAME, CheckState::Ok, "there are user namespaces, and root needs no leave for them", None);
     }
-    for (path, wanted, name) in [
-        ("/proc/sys/kernel/unprivileged_userns_clone", 1, "kernel.unprivileged_userns_clone"),
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 0, "kernel.apparmor_restrict_unprivileged_userns"),
-    ] {
-        if let Some(found) = number(path).filter(|found| *found != wanted) {
-            let hint = format!("sysctl {name}={wanted}, or run the daemon as root");
-            return check(NAME, CheckState::Fail, format!("{name} is {found}"), Some(&hint));
-        }
+    if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        let hint = "sysctl kernel.unprivileged_userns_clone=1, or run the daemon as root";
+        return check(NAME, CheckState::Fail, "kernel.unprivileged_userns_clone is 0", Some(hint));
     }
     check(NAME, CheckState::Ok, "ordinary users may make user namespaces, as far as can be read", None)
 }
@@ -238,6 +272,26 @@ mod tests {
         let socket = Path::new("/run/x");
         assert_eq!(reachable(&format!("palisaded/{VERSION}"), socket).state, CheckState::Ok);
         assert_eq!(reachable("palisaded/9.9.9", socket).state, CheckState::Warn);
+    }
+
+    #[test]
+    fn a_restriction_by_apparmor_comes_with_the_profile_that_lifts_it() {
+        let check = restricted_by_apparmor(Some(Path::new("/home/a/palisade-0.1/palisaded")), false);
+        assert_eq!((check.name.as_str(), check.state), ("apparmor", CheckState::Fail));
+        let hint = check.hint.unwrap_or_default();
+        // As apparmor_parser of AppArmor 4 takes it, where a profile is one line.
+        let profile = "abi <abi/4.0>, include <tunables/global> profile palisaded /home/a/palisade-0.1/palisaded \
+                       flags=(unconfined) { userns, include if exists <local/palisaded> }";
+        assert!(hint.contains(&format!("`echo '{profile}' | sudo tee /etc/apparmor.d/palisaded`")), "{hint}");
+        assert!(hint.contains("`sudo apparmor_parser -r /etc/apparmor.d/palisaded`"), "{hint}");
+        // A path that would end the quotation, or be a pattern, is not repeated.
+        for path in ["/tmp/a'b", "/tmp/{a,b}", "/tmp/a b"] {
+            let hint = restricted_by_apparmor(Some(Path::new(path)), false).hint.unwrap_or_default();
+            assert!(hint.contains("profile palisaded /usr/local/bin/palisaded flags"), "{hint}");
+        }
+        // Whether it is loaded only root can see.
+        let check = restricted_by_apparmor(Some(Path::new("/usr/bin/palisaded")), true);
+        assert_eq!(check.state, CheckState::Warn);
     }
 
     #[test]

@@ -66,8 +66,8 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
-/// Sends a record. A failure means that the launcher is gone, and pid 1 with it in a moment.
-pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<BorrowedFd<'_>>) {
+/// Sends a record, and says whether it was. A failure means that the launcher is gone, and pid 1 with it in a moment.
+pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<BorrowedFd<'_>>) -> bool {
     let mut bytes = [0_u8; DENIED_BYTES];
     let mut length = RECORD_BYTES;
     let value = match record {
@@ -106,7 +106,11 @@ pub(crate) fn tell(channel: BorrowedFd<'_>, record: &Record, descriptor: Option<
     if let Some(descriptors) = &descriptors {
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    while sendmsg(channel, &[IoSlice::new(&bytes[..length])], &mut ancillary, SendFlags::NOSIGNAL) == Err(Errno::INTR) {
+    loop {
+        match sendmsg(channel, &[IoSlice::new(&bytes[..length])], &mut ancillary, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            sent => return sent.is_ok(),
+        }
     }
 }
 
@@ -116,7 +120,13 @@ pub(crate) fn hear(channel: BorrowedFd<'_>) -> Read<(Record, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    match recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
+    let mut receive = || recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
+    let received = match receive() {
+        // A pid 1 that ended with an order unread: the kernel tells that once, and first, and what it had said lies there still.
+        Err(Errno::CONNRESET) => receive(),
+        received => received,
+    };
+    match received {
         Ok(received) if received.bytes == DENIED_BYTES && bytes[0] == DENIED => {}
         Ok(received) if received.bytes == RECORD_BYTES && bytes[0] != DENIED => {}
         Err(Errno::AGAIN | Errno::INTR) => return Read::Nothing,

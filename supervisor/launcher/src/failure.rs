@@ -5,6 +5,9 @@ use palisade_launcher::{Failure, Mount, Source, Spec, Step};
 use rustix::io::Errno;
 use std::io;
 
+/// Whether AppArmor takes all rights from who makes a user namespace, and has no profile that says otherwise; then it reads 1.
+const APPARMOR_RESTRICTS: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+
 /// A step that did not hold, before it is put into words.
 #[derive(Debug)]
 pub(crate) struct Failed {
@@ -66,6 +69,16 @@ impl Failed {
 
     fn sentence(&self, errno: Errno, spec: Option<&Spec>) -> String {
         let error = io::Error::from(errno);
+        if let Some(restriction) = self.restriction(errno, spec) {
+            return match self.step {
+                Step::UserNamespace => {
+                    format!("this host does not let this user make a user namespace ({error}): {restriction}")
+                }
+                step => format!(
+                    "this host lets this user make a user namespace and gives no rights in it ({step}: {error}): {restriction}"
+                ),
+            };
+        }
         match (self.step, errno) {
             (Step::Specification, _) => format!("the daemon's specification could not be received: {error}"),
             (Step::Descriptors, _) => format!("the plugin's descriptors could not be put in place: {error}"),
@@ -208,6 +221,43 @@ impl Failed {
 }
 
 impl Failed {
+    /// Why a user namespace is refused or worth nothing, if that is how this step failed: it needs no right but those of the namespace.
+    fn restriction(&self, errno: Errno, spec: Option<&Spec>) -> Option<&'static str> {
+        spec?.user_namespace?;
+        // Whoever has rights on the host has them in the namespace.
+        if rustix::process::geteuid().is_root() || !matches!(errno, Errno::PERM | Errno::ACCESS) {
+            return None;
+        }
+        let restricted = std::fs::read_to_string(APPARMOR_RESTRICTS).is_ok_and(|text| text.trim() == "1");
+        match self.step {
+            // A file can be out of reach for other reasons.
+            Step::Bind if errno != Errno::PERM => None,
+            Step::UserNamespace
+            | Step::Bind
+            | Step::Hostname
+            | Step::Watchers
+            | Step::NetworkNamespace
+            | Step::CgroupNamespace
+            | Step::PrivateRoot
+            | Step::Mount
+            | Step::PivotRoot
+            | Step::Capabilities
+                if restricted =>
+            {
+                Some(
+                    "AppArmor restricts it, as the sysctl kernel.apparmor_restrict_unprivileged_userns is 1; palisaded needs an \
+                     AppArmor profile with `userns,` as /etc/apparmor.d/palisaded, of which `palisade doctor` has the text",
+                )
+            }
+            // Nothing but a right in the namespace is asked for.
+            Step::Capabilities => Some(
+                "that is what AppArmor does where the sysctl kernel.apparmor_restrict_unprivileged_userns is 1, which it is not \
+                 here, or cannot be read; see the security module of this host, or the container that this runs in",
+            ),
+            _ => None,
+        }
+    }
+
     /// The mount that this is about.
     fn mount<'a>(&self, spec: Option<&'a Spec>) -> Option<&'a Mount> {
         spec?.root.as_ref()?.mounts.get(usize::from(self.detail))

@@ -40,6 +40,12 @@ const CHANNEL: c_int = 3;
 /// And where the listener on which refusals are asked about, if it is kept.
 const LISTENER: c_int = 4;
 
+/// The codes with which pid 1 ends where it cannot say why, so that a launcher that is there after all can.
+const LAUNCHER_WAS_GONE: c_int = 2;
+const NOT_BEGUN: c_int = 3;
+const NO_MORE_ORDERS: c_int = 4;
+const NOT_HEARD: c_int = 5;
+
 /// pid 1's life. `outer` is the launcher's end of the channel, of which the clone made a copy that must not stay.
 pub(crate) fn run(
     plan: &Plan<'_>,
@@ -54,8 +60,7 @@ pub(crate) fn run(
         Ok(never) => match never {},
         Err(stumble) => stumble,
     };
-    channel::tell(channel, &Record::Failed(stumble), None);
-    sys::exit(1)
+    sys::exit(if channel::tell(channel, &Record::Failed(stumble), None) { 1 } else { NOT_HEARD })
 }
 
 fn supervise(
@@ -74,7 +79,7 @@ fn supervise(
     // A launcher that died before the line above sends no signal any more; but its end of the channel is closed then.
     let mut watched = [PollFd::new(&channel, PollFlags::empty())];
     if poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_err(&failed)? != 0 {
-        sys::exit(1);
+        sys::exit(LAUNCHER_WAS_GONE);
     }
     // The copy of the control socket must go, or the daemon would not notice the end of the launcher; and the copies of
     // the daemon's stdout and stderr are none of this namespace's business.
@@ -83,7 +88,7 @@ fn supervise(
     }
     sys::block_child_signal();
     if spec.user_namespace.is_some() && !channel::wait_to_begin(channel) {
-        sys::exit(1);
+        sys::exit(NOT_BEGUN);
     }
 
     enclose(spec, taken)?;
@@ -231,8 +236,7 @@ fn reap(children: &OwnedFd, plugin: i32, channel: BorrowedFd<'_>, mut denials: O
             if let Some(denials) = &mut denials {
                 denials.tell(channel, true);
             }
-            channel::tell(channel, &Record::Ended { status }, None);
-            sys::exit(0);
+            sys::exit(if channel::tell(channel, &Record::Ended { status }, None) { 0 } else { NOT_HEARD });
         }
     }
 }
@@ -244,7 +248,7 @@ fn follow_orders(channel: BorrowedFd<'_>) {
             Read::Message(Order::Stop) => sys::signal_everyone(libc::SIGSTOP),
             Read::Message(Order::Continue) => sys::signal_everyone(libc::SIGCONT),
             Read::Nothing => return,
-            Read::Closed => sys::exit(1),
+            Read::Closed => sys::exit(NO_MORE_ORDERS),
         }
     }
 }

@@ -257,6 +257,8 @@ pub enum End {
     InitLost {
         /// The signal that ended pid 1, 0 if it was none.
         signal: i32,
+        /// The code with which it ended, 0 if a signal did it.
+        code: i32,
     },
 }
 

@@ -243,8 +243,11 @@ impl Tree {
             Heard { failure: Some(failed), .. } => Report::Failed(failed.describe(spec)),
             Heard { status: Some(status), .. } => Report::Exited { end: end_of(status), usage },
             Heard { .. } => {
-                let signal = if libc::WIFSIGNALED(init_status) { libc::WTERMSIG(init_status) } else { 0 };
-                Report::Exited { end: End::InitLost { signal }, usage }
+                let (signal, code) = match end_of(init_status) {
+                    End::Signal { number, .. } => (number, 0),
+                    End::Code(code) | End::InitLost { code, .. } => (0, code),
+                };
+                Report::Exited { end: End::InitLost { signal, code }, usage }
             }
         }
     }

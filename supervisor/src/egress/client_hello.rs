@@ -416,6 +416,25 @@ mod tests {
             prop_assert_eq!(in_pieces, whole);
         }
 
+        /// One who goes on for ever is refused before more is kept than the bounds say, however the records are cut.
+        #[test]
+        fn what_is_kept_is_bounded(announced in 0..0x00ff_ffff_u32, records in 1..400_usize, piece in 1..3000_usize) {
+            let [_, length @ ..] = announced.to_be_bytes();
+            let message = [&[1][..], &length, &[0; 20_000]].concat();
+            let endless: Vec<u8> = message.chunks(records).flat_map(record).collect();
+            let mut gatherer = Gatherer::default();
+            let mut ended = false;
+            for piece in endless.chunks(piece) {
+                ended = gatherer.take(piece) != Ok(None);
+                if ended {
+                    break;
+                }
+            }
+            prop_assert!(ended, "all of it was taken");
+            prop_assert!(gatherer.message.len() <= HELLO_BYTES_MAX + RECORD_BYTES_MAX);
+            prop_assert!(gatherer.raw.len() <= HELLO_BYTES_MAX + (RECORDS_MAX + 1) * RECORD_HEADER_BYTES + piece);
+        }
+
         #[test]
         fn no_bytes_panic(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&raw);

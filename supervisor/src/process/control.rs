@@ -188,7 +188,9 @@ impl Control {
             let received = match received {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                // A reset is how the end of a launcher shows that left something of ours unread.
+                // That is how the end of a launcher shows that left something of ours unread. The kernel tells it once, and first, and
+                // what the launcher had said lies there still.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
                 Err(_) => Received::Closed,
             };
             if let Some(report) = self.take_in(received) {

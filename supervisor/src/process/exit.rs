@@ -35,6 +35,8 @@ pub enum Exit {
     InitKilled {
         /// The signal that did it, 0 if it was none.
         signal: i32,
+        /// The code with which pid 1 ended by itself.
+        code: i32,
     },
     /// The kernel ended the tree because it had reached its memory limit.
     OutOfMemory,
@@ -55,13 +57,13 @@ impl Exit {
         const SIGKILL: i32 = 9;
         match end {
             // It kills the tree as a whole, pid 1 included; either of them may be seen to end first.
-            End::InitLost { signal: SIGKILL } | End::Signal { number: SIGKILL, .. } if out_of_memory && !killed => {
+            End::InitLost { signal: SIGKILL, .. } | End::Signal { number: SIGKILL, .. } if out_of_memory && !killed => {
                 Self::OutOfMemory
             }
             End::Code(code) => Self::Code(code),
             End::Signal { number, core_dumped } => Self::Signal { number, core_dumped },
             End::InitLost { .. } if killed => Self::Killed,
-            End::InitLost { signal } => Self::InitKilled { signal },
+            End::InitLost { signal, code } => Self::InitKilled { signal, code },
         }
     }
 }
@@ -75,10 +77,10 @@ impl fmt::Display for Exit {
                 f.write_str(if core_dumped { ", core dumped" } else { "" })
             }
             Self::Killed => f.write_str("killed with its whole process tree by the daemon"),
-            Self::InitKilled { signal: 0 } => {
-                f.write_str("lost pid 1 of its process tree, which ended without a report")
+            Self::InitKilled { signal: 0, code } => {
+                write!(f, "lost pid 1 of its process tree, which ended with code {code} and without a report")
             }
-            Self::InitKilled { signal } => {
+            Self::InitKilled { signal, .. } => {
                 write!(f, "lost pid 1 of its process tree, which was killed by {}", Signal(signal))
             }
             Self::OutOfMemory => f.write_str("reached its memory limit and was killed with its whole process tree"),
@@ -143,7 +145,7 @@ mod tests {
             ),
             (Exit::Killed, "killed with its whole process tree by the daemon", killed),
             (
-                Exit::InitKilled { signal: 9 },
+                Exit::InitKilled { signal: 9, code: 0 },
                 "lost pid 1 of its process tree, which was killed by SIGKILL (signal 9)",
                 killed,
             ),
@@ -152,7 +154,11 @@ mod tests {
                 "reached its memory limit and was killed with its whole process tree",
                 Model::OutOfMemory,
             ),
-            (Exit::InitKilled { signal: 0 }, "lost pid 1 of its process tree, which ended without a report", killed),
+            (
+                Exit::InitKilled { signal: 0, code: 3 },
+                "lost pid 1 of its process tree, which ended with code 3 and without a report",
+                killed,
+            ),
             (
                 Exit::LauncherLost { signal: Some(6), tree_gone: true },
                 "lost its launcher, which was killed by SIGABRT (signal 6)",
@@ -167,8 +173,11 @@ mod tests {
 
     #[test]
     fn only_the_daemons_own_kill_is_called_that() {
-        assert_eq!(Exit::of(End::InitLost { signal: 9 }, true, false), Exit::Killed);
-        assert_eq!(Exit::of(End::InitLost { signal: 9 }, false, false), Exit::InitKilled { signal: 9 });
+        assert_eq!(Exit::of(End::InitLost { signal: 9, code: 0 }, true, false), Exit::Killed);
+        assert_eq!(
+            Exit::of(End::InitLost { signal: 9, code: 0 }, false, false),
+            Exit::InitKilled { signal: 9, code: 0 }
+        );
         assert_eq!(Exit::of(End::Code(3), true, false), Exit::Code(3));
         let segfault = End::Signal { number: 11, core_dumped: false };
         assert_eq!(Exit::of(segfault, true, false), Exit::Signal { number: 11, core_dumped: false });
@@ -177,10 +186,10 @@ mod tests {
     #[test]
     fn an_end_is_for_want_of_memory_if_the_kernel_killed_for_that() {
         let killed = End::Signal { number: 9, core_dumped: false };
-        assert_eq!(Exit::of(End::InitLost { signal: 9 }, false, true), Exit::OutOfMemory);
+        assert_eq!(Exit::of(End::InitLost { signal: 9, code: 0 }, false, true), Exit::OutOfMemory);
         assert_eq!(Exit::of(killed, false, true), Exit::OutOfMemory);
         // What ended otherwise did not end by it, even if a descendant was killed before.
         assert_eq!(Exit::of(End::Code(3), false, true), Exit::Code(3));
-        assert_eq!(Exit::of(End::InitLost { signal: 9 }, true, true), Exit::Killed);
+        assert_eq!(Exit::of(End::InitLost { signal: 9, code: 0 }, true, true), Exit::Killed);
     }
 }

@@ -334,7 +334,6 @@ const FILTERED: [&str; 2] = ["unshare-user", "exec-again"];
 async fn filter_a_child(launchers: &Launchers, host: &mut Host) {
     let mut spec = enclosed(user_map());
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--trial-filter".to_owned()];
-    spec.powerless = true;
     let profile = spec::profile(&Grants::default(), Denials::Answered);
     spec.seccomp = Some(seccomp::compile(&profile));
     spec.exec_once = true;
@@ -420,11 +419,13 @@ fn refused(host: &Host, act: &str, otherwise: &str) -> Ability {
     }
 }
 
-/// A child in a pid namespace and nothing else, which says what it finds.
+/// A child in a pid namespace and without rights, which says what it finds. That the rights can be taken for good shows that they
+/// were there: a user namespace can be granted and be worth nothing.
 fn enclosed(user_namespace: Option<UserMap>) -> Spec {
     let mut spec = Spec::new(CString::from(c"/"));
     spec.arguments = vec![c"palisade-launcher".to_owned(), c"--probe".to_owned()];
     spec.user_namespace = user_namespace;
+    spec.powerless = true;
     spec
 }
 

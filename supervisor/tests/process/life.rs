@@ -125,8 +125,47 @@ fn a_killed_pid_1_takes_the_tree_along_and_is_named() {
         let (child, started) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
         marker.wait_for(3).await;
         signal(started.init_pid, Signal::KILL);
-        assert_eq!(place.last_report(child).await, exited(Exit::InitKilled { signal: 9 }));
+        assert_eq!(place.last_report(child).await, exited(Exit::InitKilled { signal: 9, code: 0 }));
         marker.assert_gone();
+    });
+}
+
+/// What pid 1 says last is heard although it leaves an order unread, which the kernel tells the launcher before it.
+#[test]
+fn an_order_that_comes_too_late_does_not_hide_the_end() {
+    run(async {
+        let place = Place::without_leaf();
+        let (child, started) = start(&place, sh("exec sleep 1000")).await;
+        signal(started.init_pid, Signal::STOP);
+        wait_until("a stopped pid 1", || state_of(started.init_pid) == Some('T')).await;
+        // It wakes the launcher, which sleeps again once it has passed this on.
+        child.control.thaw().unwrap();
+        let launcher = child.control.launcher_pid().unwrap();
+        wait_until("a launcher that has passed the order on", || state_of(launcher) == Some('S')).await;
+        signal(started.plugin_pid, Signal::KILL);
+        wait_until("the plugin's end", || state_of(started.plugin_pid) == Some('Z')).await;
+        // A launcher that is slow: it looks only when pid 1 is gone.
+        signal(launcher, Signal::STOP);
+        wait_until("a stopped launcher", || state_of(launcher) == Some('T')).await;
+        signal(started.init_pid, Signal::CONT);
+        wait_until("the end of pid 1", || state_of(started.init_pid) == Some('Z')).await;
+        signal(launcher, Signal::CONT);
+        assert_eq!(place.last_report(child).await, exited(Exit::Signal { number: 9, core_dumped: false }));
+    });
+}
+
+/// The same of the launcher and a command of the daemon's.
+#[test]
+fn a_command_that_comes_too_late_does_not_hide_the_end() {
+    with_leaf(|place| async move {
+        let (mut child, started) = start(&place, sh("read line <&3; exit 7")).await;
+        let launcher = child.control.launcher_pid().unwrap();
+        child.input.write_all(b"end\n").await.unwrap();
+        // With the wait for pid 1 the launcher begins its report, and asks for no command any more.
+        wait_until("the end of the tree", || state_of(started.init_pid).is_none()).await;
+        child.control.kill();
+        wait_until("the end of the launcher", || state_of(launcher) == Some('Z')).await;
+        assert_eq!(place.last_report(child).await, exited(Exit::Code(7)));
     });
 }
 

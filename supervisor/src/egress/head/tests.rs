@@ -233,6 +233,69 @@ proptest! {
         }
     }
 
+    /// The pieces in which a head arrives change nothing, neither its end nor what is refused, and no byte beyond the bound is looked at.
+    #[test]
+    fn pieces_change_nothing(text in "(GET / HTTP/1.1\r\n)?[a-c:\r\n\t \0]{0,40}(\r\n\r\n)?.{0,4}", piece in 1..10_usize, bytes_max in 1..60_usize) {
+        let bytes = text.as_bytes();
+        let whole = Ending::default().find(bytes, bytes_max);
+        let mut ending = Ending::default();
+        let mut in_pieces = Ok(None);
+        let lengths = (1..bytes.len()).filter(|length| length.is_multiple_of(piece)).chain([bytes.len()]);
+        for length in lengths {
+            in_pieces = ending.find(&bytes[..length], bytes_max);
+            if in_pieces != Ok(None) {
+                break;
+            }
+        }
+        prop_assert_eq!(in_pieces, whole.clone());
+        if let Ok(Some(length)) = whole {
+            prop_assert!(length <= bytes_max);
+        }
+        if bytes_max < bytes.len() {
+            prop_assert_ne!(whole, Ok(None));
+            let cut = Ending::default().find(&bytes[..bytes_max], bytes_max);
+            let expected = if cut == Ok(None) { Err(HeadError::TooLarge { bytes_max }) } else { cut };
+            prop_assert_eq!(Ending::default().find(bytes, bytes_max), expected);
+        }
+    }
+
+    /// A tunnel goes where its target says and nowhere else: the target in two parts, each as it was written, or a refusal.
+    #[test]
+    fn a_tunnel_goes_where_its_target_says(
+        target in "([a-z0-9.-]{1,12}|\\[[0-9a-f:]{2,8}\\]|[ -~]{0,12})(:[0-9]{0,6})?", host in "[a-z0-9.:@-]{0,12}", said in any::<bool>(),
+    ) {
+        let host = if said { &host } else { &target };
+        let text = format!("CONNECT {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        if let Ok(request) = read(text.as_bytes()) {
+            prop_assert_eq!(&request.kind, &RequestKind::Connect);
+            let (name, port) = target.rsplit_once(':').expect("a port is not guessed");
+            prop_assert_eq!(port.parse(), Ok(request.port));
+            prop_assert_eq!(Host::parse(name), Ok(request.host));
+        }
+    }
+
+    /// What a client gets of a response is one that we would take ourselves, framed alike.
+    #[test]
+    fn what_a_client_gets_is_unambiguous(
+        line in "HTTP/1\\.[01] [0-9]{1,4}[ -~]{0,6}",
+        headers in proptest::collection::vec(
+            ("(Content-Length|Transfer-Encoding|Connection|[a-zA-Z ]{1,6})", "([0-9]{1,3}|chunked|close|[ -~\u{e4}\r\n\0]{0,8})"), 0..5),
+        head_only in any::<bool>(), minor_version in 0..2_u8,
+    ) {
+        let mut text = format!("{line}\r\n");
+        for (name, value) in headers {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+        text.push_str("\r\n");
+        let asked = Asked { head_only, minor_version };
+        let Ok(Some(length)) = Ending::default().find(text.as_bytes(), BYTES_MAX) else { return Ok(()) };
+        if let Ok(response) = Response::read(&text.as_bytes()[..length], HEADERS_MAX, asked) {
+            prop_assert_eq!(Ending::default().find(&response.head, usize::MAX), Ok(Some(response.head.len())));
+            let again = Response::read(&response.head, HEADERS_MAX + 2, asked).expect("what is sent can be read");
+            prop_assert_eq!((again.framing, again.interim), (response.framing, response.interim));
+        }
+    }
+
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
         let _ = read(&bytes);
