@@ -361,7 +361,8 @@ fn a_call_without_processor_time_says_so() {
 /// Where nothing throttles a plugin, the operator has said what becomes of one that uses more than it may.
 #[test]
 fn too_much_processor_time_without_a_controller() {
-    let other = Package::hostile("other", "tame").with("limits", json!({"cpu_percent": 5}));
+    let limits = json!({"cpu_percent": 5, "call_timeout_seconds": 120});
+    let other = Package::hostile("other", "tame").with("limits", limits);
     let options = DaemonOptions::with([limited(json!({"cpu_percent": 5})), other])
         .configuration("[plugins.other.limits]\ncpu_over = \"restart\"\n");
     let daemon = Daemon::start(options);

@@ -248,7 +248,8 @@ impl Drop for Launcher {
 /// Waits for a launcher that nobody will speak to, and which therefore ends.
 fn wait_by_number(pid: u32) {
     if let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        tokio::task::spawn_blocking(move || waitid(WaitId::Pid(number), WaitIdOptions::EXITED));
+        let waited = crate::blocking::run(move || waitid(WaitId::Pid(number), WaitIdOptions::EXITED));
+        tokio::spawn(async move { drop(waited.await) });
     }
 }
 
