@@ -23,7 +23,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("sandbox", &["model"]),
     ("egress", &["blocking", "model"]),
-    ("process", &["model", "sandbox"]),
+    ("process", &["blocking", "model", "sandbox"]),
     // What a host can do is found out by starting a child, so this part of the sandbox stands above `process`.
     ("sandbox::probe", &["model", "process", "sandbox"]),
     ("plugin", &["blocking", "egress", "events", "model", "process", "sandbox", "store", "wire"]),

@@ -117,14 +117,13 @@ pub async fn spawn(launchers: &Launchers, prepared: Option<Prepared>, launch: La
     descriptors.extend(leaf.as_ref().map(AsFd::as_fd));
     descriptors.extend(interpreter);
     // One that has ended meanwhile cannot be sent anything; then the start is made like any other.
-    let attended = prepared.filter(|prepared| hand_over(&prepared.socket, &message, &descriptors).is_ok());
-    let waiting = match &attended {
-        Some(_) => None,
+    let ready = match prepared.filter(|prepared| hand_over(&prepared.socket, &message, &descriptors).is_ok()) {
+        Some(prepared) => Ok(prepared),
         None => {
             let pair = socket_pair().map_err(SpawnError::resources("a socket"))?;
             // The message waits in the socket until the launcher runs, so that it finds its work when it comes.
             hand_over(&pair.0, &message, &descriptors).map_err(SpawnError::resources("the message to the launcher"))?;
-            Some(pair)
+            Err(pair)
         }
     };
     // Many starts may wait for their launchers at once, and none is to keep more than it needs.
@@ -136,14 +135,13 @@ pub async fn spawn(launchers: &Launchers, prepared: Option<Prepared>, launch: La
     let output = pipe::Receiver::from_owned_fd(output).map_err(tokio_end("the plugin's output"))?;
     let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(tokio_end("the plugin's stdout"))?;
     let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(tokio_end("the plugin's stderr"))?;
-    let (socket, launcher, greeting) = match (attended, waiting) {
-        (Some(Prepared { socket, launcher }), _) => (socket, launcher, Greeting::Heard),
-        (None, Some((ours, theirs))) => {
+    let (socket, launcher, greeting) = match ready {
+        Ok(Prepared { socket, launcher }) => (socket, launcher, Greeting::Heard),
+        Err((ours, theirs)) => {
             let launcher = launchers.start(theirs, Wanted::Launcher).await.map_err(SpawnError::Launcher)?;
             let ours = UnixDatagram::from_std(ours.into()).map_err(tokio_end("the launcher's control"))?;
             (ours, launcher, Greeting::Awaited)
         }
-        (None, None) => unreachable!("a start without a prepared launcher has a socket for one"),
     };
     let control = Control::new(socket, launcher, greeting, leaf, lent, listens);
     Ok(Child { input, output, stdout, stderr, control })
