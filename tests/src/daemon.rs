@@ -68,18 +68,38 @@ enum Surroundings {
     /// Its state lies on a disk of so many KiB, in a mount namespace of its own.
     SmallDisk(u32),
     /// Its state folder is a disk with project quotas: a copy of this image. Only for root.
-    QuotaDisk(PathBuf),
+    QuotaDisk(QuotaDisk, PathBuf),
     /// Whoever started it ignores hangups.
     Nohup,
     /// Its host has less than there should be.
     Lacking(Lacking),
 }
 
-/// The image of a small disk with project quotas: `PALISADE_TEST_QUOTA_DISK`, or one that is made in this folder.
+/// A file system that keeps project quotas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuotaDisk {
+    Ext4,
+    Xfs,
+}
+
+impl QuotaDisk {
+    /// With what `mount` mounts it.
+    #[must_use]
+    pub fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 => "loop,prjquota",
+            // Otherwise a second copy of one image is refused.
+            Self::Xfs => "loop,prjquota,nouuid",
+        }
+    }
+}
+
+/// The image of a small disk with project quotas: that of `PALISADE_TEST_QUOTA_DISK` or `PALISADE_TEST_QUOTA_DISK_XFS`, or one that is
+/// made in this folder.
 ///
 /// # Errors
 /// Why there is none, or why it cannot be mounted here.
-pub fn quota_disk(folder: &Path) -> Result<PathBuf, String> {
+pub fn quota_disk(kind: QuotaDisk, folder: &Path) -> Result<PathBuf, String> {
     if other_user().is_some() || !rustix::process::geteuid().is_root() {
         return Err("only root can mount a disk and set quotas".to_owned());
     }
@@ -88,22 +108,26 @@ pub fn quota_disk(folder: &Path) -> Result<PathBuf, String> {
         Ok(output) => Err(format!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim())),
         Err(error) => Err(format!("{what}: {error}")),
     };
-    let image = match std::env::var_os("PALISADE_TEST_QUOTA_DISK") {
+    let (variable, program, arguments) = match kind {
+        QuotaDisk::Ext4 => (
+            "PALISADE_TEST_QUOTA_DISK",
+            "mkfs.ext4",
+            &["-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"][..],
+        ),
+        QuotaDisk::Xfs => ("PALISADE_TEST_QUOTA_DISK_XFS", "mkfs.xfs", &["-q", "--unsupported"][..]),
+    };
+    let image = match std::env::var_os(variable) {
         Some(given) => PathBuf::from(given),
         None => {
             let made = folder.join("quota-disk");
             let size = fs::File::create(&made).and_then(|file| file.set_len(QUOTA_DISK_BYTES));
             size.map_err(|error| error.to_string())?;
-            done(
-                "mkfs.ext4",
-                command("mkfs.ext4").args(["-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"]).arg(&made),
-            )?;
+            done(program, command(program).args(arguments).arg(&made))?;
             made
         }
     };
-    let mount = "mount -o loop,prjquota \"$1\" \"$2\"";
     let mut apart = command("unshare");
-    apart.args(["--mount", "--propagation", "private", "sh", "-c", mount, "sh"]).arg(&image).arg(folder);
+    apart.args(["--mount", "--propagation", "private", "mount", "-o", kind.options()]).arg(&image).arg(folder);
     done("a disk with project quotas cannot be mounted", &mut apart)?;
     Ok(image)
 }
@@ -193,8 +217,8 @@ impl DaemonOptions {
     /// Its state folder on a disk with project quotas, a copy of that of [`quota_disk`], on which the plugin `hostile` has six
     /// mebibytes of data already, and which has the quota of a folder that is gone. Only for root.
     #[must_use]
-    pub fn quota_disk(mut self, image: &Path) -> Self {
-        self.surroundings = Surroundings::QuotaDisk(image.to_owned());
+    pub fn quota_disk(mut self, kind: QuotaDisk, image: &Path) -> Self {
+        self.surroundings = Surroundings::QuotaDisk(kind, image.to_owned());
         self
     }
 
@@ -510,15 +534,15 @@ impl Daemon {
                 apart.arg(folder.path().join("state")).arg(program);
                 apart
             }
-            Surroundings::QuotaDisk(image) => {
+            Surroundings::QuotaDisk(kind, image) => {
                 let (state, disk) = (folder.path().join("state"), folder.path().join("disk"));
                 fs::create_dir_all(&state).expect("the folder is ours");
                 fs::copy(image, &disk).expect("there is room for a small disk");
-                let script = "mount -o loop,prjquota \"$1\" \"$2\" && mkdir -m 700 \"$2/data\" \"$2/data/hostile\" \"$2/gone\" && \
+                let script = "mount -o \"$0\" \"$1\" \"$2\" && mkdir -m 700 \"$2/data\" \"$2/data/hostile\" \"$2/gone\" && \
                     head -c 6M /dev/zero >\"$2/data/hostile/old\" && \"$3\" --quota hold 1024 16 <\"$2/gone\" >\"$1.said\" && \
                     rmdir \"$2/gone\" && shift 3 && exec \"$@\"";
                 let mut apart = command("unshare");
-                apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+                apart.args(["--mount", "--propagation", "private", "sh", "-c", script, kind.options()]);
                 apart.arg(disk).arg(state).arg(built("palisade-launcher")).arg(program);
                 apart
             }
@@ -760,11 +784,15 @@ impl Daemon {
         let text = fs::read_to_string(format!("/proc/{}/limits", self.pid())).expect("it runs");
         let line = text.lines().find_map(|line| line.strip_prefix("Max processes")).expect("there is such a limit");
         let before = line.split_whitespace().next().unwrap_or("unlimited").to_owned();
-        let program = Path::new("prlimit");
-        let mut command = other_user().map_or_else(|| command(program), |uid| as_user(uid, program));
-        let pid = format!("--pid={}", self.pid());
-        let status = command.args([pid, format!("--nproc={most}")]).status().expect("prlimit is there");
-        assert!(status.success(), "prlimit: {status}");
+        // The zygote, which makes the launchers, took the daemon's limits over when it began.
+        let zygotes = process::children(self.pid()).into_iter().filter(|pid| process::is_zygote(*pid));
+        for pid in zygotes.chain([self.pid()]) {
+            let program = Path::new("prlimit");
+            let mut command = other_user().map_or_else(|| command(program), |uid| as_user(uid, program));
+            let arguments = [format!("--pid={pid}"), format!("--nproc={most}")];
+            let status = command.args(arguments).status().expect("prlimit is there");
+            assert!(status.success(), "prlimit: {status}");
+        }
         format!("{before}:")
     }
 

@@ -69,7 +69,7 @@ fn no_processes_for_a_plugin() {
     }
     let restart = json!({"policy": "never", "backoff_initial_ms": 10, "backoff_max_ms": 10});
     let package = hostile("tame").with("restart", restart).with("limits", json!({"disk_mib": 2}));
-    // A launcher that was made beforehand would have been let make its processes.
+    // A launcher that was made beforehand would have been let make its processes; the zygote is held to the same.
     let options = DaemonOptions::with([Package::echo(), package]).configuration("prepared_launchers = 0\n");
     let daemon = Daemon::start(options);
     let neighbour = daemon.neighbour();

@@ -66,7 +66,11 @@ fn say<T: Serialize>(answer: &Result<T, String>) -> c_int {
 /// Puts the folder and all that lies in it into its project, and limits that.
 fn hold(folder: BorrowedFd<'_>, kib: u64, files: u64) -> Result<Quota, String> {
     let project = project_of(folder)?;
-    let before = sys::quota(folder, project).map_err(unavailable)?;
+    let before = match sys::quota(folder, project) {
+        // XFS has nothing of a project that never had anything, where ext4 has zeros.
+        Err(Errno::NOENT) => sys::Kept::default(),
+        before => before.map_err(unavailable)?,
+    };
     if !is_in(folder, project).map_err(unavailable)? {
         adopt(folder, project, before.used_files, files)?;
     }
@@ -92,13 +96,15 @@ fn read(folder: BorrowedFd<'_>) -> Result<Quota, String> {
 
 /// Writes beyond a small limit, without any rights, and finds out whether that is refused.
 fn attempt(folder: BorrowedFd<'_>) -> Result<Quota, String> {
-    let held = hold(folder, TRIAL_KIB, TRIAL_FILES)?;
+    // Without a limit at first: to make a file XFS wants more room than it needs, and more than a trial allows.
+    hold(folder, 0, 0)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let failed = |errno: Errno| format!("nothing can be written in a trial: {errno}");
     // One that ended in the middle has left nothing that counts.
     let _ = rustix::fs::unlinkat(folder, c"beyond", AtFlags::empty());
     let file = rustix::fs::openat(folder, c"beyond", flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
     rustix::fs::unlinkat(folder, c"beyond", AtFlags::empty()).map_err(failed)?;
+    let held = hold(folder, TRIAL_KIB, TRIAL_FILES)?;
     // Root is not held to any quota.
     rustix::thread::set_thread_uid(Uid::from_raw(NOBODY)).map_err(failed)?;
     for _ in 0..TRIAL_KIB {
@@ -231,7 +237,7 @@ fn unavailable(errno: Errno) -> String {
     match errno {
         Errno::NOSYS | Errno::SRCH | Errno::INVAL | Errno::NOTTY | Errno::OPNOTSUPP => {
             "the file system of the state folder, or this kernel, keeps no project quota; ext4 does with the features \
-             `project,quota` and the mount option prjquota"
+             `project,quota` and the mount option prjquota, XFS with that option"
                 .to_owned()
         }
         Errno::PERM | Errno::ACCESS => format!("the daemon may not set a project quota here ({errno})"),
