@@ -208,8 +208,17 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         let (stock, launchers) = (stock.clone(), launchers.clone());
         async move { stock.run(&launchers).await }
     });
-    let plugin_host =
-        Arc::new(Host { launchers, stock: stock.clone(), cgroups, facts, lender, data, reserved, runtimes, sampler });
+    let plugin_host = Arc::new(Host {
+        launchers: launchers.clone(),
+        stock: stock.clone(),
+        cgroups,
+        facts,
+        lender,
+        data,
+        reserved,
+        runtimes,
+        sampler,
+    });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
         hub: Hub::default(),
@@ -309,6 +318,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     if tokio::time::timeout(LAST_ANSWERS, stocking).await.is_err() {
         tracing::warn!("a launcher that was being prepared did not end in time");
     }
+    launchers.close().await;
     alive.abort();
     let _ = sweeping.await;
     looks.abort();

@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(data) = data_of(&spec) {
         std::fs::write(data.join("specification"), &bytes[..length]).context("keeping the specification")?;
     }
-    say(control, &Report::Hello { build_id: BUILD_ID.to_owned() })?;
+    say(control, &Report::Hello { build_id: BUILD_ID.to_owned(), pid: std::process::id() })?;
     let (child, pidfd) = start(&spec, &descriptors)?;
     drop(descriptors);
     send(control, &encode(&Report::Started).context("a report")?, &[pidfd.as_fd(), pidfd.as_fd()])?;

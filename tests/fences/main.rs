@@ -202,7 +202,7 @@ impl Ward {
     fn run(&self, spec: Spec) -> String {
         runtime().block_on(async {
             let launch = Launch { spec, entry: self.entry.as_fd(), interpreter: None, leaf: None, lent: None };
-            let mut child = spawn(launchers(), None, launch).await.expect("it starts");
+            let mut child = spawn(launchers().attend(None).await.expect("a launcher"), launch).expect("it starts");
             let (mut said, mut complaints) = (String::new(), String::new());
             let last = tokio::time::timeout(BOUND + Duration::from_secs(60), async {
                 let _ = child.stdout.read_to_string(&mut said).await;

@@ -248,6 +248,25 @@ fn the_plugin_is_killed() {
     is_killed(2, "killed by SIGKILL");
 }
 
+/// What runs does not notice, and the next start has another zygote.
+#[test]
+fn the_zygote_is_killed() {
+    let options = DaemonOptions::with([Package::echo(), hostile("tame")]).configuration("prepared_launchers = 0\n");
+    let daemon = Daemon::start(options);
+    let neighbour = daemon.neighbour();
+    let zygotes =
+        || -> Vec<_> { process::children(daemon.pid()).into_iter().filter(|pid| process::is_zygote(*pid)).collect() };
+    let first = zygotes();
+    assert_eq!(first.len(), 1);
+    signal(first[0], Signal::SIGKILL);
+    expect_echo(&daemon, "hostile");
+    let second = zygotes();
+    assert!(second.len() == 1 && second != first, "{second:?}");
+    assert!(daemon.status("hostile").last_failure.is_none());
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// `kill -9` of each of the three while the plugin is frozen: nobody is left to notice but the daemon.
 #[test]
 fn they_are_killed_while_it_is_frozen() {

@@ -64,7 +64,7 @@ impl Control {
         Some(Self { socket: unsafe { sys::take(0) } })
     }
 
-    /// Sends a report, or what a zygote answers. An error means that the daemon is gone.
+    /// Sends a report, or what a zygote answers. An error means that the daemon is gone, unless it speaks of the descriptors.
     pub(crate) fn report<T: Serialize>(&self, report: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let bytes = palisade_launcher::encode(report).map_err(|_| Errno::MSGSIZE)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];

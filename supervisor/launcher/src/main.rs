@@ -78,7 +78,7 @@ pub(crate) fn launch(prepare: bool) -> c_int {
     let Some(control) = Control::take() else { return refuse() };
     // The daemon's working directory must not stay in use by each of its launchers.
     let _ = rustix::process::chdir(c"/");
-    if control.report(&Report::Hello { build_id: BUILD_ID.to_owned() }, &[]).is_err() {
+    if control.report(&hello(), &[]).is_err() {
         return 0;
     }
 
@@ -109,6 +109,12 @@ pub(crate) fn launch(prepare: bool) -> c_int {
         Err(failed) => return give_up(&control, failed.describe(Some(&spec))),
     }
     0
+}
+
+/// Who this is.
+pub(crate) fn hello() -> Report {
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    Report::Hello { build_id: BUILD_ID.to_owned(), pid: pid as u32 }
 }
 
 fn give_up(control: &Control, failure: palisade_launcher::Failure) -> c_int {

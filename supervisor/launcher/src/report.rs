@@ -13,6 +13,9 @@ pub enum Report {
     Hello {
         /// `BUILD_ID` of the sender.
         build_id: String,
+        /// Its process number.
+        #[serde(default)]
+        pid: u32,
     },
     /// What can be done before there is a specification is done. Only a launcher that was started to prepare says it, once.
     Prepared,

@@ -89,8 +89,8 @@ pub(crate) fn child_signal_descriptor() -> Result<OwnedFd, Errno> {
 
 /// Closes every descriptor from `first` on. Only for a process that owns none of them as an `OwnedFd` it will drop.
 pub(crate) fn close_from(first: c_uint) {
-    // SAFETY: the callers are the beginning of this program, before it owns a descriptor, and pid 1, which never
-    // returns into code that would drop one; so no number is closed twice.
+    // SAFETY: the callers are the beginning of this program and of a copy of the zygote, which own no descriptor that they will drop (a copy
+    // has forgotten the two it had), and pid 1, which never returns into code that would drop one; so no number is closed twice.
     unsafe { libc::syscall(libc::SYS_close_range, first, c_uint::MAX, 0) };
 }
 
@@ -113,7 +113,8 @@ pub(crate) unsafe fn take(number: RawFd) -> OwnedFd {
 /// Makes `number` refer to what `descriptor` refers to, and stay open over exec. Only for a process that is about to
 /// exec, or that never returns: the number's old owner, if any, would otherwise close the new descriptor.
 pub(crate) fn install(descriptor: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
-    // SAFETY: both callers are children that never return, so an `OwnedFd` of the old number is never dropped.
+    // SAFETY: the callers are children that never return, and a copy of the zygote, which forgets the `OwnedFd` of the old number; so none
+    // of it is ever dropped.
     checked(c_long::from(unsafe { libc::dup2(descriptor.as_raw_fd(), number) }))?;
     Ok(())
 }

@@ -3,15 +3,17 @@
 //! A copy takes a part of the time that executing the program again would take, and is a child of the daemon like a launcher that the
 //! daemon executes itself. From its first step on it does what that one does.
 //!
-//! Invariants: a copy has nothing of the zygote's but its program and the daemon's standard error: the socket that was sent along takes
-//! the place of the zygote's own, and every other descriptor is closed. The zygote ends with the daemon's end of its socket.
+//! Invariants: of the zygote's descriptors a copy keeps the standard output, which leads nowhere, and the daemon's standard error: the
+//! socket that was sent along takes the place of the zygote's own, and every other one is closed. Memory, environment and limits are as
+//! they were when the zygote began. The zygote ends with the daemon's end of its socket.
 
 use crate::{
     control::Control,
-    launch, refuse,
+    hello, launch, refuse,
     sys::{self, Cloned, Kind},
 };
-use palisade_launcher::{BUILD_ID, Born, Report, Wanted};
+use palisade_launcher::{Born, Wanted};
+use rustix::io::Errno;
 use std::{
     ffi::c_int,
     os::fd::{AsFd, OwnedFd},
@@ -24,15 +26,22 @@ pub(crate) fn run() -> c_int {
     let Some(control) = Control::take() else { return refuse() };
     let _ = rustix::thread::set_name(c"palisade-zygote");
     let _ = rustix::process::chdir(c"/");
-    if control.report(&Report::Hello { build_id: BUILD_ID.to_owned() }, &[]).is_err() {
+    if control.report(&hello(), &[]).is_err() {
         return 0;
     }
     loop {
         // A daemon that is gone, or talks nonsense, needs no copies.
         let Some((wanted, socket)) = control.receive_wanted() else { return 0 };
         let told = match sys::clone(Kind::Launcher) {
-            Ok(Cloned::Child) => return live(control, socket, wanted),
-            Ok(Cloned::Parent { pid, pidfd }) => control.report(&Born::Launcher { pid: pid as u32 }, &[pidfd.as_fd()]),
+            Ok(Cloned::Child) => return serve(control, socket, wanted),
+            Ok(Cloned::Parent { pid, pidfd }) => {
+                let born = Born::Launcher { pid: pid as u32 };
+                match control.report(&born, &[pidfd.as_fd()]) {
+                    // Too many descriptors are on their way among processes of this user: the number alone will do.
+                    Err(Errno::TOOMANYREFS) => control.report(&born, &[]),
+                    told => told,
+                }
+            }
             Err(errno) => control.report(&Born::Nobody { errno: errno.raw_os_error() }, &[]),
         };
         if told.is_err() {
@@ -42,7 +51,8 @@ pub(crate) fn run() -> c_int {
 }
 
 /// A copy's life, which is a launcher's.
-fn live(control: Control, socket: OwnedFd, wanted: Wanted) -> c_int {
+fn serve(control: Control, socket: OwnedFd, wanted: Wanted) -> c_int {
+    let _ = rustix::thread::set_name(c"palisade-launch");
     // A group of its own, like every launcher: what a plugin does to its process group reaches nobody else.
     let _ = rustix::process::setpgid(None, None);
     let installed = sys::install(socket.as_fd(), 0);

@@ -19,7 +19,7 @@ use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::grants::Grants;
 use crate::process::quota::{self, QuotaError};
-use crate::process::{Child, Launch, Launchers, SpawnError, Spec, Stock, spawn};
+use crate::process::{Child, Launch, Launchers, NoLauncher, SpawnError, Spec, Stock, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
 use crate::sandbox::evidence::{Facts, Observed, Users, without_a_process};
 use crate::sandbox::granted::{self, Reserved};
@@ -206,6 +206,9 @@ impl Blueprint {
     pub async fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
         self.accept_the_host()?;
         let snapshot = self.snapshot().map_err(lasting)?;
+        // First of all: many starts may wait for their launchers at once, and none is to keep much meanwhile.
+        let waiting = self.host.launchers.attend(self.host.stock.take()).await;
+        let waiting = waiting.map_err(|error| not_spawned(error.into()))?;
         let entry = self.manifest.entry_point.as_str();
         let runtime = self.runtime().map_err(lasting)?;
         let (file, path, executed) = match runtime {
@@ -300,18 +303,8 @@ impl Blueprint {
             None => None,
         };
         let interpreter = interpreter.as_ref().map(|(_, file)| file.as_fd());
-        let prepared = self.host.stock.take();
         let launch = Launch { spec, entry: file.as_fd(), interpreter, leaf, lent };
-        let child = spawn(&self.host.launchers, prepared, launch).await;
-        child.map(|child| (child, snapshot)).map_err(|error| {
-            let message = error.to_string();
-            let outlook = match error {
-                SpawnError::Specification(_) => Outlook::Lasting,
-                SpawnError::Resources { .. } => Outlook::Shortage,
-                SpawnError::Launcher(error) => outlook(&error, Outlook::Passing),
-            };
-            LaunchFailure { message, outlook, sandbox: false }
-        })
+        spawn(waiting, launch).map(|child| (child, snapshot)).map_err(not_spawned)
     }
 
     /// Exactly what the plugin sees; nothing of the daemon's own environment.
@@ -525,6 +518,16 @@ fn arguments(path: &Path, program: Program) -> Result<Executed, LaunchFailure> {
             Ok(Executed { arguments, interpreter: Some((interpreter.into(), file.into())) })
         }
     }
+}
+
+fn not_spawned(error: SpawnError) -> LaunchFailure {
+    let outlook = match &error {
+        SpawnError::Specification(_) => Outlook::Lasting,
+        SpawnError::Resources { .. } => Outlook::Shortage,
+        SpawnError::Launcher(NoLauncher::Refused(error)) => outlook(error, Outlook::Passing),
+        SpawnError::Launcher(NoLauncher::Lost(_)) => Outlook::Passing,
+    };
+    LaunchFailure { message: error.to_string(), outlook, sandbox: false }
 }
 
 fn lasting(message: String) -> LaunchFailure {

@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     Exit, Exited,
-    launchers::{Launcher, ended},
+    launcher::{Launcher, ended},
     message::{Received, receive_from},
 };
 use crate::sandbox::{cgroup::Leaf, lend::Lent};
@@ -295,17 +295,17 @@ impl Control {
     fn take_in(&mut self, received: Received) -> Option<Report> {
         use palisade_launcher::Report as Said;
         match (received, &self.phase) {
-            (Received::Message(Said::Hello { build_id }, _), Phase::Greeting) if build_id == BUILD_ID => {
+            (Received::Message(Said::Hello { build_id, .. }, _), Phase::Greeting) if build_id == BUILD_ID => {
                 self.phase = Phase::Known;
                 self.known = true;
             }
-            (Received::Message(Said::Hello { build_id }, _), Phase::Greeting) => {
+            (Received::Message(Said::Hello { build_id, .. }, _), Phase::Greeting) => {
                 self.refuse(format!(
                     "the launcher is of build {build_id} and this daemon of build {BUILD_ID}; install both from the \
                      same build, then restart palisaded"
                 ));
             }
-            (Received::Message(..) | Received::Garbled, Phase::Greeting) => {
+            (Received::Message(..) | Received::Short(_) | Received::Garbled, Phase::Greeting) => {
                 self.refuse(format!(
                     "the launcher did not say which build it is; this daemon needs the one of build {BUILD_ID}"
                 ));
@@ -334,7 +334,7 @@ impl Control {
             }
             // A launcher of this build says hello once, that it is prepared before it has a start, and sends whole messages; one that
             // does not is not trusted to watch over anything.
-            (Received::Message(Said::Hello { .. } | Said::Prepared, _) | Received::Garbled, _) => {
+            (Received::Message(Said::Hello { .. } | Said::Prepared, _) | Received::Short(_) | Received::Garbled, _) => {
                 self.kill();
                 self.launcher.signal(Signal::KILL);
                 self.phase = Phase::Lost;

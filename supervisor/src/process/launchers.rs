@@ -1,16 +1,18 @@
-//! Starts launchers, each of which is a child of this process.
+//! Where launchers come from.
 //!
 //! One launcher is executed and serves no plugin: it is the zygote, which makes copies of itself when it is asked to. A copy takes a
 //! part of the time that executing the program takes, this process does other things meanwhile, and the table of its descriptors,
 //! of which every plugin has eleven, is not copied and closed again for each.
 //!
-//! Invariants: a launcher is waited for, whoever made it; where there is no zygote, launchers are executed, and all else is the same.
+//! Invariants: nothing has been told to a launcher that is given out, so one that is lost on the way has started nothing, and ends as
+//! its socket is closed; it is waited for, whoever made it. A zygote that does not answer is not asked again for a while, and launchers
+//! are executed meanwhile: whoever waits here does so within a bound.
 //! Elsewhere: the zygote's own side is `zygote.rs` of the launcher; what a launcher is told is `spawn`.
 
 use std::{
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::process::CommandExt,
     },
     process::{Command, Stdio},
@@ -18,19 +20,18 @@ use std::{
 };
 
 use palisade_launcher::{BUILD_ID, Born, MODE_VARIABLE, MODE_ZYGOTE, Report, Wanted};
-use rustix::{
-    io::Errno,
-    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
-};
+use rustix::{io::Errno, process::Signal};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    runtime::Handle,
+    net::UnixDatagram,
     sync::Mutex,
     time::{Instant, timeout},
 };
 
 use super::{
-    LauncherImage,
+    LauncherImage, Prepared,
+    control::Greeting,
+    launcher::Launcher,
     message::{Received, hand_over, receive_from, socket_pair},
 };
 
@@ -40,13 +41,39 @@ const PREPARE: &str = "--prepare";
 /// A copy takes a tenth of a millisecond; a zygote that takes this long is stopped, or worse.
 const BORN_WITHIN: Duration = Duration::from_secs(5);
 
-/// A program that would not be a zygote is not asked again for so long.
+/// A program that would not be a zygote, or did not answer, is not asked again for so long.
 const PAUSE: Duration = Duration::from_secs(60);
+
+/// A launcher that waits to be told what it is to start. Dropping this ends it.
+#[derive(Debug)]
+pub struct Waiting {
+    pub(super) socket: UnixDatagram,
+    pub(super) launcher: Launcher,
+    pub(super) greeting: Greeting,
+}
+
+/// Why there is no launcher.
+#[derive(Debug, thiserror::Error)]
+pub enum NoLauncher {
+    /// The system made none.
+    #[error("the launcher could not be made: {0}")]
+    Refused(#[from] io::Error),
+    /// The zygote was lost on the way, which says nothing about the next one.
+    #[error("the launcher could not be made: the process that it was to be a copy of {0}")]
+    Lost(&'static str),
+}
+
+impl From<Errno> for NoLauncher {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno.into())
+    }
+}
 
 /// Starts launchers.
 #[derive(Debug)]
 pub struct Launchers {
     image: LauncherImage,
+    /// Held while a copy is made, as there is one zygote and it makes one at a time.
     zygote: Mutex<Kept>,
 }
 
@@ -64,13 +91,19 @@ struct Zygote {
     /// Of no runtime in particular, so that it outlives one.
     socket: OwnedFd,
     process: Launcher,
+    /// Given up where there is no descriptor left for the pidfd of a copy.
+    spare: Option<OwnedFd>,
 }
 
-impl Drop for Zygote {
-    /// It would end with its socket, unless somebody has stopped it.
-    fn drop(&mut self) {
-        self.process.signal(Signal::KILL);
-    }
+/// What became of a question to the zygote.
+enum Answer {
+    Copy(Launcher),
+    /// The system would not make one.
+    Refused(Errno),
+    /// It had ended before it read the question, so nothing came of it.
+    Unheard,
+    /// It may or may not have made one.
+    Lost(&'static str),
 }
 
 impl Launchers {
@@ -86,81 +119,172 @@ impl Launchers {
         &self.image
     }
 
-    /// Starts one that has this end of a socket.
+    /// Ends the zygote, and waits for it. The next launcher has another one.
+    pub async fn close(&self) {
+        if let Kept::Zygote(zygote) = std::mem::replace(&mut *self.zygote.lock().await, Kept::Nothing) {
+            zygote.end().await;
+        }
+    }
+
+    /// One that waits: this one, which was prepared, if it is still there, and else a new one.
     ///
-    /// Not cancel safe: a launcher that was on its way finds the other end of its socket closed and ends, and is not waited for.
-    pub(super) async fn start(&self, socket: OwnedFd, wanted: Wanted) -> io::Result<Launcher> {
+    /// Must be called within a tokio runtime whose I/O is enabled. Not cancel safe: a launcher that was on its way ends, and is not
+    /// waited for.
+    ///
+    /// # Errors
+    /// When there is none to be had; nothing was started.
+    pub async fn attend(&self, prepared: Option<Prepared>) -> Result<Waiting, NoLauncher> {
+        match prepared.filter(Prepared::is_there) {
+            Some(Prepared { socket, launcher }) => Ok(Waiting { socket, launcher, greeting: Greeting::Heard }),
+            None => self.start(Wanted::Launcher).await,
+        }
+    }
+
+    /// Starts one.
+    pub(super) async fn start(&self, wanted: Wanted) -> Result<Waiting, NoLauncher> {
+        let (ours, theirs) = socket_pair()?;
+        match self.with_socket(theirs, wanted).await {
+            Ok(launcher) => {
+                let socket = UnixDatagram::from_std(ours.into())?;
+                Ok(Waiting { socket, launcher, greeting: Greeting::Awaited })
+            }
+            Err(error) => {
+                if let NoLauncher::Lost(_) = error {
+                    end_what_was_made(ours).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn with_socket(&self, socket: OwnedFd, wanted: Wanted) -> Result<Launcher, NoLauncher> {
         let mut kept = self.zygote.lock().await;
-        loop {
+        // The one that is there may have ended; a second one that does so has a reason.
+        for _ in 0..2 {
             // Whatever is not put back is done with.
-            match std::mem::replace(&mut *kept, Kept::Nothing) {
+            let mut zygote = match std::mem::replace(&mut *kept, Kept::Nothing) {
                 Kept::Unable(until) if Instant::now() < until => {
                     *kept = Kept::Unable(until);
                     break;
                 }
+                Kept::Zygote(zygote) => zygote,
                 Kept::Nothing | Kept::Unable(_) => match Zygote::make(&self.image).await {
-                    Ok(zygote) => *kept = Kept::Zygote(zygote),
+                    Ok(zygote) => zygote,
                     Err(error) => {
-                        tracing::debug!(%error, "there is no zygote; launchers are executed, which takes longer");
-                        *kept = Kept::Unable(Instant::now() + PAUSE);
+                        *kept = give_up(&error.to_string());
+                        break;
                     }
                 },
-                Kept::Zygote(zygote) => {
-                    // One that has ended is found out here, before anything can come of it.
-                    if zygote.ask(socket.as_fd(), wanted).is_err() {
-                        continue;
-                    }
-                    let Ok(born) = timeout(BORN_WITHIN, zygote.answer()).await else {
-                        return Err(io::Error::new(
-                            io::ErrorKind::TimedOut,
-                            format!("the process that makes launchers did not answer within {BORN_WITHIN:?}"),
-                        ));
-                    };
-                    let born = born?;
+            };
+            match zygote.copy(&socket, wanted).await {
+                // Without its spare descriptor it is not asked again.
+                Answer::Copy(launcher) if zygote.spare.is_none() => return Ok(launcher),
+                Answer::Copy(launcher) => {
                     *kept = Kept::Zygote(zygote);
-                    return born.map_err(io::Error::from);
+                    return Ok(launcher);
+                }
+                Answer::Refused(errno) => {
+                    *kept = Kept::Zygote(zygote);
+                    return Err(errno.into());
+                }
+                Answer::Unheard => {}
+                Answer::Lost(how) => {
+                    *kept = give_up(how);
+                    zygote.end().await;
+                    return Err(NoLauncher::Lost(how));
                 }
             }
         }
-        execute(&self.image, socket, Mode::Only(wanted))
+        if let Kept::Nothing = *kept {
+            *kept = give_up("ended twice in a row");
+        }
+        Ok(execute(&self.image, socket, Mode::Serving(wanted))?)
     }
+}
+
+/// Starts are made without; to say it once in a while is enough.
+fn give_up(reason: &str) -> Kept {
+    tracing::warn!(reason, "launchers are executed one by one for a while, which takes longer");
+    Kept::Unable(Instant::now() + PAUSE)
 }
 
 impl Zygote {
     async fn make(image: &LauncherImage) -> io::Result<Self> {
         let (ours, theirs) = socket_pair()?;
         let process = execute(image, theirs, Mode::Zygote)?;
-        let zygote = Self { socket: ours, process };
-        match timeout(BORN_WITHIN, zygote.next()).await?? {
-            Received::Message(Report::Hello { build_id }, _) if build_id == BUILD_ID => Ok(zygote),
-            _ => Err(io::Error::other("the launcher is of another build")),
+        let spare = Some(ours.try_clone()?);
+        let zygote = Self { socket: ours, process, spare };
+        let problem = match timeout(BORN_WITHIN, zygote.next()).await {
+            Ok(Ok(Received::Message(Report::Hello { build_id, .. }, _))) if build_id == BUILD_ID => return Ok(zygote),
+            Ok(Ok(_)) => io::Error::other("the launcher is of another build"),
+            Ok(Err(error)) => error,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        };
+        zygote.end().await;
+        Err(problem)
+    }
+
+    /// Has it make a copy that has this socket.
+    async fn copy(&mut self, socket: &OwnedFd, wanted: Wanted) -> Answer {
+        let Ok(message) = palisade_launcher::encode(&wanted) else { return Answer::Refused(Errno::MSGSIZE) };
+        match hand_over(&self.socket, &message, &[socket.as_fd()]) {
+            Ok(()) => {}
+            Err(Errno::PIPE | Errno::CONNRESET) => return Answer::Unheard,
+            Err(errno) => return Answer::Refused(errno),
+        }
+        match timeout(BORN_WITHIN, self.next::<Born>()).await {
+            Ok(Ok(Received::Message(born, pidfds))) => self.copied(born, pidfds.into_iter().next()),
+            Ok(Ok(Received::Short(born))) => self.copied(born, None),
+            // So the kernel says that the question was still unread.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Answer::Unheard,
+            Ok(Ok(Received::Closed) | Err(_)) => Answer::Lost("has ended"),
+            Ok(Ok(Received::Garbled)) => Answer::Lost("is of another build"),
+            Err(_) => Answer::Lost("did not answer in time"),
         }
     }
 
-    fn ask(&self, socket: BorrowedFd<'_>, wanted: Wanted) -> io::Result<()> {
-        let message = palisade_launcher::encode(&wanted).map_err(io::Error::other)?;
-        Ok(hand_over(&self.socket, &message, &[socket])?)
-    }
-
-    /// What became of what was asked, or why this is not to be asked again.
-    async fn answer(&self) -> io::Result<Result<Launcher, Errno>> {
-        let Received::Message(born, pidfds) = self.next().await? else {
-            return Err(io::Error::other("the zygote has ended"));
-        };
-        match born {
-            Born::Launcher { pid } => match pidfds.into_iter().next() {
-                Some(pidfd) => Ok(Ok(Launcher { pid, pidfd: Some(pidfd) })),
-                // There was no descriptor left for it here.
-                None => Ok(Launcher::of(pid).inspect_err(|_| wait_by_number(pid))),
-            },
-            Born::Nobody { errno } => Ok(Err(Errno::from_raw_os_error(errno))),
+    fn copied(&mut self, born: Born, pidfd: Option<OwnedFd>) -> Answer {
+        match (born, pidfd) {
+            (Born::Nobody { errno }, _) => Answer::Refused(Errno::from_raw_os_error(errno)),
+            (Born::Launcher { pid }, Some(pidfd)) => Answer::Copy(Launcher::new(pid, pidfd)),
+            (Born::Launcher { pid }, None) => {
+                self.spare = None;
+                Launcher::of(pid).map_or(Answer::Lost("made one that cannot be held"), Answer::Copy)
+            }
         }
     }
 
     async fn next<T: serde::de::DeserializeOwned>(&self) -> io::Result<Received<T>> {
-        #[expect(deprecated, reason = "its successor is unsafe, for types that are not I/O-safe; a BorrowedFd is")]
-        let watched = AsyncFd::with_interest(self.socket.as_fd(), Interest::READABLE)?;
-        watched.async_io(Interest::READABLE, |_| receive_from(&self.socket)).await
+        next(&self.socket).await
+    }
+
+    /// Ends it, and waits for that.
+    async fn end(mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait().await;
+    }
+}
+
+async fn next<T: serde::de::DeserializeOwned>(socket: &OwnedFd) -> io::Result<Received<T>> {
+    #[expect(deprecated, reason = "its successor is unsafe, for types that are not I/O-safe; a BorrowedFd is")]
+    let watched = AsyncFd::with_interest(socket.as_fd(), Interest::READABLE)?;
+    watched.async_io(Interest::READABLE, |_| receive_from(socket)).await
+}
+
+/// Ends what a zygote may have made that could not say so: it says itself who it is, or the other end of its socket is closed.
+async fn end_what_was_made(socket: OwnedFd) {
+    if let Ok(Ok(Received::Message(Report::Hello { pid, .. }, _))) = timeout(BORN_WITHIN, next(&socket)).await
+        && let Ok(mut launcher) = Launcher::of(pid)
+    {
+        launcher.signal(Signal::KILL);
+        launcher.wait().await;
+    }
+}
+
+impl Drop for Zygote {
+    /// It would end with its socket, unless somebody has stopped it.
+    fn drop(&mut self) {
+        self.process.signal(Signal::KILL);
     }
 }
 
@@ -168,11 +292,11 @@ impl Zygote {
 enum Mode {
     Zygote,
     /// One that serves a start itself.
-    Only(Wanted),
+    Serving(Wanted),
 }
 
 /// Executes the program as a child of this process.
-#[expect(clippy::disallowed_methods, reason = "this is the one place where the daemon starts a process")]
+#[expect(clippy::disallowed_methods, reason = "this and `spawn` are where the daemon starts a process")]
 fn execute(image: &LauncherImage, socket: OwnedFd, mode: Mode) -> io::Result<Launcher> {
     let mut command = Command::new(image.path());
     command.env_clear();
@@ -180,8 +304,8 @@ fn execute(image: &LauncherImage, socket: OwnedFd, mode: Mode) -> io::Result<Lau
         Mode::Zygote => {
             command.env(MODE_VARIABLE, MODE_ZYGOTE);
         }
-        Mode::Only(Wanted::Launcher) => {}
-        Mode::Only(Wanted::Prepared) => {
+        Mode::Serving(Wanted::Launcher) => {}
+        Mode::Serving(Wanted::Prepared) => {
             command.arg(PREPARE);
         }
     }
@@ -199,70 +323,4 @@ fn execute(image: &LauncherImage, socket: OwnedFd, mode: Mode) -> io::Result<Lau
         let _ = child.wait();
         errno.into()
     })
-}
-
-/// A launcher, or the zygote.
-#[derive(Debug)]
-pub(super) struct Launcher {
-    pid: u32,
-    /// Until it has been waited for.
-    pidfd: Option<OwnedFd>,
-}
-
-impl Launcher {
-    /// The child of this process with that number, which nobody has waited for.
-    fn of(pid: u32) -> Result<Self, Errno> {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-        Ok(Self { pid, pidfd: Some(pidfd_open(number, PidfdFlags::empty())?) })
-    }
-
-    /// Its number, for people to read; none once it has been waited for.
-    pub(super) fn id(&self) -> Option<u32> {
-        self.pidfd.as_ref().map(|_| self.pid)
-    }
-
-    /// Sends it a signal. One that has ended already is no error.
-    pub(super) fn signal(&self, signal: Signal) {
-        if let Some(pidfd) = &self.pidfd {
-            let _ = pidfd_send_signal(pidfd, signal);
-        }
-    }
-
-    /// Waits until it has ended, and says which signal ended it, if one did.
-    pub(super) async fn wait(&mut self) -> Option<i32> {
-        let signal = wait_for(self.pidfd.as_ref()?).await;
-        self.pidfd = None;
-        signal.ok().flatten()
-    }
-}
-
-impl Drop for Launcher {
-    /// The kernel keeps a child that nobody waits for.
-    fn drop(&mut self) {
-        if let (Some(pidfd), Ok(runtime)) = (self.pidfd.take(), Handle::try_current()) {
-            runtime.spawn(async move { wait_for(&pidfd).await });
-        }
-    }
-}
-
-/// Waits for a launcher that nobody will speak to, and which therefore ends.
-fn wait_by_number(pid: u32) {
-    if let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let waited = crate::blocking::run(move || waitid(WaitId::Pid(number), WaitIdOptions::EXITED));
-        tokio::spawn(async move { drop(waited.await) });
-    }
-}
-
-async fn wait_for(pidfd: &OwnedFd) -> io::Result<Option<i32>> {
-    ended(pidfd).await?;
-    let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
-    Ok(status.and_then(|status| status.terminating_signal()))
-}
-
-/// Waits until the process behind a pidfd has ended; for pid 1 of a namespace, until the namespace is empty.
-pub(super) async fn ended(pidfd: &OwnedFd) -> io::Result<()> {
-    #[expect(deprecated, reason = "its successor is unsafe, for types that are not I/O-safe; a BorrowedFd is")]
-    let watched = AsyncFd::with_interest(pidfd.as_fd(), Interest::READABLE)?;
-    watched.readable().await?.retain_ready();
-    Ok(())
 }

@@ -21,8 +21,9 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// What came.
 pub(super) enum Received<T = Report> {
-    /// With as many descriptors as there was room for in this process.
     Message(T, Vec<OwnedFd>),
+    /// One whose descriptors did not all find room in this process.
+    Short(T),
     /// Something that no launcher of this build sends.
     Garbled,
     Closed,
@@ -71,6 +72,7 @@ pub(super) fn receive_from<T: DeserializeOwned>(socket: impl AsFd) -> io::Result
         return Ok(Received::Garbled);
     }
     Ok(match palisade_launcher::decode(&bytes[..received.bytes]) {
+        Ok(message) if received.flags.contains(ReturnFlags::CTRUNC) => Received::Short(message),
         Ok(message) => Received::Message(message, descriptors),
         Err(_) => Received::Garbled,
     })

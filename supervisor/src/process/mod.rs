@@ -10,6 +10,7 @@
 mod control;
 mod exit;
 mod image;
+mod launcher;
 mod launchers;
 pub mod look;
 mod message;
@@ -21,7 +22,7 @@ mod usage;
 pub use control::{Control, Report, Started};
 pub use exit::{Exit, Exited};
 pub use image::{ImageError, LauncherImage};
-pub use launchers::Launchers;
+pub use launchers::{Launchers, NoLauncher, Waiting};
 pub use palisade_launcher::{Denied, Failure, Limit, Resource, Spec, Step, Usage, UserMap};
 pub use prepared::{Prepared, Stock};
 pub use spawn::{Child, DESCRIPTORS_PER_CHILD, Launch, SpawnError, spawn};

@@ -1,4 +1,4 @@
-//! Launchers that are made before anybody needs them: executed, with a user, a network and an IPC namespace that nobody is
+//! Launchers that are made before anybody needs them: they run, with a user, a network and an IPC namespace that nobody is
 //! in. Each serves one start, which then takes about two thirds of the time.
 //!
 //! Invariants: there are never more than `PREPARED_LAUNCHERS_MAX`; each is used once, by one plugin; a start never waits for one, and
@@ -9,7 +9,6 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     io,
-    os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -29,8 +28,9 @@ use tokio::{
 
 use super::{
     Launchers,
-    launchers::Launcher,
-    message::{Received, receive_from, socket_pair},
+    launcher::Launcher,
+    launchers::Waiting,
+    message::{Received, receive_from},
 };
 use crate::model::{limits::PREPARED_LAUNCHERS_MAX, status::PreparedLaunchers};
 
@@ -59,9 +59,9 @@ impl Prepared {
 
     /// Makes one and waits until it is ready.
     async fn make(launchers: &Launchers) -> Result<Self, String> {
-        let (ours, theirs) = socket_pair().map_err(|error| error.to_string())?;
-        let launcher = launchers.start(theirs, Wanted::Prepared).await.map_err(|error| error.to_string())?;
-        let made = Self { socket: from_std(ours).map_err(|error| error.to_string())?, launcher };
+        let Waiting { socket, launcher, .. } =
+            launchers.start(Wanted::Prepared).await.map_err(|error| error.to_string())?;
+        let made = Self { socket, launcher };
         match timeout(READY_WITHIN, made.until_ready()).await {
             Ok(Ok(())) => Ok(made),
             Ok(Err(reason)) => {
@@ -79,17 +79,29 @@ impl Prepared {
         let mut known = false;
         loop {
             match self.next().await.map_err(|error| error.to_string())? {
-                Received::Message(Report::Hello { build_id }, _) if !known && build_id == BUILD_ID => known = true,
+                Received::Message(Report::Hello { build_id, .. }, _) if !known && build_id == BUILD_ID => known = true,
                 Received::Message(Report::Prepared, _) if known => return Ok(()),
                 Received::Message(Report::Failed(failure), _) if known => return Err(failure.to_string()),
                 Received::Closed => return Err("the launcher ended".to_owned()),
-                Received::Message(..) | Received::Garbled => return Err("the launcher is of another build".to_owned()),
+                Received::Message(..) | Received::Short(_) | Received::Garbled => {
+                    return Err("the launcher is of another build".to_owned());
+                }
             }
         }
     }
 
     async fn next(&self) -> io::Result<Received> {
         self.socket.async_io(Interest::READABLE, || receive_from(&self.socket)).await
+    }
+
+    /// Whether it is there, and has said nothing.
+    pub(super) fn is_there(&self) -> bool {
+        self.peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn peek(&self) -> io::Result<()> {
+        recv(&self.socket, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+        Ok(())
     }
 
     /// Whether it has ended, or speaks without being asked. The waker stays registered after `Pending`.
@@ -100,8 +112,7 @@ impl Prepared {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => {}
             }
-            let look = || Ok(recv(&self.socket, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?);
-            match self.socket.try_io(Interest::READABLE, look) {
+            match self.socket.try_io(Interest::READABLE, || self.peek()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(_) | Err(_) => return Poll::Ready(()),
             }
@@ -113,10 +124,6 @@ impl Prepared {
         self.launcher.signal(Signal::KILL);
         self.launcher.wait().await;
     }
-}
-
-fn from_std(socket: OwnedFd) -> io::Result<UnixDatagram> {
-    UnixDatagram::from_std(socket.into())
 }
 
 /// The prepared launchers of a daemon.

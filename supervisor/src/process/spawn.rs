@@ -1,4 +1,4 @@
-//! Starts a child: pipes, a socket, the launcher, and the specification on its way.
+//! Starts a child: pipes, and the specification on its way to a launcher that waits for one.
 //!
 //! Nothing here waits for the child: its first report comes through `Control`.
 
@@ -11,14 +11,17 @@ use std::{
     process::{Command, Stdio},
 };
 
-use palisade_launcher::{MessageError, Spec, Wanted};
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-use tokio::net::{UnixDatagram, unix::pipe};
+use palisade_launcher::{MessageError, Spec};
+use rustix::{
+    io::Errno,
+    pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
+};
+use tokio::net::unix::pipe;
 
 use super::{
-    Control, LauncherImage, Launchers, Prepared,
-    control::Greeting,
-    message::{hand_over, socket_pair},
+    Control, LauncherImage,
+    launchers::{NoLauncher, Waiting},
+    message::hand_over,
 };
 use crate::sandbox::{cgroup::Leaf, lend::Lent};
 
@@ -78,30 +81,26 @@ pub enum SpawnError {
     /// The specification does not fit into a message.
     #[error("the plugin's arguments and environment cannot be handed to the launcher: {0}")]
     Specification(#[from] MessageError),
-    /// The launcher itself could not be executed.
-    #[error("the launcher could not be executed: {0}")]
-    Launcher(io::Error),
+    /// There is no launcher.
+    #[error(transparent)]
+    Launcher(#[from] NoLauncher),
 }
 
 impl SpawnError {
-    fn resources(what: &'static str) -> impl Fn(rustix::io::Errno) -> Self {
+    fn resources(what: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| Self::Resources { what, source: errno.into() }
     }
 }
 
 /// Starts a child. It runs, or does not, when `Control::next_report` says so.
 ///
-/// Must be called within a tokio runtime whose I/O is enabled. Not cancel safe: see [`Launchers`]; of a start that is given up
-/// nothing stays but a launcher that has ended.
-///
-/// A launcher that was prepared is used if it is still there, and is done with in any case.
-pub async fn spawn(launchers: &Launchers, prepared: Option<Prepared>, launch: Launch<'_>) -> Result<Child, SpawnError> {
+/// Must be called within a tokio runtime whose I/O is enabled. It waits for nothing.
+pub fn spawn(waiting: Waiting, launch: Launch<'_>) -> Result<Child, SpawnError> {
     let Launch { mut spec, entry, interpreter, leaf, lent } = launch;
     let listens = spec.listener.is_some();
     spec.leaf = leaf.is_some();
     spec.interpreter = interpreter.is_some();
     let message = palisade_launcher::encode(&spec)?;
-    drop(spec);
 
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(SpawnError::resources("a pipe"));
     let (plugin_input, input) = pipe()?;
@@ -116,18 +115,12 @@ pub async fn spawn(launchers: &Launchers, prepared: Option<Prepared>, launch: La
         vec![entry, plugin_input.as_fd(), plugin_output.as_fd(), plugin_stdout.as_fd(), plugin_stderr.as_fd()];
     descriptors.extend(leaf.as_ref().map(AsFd::as_fd));
     descriptors.extend(interpreter);
-    // One that has ended meanwhile cannot be sent anything; then the start is made like any other.
-    let ready = match prepared.filter(|prepared| hand_over(&prepared.socket, &message, &descriptors).is_ok()) {
-        Some(prepared) => Ok(prepared),
-        None => {
-            let pair = socket_pair().map_err(SpawnError::resources("a socket"))?;
-            // The message waits in the socket until the launcher runs, so that it finds its work when it comes.
-            hand_over(&pair.0, &message, &descriptors).map_err(SpawnError::resources("the message to the launcher"))?;
-            Err(pair)
-        }
-    };
-    // Many starts may wait for their launchers at once, and none is to keep more than it needs.
-    drop((descriptors, message));
+    let Waiting { socket, launcher, greeting } = waiting;
+    match hand_over(&socket, &message, &descriptors) {
+        // One that has ended meanwhile is found out by its control, with what it said before.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+        Err(errno) => return Err(SpawnError::resources("the message to the launcher")(errno)),
+    }
     drop((plugin_input, plugin_output, plugin_stdout, plugin_stderr));
 
     let tokio_end = |what| move |source| SpawnError::Resources { what, source };
@@ -135,20 +128,12 @@ pub async fn spawn(launchers: &Launchers, prepared: Option<Prepared>, launch: La
     let output = pipe::Receiver::from_owned_fd(output).map_err(tokio_end("the plugin's output"))?;
     let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(tokio_end("the plugin's stdout"))?;
     let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(tokio_end("the plugin's stderr"))?;
-    let (socket, launcher, greeting) = match ready {
-        Ok(Prepared { socket, launcher }) => (socket, launcher, Greeting::Heard),
-        Err((ours, theirs)) => {
-            let launcher = launchers.start(theirs, Wanted::Launcher).await.map_err(SpawnError::Launcher)?;
-            let ours = UnixDatagram::from_std(ours.into()).map_err(tokio_end("the launcher's control"))?;
-            (ours, launcher, Greeting::Awaited)
-        }
-    };
     let control = Control::new(socket, launcher, greeting, leaf, lent, listens);
     Ok(Child { input, output, stdout, stderr, control })
 }
 
 /// Has a launcher answer one question about a folder, waits for it, and returns its words.
-#[expect(clippy::disallowed_methods, reason = "this is the one place where the daemon starts a process")]
+#[expect(clippy::disallowed_methods, reason = "this and `launchers` are where the daemon starts a process")]
 pub(super) fn ask_launcher(image: &LauncherImage, folder: OwnedFd, words: &[String]) -> io::Result<Vec<u8>> {
     let mut command = Command::new(image.path());
     command.arg("--quota").args(words).arg0("palisade-launcher").env_clear().process_group(0);

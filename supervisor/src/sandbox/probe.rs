@@ -24,7 +24,9 @@ use super::{
     user_map,
 };
 use crate::model::permission::grants::Grants;
-use crate::process::{DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, Launchers, Report, SpawnError, quota, spawn};
+use crate::process::{
+    DESCRIPTORS_PER_CHILD, Exit, Exited, Launch, Launchers, NoLauncher, Report, SpawnError, quota, spawn,
+};
 use crate::sandbox::seccomp::policy::Denials;
 
 /// A probe's child takes a millisecond; one that takes this long will not answer.
@@ -497,9 +499,17 @@ async fn attempt_once(launchers: &Launchers, spec: Spec, tree: Option<&Tree>) ->
     };
     let port = spec.listener;
     let launch = Launch { spec, entry: launchers.image().as_fd(), interpreter: None, leaf, lent: None };
-    let mut child = match spawn(launchers, None, launch).await {
+    let started = launchers.attend(None).await.map_err(SpawnError::from).and_then(|waiting| spawn(waiting, launch));
+    let mut child = match started {
         Ok(child) => child,
-        Err(error) => return Answer::Told((!matches!(error, SpawnError::Launcher(_)), no(error.to_string()))),
+        Err(error) => {
+            let no = no(error.to_string());
+            return match error {
+                SpawnError::Launcher(NoLauncher::Refused(_)) => Answer::Told((false, no)),
+                SpawnError::Launcher(NoLauncher::Lost(_)) => Answer::Lost((true, no)),
+                SpawnError::Resources { .. } | SpawnError::Specification(_) => Answer::Told((true, no)),
+            };
+        }
     };
     let mut listener = None;
     let last = async {

@@ -232,7 +232,7 @@ fn arguments_that_do_not_fit_into_a_message_are_refused_at_once() {
         spec.environment = vec![CString::new(vec![b'x'; 200 * 1024]).unwrap()];
         let entry = open("/bin/sh");
         let launch = Launch { spec, entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
-        let error = spawn(launchers(), None, launch).await.unwrap_err();
+        let error = spawn(launchers().attend(None).await.unwrap(), launch).unwrap_err();
         assert!(error.to_string().contains("exceeds"), "{error}");
     });
 }

@@ -235,7 +235,7 @@ pub(crate) async fn launch_with(
 ) -> Child {
     let interpreter = interpreter.map(AsFd::as_fd);
     let launch = Launch { spec, entry: entry.as_fd(), interpreter, leaf: place.leaf(), lent: None };
-    spawn(launchers(), prepared, launch).await.unwrap()
+    spawn(launchers().attend(prepared).await.unwrap(), launch).unwrap()
 }
 
 /// Starts a shell and waits until it runs.
@@ -255,7 +255,11 @@ pub(crate) async fn failure_of_launcher(bytes: &[u8]) -> Failure {
     let image = LauncherImage::load(&path).unwrap();
     let entry = open("/bin/sh");
     let launch = Launch { spec: sh("exit 0"), entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
-    failure(Place::without_leaf().last_report(spawn(&Launchers::of(image), None, launch).await.unwrap()).await)
+    failure(
+        Place::without_leaf()
+            .last_report(spawn(Launchers::of(image).attend(None).await.unwrap(), launch).unwrap())
+            .await,
+    )
 }
 
 pub(crate) fn exited(exit: Exit) -> Report {

@@ -1,10 +1,11 @@
 //! The process that launchers are copies of.
 
-use std::path::Path;
-
-use palisaded::process::{Exit, Launch, LauncherImage, Launchers, SpawnError, spawn};
-use rustix::process::{Pid, Signal, getpgid};
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use palisaded::process::{Exit, Launch, LauncherImage, Launchers, NoLauncher, SpawnError, spawn};
+use rustix::process::{Pid, Signal, getpgid};
 
 use crate::harness::*;
 
@@ -16,7 +17,7 @@ fn own_launchers() -> Launchers {
 async fn try_to_start(launchers: &Launchers, script: &str) -> Result<palisaded::process::Child, SpawnError> {
     let entry = open("/bin/sh");
     let launch = Launch { spec: sh(script), entry: entry.as_fd(), interpreter: None, leaf: None, lent: None };
-    within(spawn(launchers, None, launch)).await
+    spawn(within(launchers.attend(None)).await?, launch)
 }
 
 async fn expect_a_start(launchers: &Launchers) {
@@ -68,8 +69,8 @@ fn a_launcher_is_a_copy_and_has_nothing_but_its_own() {
             child.control.kill();
             Place::without_leaf().end(child).await;
 
-            drop(launchers);
-            wait_until("its end", || !zygotes().contains(&zygote)).await;
+            launchers.close().await;
+            assert!(!zygotes().contains(&zygote), "it was waited for");
         });
     });
 }
@@ -103,7 +104,7 @@ fn a_zygote_that_was_stopped_costs_one_start() {
             let first = zygotes().into_iter().find(|pid| !before.contains(pid)).unwrap();
             signal(first, Signal::STOP);
             let error = try_to_start(&launchers, "exit 0").await.unwrap_err();
-            assert!(matches!(error, SpawnError::Launcher(_)), "{error}");
+            assert!(matches!(error, SpawnError::Launcher(NoLauncher::Lost(_))), "{error}");
             assert!(error.to_string().contains("did not answer"), "{error}");
             expect_a_start(&launchers).await;
             wait_until("the end of the one that was stopped", || state_of(first).is_none()).await;
@@ -121,6 +122,46 @@ fn a_program_that_is_no_zygote_is_executed() {
             let failed = failure(Place::without_leaf().last_report(child).await);
             assert!(failed.message.contains("before it said which build it is"), "{}", failed.message);
         }
+    });
+}
+
+/// Whenever it is killed, each start is made or fails with that reason, and no child of this process stays behind as a zombie.
+#[test]
+fn a_zygote_that_is_killed_again_and_again_leaves_nobody() {
+    const MANY: usize = 200;
+    exclusively(|| {
+        runtime().block_on(async {
+            let launchers = own_launchers();
+            let (others, before) = (zygotes(), children_of(std::process::id()));
+            let over = AtomicBool::new(false);
+            let killing = async {
+                while !over.load(Relaxed) {
+                    for pid in zygotes().into_iter().filter(|pid| !others.contains(pid)) {
+                        signal(pid, Signal::KILL);
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let starting = async {
+                let mut made = 0;
+                for _ in 0..MANY {
+                    match try_to_start(&launchers, "exit 7").await {
+                        Ok(child) => {
+                            assert_eq!(Place::without_leaf().last_report(child).await, exited(Exit::Code(7)));
+                            made += 1;
+                        }
+                        Err(error) => assert!(matches!(error, SpawnError::Launcher(NoLauncher::Lost(_))), "{error}"),
+                    }
+                }
+                over.store(true, Relaxed);
+                made
+            };
+            let ((), made) = tokio::join!(killing, starting);
+            assert!(0 < made, "some are made");
+            launchers.close().await;
+            let left = || children_of(std::process::id()).into_iter().filter(|pid| !before.contains(pid)).count();
+            wait_until("no children", || left() == 0).await;
+        });
     });
 }
 

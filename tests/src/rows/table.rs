@@ -312,6 +312,7 @@ pub const CHAOS: &[Mishap] = &[
     m("SIGKILL of the plugin", "chaos::the_plugin_is_killed"),
     m("of its pid 1", "chaos::its_pid_1_is_killed"),
     m("of the launcher", "chaos::its_launcher_is_killed"),
+    m("of the zygote that launchers are copies of", "chaos::the_zygote_is_killed"),
     m("of each of them while it starts", "chaos::they_are_killed_while_it_starts"),
     m("of each of them while it is frozen", "chaos::they_are_killed_while_it_is_frozen"),
     m("of the daemon", "chaos::the_daemon_is_killed_during_a_call"),
