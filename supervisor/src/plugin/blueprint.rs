@@ -524,7 +524,9 @@ fn not_spawned(error: SpawnError) -> LaunchFailure {
     let outlook = match &error {
         SpawnError::Specification(_) => Outlook::Lasting,
         SpawnError::Resources { .. } => Outlook::Shortage,
-        SpawnError::Launcher(NoLauncher::Refused(error)) => outlook(error, Outlook::Passing),
+        SpawnError::Launcher(NoLauncher::Refused(error) | NoLauncher::NotExecuted(error)) => {
+            outlook(error, Outlook::Passing)
+        }
         SpawnError::Launcher(NoLauncher::Lost(_)) => Outlook::Passing,
     };
     LaunchFailure { message: error.to_string(), outlook, sandbox: false }

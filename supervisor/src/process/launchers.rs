@@ -58,6 +58,9 @@ pub enum NoLauncher {
     /// The system made none.
     #[error("the launcher could not be made: {0}")]
     Refused(#[from] io::Error),
+    /// The system would not execute it.
+    #[error("the launcher could not be executed: {0}")]
+    NotExecuted(io::Error),
     /// The zygote was lost on the way, which says nothing about the next one.
     #[error("the launcher could not be made: the process that it was to be a copy of {0}")]
     Lost(&'static str),
@@ -160,18 +163,19 @@ impl Launchers {
     async fn with_socket(&self, socket: OwnedFd, wanted: Wanted) -> Result<Launcher, NoLauncher> {
         let mut kept = self.zygote.lock().await;
         // The one that is there may have ended; a second one that does so has a reason.
+        let mut problem = "ended twice in a row".to_owned();
         for _ in 0..2 {
             // Whatever is not put back is done with.
             let mut zygote = match std::mem::replace(&mut *kept, Kept::Nothing) {
                 Kept::Unable(until) if Instant::now() < until => {
                     *kept = Kept::Unable(until);
-                    break;
+                    return execute(&self.image, socket, Mode::Serving(wanted)).map_err(NoLauncher::NotExecuted);
                 }
                 Kept::Zygote(zygote) => zygote,
                 Kept::Nothing | Kept::Unable(_) => match Zygote::make(&self.image).await {
                     Ok(zygote) => zygote,
                     Err(error) => {
-                        *kept = give_up(&error.to_string());
+                        problem = error.to_string();
                         break;
                     }
                 },
@@ -189,21 +193,20 @@ impl Launchers {
                 }
                 Answer::Unheard => {}
                 Answer::Lost(how) => {
-                    *kept = give_up(how);
+                    *kept = without(how);
                     zygote.end().await;
                     return Err(NoLauncher::Lost(how));
                 }
             }
         }
-        if let Kept::Nothing = *kept {
-            *kept = give_up("ended twice in a row");
-        }
-        Ok(execute(&self.image, socket, Mode::Serving(wanted))?)
+        let launcher = execute(&self.image, socket, Mode::Serving(wanted)).map_err(NoLauncher::NotExecuted)?;
+        *kept = without(&problem);
+        Ok(launcher)
     }
 }
 
 /// Starts are made without; to say it once in a while is enough.
-fn give_up(reason: &str) -> Kept {
+fn without(reason: &str) -> Kept {
     tracing::warn!(reason, "launchers are executed one by one for a while, which takes longer");
     Kept::Unable(Instant::now() + PAUSE)
 }

@@ -505,7 +505,7 @@ async fn attempt_once(launchers: &Launchers, spec: Spec, tree: Option<&Tree>) ->
         Err(error) => {
             let no = no(error.to_string());
             return match error {
-                SpawnError::Launcher(NoLauncher::Refused(_)) => Answer::Told((false, no)),
+                SpawnError::Launcher(NoLauncher::Refused(_) | NoLauncher::NotExecuted(_)) => Answer::Told((false, no)),
                 SpawnError::Launcher(NoLauncher::Lost(_)) => Answer::Lost((true, no)),
                 SpawnError::Resources { .. } | SpawnError::Specification(_) => Answer::Told((true, no)),
             };
