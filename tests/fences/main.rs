@@ -68,9 +68,9 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there is room")
 }
 
-fn launchers() -> &'static Launchers {
-    static LAUNCHERS: OnceLock<Launchers> = OnceLock::new();
-    LAUNCHERS.get_or_init(|| Launchers::of(LauncherImage::load(&built("palisade-launcher")).expect("it was built")))
+/// Of their own for whoever asks: a zygote is in the network that it was started in, and each test has another one.
+fn launchers() -> Launchers {
+    Launchers::of(LauncherImage::load(&built("palisade-launcher")).expect("it was built"))
 }
 
 /// What this host has, as the daemon finds out.
@@ -78,7 +78,7 @@ fn offer(state: &Path) -> Offer {
     static LANDLOCK: OnceLock<u32> = OnceLock::new();
     let landlock = *LANDLOCK.get_or_init(|| {
         let ground = Ground { folder: state, uid: NOBODY_ELSE };
-        runtime().block_on(probe(launchers(), Err(&Unavailable::NotMounted), ground)).landlock_version
+        runtime().block_on(probe(&launchers(), Err(&Unavailable::NotMounted), ground)).landlock_version
     });
     Offer::whole(landlock)
 }
@@ -202,7 +202,8 @@ impl Ward {
     fn run(&self, spec: Spec) -> String {
         runtime().block_on(async {
             let launch = Launch { spec, entry: self.entry.as_fd(), interpreter: None, leaf: None, lent: None };
-            let mut child = spawn(launchers().attend(None).await.expect("a launcher"), launch).expect("it starts");
+            let launchers = launchers();
+            let mut child = spawn(launchers.attend(None).await.expect("a launcher"), launch).expect("it starts");
             let (mut said, mut complaints) = (String::new(), String::new());
             let last = tokio::time::timeout(BOUND + Duration::from_secs(60), async {
                 let _ = child.stdout.read_to_string(&mut said).await;
@@ -214,7 +215,9 @@ impl Ward {
                     }
                 }
             });
-            match last.await.expect("no attempt takes so long") {
+            let last = last.await.expect("no attempt takes so long");
+            launchers.close().await;
+            match last {
                 Report::Exited(exited) => match exited.exit {
                     Exit::Code(0) => said.trim().to_owned(),
                     Exit::Signal { number, .. } => signal_name(number),
