@@ -15,7 +15,7 @@ use palisade_tests::rows::{Attempt, Bites, ROWS, Row};
 use palisade_tests::world::World;
 use serde_json::{Value, json};
 
-use crate::support::{Outcomes, error, expect_echo, expect_text, hostile, inside, outcomes};
+use crate::support::{Outcomes, can_change_the_host, error, expect_echo, expect_text, hostile, inside, outcomes};
 
 #[track_caller]
 fn expect(found: &Outcomes, expected: &[(&str, &str)]) {
@@ -340,6 +340,9 @@ fn a_script_that_executes_another_program_is_told_what_that_takes() {
 /// A host that lacks what every start needs: made by a user namespace in which no network namespace may be made.
 #[test]
 fn a_host_that_cannot_confine_refuses_unless_told_otherwise() {
+    if !can_change_the_host("without network namespaces") {
+        return;
+    }
     let configuration = "[plugins.tolerant]\non_degraded = \"warn\"\n";
     let packages = [hostile("tame"), Package::hostile("tolerant", "tame")];
     let daemon = Daemon::start(DaemonOptions::with(packages).configuration(configuration).without_network_namespaces());

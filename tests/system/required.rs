@@ -8,7 +8,7 @@ use palisade_tests::daemon::{Daemon, DaemonOptions, Lacking, Restriction, other_
 use palisade_tests::package::Package;
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, expect_text};
+use crate::support::{can_change_the_host, error, expect_echo, expect_text};
 
 const TOLERANT: &str = "[plugins.tolerant]\non_degraded = \"warn\"\n";
 
@@ -102,6 +102,9 @@ fn a_host_without_landlock_refuses_whoever_requires_it() {
 /// Where a part of /proc is covered no new one may be mounted, and so there is no private root.
 #[test]
 fn a_host_with_a_masked_proc_refuses() {
+    if !can_change_the_host("with a masked /proc") {
+        return;
+    }
     let daemon =
         Daemon::start(DaemonOptions::with(both(&json!([]))).configuration(TOLERANT).lacking(Lacking::WholeProc));
     let refused = error(daemon.agent().call("strict", "echo", &json!(1)), ErrorCode::SandboxUnavailable);
@@ -162,6 +165,9 @@ fn check(daemon: &Daemon, name: &str) -> (String, String) {
 
 #[test]
 fn a_host_without_user_namespaces_refuses() {
+    if !can_change_the_host("without user namespaces") {
+        return;
+    }
     let reason = "this host allows no more user namespaces; raise the sysctl user.max_user_namespaces";
     expect_no_start_without_user_namespaces(Lacking::UserNamespaces, reason);
 }
@@ -169,6 +175,9 @@ fn a_host_without_user_namespaces_refuses() {
 /// The kernel's answer is that of a host where AppArmor keeps user namespaces from whoever has no profile for them.
 #[test]
 fn a_host_that_restricts_user_namespaces_refuses() {
+    if !can_change_the_host("that restricts user namespaces") {
+        return;
+    }
     let reason = "this host does not let this user make a user namespace (Operation not permitted (os error 1)); see the \
                   sysctls kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
     expect_no_start_without_user_namespaces(Lacking::UserNamespacesForEverybody, reason);
@@ -231,6 +240,9 @@ fn a_restriction_of_user_namespaces_is_named_at_whatever_step_it_shows() {
 /// Without cgroups plugins are killed through their pid namespace and looked at, and whoever requires one is refused.
 #[test]
 fn a_host_without_cgroup2_refuses_whoever_requires_it() {
+    if !can_change_the_host("without cgroup2") {
+        return;
+    }
     let packages = both(&json!(["cgroup"])).into_iter().chain([Package::echo()]);
     let daemon = Daemon::start(DaemonOptions::with(packages).configuration(TOLERANT).lacking(Lacking::Cgroup2));
     let reason = "no cgroup2 file system is mounted";
@@ -254,6 +266,9 @@ fn the_way_out_is_tried() {
     let reach = ("ok".to_owned(), "plugins that are granted hosts reach the daemon's proxy".to_owned());
     assert_eq!(check(&daemon, "way_out"), reach);
     daemon.stop_and_expect_no_orphans();
+    if !can_change_the_host("without network namespaces") {
+        return;
+    }
     let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).lacking(Lacking::NetworkNamespaces));
     let (state, summary) = check(&daemon, "way_out");
     assert_eq!(state, "warn");

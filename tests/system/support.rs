@@ -13,6 +13,15 @@ pub(crate) fn full() -> bool {
     std::env::var_os("PALISADE_TEST_FULL").is_some_and(|value| value == "1")
 }
 
+/// Whether this user can change what a daemon finds of the host; if not, it is said what was not shown.
+pub(crate) fn can_change_the_host(what: &str) -> bool {
+    let can = rustix::process::geteuid().is_root();
+    if !can {
+        println!("SKIPPED: a host {what}: only root can make one");
+    }
+    can
+}
+
 /// In the guest, which is emulated, everything takes ten times as long: less is done there of what is only much.
 pub(crate) fn in_the_guest() -> bool {
     std::env::var_os("PALISADE_TEST_GUEST").is_some()
