@@ -137,10 +137,15 @@ impl Launchers {
     /// # Errors
     /// When there is none to be had; nothing was started.
     pub async fn attend(&self, prepared: Option<Prepared>) -> Result<Waiting, NoLauncher> {
-        match prepared.filter(Prepared::is_there) {
-            Some(Prepared { socket, launcher }) => Ok(Waiting { socket, launcher, greeting: Greeting::Heard }),
-            None => self.start(Wanted::Launcher).await,
+        match prepared {
+            Some(prepared) if prepared.is_there() => {
+                let Prepared { socket, launcher } = prepared;
+                return Ok(Waiting { socket, launcher, greeting: Greeting::Heard });
+            }
+            Some(_) => tracing::warn!("a prepared launcher ended by itself; a start is made without it"),
+            None => {}
         }
+        self.start(Wanted::Launcher).await
     }
 
     /// Starts one.
