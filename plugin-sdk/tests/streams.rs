@@ -8,6 +8,11 @@ use palisade_sdk::testing::{Outcome, TestHost};
 use palisade_sdk::{Action, Call, Error, ErrorCode, Plugin, Result, log};
 use serde_json::json;
 
+/// So much of the paused time passes. Nobody is waited for with it: it is the length of some work.
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
 fn streams() -> Plugin {
     Plugin::new("streams", "1.0.0")
         .with(Action::new("count", "Counts.").output::<u64>().handler(|call: Call, to: u64| async move {
@@ -184,7 +189,7 @@ async fn an_unread_input_is_bounded_by_its_credit() {
     let plugin = Plugin::new("lazy", "1.0.0").with(Action::new("lazy", "Reads late.").input_bytes().handler(
         |call: Call, (): ()| async move {
             let mut input = call.input_bytes()?;
-            tokio::time::sleep(Duration::from_secs(10)).await;
+            pass(10).await;
             let mut bytes = 0;
             while let Some(piece) = input.next().await? {
                 bytes += piece.len();
@@ -211,7 +216,7 @@ async fn ends_of_all_kinds() {
             let mut output = call.output::<u8>()?;
             output.send(1).await?;
             output.finish();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            pass(1).await;
             Ok(())
         }))
         .with(Action::new("abort", "Aborts its stream.").output::<u8>().handler(|call: Call, (): ()| async move {
@@ -229,7 +234,7 @@ async fn ends_of_all_kinds() {
             let mut input = call.input::<u8>()?;
             let first = input.next().await?;
             drop(input);
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            pass(1).await;
             Ok(first)
         }))
         .with(Action::new("wrong", "Tells wrong items.").input::<u8>().handler(|call: Call, (): ()| async move {
@@ -308,7 +313,7 @@ async fn streams_that_were_not_declared_are_refused() {
             },
         ))
         .action("patient", "Waits.", |_: Call, (): ()| async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            pass(1).await;
             Ok(())
         });
     let host = TestHost::start(plugin).await.unwrap();
@@ -359,7 +364,7 @@ async fn what_a_handler_leaves_behind_has_no_effect() -> Result<()> {
         Action::new("leak", "Leaks.").output::<u64>().input::<u64>().handler(|call: Call, (): ()| async move {
             let (mut output, mut input) = (call.output::<u64>()?, call.input::<u64>()?);
             tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                pass(1).await;
                 assert_eq!(output.send(1).await.unwrap_err().code(), ErrorCode::Cancelled);
                 assert_eq!(input.next().await.unwrap_err().code(), ErrorCode::Cancelled);
                 log::info!(call; "both ended");

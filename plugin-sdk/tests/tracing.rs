@@ -15,6 +15,7 @@ async fn events_become_log_lines_of_their_call() {
     })
     .action("trace", "Traces.", |_: Call, (): ()| async move {
         tracing::info!(rows = 3, name = "x", "copied {}", 3);
+        // Paused time: what comes after it is logged in another poll of the handler.
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         tracing::debug!("below the level");
         tracing::error!(ok = true, "later");

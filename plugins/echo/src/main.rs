@@ -71,6 +71,7 @@ async fn slow(call: Call, params: Slow) -> Result<u64> {
     let work = async {
         for percent in 0..100_u8 {
             call.progress(f64::from(percent), format!("{percent} % of {} ms", params.ms));
+            // To take its time is all the work that this action has.
             tokio::time::sleep(Duration::from_micros(params.ms.saturating_mul(10))).await;
         }
         call.progress(100.0, "done");

@@ -25,6 +25,13 @@ async fn expect_a_start(launchers: &Launchers) {
     assert_eq!(Place::without_leaf().last_report(child).await, exited(Exit::Code(7)));
 }
 
+/// The zygote that these launchers have from their next start on, which is their first with it.
+async fn zygote_of(launchers: &Launchers) -> u32 {
+    let before = zygotes();
+    expect_a_start(launchers).await;
+    zygotes().into_iter().find(|pid| !before.contains(pid)).expect("there is a new one")
+}
+
 /// Children of this process by that name.
 fn children_named(name: &str) -> Vec<u32> {
     let of = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|text| text.trim_end() == name);
@@ -45,9 +52,7 @@ fn a_launcher_is_a_copy_and_has_nothing_but_its_own() {
     exclusively(|| {
         runtime().block_on(async {
             let launchers = own_launchers();
-            let before = zygotes();
-            expect_a_start(&launchers).await;
-            let zygote = zygotes().into_iter().find(|pid| !before.contains(pid)).unwrap();
+            let zygote = zygote_of(&launchers).await;
             let mut child = try_to_start(&launchers, "exec sleep 1000").await.unwrap();
             let launcher = child.control.launcher_pid().unwrap();
             within(child.control.next_report()).await;
@@ -80,14 +85,10 @@ fn a_zygote_that_was_killed_costs_no_start() {
     exclusively(|| {
         runtime().block_on(async {
             let launchers = own_launchers();
-            let before = zygotes();
-            expect_a_start(&launchers).await;
-            let first = zygotes().into_iter().find(|pid| !before.contains(pid)).unwrap();
+            let first = zygote_of(&launchers).await;
             signal(first, Signal::KILL);
             wait_until("its end", || state_of(first).is_none_or(|state| state == 'Z')).await;
-            expect_a_start(&launchers).await;
-            let second = zygotes().into_iter().find(|pid| !before.contains(pid) && *pid != first);
-            assert!(second.is_some(), "there is another one");
+            assert_ne!(zygote_of(&launchers).await, first);
             wait_until("the first to be waited for", || state_of(first).is_none()).await;
         });
     });
@@ -99,9 +100,7 @@ fn a_zygote_that_was_stopped_costs_one_start() {
     exclusively(|| {
         runtime().block_on(async {
             let launchers = own_launchers();
-            let before = zygotes();
-            expect_a_start(&launchers).await;
-            let first = zygotes().into_iter().find(|pid| !before.contains(pid)).unwrap();
+            let first = zygote_of(&launchers).await;
             signal(first, Signal::STOP);
             let error = try_to_start(&launchers, "exit 0").await.unwrap_err();
             assert!(matches!(error, SpawnError::Launcher(NoLauncher::Lost(_))), "{error}");
