@@ -193,7 +193,7 @@ fn enclose(spec: &Spec, mut taken: Taken) -> Result<(), Stumble> {
         && root.bound_by == BoundBy::Init
     {
         // Still as the daemon's user, to whom the daemon's folders belong.
-        taken = root::take(root)?;
+        taken = root::take(root, None)?;
     }
     if let Some(map) = spec.user_namespace {
         let failed = Stumble::at(Step::Identity);

@@ -1,5 +1,6 @@
 //! What of a start can be done before it is known who is to be started: the launcher runs, and has made a user namespace
-//! and, in it, a network and an IPC namespace, which are half the cost of a start.
+//! and, in it, a network with its loopback device and an IPC namespace, which are half the cost of a start; and, where mounts
+//! can map ids, a user namespace by which one will.
 //!
 //! Nobody is in these namespaces until pid 1 is born. It is born by a passage: a process that is born in the leaf cgroup,
 //! enters the namespaces, makes pid 1 as a child of the launcher (`CLONE_PARENT`), and ends. From there on nothing differs
@@ -11,14 +12,14 @@
 use crate::{
     failure::Failed,
     sys::{self, Birth, Cloned, Kind},
-    user_namespace::file_of,
+    user_namespace::{Holder, file_of},
 };
 use palisade_launcher::{Spec, Step};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
-    process::{DumpableBehavior, Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space},
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +37,8 @@ const LINKS: [(&str, LinkNameSpaceType); 3] = [
 /// Namespaces in which nobody is yet.
 pub(crate) struct Prepared {
     namespaces: [OwnedFd; LINKS.len()],
+    /// Only root can map the ids of a mount.
+    holder: Option<Holder>,
 }
 
 /// What became of a birth.
@@ -51,20 +54,36 @@ pub(crate) enum Born {
 impl Prepared {
     /// Makes them. No process is left in them.
     pub(crate) fn make() -> Result<Self, Failed> {
-        let launcher = rustix::process::getpid();
         let failed = |errno| Failed::at(Step::UserNamespace, errno);
-        let (pid, pidfd) = match sys::clone(Kind::Holder { namespaces: NAMESPACES }).map_err(failed)? {
-            Cloned::Child => sys::sleep_until_killed(launcher),
-            Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        let (opened, open) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+        let pid = match sys::clone(Kind::Holder { namespaces: NAMESPACES }).map_err(failed)? {
+            Cloned::Child => {
+                drop(open);
+                // It is there until they are opened, or until there is nobody who would.
+                let _ = rustix::io::read(&opened, &mut [0_u8; 1][..]);
+                sys::exit(sys::bring_up_loopback().map_or_else(Errno::raw_os_error, |()| 0))
+            }
+            Cloned::Parent { pid, .. } => pid,
         };
-        let open = |name| {
+        let namespaces = LINKS.map(|(name, _)| {
             let path = file_of(pid, name);
             rustix::fs::open(path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        };
-        let [user, network, ipc] = LINKS.map(|(name, _)| open(name));
-        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-        let _ = sys::wait_for(pid);
-        Ok(Self { namespaces: [user.map_err(failed)?, network.map_err(failed)?, ipc.map_err(failed)?] })
+        });
+        drop(open);
+        let (status, _) = sys::wait_for(pid).map_err(failed)?;
+        if status != 0 {
+            let errno = if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { libc::EIO };
+            return Err(Failed::at(Step::NetworkNamespace, Errno::from_raw_os_error(errno)));
+        }
+        let [user, network, ipc] = namespaces;
+        let namespaces = [user.map_err(failed)?, network.map_err(failed)?, ipc.map_err(failed)?];
+        let holder = if rustix::process::geteuid().is_root() { Some(Holder::make().map_err(failed)?) } else { None };
+        Ok(Self { namespaces, holder })
+    }
+
+    /// Takes the process in whose user namespace the ids of a mount can be mapped.
+    pub(crate) fn take_holder(&mut self) -> Option<Holder> {
+        self.holder.take()
     }
 
     /// Whether they are what this start wants.

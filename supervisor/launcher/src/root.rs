@@ -9,7 +9,7 @@
 //! is read-only before the plugin exists; set-user-id programs and device files have no effect anywhere, but for the few
 //! devices that are bound one by one.
 
-use crate::{failure::Stumble, sys, user_namespace};
+use crate::{failure::Stumble, sys, user_namespace::Holder};
 use palisade_launcher::{Attributes, IdMap, MadeUp, Mount, Root, Setting, Source, Step};
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat},
@@ -35,16 +35,17 @@ pub(crate) type Taken = Vec<Option<OwnedFd>>;
 /// The detail of a step that concerns the interpreter, not the entry point.
 pub(crate) const INTERPRETER: u8 = 1;
 
-/// Takes everything that is to be bound from the tree that this process sees.
-pub(crate) fn take(root: &Root) -> Result<Taken, Stumble> {
+/// Takes everything that is to be bound from the tree that this process sees. The first map of ids is written for `holder`, if there is
+/// one.
+pub(crate) fn take(root: &Root, mut holder: Option<Holder>) -> Result<Taken, Stumble> {
     let mut taken = Vec::with_capacity(root.mounts.len());
     for (index, mount) in root.mounts.iter().enumerate() {
-        taken.push(take_one(mount).map_err(Stumble::at_index(Step::Bind, index))?);
+        taken.push(take_one(mount, &mut holder).map_err(Stumble::at_index(Step::Bind, index))?);
     }
     Ok(taken)
 }
 
-fn take_one(mount: &Mount) -> Result<Option<OwnedFd>, Errno> {
+fn take_one(mount: &Mount, holder: &mut Option<Holder>) -> Result<Option<OwnedFd>, Errno> {
     let (path, idmap) = match &mount.source {
         Source::Bind { path, idmap } => (path, idmap),
         Source::Granted { path, owner } => return take_granted(path, *owner, mount.attributes).map(Some),
@@ -63,7 +64,7 @@ fn take_one(mount: &Mount) -> Result<Option<OwnedFd>, Errno> {
     let attributes = kernel_names(mount.attributes);
     match idmap {
         Some(map) => {
-            let namespace = user_namespace::for_idmap(*map)?;
+            let namespace = holder.take().map_or_else(Holder::make, Ok)?.for_idmap(*map)?;
             sys::set_mount_attributes(tree.as_fd(), sys::Extent::Single, attributes, Some(namespace.as_fd()))?;
         }
         None => sys::set_mount_attributes(tree.as_fd(), sys::Extent::Recursive, attributes, None)?,
@@ -82,7 +83,7 @@ fn take_granted(path: &CStr, owner: Option<(u32, u32)>, attributes: Attributes) 
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = rustix::mount::open_tree(&place, c"", flags)?;
     let namespace = match owner {
-        Some((host_uid, host_gid)) => Some(user_namespace::for_idmap(IdMap {
+        Some((host_uid, host_gid)) => Some(Holder::make()?.for_idmap(IdMap {
             disk_uid: status.st_uid,
             host_uid,
             disk_gid: status.st_gid,

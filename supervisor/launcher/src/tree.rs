@@ -51,7 +51,7 @@ impl Tree {
         spec: &Spec,
         mut descriptors: Descriptors,
         reserved: Reserved,
-        prepared: Option<Prepared>,
+        mut prepared: Option<Prepared>,
     ) -> Result<Self, Failed> {
         let daemon = getppid();
         let leaf = descriptors.leaf.take();
@@ -61,9 +61,14 @@ impl Tree {
         // Groups that the daemon happens to have are none of the plugin's. Only root can leave them; an ordinary user's
         // stay, and lead nowhere in a private root.
         let _ = rustix::thread::set_thread_groups(&[]);
+        // Whether it is of use or not, it must be gone before there is a pid 1.
+        let holder = prepared.as_mut().and_then(Prepared::take_holder);
         let taken = match &spec.root {
-            Some(root) if root.bound_by == BoundBy::Launcher => root::take(root)?,
-            _ => root::Taken::new(),
+            Some(root) if root.bound_by == BoundBy::Launcher => root::take(root, holder)?,
+            _ => {
+                drop(holder);
+                root::Taken::new()
+            }
         };
         let plan = Plan::of(spec);
 

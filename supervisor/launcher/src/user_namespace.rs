@@ -25,21 +25,36 @@ pub(crate) fn map(pid: i32, map: UserMap) -> Result<(), Failed> {
         .map_err(|errno| Failed::at(Step::UserNamespace, errno))
 }
 
-/// A user namespace by which a mount shows its owner as somebody else. No process is left in it.
-pub(crate) fn for_idmap(map: IdMap) -> Result<OwnedFd, Errno> {
-    let launcher = rustix::process::getpid();
-    let (pid, pidfd) = match sys::clone(Kind::Holder { namespaces: UnshareFlags::NEWUSER })? {
-        Cloned::Child => sys::sleep_until_killed(launcher),
-        Cloned::Parent { pid, pidfd } => (pid, pidfd),
-    };
-    let namespace = write_maps(pid, (map.disk_uid, map.host_uid), (map.disk_gid, map.host_gid)).and_then(|()| {
-        let path = file_of(pid, "ns/user");
+/// A process that sleeps in a user namespace which has no map yet. Dropping this ends it, and waits for it, as pid 1 is to be the
+/// launcher's only child; a process that only has a copy of this must never return.
+pub(crate) struct Holder {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Holder {
+    pub(crate) fn make() -> Result<Self, Errno> {
+        let launcher = rustix::process::getpid();
+        match sys::clone(Kind::Holder { namespaces: UnshareFlags::NEWUSER })? {
+            Cloned::Child => sys::sleep_until_killed(launcher),
+            Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd }),
+        }
+    }
+
+    /// Its namespace, as one by which a mount shows its owner as somebody else. No process is left in it.
+    pub(crate) fn for_idmap(self, map: IdMap) -> Result<OwnedFd, Errno> {
+        write_maps(self.pid, (map.disk_uid, map.host_uid), (map.disk_gid, map.host_gid))?;
+        let path = file_of(self.pid, "ns/user");
         rustix::fs::open(path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-    });
-    // It sleeps and nothing else, so this ends it; and it has to be waited for, or pid 1 would not be the only child.
-    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-    let _ = sys::wait_for(pid);
-    namespace
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It sleeps and nothing else, so this ends it.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = sys::wait_for(self.pid);
+    }
 }
 
 fn write_maps(pid: i32, user: (u32, u32), group: (u32, u32)) -> Result<(), Errno> {
