@@ -18,7 +18,18 @@ static PLACES: Semaphore = Semaphore::const_new(4);
 /// # Errors
 /// When there is no thread to be had, or the work panicked.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    let place = PLACES.acquire().await.map_err(io::Error::other)?;
+    run_in(&PLACES, work).await
+}
+
+/// The same for work that may take long, and is bounded by places of its own, so that nothing else waits for it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_in<T: Send + 'static>(
+    places: &'static Semaphore,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let place = places.acquire().await.map_err(io::Error::other)?;
     let (tell, told) = oneshot::channel();
     std::thread::Builder::new().name("blocking".to_owned()).spawn(move || {
         let done = work();

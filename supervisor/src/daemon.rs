@@ -398,8 +398,7 @@ async fn build(
     own_folder("folder of generation numbers", &numbers_folder)?;
     let reserve = Arc::new(Reserve::open(numbers_folder));
     let mut numbers = HashMap::new();
-    // One for all of them: it bounds what the system is asked at once.
-    let resolver = Resolver::default().with_overrides(service.config.egress.hosts.clone());
+    let overrides = Arc::new(service.config.egress.hosts.clone());
     let mut handles = Vec::new();
     let mut tasks = Vec::new();
     for (found, snapshot) in staged {
@@ -431,7 +430,7 @@ async fn build(
             network: Network::new(
                 &grants,
                 &service.config.egress.policy,
-                resolver.clone(),
+                Resolver::new(overrides.clone()),
                 service.config.egress.limits.clone(),
                 service.bus.clone(),
             ),

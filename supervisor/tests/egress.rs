@@ -83,7 +83,7 @@ impl<'a> Setup<'a> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (writer, records) = audit::queue(1024);
-        let resolver = Resolver::default().with_overrides(table);
+        let resolver = Resolver::new(Arc::new(table));
         let task = tokio::spawn(serve(listener, Arc::new(policy), writer, resolver, self.limits.clone()));
         Proxy { address, records, task }
     }

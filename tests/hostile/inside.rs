@@ -24,6 +24,7 @@ pub(crate) const ROWS: &[&str] = &[
     "mem-anon",
     "mem-tree",
     "mem-memfd",
+    "mem-shared",
     "cpu-spin-one",
     "forks-held",
     "fds-held",
@@ -102,6 +103,10 @@ pub(crate) fn attempt(row: &str, parameters: &Value) -> Option<Outcomes> {
                 Ok(())
             });
             met("write", written);
+        }
+        "mem-shared" => {
+            let mebibytes = parameters.as_u64().unwrap_or(0) as usize;
+            met("fill", sys::fill_shared_memory(mebibytes << 20));
         }
         "cpu-spin-one" => {
             if sys::fork() {

@@ -138,6 +138,27 @@ pub(crate) fn fork_holding(bytes: usize) -> io::Result<()> {
     if number == [0] { Ok(()) } else { Err(io::Error::from_raw_os_error(number[0].into())) }
 }
 
+/// Fills memory that it shares with nobody else, of which its own tables know only the last page: all pages stay, as the mapping does.
+pub(crate) fn fill_shared_memory(bytes: usize) -> io::Result<()> {
+    const PIECE: usize = 1 << 20;
+    // SAFETY: a new mapping at an address of the kernel's choice, which is never unmapped.
+    let mapped = unsafe {
+        libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    for piece in (0..bytes).step_by(PIECE) {
+        // SAFETY: the piece lies within the mapping, and no reference to it is ever made.
+        unsafe {
+            let piece = mapped.byte_add(piece);
+            std::ptr::write_bytes(piece.cast::<u8>(), 1, PIECE);
+            checked(libc::madvise(piece, PIECE, libc::MADV_DONTNEED).into())?;
+        }
+    }
+    Ok(())
+}
+
 /// A file in memory.
 pub(crate) fn memfd() -> io::Result<File> {
     // SAFETY: the name is a C string that outlives the call.

@@ -145,6 +145,11 @@ fn mem_memfd() {
     too_much_memory("mem-memfd", &json!(96));
 }
 
+#[test]
+fn mem_shared() {
+    too_much_memory("mem-shared", &json!(96));
+}
+
 /// Descriptors and, where no controller counts them, processes: that a plugin has all that it may have is told, once, and it lives on.
 #[test]
 fn what_is_met_is_told() {

@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 pub use self::audit::Audit;
 pub use self::limits::Limits;
 pub use self::refusal::{Kind, Refusal};
-pub use self::resolver::{LOOKUPS_MAX, LookupError, Resolver};
+pub use self::resolver::{LOOKUPS_MAX, LOOKUPS_OF_ONE_MAX, LookupError, Resolver};
 use crate::model::permission::network::Policy;
 
 /// Serves the listener of one plugin's process, for as long as it is awaited.

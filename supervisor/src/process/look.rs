@@ -1,13 +1,14 @@
 //! What a whole tree has at one moment, as procfs tells it: for limits that no controller holds.
 //!
 //! Memory is what nobody else has: anonymous pages, what was swapped out of them, and files that exist in memory only, whether
-//! they are mapped or not (`/tmp`, `/dev/shm`, memfds that a process of the tree holds). What processes share counts in each of
-//! them at first; only where that is more than is allowed the kernel is asked for the shares, which is dear.
+//! their pages are mapped at the moment or not (`/tmp`, `/dev/shm`, memfds, shared mappings of nothing). What processes share counts
+//! in each of them at first; only where that is more than is allowed the kernel is asked for the shares, which is dear. A file in memory
+//! that no process holds or maps, since it lies in a socket on its way, is not seen.
 //!
 //! Invariants: the work of a look is bounded, however large the tree is; what may not be seen is `None` and never zero.
 //! Elsewhere: what follows is decided in `model::sampled`; how often is looked, in `plugin::sampler`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -23,8 +24,9 @@ pub const PROCESSES_MAX: usize = 1024;
 /// So many descriptors of all its processes are looked at for memory that they hold.
 const DESCRIPTORS_MAX: usize = 16 * 1024;
 
-/// No file that is read here is longer.
+/// No file that is read here is longer, but for the maps of a process: it has 65,530 at the most, of a hundred bytes or so.
 const FILE_BYTES_MAX: u64 = 64 << 10;
+const MAPS_BYTES_MAX: u64 = 8 << 20;
 
 /// Where a tree is found.
 #[derive(Debug, Clone)]
@@ -65,6 +67,7 @@ pub fn look(tree: &Whereabouts, processes: &[u32], limit: u64) -> Look {
     let mut seen = Look::default();
     let (mut anonymous, mut shared) = (0, 0);
     let mut held = Held::default();
+    let mut mapped = Mapped::default();
     for pid in processes {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         // It ended meanwhile.
@@ -78,12 +81,14 @@ pub fn look(tree: &Whereabouts, processes: &[u32], limit: u64) -> Look {
         if let Some(files) = held.add(&folder.join("fd")) {
             seen.open_files = Some(seen.open_files.unwrap_or(0).max(files));
         }
+        mapped.add(&folder);
         seen.cpu = Some(seen.cpu.unwrap_or_default() + spent(&folder));
     }
     if processes.is_empty() {
         return seen;
     }
-    let in_files = held.bytes + if tree.private_root { in_file_systems(tree.init_pid) } else { 0 };
+    let in_files =
+        held.bytes + mapped.beside(&held) + if tree.private_root { in_file_systems(tree.init_pid) } else { 0 };
     let mut memory = anonymous + shared.max(in_files);
     if limit < memory {
         // What is shared was counted in each; unless that may not be known, it is known better now.
@@ -121,6 +126,63 @@ impl Held {
             }
         }
         Some(files)
+    }
+}
+
+/// Memory that is held through shared mappings. Its pages need not be in any process's own tables: `MADV_DONTNEED` takes them out of
+/// there, and leaves them in the file.
+#[derive(Debug, Default)]
+struct Mapped {
+    /// By the number of the file.
+    bytes: HashMap<u64, u64>,
+}
+
+impl Mapped {
+    fn add(&mut self, folder: &Path) {
+        let Some(device) = memory_device() else { return };
+        let device = (rustix::fs::major(device), rustix::fs::minor(device));
+        let Some(text) = read_at_most(&folder.join("maps"), MAPS_BYTES_MAX) else { return };
+        for mapping in text.lines().filter_map(Mapping::read).filter(|mapping| mapping.device == device) {
+            // Root may look at the file itself. To anybody else it is as long as it must be for this mapping to end in it.
+            let blocks =
+                std::fs::metadata(folder.join("map_files").join(mapping.range)).map(|file| file.blocks() * 512);
+            let bytes = blocks.unwrap_or(mapping.end_in_file);
+            let known = self.bytes.entry(mapping.inode).or_default();
+            *known = bytes.max(*known);
+        }
+    }
+
+    /// What was not counted as held by a descriptor.
+    fn beside(&self, held: &Held) -> u64 {
+        self.bytes.iter().filter(|(inode, _)| !held.seen.contains(inode)).map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// A shared mapping of a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping<'a> {
+    range: &'a str,
+    /// Where in the file it ends.
+    end_in_file: u64,
+    device: (u32, u32),
+    inode: u64,
+}
+
+impl<'a> Mapping<'a> {
+    /// Of a line `START-END rw-s OFFSET MAJOR:MINOR INODE PATH`; one that is private is none.
+    fn read(line: &'a str) -> Option<Self> {
+        let hex = |text| u64::from_str_radix(text, 16).ok();
+        let mut fields = line.split_ascii_whitespace();
+        let (range, access, offset) = (fields.next()?, fields.next()?, hex(fields.next()?)?);
+        if !access.ends_with('s') {
+            return None;
+        }
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let device = (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
+        let inode = fields.next()?.parse().ok()?;
+        let (start, end) = range.split_once('-')?;
+        let end_in_file = hex(end)?.checked_sub(hex(start)?)?.saturating_add(offset);
+        Some(Self { range, end_in_file, device, inode })
     }
 }
 
@@ -178,8 +240,12 @@ fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 fn read(path: &Path) -> Option<String> {
+    read_at_most(path, FILE_BYTES_MAX)
+}
+
+fn read_at_most(path: &Path, bytes: u64) -> Option<String> {
     let mut text = String::new();
-    File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+    File::open(path).ok()?.take(bytes).read_to_string(&mut text).ok()?;
     Some(text)
 }
 
@@ -210,6 +276,20 @@ mod tests {
             assert!(after.open_files > before.open_files && after.pids >= 1 && after.cpu >= before.cpu);
         }
         drop((touched, again));
+    }
+
+    #[test]
+    fn a_shared_mapping_is_read_and_a_private_one_is_none() {
+        let line = "7f5e4a000000-7f5e4c000000 rw-s 00001000 00:01 4711                      /dev/zero (deleted)";
+        let mapping =
+            Mapping { range: "7f5e4a000000-7f5e4c000000", end_in_file: (32 << 20) + 4096, device: (0, 1), inode: 4711 };
+        assert_eq!(Mapping::read(line), Some(mapping));
+        assert_eq!(Mapping::read("7f5e4a000000-7f5e4c000000 rw-p 00000000 00:01 4711 /x"), None);
+        for odd in
+            ["", "7f", "7f-7e rw-s 0 00:01 1", "z-7e rw-s 0 00:01 1", "7f-80 rw-s 0 0001 1", "7f-80 rw-s 0 00:01"]
+        {
+            assert_eq!(Mapping::read(odd), None, "{odd}");
+        }
     }
 
     #[test]

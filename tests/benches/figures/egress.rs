@@ -136,7 +136,7 @@ fn proxy(port: u16) -> anyhow::Result<(SocketAddr, tokio::sync::oneshot::Sender<
         let limits = Limits { connections_per_second: 1_000_000, connections_burst: 1_000_000, ..Limits::default() };
         runtime.block_on(async {
             tokio::select! {
-                served = serve(listener, Arc::new(policy), writer, Resolver::default().with_overrides(table), limits) => {
+                served = serve(listener, Arc::new(policy), writer, Resolver::new(Arc::new(table)), limits) => {
                     served.context("the proxy").map(|never| match never {})
                 }
                 () = async { while records.next().await.is_some() {} } => Ok(()),
