@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
+use palisade_protocol::GuaranteeState;
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -26,9 +27,11 @@ use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
-use crate::model::guarantee;
+use crate::model::guarantee::{self, not_enforced};
 use crate::model::limits::Limits;
+use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
+use crate::model::status::NotEnforced;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::disk;
@@ -187,6 +190,11 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let facts = host.facts(Layout::of_this_host(), users);
     for missing in facts.missing() {
         tracing::warn!(%missing, "this host cannot confine plugins as every start needs it");
+    }
+    for NotEnforced { control, state, reason } in not_enforced(facts.guarantees(&Grants::default(), None)) {
+        let told = format!("{control} is {} and not enforced for plugins on this host: {reason}", state.as_str());
+        // What is looked at is acted on.
+        if state == GuaranteeState::Monitored { tracing::info!("{told}") } else { tracing::warn!("{told}") }
     }
     if host.quotas.is_yes() {
         match quota::clear(launchers.image(), &data) {

@@ -11,6 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use palisade_protocol::{ErrorBody, ErrorCode, SUPERVISOR_ID};
+use rustix::fs::{Mode, OFlags};
 use semver::Version;
 use serde::Serialize;
 
@@ -147,15 +148,25 @@ impl Discovery {
 }
 
 /// Whether the folder has a manifest. What cannot be looked at, or is something else of that name, is told: nobody names it so by
-/// chance. Anything but a file is no manifest, and reading a pipe would wait for ever.
+/// chance. Anything but a file is no manifest: reading a pipe would wait for ever, and a link may lead out of the package.
 fn manifest_of(folder: &Path) -> Result<bool, String> {
     let path = folder.join("plugin.json");
-    match fs::metadata(&path) {
+    match fs::symlink_metadata(&path) {
         Ok(metadata) if metadata.is_file() => Ok(true),
-        Ok(_) => Err(format!("{} is not a file", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => Ok(false),
+        Ok(metadata) => Err(no_manifest(&path, metadata.file_type())),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotADirectory | std::io::ErrorKind::NotFound) => {
+            Ok(false)
+        }
         Err(error) => Err(unreadable(&path, &error)),
+    }
+}
+
+/// What is said of something that has a manifest's name.
+fn no_manifest(path: &Path, what: fs::FileType) -> String {
+    if what.is_symlink() {
+        format!("{} is a symbolic link; a package holds files and folders alone", path.display())
+    } else {
+        format!("{} is not a file", path.display())
     }
 }
 
@@ -175,7 +186,14 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
 
 fn read(folder: &Path) -> Result<Found, String> {
     let path = folder.join("plugin.json");
-    let file = fs::File::open(&path).map_err(|error| unreadable(&path, &error))?;
+    // It may be something else by now, which is not followed and not waited for.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(&path, flags, Mode::empty()).map_err(std::io::Error::from);
+    let file = opened.map(fs::File::from).map_err(|error| unreadable(&path, &error))?;
+    let what = file.metadata().map_err(|error| unreadable(&path, &error))?.file_type();
+    if !what.is_file() {
+        return Err(no_manifest(&path, what));
+    }
     let mut bytes = Vec::new();
     // One byte more than allowed, so that the parser sees that it is too long.
     let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);

@@ -760,8 +760,14 @@ fn a_broken_manifest_costs_the_others_nothing() {
     std::fs::create_dir_all(plugins.join("a-pipe")).expect("the folder is ours");
     let made = command("mkfifo").arg(plugins.join("a-pipe/plugin.json")).status();
     assert!(made.is_ok_and(|status| status.success()));
-    std::fs::create_dir_all(plugins.join("a-link")).expect("the folder is ours");
-    std::os::unix::fs::symlink("/nonexistent", plugins.join("a-link/plugin.json")).expect("the folder is ours");
+    // A link may lead to what is never read to its end, or to another's manifest.
+    let other = r#"{"id": "echo", "name": "E", "version": "9.0.0", "entry_point": "main"}"#;
+    std::fs::write(folder.path().join("other.json"), other).expect("the folder is ours");
+    let meant = folder.path().join("other.json").display().to_string();
+    for (name, to) in [("a-link", "/nonexistent"), ("to-the-kernel", "/proc/kmsg"), ("to-another", &meant)] {
+        std::fs::create_dir_all(plugins.join(name)).expect("the folder is ours");
+        std::os::unix::fs::symlink(to, plugins.join(name).join("plugin.json")).expect("the folder is ours");
+    }
     std::fs::create_dir(plugins.join("empty")).expect("the folder is ours");
     std::fs::write(plugins.join("a-file"), "nothing").expect("the folder is ours");
     let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).folder(folder));
@@ -770,8 +776,11 @@ fn a_broken_manifest_costs_the_others_nothing() {
     let ids: Vec<_> = list["plugins"].as_array().expect("a list").iter().map(|plugin| plugin["id"].clone()).collect();
     assert_eq!(ids, ["echo"]);
     let log = daemon.log();
-    for name in ["not-json", "no-id", "outside", "reserved", "a-pipe", "a-link"] {
+    for name in ["not-json", "no-id", "outside", "reserved", "a-pipe"] {
         assert!(log.contains(&format!("{name}/plugin.json")), "{name} is named in the log:\n{log}");
+    }
+    for name in ["a-link", "to-the-kernel", "to-another"] {
+        expect_text(&log, &format!("{name}/plugin.json is a symbolic link; a package holds files and folders alone"));
     }
     daemon.stop_and_expect_no_orphans();
 }

@@ -96,6 +96,10 @@ fn a_host_without_landlock_refuses_whoever_requires_it() {
     expect_echo(&daemon, "echo");
     let missed = guarantee(&daemon, "echo", "landlock");
     assert_eq!((&missed["state"], &missed["reason"]), (&json!("absent"), &json!(reason)));
+    let status = daemon.operate("status", &json!({"plugin": "echo"})).expect("it is known");
+    let not_enforced = status["not_enforced"].as_array().expect("a list");
+    assert!(not_enforced.contains(&json!({"control": "landlock", "state": "absent", "reason": reason})), "{status:#}");
+    expect_text(&daemon.log(), &format!("landlock is absent and not enforced for plugins on this host: {reason}"));
     daemon.stop_and_expect_no_orphans();
 }
 

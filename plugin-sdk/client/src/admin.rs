@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use palisade_protocol::{ActionInfo, Guarantee, Level};
+use palisade_protocol::{ActionInfo, Guarantee, GuaranteeState, Level};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -306,6 +306,8 @@ pub struct PluginStatus {
     /// What it is confined less by than it should, as the operator bears: a sentence for each control.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+    /// The controls that are not enforced on this host.
+    pub not_enforced: Vec<NotEnforced>,
     /// Its calls.
     pub calls: CallCounters,
 }
@@ -323,6 +325,17 @@ impl PluginStatus {
         let serving = self.generations.iter().find(|one| Some(one.generation) == self.generation);
         serving.and_then(|one| one.process_id)
     }
+}
+
+/// A control that holds less than it could, or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotEnforced {
+    /// Which: `memory`, `landlock`, …
+    pub control: String,
+    /// How far it holds.
+    pub state: GuaranteeState,
+    /// Why not further.
+    pub reason: String,
 }
 
 /// One process of a plugin.

@@ -137,6 +137,19 @@ pub enum GuaranteeState {
     Absent,
 }
 
+impl GuaranteeState {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Degraded => "degraded",
+            Self::Monitored => "monitored",
+            Self::Absent => "absent",
+        }
+    }
+}
+
 /// A plugin's second frame: who it is and what it does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ready {

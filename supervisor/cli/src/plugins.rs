@@ -177,6 +177,9 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     for shortfall in &status.degraded {
         fields.prose("degraded", &screen.tone(&one_line(shortfall), Tone::Careful));
     }
+    if !status.not_enforced.is_empty() {
+        fields.prose("sandbox", &not_enforced(status, screen));
+    }
     if status.quarantined {
         fields.add("quarantine", &format!("restarted too often; `palisade reset {}` lifts it", one_line(&status.id)));
     }
@@ -337,6 +340,22 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
         text.push_str(&guarantees);
     }
     text
+}
+
+/// Which controls are not enforced, by how far they hold; the reasons are long, and `info` has them.
+fn not_enforced(status: &PluginStatus, screen: &Screen) -> String {
+    let states = [
+        (GuaranteeState::Monitored, "monitored", Tone::Plain),
+        (GuaranteeState::Degraded, "degraded", Tone::Careful),
+        (GuaranteeState::Absent, "absent", Tone::Bad),
+    ];
+    let told = states.into_iter().filter_map(|(state, word, tone)| {
+        let of = status.not_enforced.iter().filter(|one| one.state == state);
+        let names: Vec<_> = of.map(|one| one_line(&one.control)).collect();
+        (!names.is_empty()).then(|| screen.tone(&format!("{word}: {}", names.join(", ")), tone))
+    });
+    let told: Vec<_> = told.collect();
+    format!("not enforced here, {}; `palisade info --sandbox {}` says why", told.join("; "), one_line(&status.id))
 }
 
 /// What confines it, as a table.
@@ -500,7 +519,7 @@ pub(crate) async fn change(context: &Context, change: Change, plugins: Vec<Strin
 
 #[cfg(test)]
 mod tests {
-    use palisade_client::admin::{CallCounters, Dossier, GenerationStatus, PluginSummary};
+    use palisade_client::admin::{CallCounters, Dossier, GenerationStatus, NotEnforced, PluginSummary};
     use palisade_protocol::Guarantee;
     use serde_json::json;
 
@@ -524,6 +543,13 @@ mod tests {
             restarts: 2,
             restart_in_ms: Some(400),
             quarantined: true,
+            not_enforced: [
+                ("memory", GuaranteeState::Monitored),
+                ("landlock", GuaranteeState::Absent),
+                ("cpu", GuaranteeState::Monitored),
+            ]
+            .map(|(control, state)| NotEnforced { control: control.into(), state, reason: "none".into() })
+            .into(),
             last_failure: Some(Dossier {
                 generation: 3,
                 reason: "killed by SIGSEGV\x1b[2J".into(),
@@ -543,6 +569,7 @@ mod tests {
                   name  Echo
                  state  failed
                 reason  killed by SIGSEGV
+               sandbox  not enforced here, monitored: memory, cpu; absent: landlock; `palisade info --sandbox echo` says why
             quarantine  restarted too often; `palisade reset echo` lifts it
                restart  in 400 ms
                process  generation 4, retired draining, pid 77, oldest call 1 min

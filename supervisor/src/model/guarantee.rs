@@ -4,9 +4,12 @@
 
 use std::fmt;
 
+use palisade_protocol::{Guarantee, GuaranteeState};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+
+use super::status::NotEnforced;
 
 /// Every control that can be required, in the order in which they are reported.
 pub const CONTROLS: [&str; 24] = [
@@ -108,6 +111,13 @@ pub fn required(manifest: &[Control], defaults: &[Control], plugin: &[Control]) 
     all
 }
 
+/// Those that are not enforced, with their reasons.
+#[must_use]
+pub fn not_enforced(all: Vec<Guarantee>) -> Vec<NotEnforced> {
+    let lesser = all.into_iter().filter(|one| one.state != GuaranteeState::Enforced);
+    lesser.map(|Guarantee { control, state, reason, .. }| NotEnforced { control, state, reason }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +134,18 @@ mod tests {
             "{error}"
         );
         assert_eq!(Control::list(&[json!(7)]), Err("7 is no name of a control".to_owned()));
+    }
+
+    #[test]
+    fn what_is_enforced_is_not_among_those_that_are_not() {
+        let one = |control: &str, state| Guarantee { control: control.into(), state, ..Guarantee::default() };
+        let all = vec![
+            one("landlock", GuaranteeState::Enforced),
+            Guarantee { reason: "no controller".into(), ..one("memory", GuaranteeState::Monitored) },
+        ];
+        let memory =
+            NotEnforced { control: "memory".into(), state: GuaranteeState::Monitored, reason: "no controller".into() };
+        assert_eq!(not_enforced(all), [memory]);
     }
 
     #[test]

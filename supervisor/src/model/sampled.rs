@@ -47,8 +47,8 @@ pub enum Verdict {
 pub struct Seen {
     /// The last look that saw processor time.
     cpu: Option<(Instant, Duration)>,
-    /// For how long it has used more than it may.
-    over_for: Duration,
+    /// When it began to use more than it may, and how much it had used by then.
+    over_since: Option<(Instant, Duration)>,
     cpu_said: bool,
     pids_said: bool,
     files_said: bool,
@@ -91,7 +91,9 @@ impl Seen {
     }
 
     fn processor(&mut self, at: Instant, used: Duration, limits: &Limits) -> Option<Verdict> {
-        let (since, before) = self.cpu.replace((at, used))?;
+        let last = self.cpu.replace((at, used))?;
+        // A pause makes up for as much as was too much before, and for no more: who rests every ten seconds is not overlooked.
+        let (since, before) = *self.over_since.get_or_insert(last);
         let (passed, spent) = (at.saturating_duration_since(since), used.saturating_sub(before));
         if passed.is_zero() {
             return None;
@@ -100,18 +102,17 @@ impl Seen {
         let limit = limits.cpu_percent.value;
         // What it was between two looks is known only roughly.
         if percent <= limit as f64 * 1.1 {
-            self.over_for = Duration::ZERO;
+            self.over_since = None;
             self.cpu_said = false;
             return None;
         }
-        self.over_for += passed;
-        if self.over_for < SATURATED_AFTER || self.cpu_said {
+        if passed < SATURATED_AFTER || self.cpu_said {
             return None;
         }
         self.cpu_said = true;
-        let (seconds, percent) = (self.over_for.as_secs(), percent.round());
+        let (seconds, percent) = (passed.as_secs(), percent.round());
         let sentence = format!(
-            "for {seconds} s it has used more than its limit of {limit} % of a processor, {percent} % at last; nothing here throttles it"
+            "for {seconds} s it has used more than its limit of {limit} % of a processor, {percent} % on the average; nothing here throttles it"
         );
         Some(match limits.cpu_over {
             CpuOver::Warn => Verdict::Met(Kind::Cpu, sentence),
@@ -192,13 +193,25 @@ mod tests {
                 let sample = Sample { cpu: Some(used), ..sample(start + Duration::from_secs(second)) };
                 kinds(&seen.look(&sample, &limits, Held::default()))
             };
-            // A pause in between begins anew, and what is hardly more than the limit is none.
-            let quiet = (0..9).flat_map(|second| look(second, 1000)).count();
+            // A pause that makes up for it begins anew, and what is hardly more than the limit is none.
+            let quiet = (0..5).flat_map(|second| look(second, 1000)).count();
             assert_eq!((quiet, look(9, 540)), (0, vec![]));
             let loud: Vec<_> = (10..30).map(|second| look(second, 600)).collect();
             let at = loud.iter().position(|said| !said.is_empty());
             assert_eq!(at, Some(9), "after ten seconds, and {loud:?}");
             assert_eq!(loud.concat(), [expected], "and once");
         }
+    }
+
+    #[test]
+    fn a_second_of_rest_does_not_hide_nine_of_work() {
+        let (limits, start, mut seen, mut used) =
+            (limits(CpuOver::Warn), Instant::now(), Seen::default(), Duration::ZERO);
+        let said = (0..60).filter(|second| {
+            used += Duration::from_secs(u64::from(second % 10 != 9));
+            let sample = Sample { cpu: Some(used), ..sample(start + Duration::from_secs(*second)) };
+            !seen.look(&sample, &limits, Held::default()).is_empty()
+        });
+        assert_eq!(said.collect::<Vec<_>>(), [10], "once, as it goes on");
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use palisade_protocol::GuaranteeState;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +102,18 @@ pub struct PluginStatus {
     /// What this host confines it less by than it should, as the operator bears: a sentence for each control.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+    /// The controls that are not enforced on this host.
+    #[serde(default)]
+    pub not_enforced: Vec<NotEnforced>,
     pub calls: CallCounters,
+}
+
+/// A control that holds less than it could, or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotEnforced {
+    pub control: String,
+    pub state: GuaranteeState,
+    pub reason: String,
 }
 
 /// One line of `list`.
@@ -352,6 +364,11 @@ mod tests {
                 calls_in_flight: 1,
             }),
             degraded: vec!["memory: it is degraded".into()],
+            not_enforced: vec![NotEnforced {
+                control: "memory".into(),
+                state: GuaranteeState::Monitored,
+                reason: "no controller".into(),
+            }],
             calls: CallCounters { ok: 7, ..CallCounters::default() },
         };
         let json = serde_json::to_string(&status).unwrap();

@@ -414,7 +414,7 @@ impl Blueprint {
             };
             // What every start needs has been named already.
             if !missing.iter().any(|sentence| sentence.starts_with(&format!("{control}: "))) {
-                missing.push(format!("{control}: {by} requires it, and it is {}: {reason}", word(state)));
+                missing.push(format!("{control}: {by} requires it, and it is {}: {reason}", state.as_str()));
             }
         }
         missing
@@ -459,16 +459,6 @@ impl Blueprint {
         }
         tracing::warn!(plugin = %id, %missing, "the plugin is confined less than it should be, as configured");
         Ok(())
-    }
-}
-
-/// A state, as it is written.
-fn word(state: GuaranteeState) -> &'static str {
-    match state {
-        GuaranteeState::Enforced => "enforced",
-        GuaranteeState::Degraded => "degraded",
-        GuaranteeState::Monitored => "monitored",
-        GuaranteeState::Absent => "absent",
     }
 }
 

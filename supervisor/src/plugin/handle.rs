@@ -16,6 +16,7 @@ use super::inbox::Inbox;
 use super::queue::overloaded;
 use crate::events::unix_ms;
 use crate::model::generation::StopWhy;
+use crate::model::guarantee::not_enforced;
 use crate::model::ids::{Generation, PluginId};
 use crate::model::status::{Dossier, PluginInfo, PluginState, PluginStatus};
 
@@ -282,6 +283,7 @@ impl Handle {
             quarantined: board.quarantined,
             last_failure: board.last_failure.clone(),
             degraded: self.shared.blueprint.degraded(),
+            not_enforced: not_enforced(self.shared.blueprint.guarantees(None)),
             calls: self.shared.counters.snapshot(),
         }
     }
