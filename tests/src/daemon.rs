@@ -147,6 +147,8 @@ pub enum Lacking {
     WholeProc,
     /// No cgroup2 file system is mounted. Only for root.
     Cgroup2,
+    /// The folder `read-only` beside the state cannot be written to by the daemon, as a unit's `ProtectHome=` does it. Only for root.
+    WritableFolder,
     /// The kernel refuses this user a user namespace, although there are some: as a restriction by AppArmor does, and every kernel for
     /// a process in a changed root, which is what this is. Only for root.
     UserNamespacesForEverybody,
@@ -479,6 +481,14 @@ impl Daemon {
                               while read -r place; do umount -l \"$place\" || exit 1; done && exec \"$@\"";
                 let mut apart = command("unshare");
                 wrapped(apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]), &ordinary())
+            }
+            Surroundings::Lacking(Lacking::WritableFolder) => {
+                let folder = folder.path().join("read-only");
+                fs::create_dir_all(&folder).expect("the folder is ours");
+                let mut apart = command("unshare");
+                let script = "mount --bind -o ro \"$1\" \"$1\" && shift && exec \"$@\"";
+                apart.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).arg(folder);
+                wrapped(&mut apart, &ordinary())
             }
             Surroundings::Lacking(Lacking::UserNamespacesForEverybody) => {
                 let root = folder.path().join("changed-root");

@@ -9,11 +9,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use palisade_protocol::ErrorCode;
-use palisade_tests::daemon::{Daemon, DaemonOptions, other_user};
+use palisade_tests::daemon::{Daemon, DaemonOptions, Lacking, other_user};
 use palisade_tests::package::Package;
 use serde_json::json;
 
-use crate::support::{error, expect_echo, expect_text, hostile};
+use crate::support::{can_change_the_host, error, expect_echo, expect_text, hostile};
 
 /// Who owns what the operator grants: an ordinary user, the daemon's own where that is one.
 const OWNER: u32 = 65533;
@@ -193,6 +193,28 @@ fn a_place_that_cannot_be_had_refuses_the_start_by_name() {
         &format!("file_write of {at} cannot be had: the daemon's state directory {state} lies in it"),
     );
     daemon.stop_and_expect_no_orphans();
+}
+
+/// A grant of writing where the daemon itself may not, as a unit can have it, would be had in name alone.
+#[test]
+fn a_place_that_is_read_only_for_the_daemon_cannot_be_granted_for_writing() {
+    if !can_change_the_host("a folder that is read-only for the daemon") {
+        return;
+    }
+    for (permission, refused) in [("file_write", true), ("file_read", false)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = folder.path().join("read-only").display().to_string();
+        let options = configured(&format!("{{ {permission} = [\"{at}\"] }}"));
+        let daemon = Daemon::start(options.folder(folder).lacking(Lacking::WritableFolder));
+        if refused {
+            let refusal = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::InitializationFailed);
+            expect_text(&refusal.message, &format!("file_write of {at} cannot be had: it is mounted read-only"));
+            expect_text(&refusal.message, &format!("ReadWritePaths={at}"));
+        } else {
+            expect_echo(&daemon, "hostile");
+        }
+        daemon.stop_and_expect_no_orphans();
+    }
 }
 
 /// What is mended is found by the next start.

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use crate::model::permission::grants::Grants;
@@ -25,6 +25,9 @@ const KERNELS: [(i64, &str); 5] = [
     (0x0027_e0eb, "cgroup"),
     (0x6462_6720, "debugfs"),
 ];
+
+/// Where every plugin finds the host's programs and libraries, and may read all there is.
+const PROGRAMS: &str = "/usr";
 
 /// What a plugin may do with a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +116,17 @@ pub fn places(grants: &Grants, binds: &[HostPath], reserved: &Reserved) -> Resul
     for (permission, path, access) in read.chain(write).chain(binds) {
         let of = if access == Access::Execute { "" } else { "of " };
         let refused = |why: String| format!("{permission} {of}{path} cannot be had: {why}");
-        let kind = look(path).map_err(refused)?;
+        let kind = look(path, access).map_err(refused)?;
+        if path.as_path().starts_with(PROGRAMS) {
+            match access {
+                // Every plugin reads it, and a mount of its own would keep programs there from being executed.
+                Access::Read => continue,
+                Access::Write if path.as_path() == Path::new(PROGRAMS) => {
+                    return Err(refused("every plugin's programs and libraries are executed from there".to_owned()));
+                }
+                Access::Write | Access::Execute => {}
+            }
+        }
         if let Some(why) = reserved.touched(path.as_path()) {
             return Err(refused(format!("{why}, which no plugin may see")));
         }
@@ -140,12 +153,21 @@ pub(super) fn open(path: &HostPath, flags: OFlags) -> Result<OwnedFd, String> {
 }
 
 /// What stands there, if it can be permitted.
-fn look(path: &HostPath) -> Result<Kind, String> {
+fn look(path: &HostPath, access: Access) -> Result<Kind, String> {
     let file = open(path, OFlags::PATH)?;
     let status = rustix::fs::fstat(&file).map_err(|errno| io::Error::from(errno).to_string())?;
     let system = rustix::fs::fstatfs(&file).map_err(|errno| io::Error::from(errno).to_string())?;
     if let Some((_, name)) = KERNELS.iter().find(|(magic, _)| *magic == system.f_type) {
         return Err(format!("it lies in a file system of the kernel's own ({name})"));
+    }
+    if access == Access::Write {
+        let mounted = rustix::fs::fstatvfs(&file).map_err(|errno| io::Error::from(errno).to_string())?;
+        if mounted.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(format!(
+                "it is mounted read-only, for the daemon at least; where that is its service's doing (ProtectHome=, ProtectSystem=), \
+                 ReadWritePaths={path} in `systemctl edit palisaded` takes it back"
+            ));
+        }
     }
     match FileType::from_raw_mode(status.st_mode) {
         FileType::Directory => Ok(Kind::Folder),
@@ -219,6 +241,16 @@ mod tests {
         fs::remove_dir_all(&opt).unwrap();
         let error = places(&Grants::default(), &bind, &reserved).unwrap_err();
         assert_eq!(error, format!("the runtime's bind {at_opt} cannot be had: {at_opt} does not exist"));
+    }
+
+    #[test]
+    fn programs_of_the_host_are_read_without_a_mount_of_their_own() {
+        let reserved = Reserved::default();
+        let found = places(&grants(&[Path::new("/usr"), Path::new("/usr/bin")], &[]), &[], &reserved);
+        assert_eq!(found, Ok(vec![]));
+        let error = places(&grants(&[], &[Path::new("/usr")]), &[], &reserved).unwrap_err();
+        let why = "every plugin's programs and libraries are executed from there";
+        assert_eq!(error, format!("file_write of /usr cannot be had: {why}"));
     }
 
     #[test]
