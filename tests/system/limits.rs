@@ -372,14 +372,17 @@ fn names_without_end() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// The file systems in memory are bounded in bytes and in files.
+/// The file systems in memory are bounded in bytes and in files, and that one is full is told.
 #[test]
 fn files_in_memory_are_bounded() {
     let daemon = Daemon::with([limited(json!({}))]);
+    let mut agent = daemon.agent();
+    let events = follow(&mut agent);
     let met = daemon.agent().call("hostile", "memory-files", &json!(["/tmp", "/dev/shm"])).expect("it lives on");
     // The folder itself is one of the files.
     let expected = |files: u32| format!("{} ENOSPC {} ENOSPC", 64 << 20, files - 1);
     assert_eq!(met, json!({"/tmp": expected(8192), "/dev/shm": expected(1024)}));
+    assert_eq!(reason_of_next(&mut agent, events, "limit_reached"), "disk: /tmp is full, in bytes or in files");
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -552,6 +555,12 @@ fn an_operator_changes_limits_while_the_daemon_runs() {
 
     let answer = limit(json!({"memory_mib": 128, "cpu_percent": 70, "pids": 20})).expect("the kernel allows it");
     assert_eq!(answer["limits"], resources());
+    if controlled(&daemon) {
+        // What stands in the kernel now, and not what was once written.
+        let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known").to_string();
+        expect_text(&info, "kernel: 134217728 in memory.max");
+        expect_text(&info, "kernel: 70000 100000 in cpu.max");
+    }
     assert_eq!(resources()["memory_mib"], json!({"value": 128, "by": "operator"}));
     assert_eq!(reason_of_next(&mut agent, events, "limits_changed"), "memory_mib = 128, cpu_percent = 70, pids = 20");
     let generation = daemon.status("hostile").generation;

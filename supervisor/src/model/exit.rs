@@ -36,13 +36,21 @@ impl fmt::Display for Exit {
                     Some(name) => write!(f, "killed by {name}")?,
                     None => write!(f, "killed by signal {number}")?,
                 }
-                if core { f.write_str(" (core dumped)") } else { Ok(()) }
+                // It ends in this way by nothing else, unless somebody sends it.
+                f.write_str(match number {
+                    FILE_TOO_LARGE => ": a file would have become larger than its limit of file size",
+                    _ if core => " (core dumped)",
+                    _ => "",
+                })
             }
             Self::OutOfMemory => f.write_str("reached its memory limit and was killed"),
             Self::LauncherLost => f.write_str("died together with its launcher"),
         }
     }
 }
+
+/// SIGXFSZ.
+const FILE_TOO_LARGE: i32 = 25;
 
 /// The name of a signal that can end a process. The numbers below 16 are the same on every Linux; of the others, those
 /// of x86-64 and arm64, where they agree.
@@ -65,7 +73,7 @@ pub fn signal_name(number: i32) -> Option<&'static str> {
         15 => "SIGTERM",
         16 => "SIGSTKFLT",
         24 => "SIGXCPU",
-        25 => "SIGXFSZ",
+        FILE_TOO_LARGE => "SIGXFSZ",
         26 => "SIGVTALRM",
         27 => "SIGPROF",
         29 => "SIGIO",
@@ -93,6 +101,11 @@ mod tests {
                 Exit::Signal { number: 40, core: false },
                 "killed by signal 40",
                 r#"{"signal":{"number":40,"core":false}}"#,
+            ),
+            (
+                Exit::Signal { number: 25, core: true },
+                "killed by SIGXFSZ: a file would have become larger than its limit of file size",
+                r#"{"signal":{"number":25,"core":true}}"#,
             ),
             (Exit::OutOfMemory, "reached its memory limit and was killed", r#""out_of_memory""#),
             (Exit::LauncherLost, "died together with its launcher", r#""launcher_lost""#),

@@ -23,6 +23,16 @@ pub struct Sample {
     pub cpu: Option<Duration>,
     /// Descriptors of the process that has most.
     pub open_files: Option<u64>,
+    /// A file system in memory of its own in which there is no room left.
+    pub full: Option<&'static str>,
+}
+
+impl Sample {
+    /// A look that saw nothing.
+    #[must_use]
+    pub fn nothing(at: Instant) -> Self {
+        Self { at, memory_bytes: None, pids: None, cpu: None, open_files: None, full: None }
+    }
 }
 
 /// Which limits the kernel holds for the whole tree.
@@ -52,6 +62,7 @@ pub struct Seen {
     cpu_said: bool,
     pids_said: bool,
     files_said: bool,
+    full_said: bool,
 }
 
 impl Seen {
@@ -83,6 +94,11 @@ impl Seen {
                     format!("{limit} descriptors are the limit of a process, and one was seen to have them all");
                 verdicts.push(Verdict::Met(Kind::OpenFiles, sentence));
             }
+        }
+        if met(&mut self.full_said, sample.full.is_some())
+            && let Some(place) = sample.full
+        {
+            verdicts.push(Verdict::Met(Kind::Disk, format!("{place} is full, in bytes or in files")));
         }
         if let Some(used) = sample.cpu.filter(|_| !held.cpu) {
             verdicts.extend(self.processor(sample.at, used, limits));
@@ -147,7 +163,7 @@ mod tests {
     }
 
     fn sample(at: Instant) -> Sample {
-        Sample { at, memory_bytes: None, pids: None, cpu: None, open_files: None }
+        Sample::nothing(at)
     }
 
     fn kinds(verdicts: &[Verdict]) -> Vec<(bool, Kind)> {
@@ -182,6 +198,11 @@ mod tests {
         assert_eq!(look(7, 100), []);
         assert_eq!(look(8, 99), [(false, Kind::Pids)]);
         assert_eq!(look(8, 100), [(false, Kind::OpenFiles)]);
+
+        let mut look = |full| kinds(&seen.look(&Sample { full, ..sample(at) }, &limits, Held::default()));
+        let said: Vec<_> = [Some("/tmp"), Some("/dev/shm"), None, Some("/tmp")].map(&mut look).into();
+        let full = vec![(false, Kind::Disk)];
+        assert_eq!(said, [full.clone(), vec![], vec![], full]);
     }
 
     #[test]

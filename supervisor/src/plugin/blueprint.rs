@@ -1,7 +1,7 @@
 //! What every generation of one version of a plugin is made from: its manifest, its snapshot, and how this host runs it.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -181,7 +181,7 @@ impl Blueprint {
     pub fn look_again(&self) {
         let before = self.snapshot();
         let staged = self.store.stage(&self.source).map_err(|error| error.to_string()).and_then(|snapshot| {
-            let manifest = std::fs::read(snapshot.path.join("plugin.json")).map_err(|error| error.to_string());
+            let manifest = fs::read(snapshot.path.join("plugin.json")).map_err(|error| error.to_string());
             match manifest.map(|bytes| Manifest::parse(&bytes)) {
                 Ok(Ok((manifest, _))) if manifest == self.manifest => Ok(snapshot),
                 Ok(Ok(_)) => Err("its plugin.json was changed; restart the daemon, which reads it anew".to_owned()),
@@ -361,7 +361,10 @@ impl Blueprint {
     /// What the kernel says of the running plugin. Blocks.
     #[must_use]
     pub fn observe(&self, process: u32) -> Observed {
-        let observed = Observed::of(process);
+        let mut observed = Observed::of(process);
+        if let Some(leaf) = self.leaf_of(process) {
+            observed = observed.with_cgroup(&leaf);
+        }
         if !self.host.facts.quotas {
             return observed;
         }
@@ -378,6 +381,14 @@ impl Blueprint {
             Ok(kept) => Err(format!("the quota of its data folder is {} KiB and not {mib} MiB", kept.kib)),
             Err(error) => Err(error.to_string()),
         })
+    }
+
+    /// The leaf that this process is in, as the kernel names it.
+    fn leaf_of(&self, process: u32) -> Option<PathBuf> {
+        let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+        let named = Path::new(text.lines().find_map(|line| line.strip_prefix("0::"))?).file_name()?;
+        let leaves = self.host.sampler.trees_of(self).into_iter().filter_map(|tree| tree.leaf);
+        leaves.into_iter().find(|leaf| leaf.file_name() == Some(named))
     }
 
     /// What confines this plugin. `observed` is what the kernel says of it, while it runs.

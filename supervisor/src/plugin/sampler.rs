@@ -161,7 +161,7 @@ impl Subject {
                 let before = self.state().used.replace(used);
                 if before == Some(used) {
                     // Nothing ran, so nothing has changed.
-                    let idle = Sample { at, memory_bytes: None, pids: None, cpu: Some(used), open_files: None };
+                    let idle = Sample { cpu: Some(used), ..Sample::nothing(at) };
                     return self.conclude(&idle);
                 }
                 Some(used)
@@ -177,6 +177,7 @@ impl Subject {
             pids: Some(seen.pids),
             cpu: counted.or(seen.cpu),
             open_files: seen.open_files,
+            full: seen.full,
         });
     }
 

@@ -50,6 +50,8 @@ pub struct Look {
     pub open_files: Option<u64>,
     /// Processor time of the living and of those they have waited for.
     pub cpu: Option<Duration>,
+    /// Of the plugin's own file systems in memory, one in which there is no room left.
+    pub full: Option<&'static str>,
 }
 
 /// The processes of a tree, as many as are looked at.
@@ -87,8 +89,9 @@ pub fn look(tree: &Whereabouts, processes: &[u32], limit: u64) -> Look {
     if processes.is_empty() {
         return seen;
     }
-    let in_files =
-        held.bytes + mapped.beside(&held) + if tree.private_root { in_file_systems(tree.init_pid) } else { 0 };
+    let (in_file_systems, full) = if tree.private_root { in_file_systems(tree.init_pid) } else { (0, None) };
+    seen.full = full;
+    let in_files = held.bytes + mapped.beside(&held) + in_file_systems;
     let mut memory = anonymous + shared.max(in_files);
     if limit < memory {
         // What is shared was counted in each; unless that may not be known, it is known better now.
@@ -195,13 +198,17 @@ fn memory_device() -> Option<u64> {
     })
 }
 
-/// What lies in the plugin's own file systems in memory.
-fn in_file_systems(init_pid: u32) -> u64 {
-    let used = |path: &str| {
-        let status = rustix::fs::statvfs(format!("/proc/{init_pid}/root{path}")).ok()?;
-        Some(status.f_blocks.saturating_sub(status.f_bfree).saturating_mul(status.f_frsize))
-    };
-    ["/tmp", "/dev/shm"].into_iter().filter_map(used).sum()
+/// What lies in the plugin's own file systems in memory, and one of them that is full.
+fn in_file_systems(init_pid: u32) -> (u64, Option<&'static str>) {
+    let (mut bytes, mut full) = (0, None);
+    for path in ["/tmp", "/dev/shm"] {
+        let Ok(status) = rustix::fs::statvfs(format!("/proc/{init_pid}/root{path}")) else { continue };
+        bytes += status.f_blocks.saturating_sub(status.f_bfree).saturating_mul(status.f_frsize);
+        if status.f_bfree == 0 || status.f_ffree == 0 {
+            full.get_or_insert(path);
+        }
+    }
+    (bytes, full)
 }
 
 /// Anonymous and shared memory, in which what `n` processes share counts `1/n` in each.

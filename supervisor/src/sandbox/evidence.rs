@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 use palisade_protocol::{Guarantee, GuaranteeState, Proof, ProofSource};
 
@@ -65,7 +66,12 @@ pub struct Observed {
     namespaces: Vec<&'static str>,
     /// The quota of its data, or why it has none.
     quota: Option<Result<String, String>>,
+    /// Files of its cgroup, and what stands in them.
+    cgroup: Vec<(&'static str, String)>,
 }
+
+/// The files of a cgroup that hold a limit.
+const LIMITS: [&str; 4] = ["memory.max", "memory.swap.max", "pids.max", "cpu.max"];
 
 /// The fields of `/proc/PID/status` that say something about confinement.
 const STATUS: [&str; 5] = ["Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"];
@@ -86,7 +92,19 @@ impl Observed {
             let link = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{name}"));
             matches!((link("self"), link(&pid.to_string())), (Ok(own), Ok(other)) if own != other)
         });
-        Self { status, namespaces: namespaces.collect(), quota: None }
+        Self { status, namespaces: namespaces.collect(), quota: None, cgroup: Vec::new() }
+    }
+
+    /// With the limits that its cgroup has, those that there are.
+    #[must_use]
+    pub fn with_cgroup(self, leaf: &Path) -> Self {
+        let read = |file| Some((file, fs::read_to_string(leaf.join(file)).ok()?.trim().to_owned()));
+        Self { cgroup: LIMITS.into_iter().filter_map(read).collect(), ..self }
+    }
+
+    fn limit(&self, file: &str) -> Option<String> {
+        let (file, value) = self.cgroup.iter().find(|(name, _)| *name == file)?;
+        Some(format!("kernel: {value} in {file}"))
     }
 
     /// With what the kernel has as the quota of its data, or why that does not hold it to what it may have.
@@ -207,10 +225,19 @@ impl Facts {
         }
         let launcher = ["launcher: limits".to_owned()];
         if offer.controllers {
-            let daemon = ["daemon: written before the first process was born in it".to_owned()];
-            report.push("memory", Enforced, "memory.max of its cgroup, and no swap", &daemon);
-            report.push("pids", Enforced, "pids.max of its cgroup", &daemon);
-            report.push("cpu", Enforced, "cpu.max of its cgroup", &daemon);
+            let evidence = |files: &[&str]| {
+                let read: Vec<_> = files.iter().filter_map(|file| observed?.limit(file)).collect();
+                // Of one that does not run there is nothing to be read.
+                if read.is_empty() {
+                    vec!["daemon: written before the first process was born in it".to_owned()]
+                } else {
+                    read
+                }
+            };
+            let mechanism = "memory.max of its cgroup, and no swap";
+            report.push("memory", Enforced, mechanism, &evidence(&["memory.max", "memory.swap.max"]));
+            report.push("pids", Enforced, "pids.max of its cgroup", &evidence(&["pids.max"]));
+            report.push("cpu", Enforced, "cpu.max of its cgroup", &evidence(&["cpu.max"]));
         } else {
             let why = self.reason("controllers");
             let mechanism = format!(
@@ -513,10 +540,31 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_those_that_stand_in_the_cgroup() {
+        let leaf = tempfile::tempdir().unwrap();
+        for (file, value) in [("memory.max", "67108864\n"), ("memory.swap.max", "0\n"), ("cpu.max", "50000 100000\n")] {
+            fs::write(leaf.path().join(file), value).unwrap();
+        }
+        let facts = facts(Offer { controllers: true, ..all() });
+        let observed = Observed::default().with_cgroup(leaf.path());
+        let guarantees = facts.guarantees(&Grants::default(), Some(&observed));
+        let evidence = |control: &str| {
+            let found = guarantees.iter().find(|one| one.control == control).unwrap();
+            found.evidence.split_once("; ").unwrap().1.to_owned()
+        };
+        assert_eq!(evidence("memory"), "kernel: 67108864 in memory.max; kernel: 0 in memory.swap.max");
+        assert_eq!(evidence("cpu"), "kernel: 50000 100000 in cpu.max");
+        assert_eq!(evidence("pids"), "daemon: written before the first process was born in it");
+    }
+
+    #[test]
     fn what_the_kernel_says_counts_more_than_what_was_done() {
         let facts = facts(all());
-        let mut observed =
-            Observed { status: vec![("NoNewPrivs".to_owned(), "1".to_owned())], namespaces: vec!["net"], quota: None };
+        let mut observed = Observed {
+            status: vec![("NoNewPrivs".to_owned(), "1".to_owned())],
+            namespaces: vec!["net"],
+            ..Observed::default()
+        };
         let (shown, evidence) = state(&facts.guarantees(&Grants::default(), Some(&observed)), "no_new_privs");
         assert_eq!(shown, GuaranteeState::Enforced);
         assert!(evidence.contains("kernel: NoNewPrivs: 1"), "{evidence}");
