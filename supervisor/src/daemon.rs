@@ -233,6 +233,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         bus: Bus::default(),
         config,
         host,
+        one_by_one: launchers.one_by_one(),
         prepared: stock.standing(),
         started,
         stop: Notify::new(),

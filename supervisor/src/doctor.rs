@@ -48,9 +48,15 @@ impl Report {
     }
 }
 
-/// What is known about this host and configuration.
+/// What is known about this host and configuration. `one_by_one` is why launchers are no copies, if they are not.
 #[must_use]
-pub fn report(host: &Host, config: &Config, prepared: &PreparedLaunchers, registry: &Registry) -> Report {
+pub fn report(
+    host: &Host,
+    config: &Config,
+    one_by_one: Option<&str>,
+    prepared: &PreparedLaunchers,
+    registry: &Registry,
+) -> Report {
     let ability = |name, ability: &Ability, missing: Outcome, what: &str| match ability {
         Ability::Yes => Check { name, state: Outcome::Ok, summary: what.to_owned(), hint: None },
         Ability::No(reason) => Check { name, state: missing, summary: reason.clone(), hint: None },
@@ -138,6 +144,7 @@ pub fn report(host: &Host, config: &Config, prepared: &PreparedLaunchers, regist
             hint: None,
         },
     });
+    checks.push(launchers(one_by_one));
     checks.push(prepared_launchers(prepared));
     let directories: Vec<_> = config.plugin_directories.iter().map(|path| path.display().to_string()).collect();
     checks.push(if directories.is_empty() {
@@ -210,6 +217,27 @@ pub fn report(host: &Host, config: &Config, prepared: &PreparedLaunchers, regist
         });
     }
     Report { checks }
+}
+
+/// Whether launchers are copies, and why they are not.
+fn launchers(one_by_one: Option<&str>) -> Check {
+    let name = "launchers";
+    match one_by_one {
+        None => {
+            let summary = "each is a copy of one that was executed".to_owned();
+            Check { name, state: Outcome::Ok, summary, hint: None }
+        }
+        Some(reason) => Check {
+            name,
+            state: Outcome::Warn,
+            summary: format!("each is executed by itself, as there is no process to copy: {reason}"),
+            hint: Some(
+                "starts are confined all the same, and take longer; the first after a minute tries for one again; if this \
+                 stays, see what stops or kills palisade-zygote, a child of the daemon, and what the log says"
+                    .to_owned(),
+            ),
+        },
+    }
 }
 
 /// How many launchers wait for a start, and why there are no more.

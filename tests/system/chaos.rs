@@ -248,21 +248,53 @@ fn the_plugin_is_killed() {
     is_killed(2, "killed by SIGKILL");
 }
 
+fn zygotes(daemon: &Daemon) -> Vec<u32> {
+    process::children(daemon.pid()).into_iter().filter(|pid| process::is_zygote(*pid)).collect()
+}
+
 /// What runs does not notice, and the next start has another zygote.
 #[test]
 fn the_zygote_is_killed() {
     let options = DaemonOptions::with([Package::echo(), hostile("tame")]).configuration("prepared_launchers = 0\n");
     let daemon = Daemon::start(options);
     let neighbour = daemon.neighbour();
-    let zygotes =
-        || -> Vec<_> { process::children(daemon.pid()).into_iter().filter(|pid| process::is_zygote(*pid)).collect() };
-    let first = zygotes();
+    let first = zygotes(&daemon);
     assert_eq!(first.len(), 1);
     signal(first[0], Signal::SIGKILL);
     expect_echo(&daemon, "hostile");
-    let second = zygotes();
+    let second = zygotes(&daemon);
     assert!(second.len() == 1 && second != first, "{second:?}");
     assert!(daemon.status("hostile").last_failure.is_none());
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// One that is stopped is lost between a question and its answer: the start that asked is made again, and until there is another zygote
+/// launchers are executed one by one, which the doctor says with its reason.
+#[test]
+fn the_zygote_is_stopped() {
+    let options = DaemonOptions::with([Package::echo(), hostile("tame")]).configuration("prepared_launchers = 0\n");
+    let daemon = Daemon::start(options);
+    let neighbour = daemon.neighbour();
+    let launchers = || {
+        let report = daemon.operate("doctor", &json!({})).expect("it answers");
+        let checks = report["checks"].as_array().expect("a list");
+        checks.iter().find(|check| check["name"] == "launchers").expect("they are looked at").clone()
+    };
+    let copied = launchers();
+    assert_eq!((&copied["state"], copied.get("hint")), (&json!("ok"), None), "{copied}");
+    let zygote = zygotes(&daemon)[0];
+    signal(zygote, Signal::SIGSTOP);
+    wait_for("it to stand still", || (process::state(zygote) == Some('T')).then_some(()));
+    expect_echo(&daemon, "hostile");
+    let dossier = daemon.status("hostile").last_failure.expect("the first start brought no process");
+    expect_text(&dossier.reason, "the process that it was to be a copy of did not answer in time");
+    assert!(zygotes(&daemon).is_empty(), "the one that was stopped is gone, and there is no other");
+    let executed = launchers();
+    assert_eq!(executed["state"], "warn", "{executed}");
+    expect_text(&executed["summary"].to_string(), "executed by itself");
+    expect_text(&executed["summary"].to_string(), "the last one did not answer in time");
+    expect_text(&executed["hint"].to_string(), "take longer");
     neighbour.expect_unharmed(&daemon);
     daemon.stop_and_expect_no_orphans();
 }

@@ -47,6 +47,8 @@ pub struct Service {
     pub config: Config,
     /// What this host can do.
     pub host: probe::Host,
+    /// Why launchers are executed one by one, if they are.
+    pub one_by_one: watch::Receiver<Option<String>>,
     /// The launchers that are made before they are needed.
     pub prepared: watch::Receiver<PreparedLaunchers>,
     /// When the daemon started.
@@ -292,7 +294,9 @@ impl Service {
             "events" => self.events(parameters(params)?, items).await,
             "doctor" => {
                 parameters::<NoParams>(params)?;
-                value(&doctor::report(&self.host, &self.config, &self.prepared.borrow(), self.registry()?))
+                let registry = self.registry()?;
+                let (one_by_one, prepared) = (self.one_by_one.borrow(), self.prepared.borrow());
+                value(&doctor::report(&self.host, &self.config, one_by_one.as_deref(), &prepared, registry))
             }
             "version" => {
                 parameters::<NoParams>(params)?;

@@ -44,6 +44,14 @@ struct Known {
     said_full: bool,
 }
 
+impl Known {
+    /// That it has as much as the kernel lets it have is said once, until it has less.
+    fn news(&mut self, full: Option<String>) -> Option<String> {
+        let said = std::mem::replace(&mut self.said_full, full.is_some());
+        full.filter(|_| !said)
+    }
+}
+
 /// Counts, for as long as the daemon runs. So much of the file system is to be kept free.
 pub async fn run(sampler: Arc<Sampler>, reserve_bytes: u64) {
     let mut known: HashMap<u64, Known> = HashMap::new();
@@ -88,11 +96,9 @@ async fn look(number: u64, subject: &Arc<Subject>, known: &mut HashMap<u64, Know
     if let Some(sentence) = too_much(&extent, limit_mib) {
         subject.end(Kind::Disk, sentence);
     } else if subject.blueprint.host.facts.quotas && extent.end == End::Whole {
-        let full = full(&extent, limit_mib);
-        if let Some(sentence) = full.as_ref().filter(|_| !entry.said_full) {
+        if let Some(sentence) = entry.news(full(&extent, limit_mib)) {
             subject.meet(&Met::new(Kind::Disk, sentence));
         }
-        entry.said_full = full.is_some();
     } else if extent.end == End::Unfinished {
         tracing::warn!(plugin = %subject.voice.plugin, files = extent.files, "its data could not be counted in time");
     }
@@ -164,5 +170,30 @@ mod tests {
             assert_eq!(said.is_some(), part.is_some(), "{end:?}");
             assert!(said.is_none_or(|said| part.is_some_and(|part| said.contains(part))), "{end:?}");
         }
+    }
+
+    #[test]
+    fn who_has_nearly_all_that_the_kernel_allows_is_full() {
+        const MIB: u64 = 1 << 20;
+        for (bytes, files, part) in [
+            (0, 1, None),
+            (8 * MIB - 8 * SPARE_OF_A_MIB - 1, FILES_MAX - 2, None),
+            (8 * MIB - 8 * SPARE_OF_A_MIB, 1, Some("8 MiB are its limit")),
+            (8 * MIB, 1, Some("8 MiB are its limit")),
+            // The folder itself is a file of its project, and is not counted.
+            (0, FILES_MAX - 1, Some("131072 files are its limit")),
+        ] {
+            let said = full(&Extent { bytes, files, end: End::Whole }, 8);
+            assert_eq!(said.is_some(), part.is_some(), "{bytes} {files}");
+            assert!(said.is_none_or(|said| part.is_some_and(|part| said.contains(part))), "{bytes} {files}");
+        }
+    }
+
+    #[test]
+    fn that_it_is_full_is_said_once_until_it_is_not() {
+        let mut known = Known { due: Instant::now(), used: None, first: 0, last: 0, said_full: false };
+        let full = || Some("full".to_owned());
+        let said = [full(), full(), None, full(), full()].map(|now| known.news(now).is_some());
+        assert_eq!(said, [true, false, false, true, false]);
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Invariants: nothing has been told to a launcher that is given out, so one that is lost on the way has started nothing, and ends as
 //! its socket is closed; it is waited for, whoever made it. A zygote that does not answer is not asked again for a while, and launchers
-//! are executed meanwhile: whoever waits here does so within a bound.
+//! are executed meanwhile, for which `one_by_one` has the reason: whoever waits here does so within a bound.
 //! Elsewhere: the zygote's own side is `zygote.rs` of the launcher; what a launcher is told is `spawn`.
 
 use std::{
@@ -24,7 +24,7 @@ use rustix::{io::Errno, process::Signal};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixDatagram,
-    sync::Mutex,
+    sync::{Mutex, watch},
     time::{Instant, timeout},
 };
 
@@ -78,6 +78,7 @@ pub struct Launchers {
     image: LauncherImage,
     /// Held while a copy is made, as there is one zygote and it makes one at a time.
     zygote: Mutex<Kept>,
+    one_by_one: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -113,13 +114,19 @@ impl Launchers {
     /// Of this program. None is started yet.
     #[must_use]
     pub fn of(image: LauncherImage) -> Self {
-        Self { image, zygote: Mutex::new(Kept::Nothing) }
+        Self { image, zygote: Mutex::new(Kept::Nothing), one_by_one: watch::Sender::new(None) }
     }
 
     /// The program.
     #[must_use]
     pub fn image(&self) -> &LauncherImage {
         &self.image
+    }
+
+    /// Why each launcher is executed by itself, at any time; nothing while they are copies.
+    #[must_use]
+    pub fn one_by_one(&self) -> watch::Receiver<Option<String>> {
+        self.one_by_one.subscribe()
     }
 
     /// Ends the zygote, and waits for it. The next launcher has another one.
@@ -168,7 +175,7 @@ impl Launchers {
     async fn with_socket(&self, socket: OwnedFd, wanted: Wanted) -> Result<Launcher, NoLauncher> {
         let mut kept = self.zygote.lock().await;
         // The one that is there may have ended; a second one that does so has a reason.
-        let mut problem = "ended twice in a row".to_owned();
+        let mut problem = "two ended, one after the other".to_owned();
         for _ in 0..2 {
             // Whatever is not put back is done with.
             let mut zygote = match std::mem::replace(&mut *kept, Kept::Nothing) {
@@ -178,9 +185,12 @@ impl Launchers {
                 }
                 Kept::Zygote(zygote) => zygote,
                 Kept::Nothing | Kept::Unable(_) => match Zygote::make(&self.image).await {
-                    Ok(zygote) => zygote,
+                    Ok(zygote) => {
+                        self.one_by_one.send_replace(None);
+                        zygote
+                    }
                     Err(error) => {
-                        problem = error.to_string();
+                        problem = format!("none could be made: {error}");
                         break;
                     }
                 },
@@ -198,22 +208,23 @@ impl Launchers {
                 }
                 Answer::Unheard => {}
                 Answer::Lost(how) => {
-                    *kept = without(how);
+                    *kept = self.without(format!("the last one {how}"));
                     zygote.end().await;
                     return Err(NoLauncher::Lost(how));
                 }
             }
         }
         let launcher = execute(&self.image, socket, Mode::Serving(wanted)).map_err(NoLauncher::NotExecuted)?;
-        *kept = without(&problem);
+        *kept = self.without(problem);
         Ok(launcher)
     }
-}
 
-/// Starts are made without; to say it once in a while is enough.
-fn without(reason: &str) -> Kept {
-    tracing::warn!(reason, "launchers are executed one by one for a while, which takes longer");
-    Kept::Unable(Instant::now() + PAUSE)
+    /// Starts are made without a zygote; to say it once in a while is enough.
+    fn without(&self, reason: String) -> Kept {
+        tracing::warn!(%reason, "launchers are executed one by one for a while, which takes longer");
+        self.one_by_one.send_replace(Some(reason));
+        Kept::Unable(Instant::now() + PAUSE)
+    }
 }
 
 impl Zygote {

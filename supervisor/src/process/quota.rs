@@ -1,7 +1,7 @@
 //! Disk quotas of plugins' data folders, set and read by the launcher, which may do what has no safe form.
 //!
 //! Each question is a launcher of its own, which answers and ends; that takes a millisecond, and longer for a folder with
-//! files that is not in its project yet. All of it blocks.
+//! files that is not in its project yet. All of it blocks, within a bound: a launcher that does not answer is killed.
 //!
 //! Elsewhere: what is done is `quota.rs` of the launcher; whether this host has quotas is found out by `sandbox::probe`.
 

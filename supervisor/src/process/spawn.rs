@@ -8,13 +8,16 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
-    process::{Command, Stdio},
+    process::{Child as Process, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use palisade_launcher::{MessageError, Spec};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 use tokio::net::unix::pipe;
 
@@ -35,6 +38,12 @@ const LOG_PIPE_BYTES: usize = 4096;
 
 /// An answer is a few numbers or a sentence.
 const ANSWER_BYTES_MAX: u64 = 4096;
+
+/// A launcher gives itself five seconds and then says so; one that takes this long is stopped, or the file system does not answer it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// One that was killed ends at once, unless it is within a system call that cannot be interrupted.
+const DEAD_WITHIN: Duration = Duration::from_secs(1);
 
 /// What to start.
 #[derive(Debug)]
@@ -132,19 +141,91 @@ pub fn spawn(waiting: Waiting, launch: Launch<'_>) -> Result<Child, SpawnError> 
     Ok(Child { input, output, stdout, stderr, control })
 }
 
-/// Has a launcher answer one question about a folder, waits for it, and returns its words.
+/// Has a launcher answer one question about a folder, waits for it within a bound, and returns its words.
 #[expect(clippy::disallowed_methods, reason = "this and `launchers` are where the daemon starts a process")]
 pub(super) fn ask_launcher(image: &LauncherImage, folder: OwnedFd, words: &[String]) -> io::Result<Vec<u8>> {
     let mut command = Command::new(image.path());
     command.arg("--quota").args(words).arg0("palisade-launcher").env_clear().process_group(0);
     command.stdin(Stdio::from(folder)).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut launcher = command.spawn()?;
-    let mut answer = Vec::new();
-    let heard = match launcher.stdout.take() {
-        Some(output) => output.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map(drop),
-        None => Ok(()),
+    answer_of(command.spawn()?, ANSWER_WITHIN)
+}
+
+/// What a process has said when it has ended, which fits into its pipe. One that has not ended by then is killed.
+fn answer_of(mut process: Process, within: Duration) -> io::Result<Vec<u8>> {
+    let end = match pidfd_open(Pid::from_child(&process), PidfdFlags::empty()) {
+        Ok(end) => end,
+        Err(errno) => {
+            process.kill()?;
+            process.wait()?;
+            return Err(errno.into());
+        }
     };
-    let status = launcher.wait()?;
-    heard?;
+    let ended = has_ended(&end, within);
+    if !matches!(ended, Ok(true)) {
+        process.kill()?;
+        if !has_ended(&end, DEAD_WITHIN)? {
+            // It stays a child of this process, and is not waited for: that could take as long as the system call.
+            let reason = format!("it did not answer within {within:?}, was killed, and does not end");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+        }
+    }
+    let status = process.wait()?;
+    if !ended? {
+        let reason = format!("it did not answer within {within:?}, and was killed");
+        return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+    }
+    let mut answer = Vec::new();
+    if let Some(output) = process.stdout.take() {
+        output.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    }
     if status.success() { Ok(answer) } else { Err(io::Error::other(format!("it ended with {status}"))) }
+}
+
+/// Whether the process behind a pidfd ends within this time.
+fn has_ended(pidfd: &OwnedFd, within: Duration) -> io::Result<bool> {
+    let until = Instant::now() + within;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return Ok(ready != 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "a test is not the daemon")]
+    fn shell(script: &str) -> Process {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_what_was_said_by_one_that_ended_well() {
+        let patience = Duration::from_secs(60);
+        assert_eq!(answer_of(shell("echo yes"), patience).unwrap(), b"yes\n");
+        let error = answer_of(shell("echo yes; exit 3"), patience).unwrap_err();
+        assert!(error.to_string().contains("exit status: 3"), "{error}");
+    }
+
+    /// It says something, even, and goes on until its input ends, which is when it is waited for.
+    #[test]
+    fn one_that_does_not_end_is_killed_and_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let lived = folder.path().join("lived");
+        let process = shell(&format!("echo yes; read line; echo >{}", lived.display()));
+        let pid = Pid::from_child(&process);
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || tell.send(answer_of(process, Duration::from_millis(50))));
+        let error = told.recv_timeout(Duration::from_secs(60)).expect("it is bounded").unwrap_err();
+        assert!(!lived.exists(), "it was not killed");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "it did not answer within 50ms, and was killed");
+        assert_eq!(rustix::process::test_kill_process(pid), Err(Errno::SRCH));
+    }
 }

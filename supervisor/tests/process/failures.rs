@@ -13,10 +13,19 @@ use std::{
 };
 
 use libc::{EACCES, ENOENT, ENOEXEC, EPERM, ETXTBSY};
-use palisaded::process::{Exit, ImageError, Launch, LauncherImage, Limit, Resource, Step, spawn};
+use palisaded::process::{Child, Exit, ImageError, Launch, LauncherImage, Limit, Resource, Step, spawn};
 use rustix::{fs::OFlags, process::getrlimit};
 
 use crate::harness::*;
+
+/// A child that does not start, with the step that failed and words that its sentence has.
+async fn expect_failure(place: &Place, child: Child, step: Step, errno: i32, words: &[&str]) {
+    let failure = failure(place.last_report(child).await);
+    assert_eq!((failure.step, failure.errno), (step, errno), "{failure}");
+    for word in words {
+        assert!(failure.message.contains(word), "no {word:?}: {failure}");
+    }
+}
 
 #[test]
 fn a_file_that_cannot_be_executed_says_why() {
@@ -45,10 +54,7 @@ fn a_file_that_cannot_be_executed_says_why() {
             let mut spec = sh("");
             spec.arguments = vec![CString::new(path.to_str().unwrap()).unwrap()];
             let child = launch(&place, &open(&path), None, spec).await;
-            let failure = failure(place.last_report(child).await);
-            assert_eq!((failure.step, failure.errno), (Step::Exec, errno), "{failure}");
-            let name = path.to_str().unwrap();
-            assert!(failure.message.contains(hint) && failure.message.contains(name), "{failure}");
+            expect_failure(&place, child, Step::Exec, errno, &[hint, path.to_str().unwrap()]).await;
         }
     });
 }
@@ -59,9 +65,7 @@ fn a_folder_that_cannot_be_entered_is_named() {
         let mut spec = sh("exit 0");
         spec.directory = c"/nonexistent/folder".to_owned();
         let child = launch(&place, &open("/bin/sh"), None, spec).await;
-        let failure = failure(place.last_report(child).await);
-        assert_eq!((failure.step, failure.errno), (Step::Directory, ENOENT), "{failure}");
-        assert!(failure.message.contains("/nonexistent/folder"), "{failure}");
+        expect_failure(&place, child, Step::Directory, ENOENT, &["/nonexistent/folder"]).await;
     });
 }
 
@@ -79,12 +83,7 @@ fn a_limit_that_cannot_be_set_is_named() {
             Limit { resource: Resource::Descriptors, soft: Some(too_many), hard: Some(too_many) },
         ];
         let child = launch(&place, &open("/bin/sh"), None, spec).await;
-        let failure = failure(place.last_report(child).await);
-        assert_eq!((failure.step, failure.errno), (Step::Limits, EPERM), "{failure}");
-        assert!(
-            failure.message.contains("Descriptors") && failure.message.contains(&too_many.to_string()),
-            "{failure}"
-        );
+        expect_failure(&place, child, Step::Limits, EPERM, &["Descriptors", &too_many.to_string()]).await;
     });
 }
 
@@ -98,9 +97,7 @@ fn an_ordinary_user_without_a_user_namespace_is_told_what_is_missing() {
         let mut spec = sh("exit 0");
         spec.user_namespace = None;
         let child = launch(&place, &open("/bin/sh"), None, spec).await;
-        let failure = failure(place.last_report(child).await);
-        assert_eq!((failure.step, failure.errno), (Step::PidNamespace, EPERM), "{failure}");
-        assert!(failure.message.contains("needs root, or a user namespace"), "{failure}");
+        expect_failure(&place, child, Step::PidNamespace, EPERM, &["needs root, or a user namespace"]).await;
     });
 }
 
@@ -151,9 +148,7 @@ fn a_program_that_stays_open_for_writing_is_given_up() {
         let (path, _folder) = copy_of_true();
         let _writer = File::options().append(true).open(&path).unwrap();
         let child = launch(&place, &open(&path), None, program(&["true"])).await;
-        let failure = failure(place.last_report(child).await);
-        assert_eq!((failure.step, failure.errno), (Step::Exec, ETXTBSY), "{failure}");
-        assert!(failure.message.contains("still being written"), "{failure}");
+        expect_failure(&place, child, Step::Exec, ETXTBSY, &["still being written"]).await;
     });
 }
 

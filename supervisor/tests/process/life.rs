@@ -7,7 +7,7 @@ use std::{
 };
 
 use palisaded::{
-    process::{Child, Exit, Exited, Report, tree_usage},
+    process::{Child, Exit, Exited, Report, Started, tree_usage},
     sandbox::cgroup::Tree,
 };
 use rustix::process::Signal;
@@ -61,12 +61,24 @@ fn sigterm_reaches_the_plugin() {
     });
 }
 
+/// A child with a stubborn tree, all of which runs.
+async fn start_stubborn(place: &Place, marker: &Marker) -> (Child, Started) {
+    start_stubborn_with(place, marker, "wait").await
+}
+
+/// The same, and what it does then.
+async fn start_stubborn_with(place: &Place, marker: &Marker, then: &str) -> (Child, Started) {
+    let started = start(place, sh(&format!("{} {then}", stubborn(marker)))).await;
+    marker.wait_for(3).await;
+    started
+}
+
 /// Nothing that a child leaves behind survives it, however hard it tries.
 #[test]
 fn grandchildren_that_ignore_sigterm_are_gone_after_the_kill() {
     each_enclosure(|place| async move {
         let marker = Marker::new();
-        let (child, _) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
+        let (child, _) = start_stubborn(&place, &marker).await;
         kill_with_its_tree(&place, child, &marker).await;
     });
 }
@@ -84,8 +96,7 @@ pub(crate) async fn kill_with_its_tree(place: &Place, mut child: Child, marker: 
 fn grandchildren_are_gone_when_the_plugin_exits_by_itself() {
     each_enclosure(|place| async move {
         let marker = Marker::new();
-        let (mut child, _) = start(&place, sh(&format!("{} read line <&3; exit 4", stubborn(&marker)))).await;
-        marker.wait_for(3).await;
+        let (mut child, _) = start_stubborn_with(&place, &marker, "read line <&3; exit 4").await;
         child.input.write_all(b"go\n").await.unwrap();
         assert_eq!(place.last_report(child).await, exited(Exit::Code(4)));
         marker.assert_gone();
@@ -109,8 +120,7 @@ fn orphans_are_reaped_while_the_plugin_runs() {
 fn a_killed_launcher_takes_the_tree_along() {
     each_enclosure(|place| async move {
         let marker = Marker::new();
-        let (child, _) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
-        marker.wait_for(3).await;
+        let (child, _) = start_stubborn(&place, &marker).await;
         signal(child.control.launcher_pid().unwrap(), Signal::KILL);
         let lost = exited(Exit::LauncherLost { signal: Some(9), tree_gone: true });
         assert_eq!(place.last_report(child).await, lost);
@@ -122,8 +132,7 @@ fn a_killed_launcher_takes_the_tree_along() {
 fn a_killed_pid_1_takes_the_tree_along_and_is_named() {
     each_enclosure(|place| async move {
         let marker = Marker::new();
-        let (child, started) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
-        marker.wait_for(3).await;
+        let (child, started) = start_stubborn(&place, &marker).await;
         signal(started.init_pid, Signal::KILL);
         assert_eq!(place.last_report(child).await, exited(Exit::InitKilled { signal: 9, code: 0 }));
         marker.assert_gone();
@@ -183,14 +192,11 @@ fn the_tree_cannot_end_its_pid_1() {
 fn a_kill_ends_the_tree_even_while_its_launcher_is_stopped() {
     each_enclosure(|place| async move {
         let marker = Marker::new();
-        let (mut child, _) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
-        marker.wait_for(3).await;
+        let (child, _) = start_stubborn(&place, &marker).await;
         let launcher = child.control.launcher_pid().unwrap();
         signal(launcher, Signal::STOP);
         wait_until("a stopped launcher", || state_of(launcher) == Some('T')).await;
-        child.control.kill();
-        assert_eq!(place.last_report(child).await, exited(Exit::Killed));
-        marker.assert_gone();
+        kill_with_its_tree(&place, child, &marker).await;
     });
 }
 
@@ -199,8 +205,7 @@ fn dropping_the_control_ends_the_tree_frozen_or_not() {
     each_enclosure(|place| async move {
         for frozen in [false, true] {
             let marker = Marker::new();
-            let (child, started) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
-            marker.wait_for(3).await;
+            let (child, started) = start_stubborn(&place, &marker).await;
             if frozen {
                 child.control.freeze().unwrap();
                 wait_until("a frozen tree", || is_frozen(&child, started)).await;
@@ -323,8 +328,7 @@ fn a_daemon_for_another_test() {
         let state = std::env::var("PALISADE_TEST_STATE").unwrap();
         let tree = enclosure.starts_with("leaf").then(|| Tree::open_or_create(Path::new(&state)).unwrap().tree);
         let place = Place { tree, state: None };
-        let (child, started) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
-        marker.wait_for(3).await;
+        let (child, started) = start_stubborn(&place, &marker).await;
         if enclosure.ends_with("frozen") {
             child.control.freeze().unwrap();
             wait_until("a frozen tree", || is_frozen(&child, started)).await;
@@ -358,12 +362,9 @@ fn a_frozen_tree_stands_still_and_runs_on() {
 fn a_frozen_tree_can_be_killed() {
     each_enclosure(|place| async move {
         let marker = Marker::new();
-        let (mut child, started) = start(&place, sh(&format!("{} wait", stubborn(&marker)))).await;
-        marker.wait_for(3).await;
+        let (child, started) = start_stubborn(&place, &marker).await;
         child.control.freeze().unwrap();
         wait_until("a frozen tree", || is_frozen(&child, started)).await;
-        child.control.kill();
-        assert_eq!(place.last_report(child).await, exited(Exit::Killed));
-        marker.assert_gone();
+        kill_with_its_tree(&place, child, &marker).await;
     });
 }

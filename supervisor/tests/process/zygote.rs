@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use palisaded::process::{Exit, Launch, LauncherImage, Launchers, NoLauncher, Report, SpawnError, spawn};
 use rustix::process::{Pid, Signal, getpgid};
@@ -94,7 +95,8 @@ fn a_zygote_that_was_killed_costs_no_start() {
     });
 }
 
-/// One that somebody has stopped answers nothing: that start fails within its bound, and the next has another zygote.
+/// One that somebody has stopped answers nothing: that start fails within its bound, the next ones are executed one by one, for which
+/// there is a reason, and after a while there is another zygote.
 #[test]
 fn a_zygote_that_was_stopped_costs_one_start() {
     exclusively(|| {
@@ -105,8 +107,16 @@ fn a_zygote_that_was_stopped_costs_one_start() {
             let error = try_to_start(&launchers, "exit 0").await.unwrap_err();
             assert!(matches!(error, SpawnError::Launcher(NoLauncher::Lost(_))), "{error}");
             assert!(error.to_string().contains("did not answer"), "{error}");
+            let others = zygotes();
             expect_a_start(&launchers).await;
+            assert_eq!(zygotes(), others, "none is made");
+            assert_eq!(launchers.one_by_one().borrow().as_deref(), Some("the last one did not answer in time"));
             wait_until("the end of the one that was stopped", || state_of(first).is_none()).await;
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(60)).await;
+            tokio::time::resume();
+            zygote_of(&launchers).await;
+            assert_eq!(*launchers.one_by_one().borrow(), None);
         });
     });
 }
@@ -120,6 +130,8 @@ fn a_program_that_is_no_zygote_is_executed() {
             let child = try_to_start(&launchers, "exit 0").await.unwrap();
             let failed = failure(Place::without_leaf().last_report(child).await);
             assert!(failed.message.contains("before it said which build it is"), "{}", failed.message);
+            let reason = launchers.one_by_one().borrow().clone().unwrap_or_default();
+            assert!(reason.starts_with("none could be made: "), "{reason}");
         }
     });
 }

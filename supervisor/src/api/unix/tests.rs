@@ -81,6 +81,7 @@ fn service() -> Arc<Service> {
         bus: Bus::default(),
         config: config(),
         host,
+        one_by_one: watch::Sender::new(None).subscribe(),
         prepared: watch::Sender::new(PreparedLaunchers { wanted: 0, ready: 0, problem: None }).subscribe(),
         started: (Instant::now(), SystemTime::now()),
         stop: Notify::new(),
