@@ -76,6 +76,7 @@ pub fn report(
             Outcome::Fail,
             "plugins get a network with nothing in it",
         ),
+        ability("seccomp", &host.seccomp, Outcome::Fail, "plugins get a system call filter"),
         ability("way_out", &host.way_out, Outcome::Warn, "plugins that are granted hosts reach the daemon's proxy"),
         ability("ipc_namespace", &host.ipc_namespaces, Outcome::Warn, "plugins share no IPC objects with anybody"),
         ability("hostname", &host.host_names, Outcome::Warn, "plugins get a host name of their own"),

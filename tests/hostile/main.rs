@@ -38,6 +38,7 @@ fn main() {
     if let [how, program, rest @ ..] = &arguments[..] {
         match how.as_str() {
             "without-landlock" => panic!("{}", sys::execute_without_landlock(program, rest)),
+            "without-filters" => panic!("{}", sys::execute_without_filters(program, rest)),
             "without-rights" => panic!("{}", sys::execute_without_rights(false, program, rest)),
             "without-mounts" => panic!("{}", sys::execute_without_rights(true, program, rest)),
             _ => {}

@@ -431,6 +431,12 @@ pub(crate) fn execute_without_landlock(program: &str, arguments: &[String]) -> i
     execute_refused(&refused, program, arguments)
 }
 
+/// Becomes a program for which the kernel has no system call filters, and returns only if that failed.
+pub(crate) fn execute_without_filters(program: &str, arguments: &[String]) -> io::Error {
+    let refused = [Refusal { call: libc::SYS_seccomp, errno: libc::EINVAL, when: None }];
+    execute_refused(&refused, program, arguments)
+}
+
 /// Becomes a program that may make user namespaces and has no rights in them, as an ordinary user's has that AppArmor restricts, and
 /// returns only if that failed. There every right is refused with EPERM and what mounts with EACCES, and what needs none goes on. An
 /// ordinary user has no rights outside either, so it does not matter where a call is made.

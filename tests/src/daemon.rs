@@ -143,6 +143,8 @@ pub enum Lacking {
     UserNamespaces,
     /// Landlock is not there.
     Landlock,
+    /// No system call filter can be installed.
+    Filters,
     /// A part of `/proc` is covered, as containers do. Only for root.
     WholeProc,
     /// No cgroup2 file system is mounted. Only for root.
@@ -470,6 +472,9 @@ impl Daemon {
             Surroundings::Nohup => wrapped(command("nohup").arg("--"), &ordinary()),
             Surroundings::Lacking(Lacking::Landlock) => {
                 wrapped(command(built("palisade-hostile")).arg("without-landlock"), &ordinary())
+            }
+            Surroundings::Lacking(Lacking::Filters) => {
+                wrapped(command(built("palisade-hostile")).arg("without-filters"), &ordinary())
             }
             Surroundings::Lacking(Lacking::WholeProc) => {
                 let script = "mount -t tmpfs none /proc/sys/fs && exec \"$@\"";

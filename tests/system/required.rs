@@ -103,6 +103,17 @@ fn a_host_without_landlock_refuses_whoever_requires_it() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// Every start needs the filter, so a host without one is one on which nothing runs, and `doctor` fails.
+#[test]
+fn a_host_without_filters_refuses() {
+    let options = DaemonOptions::with(both(&json!([]))).configuration(TOLERANT);
+    let daemon = Daemon::start(options.lacking(Lacking::Filters));
+    let reason = "the system call filter could not be installed: Invalid argument (os error 22)";
+    expect_told(&daemon, &format!("seccomp: {reason}"), "see `palisade doctor`");
+    assert_eq!(check(&daemon, "seccomp"), ("fail".to_owned(), reason.to_owned()));
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// Where a part of /proc is covered no new one may be mounted, and so there is no private root.
 #[test]
 fn a_host_with_a_masked_proc_refuses() {

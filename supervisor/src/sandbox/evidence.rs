@@ -256,12 +256,18 @@ impl Facts {
         }
         report.push("open_files", Enforced, "RLIMIT_NOFILE", &launcher);
         report.push("file_size", Enforced, "RLIMIT_FSIZE", &launcher);
-        let mechanism = "its data are counted again and again, and it is ended where they are too much; /tmp and /dev/shm are tmpfs of 64 MiB";
+        let temporary = if offer.private_root {
+            "/tmp and /dev/shm are tmpfs of 64 MiB"
+        } else {
+            "/tmp and /dev/shm are the host's, and nothing bounds what is there"
+        };
+        let mechanism =
+            &format!("its data are counted again and again, and it is ended where they are too much; {temporary}");
         match observed.and_then(|observed| observed.quota.as_ref()) {
             _ if !self.quotas => report.push("disk", Monitored, mechanism, &[]),
             Some(Err(reason)) => report.push("disk", Monitored, mechanism, std::slice::from_ref(reason)),
             seen => {
-                let mechanism = "the project quota of its data folder; /tmp and /dev/shm are tmpfs of 64 MiB";
+                let mechanism = &format!("the project quota of its data folder; {temporary}");
                 let mut evidence = vec!["trial: a write beyond a quota was refused".to_owned()];
                 evidence.extend(seen.and_then(|seen| seen.as_ref().ok()).map(|held| format!("kernel: {held}")));
                 report.push("disk", Enforced, mechanism, &evidence);
@@ -590,6 +596,14 @@ mod tests {
         assert_eq!(held.proofs.last(), Some(&Proof { source: ProofSource::Kernel, found: "8 MiB".to_owned() }));
         let lost = disk(&facts, Some(Err("it has none".to_owned())));
         assert_eq!((lost.state, lost.reason.as_str()), (GuaranteeState::Monitored, "it has none"));
+    }
+
+    #[test]
+    fn what_bounds_tmp_is_said_where_it_is_the_plugins_own() {
+        let disk = |offer| state(&facts(offer).guarantees(&Grants::default(), None), "disk").1;
+        assert!(disk(all()).ends_with("/tmp and /dev/shm are tmpfs of 64 MiB"), "{}", disk(all()));
+        let without = disk(Offer { private_root: false, ..all() });
+        assert!(without.ends_with("/tmp and /dev/shm are the host's, and nothing bounds what is there"), "{without}");
     }
 
     #[test]
