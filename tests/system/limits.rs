@@ -500,7 +500,9 @@ fn too_much_processor_time_without_a_controller() {
 #[test]
 fn the_configuration_decides() {
     let options = DaemonOptions::with([limited(json!({"memory_mib": 4096, "pids": 5, "cpu_percent": 90}))])
-        .configuration("[defaults.limits]\ncpu_percent = 40\n[plugins.hostile.limits]\nmemory_mib = 96\n");
+        .configuration(
+            "[defaults.limits]\ncpu_percent = 40\nmemory_mib = 128\n[plugins.hostile.limits]\nmemory_mib = 96\n",
+        );
     let daemon = Daemon::start(options);
     let info = daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known");
     assert_eq!(

@@ -274,8 +274,10 @@ fn prepared_launchers_end_with_a_daemon_that_is_killed() {
     let daemon = Daemon::with([Package::echo()]);
     let launchers: Vec<_> = daemon.wait_for_prepared(2).into_iter().filter_map(process::identity).collect();
     assert_eq!(launchers.len(), 2);
-    drop(daemon.kill_nine());
+    let folder = daemon.kill_nine();
     wait_for("their end", || launchers.iter().all(|launcher| !process::is_alive(*launcher)).then_some(()));
+    // They have no leaf, so it is the next daemon that clears its cgroup away.
+    Daemon::start(DaemonOptions::with([Package::echo()]).folder(folder)).stop_and_expect_no_orphans();
 }
 
 #[test]
