@@ -115,7 +115,7 @@ pub fn report(
             },
         });
     }
-    checks.push(tier(host.tier()));
+    checks.push(tier(host));
     // Who is granted hosts can have so many connections.
     let granted = registry.all().any(|handle| !handle.blueprint().grants.network_access.is_empty());
     let connections = config.egress.limits.connections_max;
@@ -262,8 +262,14 @@ fn prepared_launchers(PreparedLaunchers { wanted, ready, problem }: &PreparedLau
 }
 
 /// How much of the isolation this host carries, in a sentence.
-fn tier(tier: Tier) -> Check {
-    let (state, summary, hint) = match tier {
+fn tier(host: &Host) -> Check {
+    let needed = [&host.user_namespaces, &host.private_root, &host.network_namespaces, &host.seccomp];
+    let (state, summary, hint) = match host.tier() {
+        _ if needed.iter().any(|ability| !ability.is_yes()) => (
+            Outcome::Fail,
+            "none: this host lacks what every start needs, so each is refused that does not bear with less",
+            Some("see the checks that failed above; on_degraded = \"warn\" in [plugins.ID] bears with less"),
+        ),
         Tier::A => {
             (Outcome::Ok, "A: limits on memory, processes and cpu are the kernel's, for each plugin's whole tree", None)
         }

@@ -372,17 +372,27 @@ fn names_without_end() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// The file systems in memory are bounded in bytes and in files, and that one is full is told.
+/// A file system in memory that is full is told, once, and the plugin lives on.
 #[test]
-fn files_in_memory_are_bounded() {
+fn a_full_tmp_is_told() {
     let daemon = Daemon::with([limited(json!({}))]);
     let mut agent = daemon.agent();
     let events = follow(&mut agent);
+    let met = daemon.agent().call("hostile", "charge", &json!({"what": "tmpfs", "mib": 70}));
+    assert_eq!(met, Ok(json!({"hold": "ENOSPC"})));
+    assert_eq!(reason_of_next(&mut agent, events, "limit_reached"), "disk: /tmp is full, in bytes or in files");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The file systems in memory are bounded in bytes and in files.
+#[test]
+fn files_in_memory_are_bounded() {
+    let daemon = Daemon::with([limited(json!({}))]);
     let met = daemon.agent().call("hostile", "memory-files", &json!(["/tmp", "/dev/shm"])).expect("it lives on");
     // The folder itself is one of the files.
     let expected = |files: u32| format!("{} ENOSPC {} ENOSPC", 64 << 20, files - 1);
     assert_eq!(met, json!({"/tmp": expected(8192), "/dev/shm": expected(1024)}));
-    assert_eq!(reason_of_next(&mut agent, events, "limit_reached"), "disk: /tmp is full, in bytes or in files");
     daemon.stop_and_expect_no_orphans();
 }
 

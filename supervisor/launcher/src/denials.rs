@@ -9,18 +9,15 @@ use crate::{
     channel::{self, Record},
     sys::{self, Question},
 };
-use palisade_launcher::Denied;
+use palisade_launcher::{Denied, REFUSALS_TOLD_WITHIN};
 use rustix::event::Timespec;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// So many different refusals are told apart; a program has fewer.
 const LINES_MAX: usize = 64;
-
-/// How long news may wait for more of it.
-const TOLD_WITHIN: Duration = Duration::from_millis(50);
 
 /// The kernel's instructions that our filters consist of.
 mod code {
@@ -96,7 +93,7 @@ impl<'a> Denials<'a> {
                 self.lines.push(Line::new(number, errno, arguments));
             }
         }
-        self.tell_at.get_or_insert_with(|| Instant::now() + TOLD_WITHIN);
+        self.tell_at.get_or_insert_with(|| Instant::now() + REFUSALS_TOLD_WITHIN);
     }
 
     /// How long to wait until something is to be told.

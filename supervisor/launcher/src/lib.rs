@@ -42,6 +42,9 @@ pub const MODE_ZYGOTE: &str = "zygote";
 /// The most descriptors that travel with one message.
 pub const DESCRIPTORS_MAX: usize = 8;
 
+/// How long the news of a refused system call may wait for more of it.
+pub const REFUSALS_TOLD_WITHIN: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// The disk quota of a folder, as the kernel has it: what a launcher answers that was started with `--quota`, or a sentence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {

@@ -370,7 +370,7 @@ impl Service {
             };
             map.insert("guarantees".to_owned(), value(&guarantees)?);
             if blueprint.trace_denials {
-                map.insert("denied".to_owned(), value(&blueprint.denials.list())?);
+                map.insert("denied".to_owned(), value(&handle.refusals(process.is_some()).await)?);
             }
             map.insert("permissions".to_owned(), json!(blueprint.grants.names()));
             if let Ok(Some(runtime)) = blueprint.runtime() {

@@ -361,7 +361,8 @@ impl Blueprint {
     /// What the kernel says of the running plugin. Blocks.
     #[must_use]
     pub fn observe(&self, process: u32) -> Observed {
-        let mut observed = Observed::of(process);
+        let wanted = spec::processes(self.limits().pids.value);
+        let mut observed = Observed::of(process).with_processes(process, wanted);
         if let Some(leaf) = self.leaf_of(process) {
             observed = observed.with_cgroup(&leaf);
         }

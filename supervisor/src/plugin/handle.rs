@@ -14,11 +14,13 @@ use super::blueprint::Blueprint;
 use super::call::{Call, Counters, NewCall};
 use super::inbox::Inbox;
 use super::queue::overloaded;
+use super::refusals::Refusal;
 use crate::events::unix_ms;
 use crate::model::generation::StopWhy;
 use crate::model::guarantee::not_enforced;
 use crate::model::ids::{Generation, PluginId};
 use crate::model::status::{Dossier, PluginInfo, PluginState, PluginStatus};
+use crate::process::REFUSALS_TOLD_WITHIN;
 
 /// What the actor is told.
 #[derive(Debug)]
@@ -286,6 +288,15 @@ impl Handle {
             not_enforced: not_enforced(self.shared.blueprint.guarantees(None)),
             calls: self.shared.counters.snapshot(),
         }
+    }
+
+    /// What it was refused, as far as that is written down.
+    pub async fn refusals(&self, runs: bool) -> Vec<Refusal> {
+        if runs {
+            // So late its pid 1 tells it, and it is to be all that came before the question.
+            tokio::time::sleep(2 * REFUSALS_TOLD_WITHIN).await;
+        }
+        self.shared.blueprint.denials.list()
     }
 
     /// One line of `list`.

@@ -70,7 +70,10 @@ pub fn look(tree: &Whereabouts, processes: &[u32], limit: u64) -> Look {
     let (mut anonymous, mut shared) = (0, 0);
     let mut held = Held::default();
     let mut mapped = Mapped::default();
-    for pid in processes {
+    // In another order each time, so that a descriptor for which there was no room in one look is seen in another.
+    let mut processes = processes.to_vec();
+    fastrand::shuffle(&mut processes);
+    for pid in &processes {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         // It ended meanwhile.
         let Some(status) = read(&folder.join("status")) else { continue };
@@ -95,7 +98,7 @@ pub fn look(tree: &Whereabouts, processes: &[u32], limit: u64) -> Look {
     let mut memory = anonymous + shared.max(in_files);
     if limit < memory {
         // What is shared was counted in each; unless that may not be known, it is known better now.
-        if let Some((anonymous, shared)) = shares(processes) {
+        if let Some((anonymous, shared)) = shares(&processes) {
             memory = anonymous + shared.max(in_files);
         }
     }

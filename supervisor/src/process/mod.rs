@@ -23,7 +23,7 @@ pub use control::{Control, Report, Started};
 pub use exit::{Exit, Exited};
 pub use image::{ImageError, LauncherImage};
 pub use launchers::{Launchers, NoLauncher, Waiting};
-pub use palisade_launcher::{Denied, Failure, Limit, Resource, Spec, Step, Usage, UserMap};
+pub use palisade_launcher::{Denied, Failure, Limit, REFUSALS_TOLD_WITHIN, Resource, Spec, Step, Usage, UserMap};
 pub use prepared::{Prepared, Stock};
 pub use spawn::{Child, DESCRIPTORS_PER_CHILD, Launch, SpawnError, spawn};
 pub use usage::{TreeUsage, proportional_bytes, tree_usage};

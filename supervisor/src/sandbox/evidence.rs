@@ -66,6 +66,8 @@ pub struct Observed {
     namespaces: Vec<&'static str>,
     /// The quota of its data, or why it has none.
     quota: Option<Result<String, String>>,
+    /// What RLIMIT_NPROC of the process is, and what it should be.
+    processes: Option<(u64, u64)>,
     /// Files of its cgroup, and what stands in them.
     cgroup: Vec<(&'static str, String)>,
 }
@@ -92,7 +94,7 @@ impl Observed {
             let link = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{name}"));
             matches!((link("self"), link(&pid.to_string())), (Ok(own), Ok(other)) if own != other)
         });
-        Self { status, namespaces: namespaces.collect(), quota: None, cgroup: Vec::new() }
+        Self { status, namespaces: namespaces.collect(), quota: None, processes: None, cgroup: Vec::new() }
     }
 
     /// With the limits that its cgroup has, those that there are.
@@ -100,6 +102,15 @@ impl Observed {
     pub fn with_cgroup(self, leaf: &Path) -> Self {
         let read = |file| Some((file, fs::read_to_string(leaf.join(file)).ok()?.trim().to_owned()));
         Self { cgroup: LIMITS.into_iter().filter_map(read).collect(), ..self }
+    }
+
+    /// With the number of processes that the kernel lets it have, which `wanted` may differ from since it was started.
+    #[must_use]
+    pub fn with_processes(self, pid: u32, wanted: u64) -> Self {
+        let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("Max processes"));
+        let held = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
+        Self { processes: held.map(|held| (held, wanted)), ..self }
     }
 
     fn limit(&self, file: &str) -> Option<String> {
@@ -244,12 +255,18 @@ impl Facts {
                 "RLIMIT_DATA of each process; the tree is looked at every second and ended where it has more: {why}"
             );
             report.push("memory", Monitored, &mechanism, &launcher);
-            if offer.user_namespaces {
-                report.push("pids", Enforced, "RLIMIT_NPROC, counted in its user namespace", &launcher);
-            } else {
-                let mechanism =
-                    format!("they are counted every second, and the tree is ended where they are more: {why}");
-                report.push("pids", Monitored, &mechanism, &[]);
+            let counted = "they are counted every second, and the tree is ended where they are more";
+            match observed.and_then(|observed| observed.processes) {
+                _ if !offer.user_namespaces => report.push("pids", Monitored, &format!("{counted}: {why}"), &[]),
+                Some((held, wanted)) if held != wanted => {
+                    let why = format!("the limit was changed, and RLIMIT_NPROC is {held} until it is started anew");
+                    report.push("pids", Monitored, &format!("{counted}: {why}"), &[]);
+                }
+                seen => {
+                    let mut evidence = launcher.to_vec();
+                    evidence.extend(seen.map(|(held, _)| format!("kernel: Max processes {held} in /proc/PID/limits")));
+                    report.push("pids", Enforced, "RLIMIT_NPROC, counted in its user namespace", &evidence);
+                }
             }
             let mechanism = format!("it is looked at every second, and not throttled: {why}");
             report.push("cpu", Monitored, &mechanism, &[]);
@@ -543,6 +560,23 @@ mod tests {
         assert!(without[0].1.contains("somebody else's") && without[2].1.contains("somebody else's"), "{without:?}");
         let less = states(Offer { user_namespaces: false, ..all() });
         assert_eq!(less[1].0, Monitored);
+    }
+
+    #[test]
+    fn a_limit_of_processes_that_was_changed_is_the_kernels_from_the_next_start_on() {
+        let facts = Facts { reasons: vec![("controllers", "somebody else's".to_owned())], ..facts(all()) };
+        let pids = |held: u64| {
+            let observed = Observed { processes: Some((held, 11)), ..Observed::default() };
+            let found = facts.guarantees(&Grants::default(), Some(&observed));
+            let found = found.into_iter().find(|one| one.control == "pids").unwrap();
+            (found.state, found.evidence)
+        };
+        let (state, evidence) = pids(11);
+        assert_eq!(state, GuaranteeState::Enforced);
+        assert!(evidence.ends_with("kernel: Max processes 11 in /proc/PID/limits"), "{evidence}");
+        let (state, evidence) = pids(25);
+        assert_eq!(state, GuaranteeState::Monitored);
+        assert!(evidence.contains("RLIMIT_NPROC is 25 until it is started anew"), "{evidence}");
     }
 
     #[test]

@@ -546,8 +546,8 @@ fn bytes(mebibytes: u64) -> u64 {
     mebibytes.saturating_mul(1 << 20)
 }
 
-/// pid 1 of the tree is not the plugin's.
-fn processes(pids: u64) -> u64 {
+/// How many processes the kernel lets a tree have where no controller counts them: pid 1 of the tree is not the plugin's.
+pub fn processes(pids: u64) -> u64 {
     pids.saturating_add(1)
 }
 
