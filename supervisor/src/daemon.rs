@@ -4,45 +4,38 @@
 //! dependencies, last answers, socket. Whatever ends the daemon, nothing of a plugin outlives it: its launcher hangs on a
 //! socket that the kernel closes with us.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use palisade_protocol::GuaranteeState;
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::api::service::{LAST_ANSWERS, Service};
 use crate::api::unix::{self, ListenError};
 use crate::blocking;
 use crate::config::{self, Config};
-use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
-use crate::model::guarantee::{self, not_enforced};
-use crate::model::limits::Limits;
+use crate::model::guarantee::not_enforced;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 use crate::model::status::NotEnforced;
-use crate::plugin::actor::{self, Surroundings};
-use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
+use crate::packages::{Packages, Surrounding};
+use crate::plugin::blueprint::Host;
 use crate::plugin::disk;
-use crate::plugin::handle::Command;
 use crate::plugin::logs::Hub;
-use crate::plugin::network::Network;
-use crate::plugin::numbers::{Numbers, Reserve};
-use crate::plugin::refusals::Refusals;
 use crate::plugin::sampler::Sampler;
 use crate::process::{ImageError, LauncherImage, Launchers, Stock, quota};
-use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
+use crate::registry::{DirectoryError, Live};
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::evidence::Users;
 use crate::sandbox::granted::Reserved;
@@ -50,7 +43,7 @@ use crate::sandbox::lend::Lender;
 use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::runtime::Runtimes;
 use crate::sandbox::spec::Layout;
-use crate::store::{Snapshot, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -227,10 +220,28 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         runtimes,
         sampler,
     });
+    for (what, name) in [("folder of generation numbers", "generations"), ("folder of what is installed", "installed")]
+    {
+        own_folder(what, &config.state_directory.join(name))?;
+    }
+    let (config, bus, hub, live) = (Arc::new(config), Bus::default(), Hub::default(), Arc::new(Live::default()));
+    let around = Surrounding {
+        config: config.clone(),
+        host: plugin_host,
+        store: store.clone(),
+        bus: bus.clone(),
+        hub: hub.clone(),
+        started: started.0,
+    };
+    let opening = (around, live.clone());
+    // The database may have to be mended, or another process may look into it.
+    let packages = blocking::run(move || Packages::new(opening.0, opening.1)).await.map_err(DaemonError::Packages)?;
+    let packages = Arc::new(packages);
     let service = Arc::new(Service {
-        registry: OnceLock::new(),
-        hub: Hub::default(),
-        bus: Bus::default(),
+        registry: live,
+        packages: Some(packages.clone()),
+        hub,
+        bus,
         config,
         host,
         one_by_one: launchers.one_by_one(),
@@ -244,8 +255,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let alive = tokio::spawn(signs_of_life());
 
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
-    let directories = service.config.plugin_directories.clone();
-    let mut looking = pin!(look_for_plugins(directories, store.clone()));
+    let mut looking = pin!(packages.gather());
     let found = tokio::select! {
         found = &mut looking => Some(found),
         // Large packages take their time, and whoever stops the daemon meanwhile does not want them.
@@ -268,7 +278,13 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         return Ok(());
     };
     let found = found.map_err(DaemonError::Packages)??;
-    let tasks = build(&service, found, store.clone(), plugin_host, started.0).await?;
+    for id in service.config.plugins.keys().filter(|id| found.ids().all(|there| there != *id)) {
+        tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
+    }
+    for config::Unusable { path, reason } in &service.config.unusable_directories {
+        tracing::warn!(directory = %path.display(), %reason, "a plugin directory is passed over");
+    }
+    packages.begin(found).await;
     // Every version has its snapshot in hand by now, and agents need not wait for this.
     let sweeping = tokio::spawn({
         let store = store.clone();
@@ -303,7 +319,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     service.stopping.store(true, Ordering::Relaxed);
     stock.close().await;
     {
-        let mut stopping = pin!(service.stop_plugins(tasks));
+        let mut stopping = pin!(service.stop_plugins());
         loop {
             tokio::select! {
                 () = &mut stopping => break,
@@ -362,114 +378,6 @@ async fn signs_of_life() {
         due.tick().await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
     }
-}
-
-/// What was found: packages with their copies, and folders that cannot be used.
-type Packages = (Vec<(Found, Result<Snapshot, String>)>, Vec<Rejected>);
-
-/// Finds the plugins, and copies them into the store.
-async fn look_for_plugins(
-    directories: Vec<PathBuf>,
-    store: Arc<Store>,
-) -> io::Result<Result<Packages, DirectoryError>> {
-    blocking::run(move || {
-        let Discovery { found, rejected } = registry::discover(&directories)?;
-        let staged: Vec<_> = found
-            .into_iter()
-            .map(|found| {
-                let snapshot = store.stage(&found.path).map_err(|error| error.to_string());
-                (found, snapshot)
-            })
-            .collect();
-        Ok((staged, rejected))
-    })
-    .await
-}
-
-/// Brings the plugins to life.
-async fn build(
-    service: &Arc<Service>,
-    (staged, rejected): Packages,
-    store: Arc<Store>,
-    host: Arc<Host>,
-    started: Instant,
-) -> Result<Vec<JoinHandle<()>>, DaemonError> {
-    for id in service.config.plugins.keys().filter(|id| staged.iter().all(|(found, _)| found.manifest.id != **id)) {
-        tracing::warn!(plugin = %id, "the configuration speaks of a plugin that is not there");
-    }
-    for config::Unusable { path, reason } in &service.config.unusable_directories {
-        tracing::warn!(directory = %path.display(), %reason, "a plugin directory is passed over");
-    }
-    for rejected in &rejected {
-        tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
-    }
-    let numbers_folder = service.config.state_directory.join("generations");
-    own_folder("folder of generation numbers", &numbers_folder)?;
-    let reserve = Arc::new(Reserve::open(numbers_folder));
-    let mut numbers = HashMap::new();
-    let overrides = Arc::new(service.config.egress.hosts.clone());
-    let mut handles = Vec::new();
-    let mut tasks = Vec::new();
-    for (found, snapshot) in staged {
-        let id = found.manifest.id.clone();
-        if let Err(reason) = &snapshot {
-            tracing::warn!(plugin = %id, %reason, "the package cannot be copied");
-        }
-        let configured = service.config.plugins.get(&id).cloned().unwrap_or_default();
-        let limits =
-            Limits::decide(&found.manifest.limits.resources, &configured.limits, &service.config.defaults.limits);
-        let found_require = found.manifest.require.clone();
-        let mut warnings = found.warnings;
-        warnings.extend(limits.refusals());
-        let (grants, unasked) = configured.grant.within(&found.manifest.permissions);
-        warnings.extend(unasked);
-        for warning in &warnings {
-            tracing::warn!(plugin = %id, %warning, "plugin.json");
-        }
-        let blueprint = Blueprint {
-            manifest: found.manifest,
-            source: found.path,
-            warnings,
-            snapshot: Mutex::new(snapshot),
-            store: store.clone(),
-            host: host.clone(),
-            configuration: serde_json::Value::Object(configured.configuration),
-            configured_limits: limits,
-            said_limits: Mutex::default(),
-            network: Network::new(
-                &grants,
-                &service.config.egress.policy,
-                Resolver::new(overrides.clone()),
-                service.config.egress.limits.clone(),
-                service.bus.clone(),
-            ),
-            trace_denials: configured.trace_denials,
-            denials: Refusals::default(),
-            require: guarantee::required(&found_require, &service.config.defaults.require, &configured.require),
-            grants,
-            on_degraded: match configured.on_degraded {
-                config::OnDegraded::Refuse => OnDegraded::Refuse,
-                config::OnDegraded::Warn => OnDegraded::Warn,
-            },
-        };
-        let surroundings = Surroundings { bus: service.bus.clone(), hub: service.hub.clone(), started };
-        let numbers =
-            numbers.entry(id.clone()).or_insert_with(|| Arc::new(Numbers::open(&reserve, id.as_str()))).clone();
-        blueprint.make_ready();
-        for shortfall in blueprint.shortfalls() {
-            tracing::warn!(plugin = %id, %shortfall, "this host cannot confine the plugin as it should be");
-        }
-        let (handle, task) = actor::start(blueprint, surroundings, numbers);
-        handles.push(handle);
-        tasks.push(task);
-    }
-    let registry = service.registry.get_or_init(|| Registry::new(handles, rejected));
-    for group in registry.start_order() {
-        for handle in group {
-            handle.tell(Command::Begin).await;
-        }
-    }
-    Ok(tasks)
 }
 
 /// Looks at the interpreters that are configured.

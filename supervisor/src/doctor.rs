@@ -48,7 +48,8 @@ impl Report {
     }
 }
 
-/// What is known about this host and configuration. `one_by_one` is why launchers are no copies, if they are not.
+/// What is known about this host and configuration. `one_by_one` is why launchers are no copies, if they are not; `forgets` is what is
+/// wrong with the registry's database.
 #[must_use]
 pub fn report(
     host: &Host,
@@ -56,6 +57,7 @@ pub fn report(
     one_by_one: Option<&str>,
     prepared: &PreparedLaunchers,
     registry: &Registry,
+    forgets: Option<&str>,
 ) -> Report {
     let ability = |name, ability: &Ability, missing: Outcome, what: &str| match ability {
         Ability::Yes => Check { name, state: Outcome::Ok, summary: what.to_owned(), hint: None },
@@ -146,6 +148,7 @@ pub fn report(
         },
     });
     checks.push(launchers(one_by_one));
+    checks.push(database(forgets));
     checks.push(prepared_launchers(prepared));
     let directories: Vec<_> = config.plugin_directories.iter().map(|path| path.display().to_string()).collect();
     checks.push(if directories.is_empty() {
@@ -237,6 +240,20 @@ fn launchers(one_by_one: Option<&str>) -> Check {
                  stays, see what stops or kills palisade-zygote, a child of the daemon, and what the log says"
                     .to_owned(),
             ),
+        },
+    }
+}
+
+/// Whether what an operator changes of the packages is remembered.
+fn database(forgets: Option<&str>) -> Check {
+    let name = "database";
+    match forgets {
+        None => Check { name, state: Outcome::Ok, summary: "what is changed is remembered".to_owned(), hint: None },
+        Some(problem) => Check {
+            name,
+            state: Outcome::Warn,
+            summary: problem.to_owned(),
+            hint: Some("see registry.sqlite3 in the state folder; say again which versions are disabled".to_owned()),
         },
     }
 }

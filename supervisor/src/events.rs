@@ -68,6 +68,14 @@ pub enum EventKind {
     ConnectionsUnrecorded,
     /// An operator has changed how much a plugin may have.
     LimitsChanged,
+    /// A version was installed.
+    PackageInstalled,
+    /// An installed version was removed.
+    PackageRemoved,
+    /// A version takes calls again.
+    PackageEnabled,
+    /// A version takes none any more.
+    PackageDisabled,
     /// The daemon takes calls.
     DaemonStarted,
     /// The daemon begins to shut down.

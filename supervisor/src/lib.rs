@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod egress;
 pub mod events;
 pub mod model;
+pub mod packages;
 pub mod plugin;
 pub mod process;
 pub mod registry;

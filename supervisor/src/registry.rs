@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use palisade_protocol::{ErrorBody, ErrorCode, SUPERVISOR_ID};
 use rustix::fs::{Mode, OFlags};
@@ -184,7 +185,11 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-fn read(folder: &Path) -> Result<Found, String> {
+/// Reads a package's manifest.
+///
+/// # Errors
+/// What is wrong with it, all of it.
+pub fn read(folder: &Path) -> Result<Found, String> {
     let path = folder.join("plugin.json");
     // It may be something else by now, which is not followed and not waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -206,8 +211,25 @@ fn read(folder: &Path) -> Result<Found, String> {
     Ok(Found { manifest, path: folder.to_owned(), warnings })
 }
 
-/// Every version of every plugin.
+/// The registry as it is at a moment. Whoever looks gets a whole one, which stays as it is; who changes it puts another in its place.
 #[derive(Debug, Default)]
+pub struct Live(RwLock<Option<Arc<Registry>>>);
+
+impl Live {
+    /// The present one; none before the plugins were found.
+    #[must_use]
+    pub fn now(&self) -> Option<Arc<Registry>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts this one in its place. One change at a time: who makes it has to have looked at the present one before.
+    pub fn replace(&self, registry: Registry) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(registry));
+    }
+}
+
+/// Every version of every plugin.
+#[derive(Debug, Default, Clone)]
 pub struct Registry {
     plugins: BTreeMap<PluginId, BTreeMap<Version, Handle>>,
     rejected: Vec<Rejected>,
@@ -217,36 +239,87 @@ impl Registry {
     /// A registry of these.
     #[must_use]
     pub fn new(handles: Vec<Handle>, rejected: Vec<Rejected>) -> Self {
-        let mut plugins: BTreeMap<PluginId, BTreeMap<Version, Handle>> = BTreeMap::new();
+        let mut registry = Self { plugins: BTreeMap::new(), rejected };
         for handle in handles {
-            plugins.entry(handle.id().clone()).or_default().insert(handle.version().clone(), handle);
+            registry.put(handle);
         }
-        Self { plugins, rejected }
+        registry
     }
 
-    /// The plugin that `id` and `specifier` name: the highest version that fits.
+    /// Takes one in, in place of another of the same id and version.
+    pub fn put(&mut self, handle: Handle) {
+        self.plugins.entry(handle.id().clone()).or_default().insert(handle.version().clone(), handle);
+    }
+
+    /// Takes one out.
+    pub fn take(&mut self, id: &PluginId, version: &Version) -> Option<Handle> {
+        let versions = self.plugins.get_mut(id)?;
+        let taken = versions.remove(version);
+        if versions.is_empty() {
+            self.plugins.remove(id);
+        }
+        taken
+    }
+
+    /// The versions of an id that there are, the lowest first.
+    pub fn versions(&self, id: &PluginId) -> impl Iterator<Item = (&Version, &Handle)> {
+        self.plugins.get(id).into_iter().flatten()
+    }
+
+    /// The plugin that a call with `id` and `specifier` is for: the highest enabled version that fits.
     ///
     /// # Errors
-    /// `plugin_not_found`, `version_not_found`, `invalid_params` for a specifier that is none.
+    /// `plugin_not_found`, `version_not_found`, `unavailable` where what fits is disabled, `invalid_params` for a specifier that is
+    /// none.
     pub fn find(&self, id: &str, specifier: Option<&str>) -> Result<&Handle, ErrorBody> {
         let versions = self.plugins.get(id).ok_or_else(|| self.unknown(id))?;
+        // The usual case needs no parsing.
+        if let (None, 1, Some(handle)) = (specifier, versions.len(), versions.values().next())
+            && handle.is_enabled()
+        {
+            return Ok(handle);
+        }
+        self.choose(id, versions, specifier, true)
+    }
+
+    /// The same for an operator, who also sees what is disabled; an enabled version that fits goes before.
+    ///
+    /// # Errors
+    /// As [`Registry::find`], but for `unavailable`.
+    pub fn find_any(&self, id: &str, specifier: Option<&str>) -> Result<&Handle, ErrorBody> {
+        let versions = self.plugins.get(id).ok_or_else(|| self.unknown(id))?;
+        self.choose(id, versions, specifier, true).or_else(|_| self.choose(id, versions, specifier, false))
+    }
+
+    fn choose<'a>(
+        &self,
+        id: &str,
+        versions: &'a BTreeMap<Version, Handle>,
+        specifier: Option<&str>,
+        enabled: bool,
+    ) -> Result<&'a Handle, ErrorBody> {
+        let there = || versions.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let specifier = match specifier {
-            // The usual case needs no parsing.
-            None if versions.len() == 1 => return versions.values().next().ok_or_else(|| self.unknown(id)),
             None => Specifier::any(),
             Some(text) => Specifier::parse(text).map_err(|error| {
-                let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
-                let hint = format!("write it as in {id}@1.2.3 or {id}@^1.2; there is {}", there.join(", "));
+                let hint = format!("write it as in {id}@1.2.3 or {id}@^1.2; there is {}", there());
                 ErrorBody::new(ErrorCode::InvalidParams, format!("the version {}: {error}", quoted(text)))
                     .with_hint(hint)
             })?,
         };
-        specifier.highest(versions.keys()).and_then(|version| versions.get(version)).ok_or_else(|| {
-            let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
-            let wanted = specifier_text(&specifier);
-            ErrorBody::new(ErrorCode::VersionNotFound, format!("no version of {id} fits {wanted}"))
-                .with_hint(format!("there is {}", there.join(", ")))
-        })
+        let usable = versions.iter().filter(|(_, handle)| handle.is_enabled() || !enabled).map(|(version, _)| version);
+        if let Some(found) = specifier.highest(usable).and_then(|version| versions.get(version)) {
+            return Ok(found);
+        }
+        if let Some(disabled) = specifier.highest(versions.keys()) {
+            let message = format!("{id} {disabled} is disabled");
+            let hint = format!("`palisade enable {id}@{disabled}` lets it take calls again");
+            let error = ErrorBody::new(ErrorCode::Unavailable, message).with_hint(hint);
+            return Err(ErrorBody { retryable: false, ..error });
+        }
+        let wanted = specifier.to_string();
+        Err(ErrorBody::new(ErrorCode::VersionNotFound, format!("no version of {id} fits {wanted}"))
+            .with_hint(format!("there is {}", there())))
     }
 
     fn unknown(&self, id: &str) -> ErrorBody {
@@ -309,8 +382,4 @@ impl Registry {
         order.reverse();
         order
     }
-}
-
-fn specifier_text(specifier: &Specifier) -> String {
-    specifier.to_string()
 }

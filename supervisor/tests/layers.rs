@@ -28,10 +28,14 @@ const PARTS: &[(&str, &[&str])] = &[
     ("sandbox::probe", &["model", "process", "sandbox"]),
     ("plugin", &["blocking", "egress", "events", "model", "process", "sandbox", "store", "wire"]),
     ("registry", &["model", "plugin", "store"]),
+    ("packages", &["blocking", "config", "egress", "events", "model", "plugin", "registry", "store"]),
     ("router", &["model", "plugin", "registry"]),
     ("doctor", &["config", "model", "registry", "sandbox::probe"]),
     // Not `process`, `store` or `sandbox`; of the probe only what it found out, for `doctor`.
-    ("api", &["config", "doctor", "events", "model", "plugin", "registry", "router", "sandbox::probe", "wire"]),
+    (
+        "api",
+        &["config", "doctor", "events", "model", "packages", "plugin", "registry", "router", "sandbox::probe", "wire"],
+    ),
     (
         "daemon",
         &[
@@ -42,6 +46,7 @@ const PARTS: &[(&str, &[&str])] = &[
             "egress",
             "events",
             "model",
+            "packages",
             "plugin",
             "process",
             "registry",

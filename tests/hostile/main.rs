@@ -159,7 +159,10 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
             let action = ActionInfo { name: "echo".into(), parameters, ..ActionInfo::default() };
             wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, "0.1.0", vec![action]), &[]);
         }
-        _ => wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, "0.1.0", deeds::actions()), &[]),
+        _ => {
+            let version = std::env::var("HOSTILE_VERSION").unwrap_or_else(|_| "0.1.0".into());
+            wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, &version, deeds::actions()), &[]);
+        }
     }
     if mode == "unhealthy" || mode == "no-pong" {
         let Some((kind, id, content)) = wire.read() else { std::process::exit(0) };

@@ -19,6 +19,7 @@ mod life;
 mod limits;
 mod neighbours;
 mod operations;
+mod packages;
 mod permissions;
 mod python;
 mod required;

@@ -67,7 +67,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 12, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 14, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -447,6 +447,28 @@ fn every_operation_answers_what_the_page_says() {
     let ways: BTreeSet<_> = lines.iter().filter_map(|line| line["stream"].as_str()).collect();
     assert_eq!(ways, BTreeSet::from(["stderr", "supervisor"]));
 
+    // Packages come and go.
+    let package = Package::hostile("guest", "tame").write(&daemon.path().join("elsewhere"), daemon.marker());
+    let path = json!({ "path": package });
+    for was_there in [false, true] {
+        let installed = ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
+        assert_eq!(installed["was_there"], was_there);
+    }
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_installed");
+    for enabled in [false, true] {
+        let operation = if enabled { "enable" } else { "disable" };
+        let answer = ask::<admin::PluginStatus>(page, &daemon, "a status", operation, &of("guest"));
+        assert_eq!(answer["enabled"], enabled);
+        events_until(page, &mut watcher, events, |event| event["kind"] == format!("package_{operation}d"));
+    }
+    let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
+    assert!(removed.get("data").is_none(), "it has not run: {removed}");
+    ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
+    daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
+    let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
+    assert!(removed["data"].is_string(), "{removed}");
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
+
     ask::<admin::DaemonStatus>(page, &daemon, "a daemon", "status", &json!({}));
     let report = ask::<Value>(page, &daemon, "a report", "doctor", &json!({}));
     let checks: Vec<admin::Check> = serde_json::from_value(report["checks"].clone()).expect("they are checks");
@@ -589,6 +611,9 @@ fn the_types_of_the_client_are_the_pages() {
         ("LogLine", "a line", ""),
         ("Event", "an event", ""),
         ("Check", "a report", "checks[]."),
+        ("Installation", "an installation", ""),
+        ("Removal", "a removal", ""),
+        ("NotEnforced", "a status", "not_enforced[]."),
     ] {
         let paths = page.tables[table].keys().filter_map(|path| path.strip_prefix(prefix));
         let mut said: BTreeSet<_> = paths.filter(|path| !path.contains('.')).collect();

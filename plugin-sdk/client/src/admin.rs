@@ -4,6 +4,7 @@
 //! absent ones have defaults. Whoever wants all that came calls the operation with `serde_json::Value` as its result.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use palisade_protocol::{ActionInfo, Guarantee, GuaranteeState, Level};
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,10 @@ pub enum Change {
     Resume,
     /// Forget its failures, so that it may be started again.
     Reset,
+    /// Let it take calls again.
+    Enable,
+    /// Stop it, and let it take no calls until it is enabled.
+    Disable,
 }
 
 impl Change {
@@ -64,6 +69,8 @@ impl Change {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Reset => "reset",
+            Self::Enable => "enable",
+            Self::Disable => "disable",
         }
     }
 }
@@ -190,6 +197,26 @@ impl<'a> Admin<'a> {
         request.call().await
     }
 
+    /// Installs the package in a folder, which is not needed afterwards. The daemon reads it, so the path has to be absolute.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; nothing is installed then.
+    pub async fn install(&self, path: &Path) -> Result<Installation, CallError> {
+        #[derive(Serialize)]
+        struct Install<'a> {
+            path: &'a Path,
+        }
+        self.request("install", &Install { path }).call().await
+    }
+
+    /// Removes an installed version, and returns once no process of it is left. `force` also where others depend on it.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn uninstall(&self, target: impl Into<Target<'a>>, force: bool) -> Result<Removal, CallError> {
+        self.request("uninstall", &Force { target: target.into(), force }).call().await
+    }
+
     /// Log lines, as they were written. Endless when they are followed.
     ///
     /// # Errors
@@ -255,6 +282,9 @@ pub struct PluginSummary {
     pub version: String,
     /// Its name for people.
     pub name: String,
+    /// Whether its operator lets it take calls.
+    #[serde(default = "by_default")]
+    pub enabled: bool,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
     pub state: String,
     /// When it entered the state, in milliseconds since the epoch.
@@ -281,6 +311,9 @@ pub struct PluginStatus {
     pub version: String,
     /// Its name for people.
     pub name: String,
+    /// Whether its operator lets it take calls.
+    #[serde(default = "by_default")]
+    pub enabled: bool,
     /// As in [`PluginSummary::state`].
     pub state: String,
     /// Why it is in this state, where that is not plain.
@@ -325,6 +358,40 @@ impl PluginStatus {
         let serving = self.generations.iter().find(|one| Some(one.generation) == self.generation);
         serving.and_then(|one| one.process_id)
     }
+}
+
+/// What was installed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Installation {
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// The digest of its snapshot, in hexadecimal.
+    pub digest: String,
+    /// Just that was installed already, or lies in a plugin directory, and nothing was done.
+    pub was_there: bool,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Removal {
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Plugins that depended on it and are without it now, as `id version`.
+    pub broken: Vec<String>,
+    /// The folder of its data, which stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+}
+
+/// A plugin is enabled unless somebody has disabled it.
+fn by_default() -> bool {
+    true
 }
 
 /// A control that holds less than it could, or not at all.

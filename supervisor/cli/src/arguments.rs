@@ -90,6 +90,23 @@ pub(crate) enum Command {
     },
     /// Forget the failures of plugins, so that they may be started again
     Reset(Targets),
+    /// Install the package in a folder
+    Install {
+        /// The folder with plugin.json
+        folder: PathBuf,
+    },
+    /// Remove installed versions; their data stay
+    Uninstall {
+        #[command(flatten)]
+        targets: Targets,
+        /// Also where others depend on them
+        #[arg(long)]
+        force: bool,
+    },
+    /// Let versions take calls again
+    Enable(Targets),
+    /// Stop versions, and let them take no calls until they are enabled
+    Disable(Targets),
     /// Look for what is wrong, with this host and with the daemon
     Doctor,
     /// Print a completion script for a shell

@@ -12,6 +12,7 @@ mod failure;
 mod follow;
 mod limits;
 mod output;
+mod packages;
 mod params;
 mod plugins;
 mod run;
@@ -202,6 +203,10 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Resume(targets) => plugins::change(context, Change::Resume, targets.plugins).await?,
         Command::Limit { plugin, changes } => limits::limit(context, &plugin, changes).await?,
         Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
+        Command::Install { folder } => packages::install(context, &folder).await?,
+        Command::Uninstall { targets, force } => packages::uninstall(context, &targets.plugins, force).await?,
+        Command::Enable(targets) => plugins::change(context, Change::Enable, targets.plugins).await?,
+        Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_) | Command::Completions { .. } => unreachable!("handled before there was a runtime"),

@@ -20,11 +20,11 @@ struct Nothing {}
 
 #[derive(Serialize)]
 pub(crate) struct Target<'a> {
-    plugin: &'a str,
+    pub(crate) plugin: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<&'a str>,
+    pub(crate) version: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    force: bool,
+    pub(crate) force: bool,
 }
 
 /// What an action is asked for by.
@@ -48,7 +48,7 @@ pub(crate) fn target(target: &str) -> Target<'_> {
 }
 
 /// Prints the answer as it came, or as people read it.
-fn show(
+pub(crate) fn show(
     context: &Context,
     answer: &Raw,
     text: impl FnOnce(&Raw, &Screen) -> Result<String, Failure>,
@@ -80,7 +80,10 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
             vec![
                 Cell::new(&plugin.id, Tone::Strong),
                 (&plugin.version).into(),
-                Cell::new(&plugin.state, Tone::of_state(&plugin.state)),
+                match plugin.enabled {
+                    true => Cell::new(&plugin.state, Tone::of_state(&plugin.state)),
+                    false => Cell::new("disabled", Tone::Faint),
+                },
                 since(plugin.since_unix_ms).into(),
                 plugin.calls_in_flight.to_string().into(),
                 plugin.restarts.to_string().into(),
@@ -173,6 +176,10 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
         state += &format!(" for {}, since {}", since(status.since_unix_ms), stamp(status.since_unix_ms));
     }
     fields.add("state", &state);
+    if !status.enabled {
+        let id = one_line(&status.id);
+        fields.add("disabled", &format!("it takes no calls; `palisade enable {id}@{}`", one_line(&status.version)));
+    }
     fields.prose("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
     for shortfall in &status.degraded {
         fields.prose("degraded", &screen.tone(&one_line(shortfall), Tone::Careful));
@@ -531,6 +538,7 @@ mod tests {
             version: "1.2.3".into(),
             name: "Echo".into(),
             state: "failed".into(),
+            enabled: true,
             reason: Some("killed by SIGSEGV".into()),
             generations: vec![GenerationStatus {
                 generation: 4,
@@ -603,6 +611,7 @@ mod tests {
                 id: "echo".into(),
                 version: "1.0.0".into(),
                 state: "active".into(),
+                enabled: true,
                 ..PluginStatus::default()
             },
             source: "/plugins/echo".into(),
@@ -710,6 +719,7 @@ mod tests {
                     id: "echo".into(),
                     version: "1.0.0".into(),
                     state: "active".into(),
+                    enabled: true,
                     description: Some("Echoes.".into()),
                     ..PluginSummary::default()
                 },
@@ -717,6 +727,7 @@ mod tests {
                     id: "calculator".into(),
                     version: "0.1.0".into(),
                     state: "discovered".into(),
+                    enabled: true,
                     name: "Calculator".into(),
                     restarts: 12,
                     ..PluginSummary::default()

@@ -3,8 +3,9 @@
 //! Administrative operations are calls to the reserved plugin id `palisade`. Each is a row of [`ACTIONS`], which is also what
 //! `describe` answers for that id, so that the command line types their parameters as it does those of any plugin.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, Level, SUPERVISOR_ID, StreamInfo, StreamKind};
@@ -20,11 +21,12 @@ use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, CpuOver};
 use crate::model::status::{PluginState, PreparedLaunchers, quoted};
+use crate::packages::Packages;
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
 use crate::plugin::limiting;
 use crate::plugin::logs::{Hub, Line};
-use crate::registry::Registry;
+use crate::registry::{Live, Registry};
 use crate::router::{self, Target};
 use crate::sandbox::probe;
 
@@ -37,14 +39,16 @@ const LINES_DEFAULT: usize = 100;
 /// Everything that the operations work on.
 #[derive(Debug)]
 pub struct Service {
-    /// The plugins; set once they have been found.
-    pub registry: OnceLock<Registry>,
+    /// The plugins, once they have been found.
+    pub registry: Arc<Live>,
+    /// What changes them; absent where nothing does.
+    pub packages: Option<Arc<Packages>>,
     /// What plugins say.
     pub hub: Hub,
     /// What happens.
     pub bus: Bus,
     /// What was configured.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// What this host can do.
     pub host: probe::Host,
     /// Why launchers are executed one by one, if they are.
@@ -120,11 +124,33 @@ pub const ACTIONS: &[Row] = &[
     ("events", "What happens, from now on.", &[PLUGIN_OPTIONAL, ("follow", "boolean", false)], true),
     ("doctor", "What this host can do, and what is wrong.", &[], false),
     ("version", "The daemon's version.", &[], false),
+    ("install", "Installs the package in a folder.", &[("path", "string", true)], false),
+    (
+        "uninstall",
+        "Removes an installed version; its data stay.",
+        &[PLUGIN, VERSION, ("force", "boolean", false)],
+        false,
+    ),
+    ("enable", "Has a version take calls again.", &[PLUGIN, VERSION], false),
+    ("disable", "Stops a version, and has it take no calls, until it is enabled.", &[PLUGIN, VERSION], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
 /// Those of them that are an operator's: what they change is not only the caller's.
-pub const CHANGES: &[&str] = &["start", "stop", "restart", "pause", "resume", "reset", "limit", "shutdown"];
+pub const CHANGES: &[&str] = &[
+    "start",
+    "stop",
+    "restart",
+    "pause",
+    "resume",
+    "reset",
+    "limit",
+    "install",
+    "uninstall",
+    "enable",
+    "disable",
+    "shutdown",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,6 +181,12 @@ struct StopParams {
     version: Option<String>,
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstallParams {
+    path: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -193,11 +225,16 @@ struct EventsParams {
 }
 
 impl Service {
-    fn registry(&self) -> Result<&Registry, ErrorBody> {
-        self.registry.get().ok_or_else(|| {
+    fn registry(&self) -> Result<Arc<Registry>, ErrorBody> {
+        self.registry.now().ok_or_else(|| {
             ErrorBody::new(ErrorCode::Unavailable, "the daemon is still looking for its plugins")
                 .with_retry_after_ms(200)
         })
+    }
+
+    fn packages(&self) -> Result<&Packages, ErrorBody> {
+        let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
+        self.packages.as_deref().ok_or_else(none)
     }
 
     fn refuse_while_stopping(&self) -> Result<(), ErrorBody> {
@@ -214,7 +251,7 @@ impl Service {
     /// Why it was refused; nothing was sent then.
     pub fn call(&self, target: Target<'_>, call: NewCall, known: impl FnOnce(&Arc<Call>)) -> Result<(), ErrorBody> {
         self.refuse_while_stopping()?;
-        router::route(self.registry()?, target, call, known)
+        router::route(&*self.registry()?, target, call, known)
     }
 
     /// The actions of the reserved id, as `describe` shows them.
@@ -245,7 +282,13 @@ impl Service {
     ///
     /// # Errors
     /// What went wrong, in the taxonomy's terms.
-    pub async fn operate(&self, action: &str, params: &[u8], items: &mut impl Items) -> Result<Value, ErrorBody> {
+    pub async fn operate(
+        &self,
+        who: &str,
+        action: &str,
+        params: &[u8],
+        items: &mut impl Items,
+    ) -> Result<Value, ErrorBody> {
         match action {
             #[cfg(test)]
             "panic" => {
@@ -268,7 +311,7 @@ impl Service {
             }
             "info" => {
                 let Which { plugin, version } = parameters(params)?;
-                self.info(self.find(&plugin, version.as_deref())?).await
+                self.info(&self.find(&plugin, version.as_deref())?).await
             }
             "describe" => {
                 let DescribeParams { plugin, version, action } = parameters(params)?;
@@ -290,13 +333,31 @@ impl Service {
                 self.act(&plugin, version.as_deref(), operation).await
             }
             "limit" => self.limit(parameters(params)?).await,
+            "install" => {
+                let InstallParams { path } = parameters(params)?;
+                self.refuse_while_stopping()?;
+                value(&self.packages()?.install(&path, who).await?)
+            }
+            "uninstall" => {
+                let StopParams { plugin, version, force } = parameters(params)?;
+                self.refuse_while_stopping()?;
+                value(&self.packages()?.uninstall(&plugin, version.as_deref(), force, who).await?)
+            }
+            "enable" | "disable" => {
+                let Which { plugin, version } = parameters(params)?;
+                self.refuse_while_stopping()?;
+                let handle = self.packages()?.enable(&plugin, version.as_deref(), action == "enable", who).await?;
+                value(&handle.status().await)
+            }
             "logs" => self.logs(parameters(params)?, items).await,
             "events" => self.events(parameters(params)?, items).await,
             "doctor" => {
                 parameters::<NoParams>(params)?;
                 let registry = self.registry()?;
                 let (one_by_one, prepared) = (self.one_by_one.borrow(), self.prepared.borrow());
-                value(&doctor::report(&self.host, &self.config, one_by_one.as_deref(), &prepared, registry))
+                let forgets = self.packages.as_ref().and_then(|packages| packages.forgets());
+                let (one_by_one, forgets) = (one_by_one.as_deref(), forgets.as_deref());
+                value(&doctor::report(&self.host, &self.config, one_by_one, &prepared, &registry, forgets))
             }
             "version" => {
                 parameters::<NoParams>(params)?;
@@ -316,8 +377,13 @@ impl Service {
         }
     }
 
-    fn find(&self, plugin: &str, version: Option<&str>) -> Result<&Handle, ErrorBody> {
-        self.registry()?.find(plugin, version)
+    fn find(&self, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {
+        self.registry()?.find_any(plugin, version).cloned()
+    }
+
+    /// One that takes calls.
+    fn enabled(&self, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {
+        self.registry()?.find(plugin, version).cloned()
     }
 
     fn list(&self) -> Result<Value, ErrorBody> {
@@ -408,7 +474,7 @@ impl Service {
             }
             return Ok(json!({ "actions": value(&actions)? }));
         }
-        let handle = self.find(plugin, version)?;
+        let handle = self.enabled(plugin, version)?;
         let actions = handle.describe().await?;
         let infos = match action {
             Some(name) => vec![actions.get(plugin, name)?.info()],
@@ -419,7 +485,10 @@ impl Service {
 
     async fn act(&self, plugin: &str, version: Option<&str>, operation: Operation) -> Result<Value, ErrorBody> {
         self.refuse_while_stopping()?;
-        let handle = self.find(plugin, version)?;
+        let handle = match operation {
+            Operation::Start | Operation::Restart => self.enabled(plugin, version)?,
+            _ => self.find(plugin, version)?,
+        };
         handle.operate(operation).await?;
         value(&handle.status().await)
     }
@@ -449,7 +518,7 @@ impl Service {
             cpu_over,
         };
         let handle = self.find(&plugin, version.as_deref())?;
-        let changed = limiting::change(handle, said).await?;
+        let changed = limiting::change(&handle, said).await?;
         let mut event = Event::new(EventKind::LimitsChanged);
         event.plugin = Some(handle.id().clone());
         event.version = Some(handle.version().to_string());
@@ -517,7 +586,7 @@ impl Service {
 
     /// Ends all plugins at once; `stop_plugins` then has nothing left to wait for.
     pub async fn kill_plugins(&self) {
-        if let Some(registry) = self.registry.get() {
+        if let Some(registry) = self.registry.now() {
             for handle in registry.all() {
                 handle.tell(crate::plugin::handle::Command::Kill).await;
             }
@@ -525,8 +594,8 @@ impl Service {
     }
 
     /// Stops all plugins, those that depend on others first. Ends when no process is left.
-    pub async fn stop_plugins(&self, tasks: Vec<tokio::task::JoinHandle<()>>) {
-        if let Some(registry) = self.registry.get() {
+    pub async fn stop_plugins(&self) {
+        if let Some(registry) = self.registry.now() {
             for group in registry.stop_order() {
                 let stopping: Vec<_> = group
                     .iter()
@@ -546,7 +615,7 @@ impl Service {
                 }
             }
         }
-        for task in tasks {
+        for task in self.packages.iter().flat_map(|packages| packages.take_tasks()) {
             if let Err(error) = task.await {
                 tracing::error!(%error, "the actor of a plugin panicked");
             }

@@ -79,6 +79,8 @@ pub struct PluginStatus {
     pub id: PluginId,
     pub version: Version,
     pub name: String,
+    /// Whether its operator lets it take calls.
+    pub enabled: bool,
     pub state: PluginState,
     /// Why it is in this state, where that is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,6 +124,8 @@ pub struct PluginSummary {
     pub id: PluginId,
     pub version: Version,
     pub name: String,
+    /// Whether its operator lets it take calls.
+    pub enabled: bool,
     pub state: PluginState,
     pub since_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -347,6 +351,7 @@ mod tests {
             id: PluginId::parse("echo").unwrap(),
             version: Version::new(1, 2, 3),
             name: "Echo".into(),
+            enabled: true,
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),
             since_unix_ms: 1,

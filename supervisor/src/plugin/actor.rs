@@ -77,7 +77,12 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         actions: None,
         route: None,
     };
-    let shared = Arc::new(Shared { blueprint, counters: Arc::new(Counters::default()), board: board.into() });
+    let shared = Arc::new(Shared {
+        blueprint,
+        counters: Arc::new(Counters::default()),
+        enabled: true.into(),
+        board: board.into(),
+    });
     let actor = Actor {
         shared: shared.clone(),
         surroundings,

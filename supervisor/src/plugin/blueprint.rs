@@ -134,7 +134,8 @@ impl Blueprint {
     }
 
     /// Where its private data lie.
-    pub(super) fn data_folder(&self) -> PathBuf {
+    #[must_use]
+    pub fn data_folder(&self) -> PathBuf {
         self.host.data.join(self.manifest.id.as_str())
     }
 

@@ -3,6 +3,7 @@
 //! A call goes straight to the generation that the route points to; only where there is no route does it pass the actor. Cheap to
 //! clone.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
@@ -95,6 +96,8 @@ pub struct Shared {
     pub blueprint: Arc<Blueprint>,
     /// Its calls.
     pub counters: Arc<Counters>,
+    /// Whether its operator lets it take calls.
+    pub enabled: AtomicBool,
     /// What it is doing.
     pub board: Mutex<Board>,
 }
@@ -128,6 +131,17 @@ impl Handle {
     #[must_use]
     pub fn version(&self) -> &semver::Version {
         &self.shared.blueprint.manifest.version
+    }
+
+    /// Whether its operator lets it take calls. Who routes calls asks this; one that is under way goes on.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.shared.enabled.load(Ordering::Relaxed)
+    }
+
+    /// Lets it take calls, or none.
+    pub fn set_enabled(&self, enabled: bool) {
+        self.shared.enabled.store(enabled, Ordering::Relaxed);
     }
 
     /// What its generations are made from.
@@ -275,6 +289,7 @@ impl Handle {
             id: manifest.id.clone(),
             version: manifest.version.clone(),
             name: manifest.name.clone(),
+            enabled: self.is_enabled(),
             state: board.state,
             reason: board.reason.clone(),
             since_unix_ms: unix_ms(board.since),
@@ -308,6 +323,7 @@ impl Handle {
             id: manifest.id.clone(),
             version: manifest.version.clone(),
             name: manifest.name.clone(),
+            enabled: self.is_enabled(),
             state: board.state,
             since_unix_ms: unix_ms(board.since),
             generation: board.generation,

@@ -11,6 +11,7 @@
 //! Whoever has a [`Snapshot`] holds it: it stays while anybody does. What nobody holds is taken away by `sweep`.
 //! Elsewhere: which version is used is the registry's business; what `plugin.json` says is `model::manifest`'s.
 
+pub mod database;
 mod elf;
 mod sweep;
 
@@ -87,6 +88,12 @@ pub enum StoreError {
     /// The daemon ends, and what it was copying is not needed any more.
     #[error("the daemon is stopping")]
     Closing,
+    /// A snapshot is not what it was.
+    #[error("{path} in the store is not what it was when it was made", path = .path.display())]
+    Altered {
+        /// Which.
+        path: PathBuf,
+    },
     /// It changed while it was copied.
     #[error("{path} changed while it was copied; wait until it is written, then try again")]
     Changed {
@@ -146,6 +153,9 @@ impl Identity {
         }
     }
 }
+
+/// What says of an open file, whose path it is given for errors, its digest and whether it is executable.
+type Keep<'a> = dyn Fn(File, &Path) -> Result<(String, bool), StoreError> + 'a;
 
 /// One entry of a package, in the order of the names.
 struct Entry {
@@ -213,7 +223,7 @@ impl Store {
         let unreadable = |error: rustix::io::Errno| StoreError::Read { path: source.to_owned(), source: error.into() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(source, flags, Mode::empty()).map_err(unreadable)?;
-        self.walk(source, &folder, Path::new(""), 0, &mut entries, &mut bytes)?;
+        self.walk(source, &folder, Path::new(""), 0, &mut entries, &mut bytes, &|file, path| self.keep(file, path))?;
         let digest = tree_digest(&entries);
         let path = self.snapshots().join(&digest);
         if !self.is_whole(&path, &entries) {
@@ -241,6 +251,76 @@ impl Store {
         Ok(Snapshot { digest, path, _hold: hold })
     }
 
+    /// The same for a package that is to be there for good: when this returns, the snapshot is on the disk.
+    ///
+    /// # Errors
+    /// As [`Store::stage`]; where it cannot be written to the disk, the snapshot is there all the same.
+    pub fn stage_durably(&self, source: &Path) -> Result<Snapshot, StoreError> {
+        let snapshot = self.stage(source)?;
+        let mut folders = vec![snapshot.path.clone()];
+        while let Some(folder) = folders.pop() {
+            let write = |source| StoreError::Write { path: folder.clone(), source };
+            for entry in fs::read_dir(&folder).map_err(write)? {
+                let entry = entry.map_err(write)?;
+                if entry.file_type().map_err(write)?.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    File::open(entry.path()).and_then(|file| file.sync_all()).map_err(write)?;
+                }
+            }
+            File::open(&folder).and_then(|folder| folder.sync_all()).map_err(write)?;
+        }
+        for folder in [self.files(), self.snapshots()] {
+            let synced = File::open(&folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|source| StoreError::Write { path: folder, source })?;
+        }
+        Ok(snapshot)
+    }
+
+    /// The snapshot of this digest, if all of it is what the digest says. Blocks; what this daemon has not hashed yet is hashed.
+    ///
+    /// # Errors
+    /// [`StoreError::Altered`] where it is not, or [`StoreError::Read`] where it is not there.
+    pub fn take(&self, digest: &str) -> Result<Snapshot, StoreError> {
+        let _nothing_goes = self.copying.read().unwrap_or_else(PoisonError::into_inner);
+        let path = self.snapshots().join(digest);
+        let altered = |path: &Path| StoreError::Altered { path: path.to_owned() };
+        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(altered(&path));
+        }
+        let unreadable = |error: rustix::io::Errno| StoreError::Read { path: path.clone(), source: error.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(unreadable)?;
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        self.walk(&path, &folder, Path::new(""), 0, &mut entries, &mut bytes, &|file, path| {
+            self.recognize(file, path)
+        })?;
+        if tree_digest(&entries) != digest {
+            return Err(altered(&path));
+        }
+        let hold = self.hold(digest);
+        Ok(Snapshot { digest: digest.to_owned(), path, _hold: hold })
+    }
+
+    /// What a file of a snapshot is, whose bytes stay where they are.
+    fn recognize(&self, mut file: File, path: &Path) -> Result<(String, bool), StoreError> {
+        let unreadable = |source| StoreError::Read { path: path.to_owned(), source };
+        let metadata = file.metadata().map_err(unreadable)?;
+        let executable = metadata.permissions().mode() & 0o111 != 0;
+        let identity = Identity::of(&metadata);
+        let known = lock(&self.remembered).get(&identity).cloned();
+        if let Some(digest) = known {
+            return Ok((digest, executable));
+        }
+        let digest = hash(&mut file).map_err(unreadable)?;
+        let mut remembered = lock(&self.remembered);
+        if remembered.len() == REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(identity, digest.clone());
+        Ok((digest, executable))
+    }
+
     fn hold(&self, digest: &str) -> Arc<()> {
         let mut holds = lock(&self.holds);
         if let Some(hold) = holds.get(digest).and_then(Weak::upgrade) {
@@ -251,6 +331,7 @@ impl Store {
         hold
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a walk takes along, from folder to folder")]
     fn walk(
         &self,
         source: &Path,
@@ -259,6 +340,7 @@ impl Store {
         depth: usize,
         entries: &mut Vec<Entry>,
         bytes: &mut u64,
+        keep: &Keep<'_>,
     ) -> Result<(), StoreError> {
         let too_large = |limit: String| StoreError::TooLarge { path: source.to_owned(), limit };
         if depth > DEPTH_MAX {
@@ -299,14 +381,14 @@ impl Store {
             match FileType::from_raw_mode(status.st_mode) {
                 FileType::Directory => {
                     entries.push(Entry { relative: relative.clone(), what: What::Folder });
-                    self.walk(source, &open(OFlags::DIRECTORY)?, &relative, depth + 1, entries, bytes)?;
+                    self.walk(source, &open(OFlags::DIRECTORY)?, &relative, depth + 1, entries, bytes, keep)?;
                 }
                 FileType::RegularFile => {
                     *bytes += u64::try_from(status.st_size).unwrap_or(0);
                     if *bytes > PACKAGE_BYTES_MAX {
                         return Err(too_large(format!("{} MiB", PACKAGE_BYTES_MAX >> 20)));
                     }
-                    let (digest, executable) = self.keep(open(OFlags::empty())?.into(), &path)?;
+                    let (digest, executable) = keep(open(OFlags::empty())?.into(), &path)?;
                     entries.push(Entry { relative, what: What::File { digest, executable } });
                 }
                 FileType::Symlink => return Err(StoreError::Unusual { path, what: "a symbolic link" }),
@@ -682,6 +764,29 @@ mod tests {
         let again = store.stage(source.path()).unwrap();
         assert_eq!(again, snapshot);
         assert_eq!(fs::read_to_string(again.path.join("a")).unwrap(), "right");
+    }
+
+    #[test]
+    fn a_snapshot_is_taken_again_if_it_is_what_it_was() {
+        let (folder, store) = store();
+        let source = package(&[("bin/run", "#!/bin/sh\n", 0o755), ("a", "right", 0o644)]);
+        let snapshot = store.stage_durably(source.path()).unwrap();
+        drop(source);
+        assert_eq!(store.take(&snapshot.digest).unwrap(), snapshot);
+        drop(store);
+        let store = open(&folder);
+        assert_eq!(store.take(&snapshot.digest).unwrap(), snapshot);
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0, "nothing is copied");
+        drop(store);
+        for digest in ["../../etc", &"0".repeat(64)] {
+            assert!(open(&folder).take(digest).is_err(), "{digest}");
+        }
+        let file = snapshot.path.join("a");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&file, "wrong").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+        let error = open(&folder).take(&snapshot.digest).unwrap_err();
+        assert!(matches!(error, StoreError::Altered { .. }), "{error}");
     }
 
     #[test]

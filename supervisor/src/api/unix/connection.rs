@@ -484,6 +484,7 @@ impl Agent {
         let service = self.service.clone();
         let shared = self.shared.clone();
         let action = head.action.to_owned();
+        let caller = self.caller.clone();
         let params = params.bytes().to_vec();
         let limit = head.deadline_ms.map(Duration::from_millis);
         if !self.is_operator && CHANGES.contains(&head.action) {
@@ -494,7 +495,7 @@ impl Agent {
         }
         let mut items = StreamItems { shared: shared.clone(), id, credit: credit.clone(), open: false };
         let work = async move {
-            let operation = service.operate(&action, &params, &mut items);
+            let operation = service.operate(&caller, &action, &params, &mut items);
             let outcome = match limit {
                 Some(limit) => tokio::time::timeout(limit, operation).await.unwrap_or_else(|_| {
                     let message = format!("{action}: no answer within {} ms, the caller's deadline", limit.as_millis());

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
 use palisade_protocol::{
@@ -76,10 +75,11 @@ fn service() -> Arc<Service> {
         descriptors: Descriptors { soft: None, hard: None },
     };
     let service = Service {
-        registry: OnceLock::new(),
+        registry: Arc::default(),
+        packages: None,
         hub: Hub::default(),
         bus: Bus::default(),
-        config: config(),
+        config: Arc::new(config()),
         host,
         one_by_one: watch::Sender::new(None).subscribe(),
         prepared: watch::Sender::new(PreparedLaunchers { wanted: 0, ready: 0, problem: None }).subscribe(),
@@ -88,7 +88,7 @@ fn service() -> Arc<Service> {
         stopping: false.into(),
         ended: watch::Sender::new(false),
     };
-    assert!(service.registry.set(Registry::default()).is_ok());
+    service.registry.replace(Registry::default());
     Arc::new(service)
 }
 

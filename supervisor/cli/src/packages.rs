@@ -1,0 +1,79 @@
+//! `install` and `uninstall`.
+
+use std::path::Path;
+
+use palisade_client::admin::{Installation, Removal};
+use palisade_protocol::ErrorCode;
+use serde::Serialize;
+
+use crate::Context;
+use crate::failure::Failure;
+use crate::plugins::{Target, show, target};
+use crate::screen::{Screen, Tone, harmless, one_line};
+
+#[derive(Serialize)]
+struct Install<'a> {
+    path: &'a Path,
+}
+
+/// `palisade install FOLDER`
+pub(crate) async fn install(context: &Context, folder: &Path) -> Result<(), Failure> {
+    // The daemon's folder is another one.
+    let path = std::path::absolute(folder)
+        .map_err(|error| Failure::code(ErrorCode::InvalidParams, format!("{}: {error}", folder.display())))?;
+    let answer = context.operate("install", &Install { path: &path }).await?;
+    show(context, &answer, |answer, screen| Ok(installation_text(&answer.decode()?, screen)))
+}
+
+fn installation_text(installed: &Installation, screen: &Screen) -> String {
+    let Installation { id, version, digest, was_there } = installed;
+    let what = screen.tone(&format!("{} {}", one_line(id), one_line(version)), Tone::Strong);
+    let how = if *was_there { "was installed already" } else { "is installed" };
+    format!("{what} {how}, sha256 {}\n", one_line(digest))
+}
+
+/// `palisade uninstall PLUGIN…`, one after the other.
+pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool) -> Result<(), Failure> {
+    for plugin in plugins {
+        let answer = context.operate("uninstall", &Target { force, ..target(plugin) }).await;
+        let answer = answer.map_err(|failure| if plugins.len() > 1 { failure.about(plugin) } else { failure })?;
+        show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, screen)))?;
+    }
+    Ok(())
+}
+
+fn removal_text(removed: &Removal, screen: &Screen) -> String {
+    let what = screen.tone(&format!("{} {}", one_line(&removed.id), one_line(&removed.version)), Tone::Strong);
+    let mut text = format!("{what} is removed\n");
+    for broken in &removed.broken {
+        text += &screen.tone(&format!("{} is without it now\n", one_line(broken)), Tone::Careful);
+    }
+    if let Some(data) = &removed.data {
+        text += &format!("its data stay in {}\n", harmless(data));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_and_what_stays_is_said() {
+        let installed =
+            Installation { id: "echo".into(), version: "1.0.0".into(), digest: "00ff".into(), was_there: false };
+        assert_eq!(installation_text(&installed, &Screen::plain()), "echo 1.0.0 is installed, sha256 00ff\n");
+        let again = Installation { was_there: true, ..installed };
+        assert_eq!(installation_text(&again, &Screen::plain()), "echo 1.0.0 was installed already, sha256 00ff\n");
+        let removed = Removal {
+            id: "echo".into(),
+            version: "1.0.0".into(),
+            broken: vec!["other 2.0.0".into()],
+            data: Some("/var/lib/\x1b".into()),
+        };
+        assert_eq!(
+            removal_text(&removed, &Screen::plain()),
+            "echo 1.0.0 is removed\nother 2.0.0 is without it now\nits data stay in /var/lib/\\u{1b}\n"
+        );
+    }
+}

@@ -1,0 +1,511 @@
+//! What the registry remembers beside the packages themselves: which versions are disabled, what was installed and removed, and how
+//! often plugins were called. The one room of the code that knows SQL.
+//!
+//! Losing it loses no package: those lie in the store, and what was installed is written beside them. So a database that cannot be used
+//! is told, with the reason, and the daemon goes on: on one in memory, where a file cannot be written; on a new one, where the old one is
+//! damaged, which is put aside and never deleted.
+//!
+//! Invariants: what a function says is done is on the disk, unless the [`Condition`] says otherwise; a migration is made whole or not at
+//! all, and after a copy was made; a database of a later version is not touched.
+//! Elsewhere: everything here blocks; whoever calls it has a thread for it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use semver::Version;
+
+use crate::model::ids::PluginId;
+
+/// One step each, from an empty file to the present form. What was released is never changed.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE disabled (
+        id TEXT NOT NULL, version TEXT NOT NULL, at_unix_ms INTEGER NOT NULL, PRIMARY KEY (id, version)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY, at_unix_ms INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL,
+        id TEXT NOT NULL, version TEXT NOT NULL, detail TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE statistics (
+        id TEXT NOT NULL, version TEXT NOT NULL, installs INTEGER NOT NULL DEFAULT 0, calls INTEGER NOT NULL DEFAULT 0,
+        errors INTEGER NOT NULL DEFAULT 0, last_used_unix_ms INTEGER, PRIMARY KEY (id, version)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// So much of the trail is kept.
+const AUDIT_ROWS_MAX: i64 = 100_000;
+
+/// Another process that looks into the file, a backup for instance, is waited for so long.
+const BUSY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether what is remembered is remembered for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// It is.
+    Good,
+    /// The file was damaged and is put aside; a new one was begun.
+    Renewed {
+        /// Where the old one is.
+        aside: PathBuf,
+        /// What was wrong.
+        reason: String,
+    },
+    /// Nothing is written to the disk, and everything is forgotten with the daemon.
+    Volatile {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Something could not be remembered, or looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// There is no room, or the disk does not take it.
+    #[error("the registry's database {path} cannot be written: {reason}; is the disk full or read-only?", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        reason: String,
+    },
+    /// Anything else.
+    #[error("the registry's database {path} cannot be used: {reason}", path = .path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        reason: String,
+    },
+}
+
+/// What was done, for the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub at_unix_ms: u64,
+    /// `uid:0`, or whoever else it was.
+    pub who: String,
+    /// `install`, `uninstall`, `enable`, `disable`.
+    pub what: String,
+    pub id: String,
+    pub version: String,
+    /// The rest, a sentence.
+    pub detail: String,
+}
+
+/// The database.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+    condition: Condition,
+}
+
+impl Database {
+    /// Opens the one in this file, or makes it. Never fails: see [`Database::condition`].
+    #[must_use]
+    pub fn open(path: &Path) -> Self {
+        match Self::try_open(path) {
+            Ok(connection) => Self::of(path, connection, Condition::Good),
+            Err(Trouble::Damaged(reason)) => match put_aside(path).and_then(|aside| {
+                Self::try_open(path).map(|connection| (aside, connection)).map_err(|trouble| trouble.reason())
+            }) {
+                Ok((aside, connection)) => Self::of(path, connection, Condition::Renewed { aside, reason }),
+                Err(why) => Self::volatile(path, format!("{reason}; {why}")),
+            },
+            Err(Trouble::Unusable(reason)) => Self::volatile(path, reason),
+        }
+    }
+
+    fn of(path: &Path, connection: Connection, condition: Condition) -> Self {
+        Self { path: path.to_owned(), connection: Mutex::new(connection), condition }
+    }
+
+    fn volatile(path: &Path, reason: String) -> Self {
+        let connection = Connection::open_in_memory().expect("SQLite is linked in, and memory is all that this takes");
+        for migration in MIGRATIONS {
+            connection.execute_batch(migration).expect("the migrations are constants that the tests run");
+        }
+        Self::of(path, connection, Condition::Volatile { reason })
+    }
+
+    fn try_open(path: &Path) -> Result<Connection, Trouble> {
+        // For its user alone, as SQLite makes its other files like this one.
+        let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        made.map_err(|error| Trouble::Unusable(error.to_string()))?;
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY_WITHIN)?;
+        let checked: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if checked != "ok" {
+            return Err(Trouble::Damaged(checked));
+        }
+        // A change is on the disk before anybody is told that it was made.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        migrate(path, &mut connection)?;
+        Ok(connection)
+    }
+
+    /// Whether it can be relied on.
+    #[must_use]
+    pub fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self, error: &rusqlite::Error) -> DatabaseError {
+        let (path, reason) = (self.path.clone(), error.to_string());
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure) => {
+                DatabaseError::Write { path, reason }
+            }
+            _ => DatabaseError::Broken { path, reason },
+        }
+    }
+
+    /// The versions that an operator has disabled. What is no id or no version is passed over.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]
+    pub fn disabled(&self) -> Result<BTreeSet<(PluginId, Version)>, DatabaseError> {
+        let connection = self.connection();
+        let read = || {
+            let mut all = connection.prepare("SELECT id, version FROM disabled")?;
+            let rows = all.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            rows.collect::<Result<Vec<_>, _>>()
+        };
+        let rows = read().map_err(|error| self.told(&error))?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(id, version)| Some((PluginId::parse(&id).ok()?, Version::parse(&version).ok()?)))
+            .collect())
+    }
+
+    /// Notes that a version is disabled, or is not any more, and who said so.
+    ///
+    /// # Errors
+    /// [`DatabaseError`], and nothing was noted.
+    pub fn set_disabled(&self, disabled: bool, entry: &Entry) -> Result<(), DatabaseError> {
+        self.change(entry, |transaction| {
+            if disabled {
+                transaction.execute(
+                    "INSERT INTO disabled VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                    params![entry.id, entry.version, entry.at_unix_ms],
+                )?;
+            } else {
+                transaction
+                    .execute("DELETE FROM disabled WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes that a version was installed.
+    ///
+    /// # Errors
+    /// [`DatabaseError`], and nothing was noted.
+    pub fn installed(&self, entry: &Entry) -> Result<(), DatabaseError> {
+        self.change(entry, |transaction| {
+            transaction.execute(
+                "INSERT INTO statistics (id, version, installs) VALUES (?1, ?2, 1)
+                 ON CONFLICT DO UPDATE SET installs = installs + 1",
+                params![entry.id, entry.version],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Notes that a version is gone; that it was disabled is forgotten with it.
+    ///
+    /// # Errors
+    /// [`DatabaseError`], and nothing was noted.
+    pub fn removed(&self, entry: &Entry) -> Result<(), DatabaseError> {
+        self.change(entry, |transaction| {
+            transaction
+                .execute("DELETE FROM disabled WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
+            Ok(())
+        })
+    }
+
+    fn change(
+        &self,
+        entry: &Entry,
+        make: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), DatabaseError> {
+        let mut connection = self.connection();
+        let done = || {
+            let transaction = connection.transaction()?;
+            make(&transaction)?;
+            transaction.execute(
+                "INSERT INTO audit (at_unix_ms, who, what, id, version, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![entry.at_unix_ms, entry.who, entry.what, entry.id, entry.version, entry.detail],
+            )?;
+            transaction.execute(
+                "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?1",
+                params![AUDIT_ROWS_MAX],
+            )?;
+            transaction.commit()
+        };
+        done().map_err(|error| self.told(&error))
+    }
+
+    /// The last entries of the audit trail, the youngest first.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]
+    pub fn audit(&self, most: u32) -> Result<Vec<Entry>, DatabaseError> {
+        let connection = self.connection();
+        let read = || {
+            let mut last = connection.prepare(
+                "SELECT at_unix_ms, who, what, id, version, detail FROM audit ORDER BY number DESC LIMIT ?1",
+            )?;
+            let rows = last.query_map(params![most], |row| {
+                Ok(Entry {
+                    at_unix_ms: row.get(0)?,
+                    who: row.get(1)?,
+                    what: row.get(2)?,
+                    id: row.get(3)?,
+                    version: row.get(4)?,
+                    detail: row.get(5)?,
+                })
+            })?;
+            rows.collect::<Result<Vec<_>, _>>()
+        };
+        read().map_err(|error| self.told(&error))
+    }
+
+    /// How often a version was installed.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]
+    pub fn installs(&self, id: &PluginId, version: &Version) -> Result<u64, DatabaseError> {
+        let found = self.connection().query_row(
+            "SELECT installs FROM statistics WHERE id = ?1 AND version = ?2",
+            params![id.as_str(), version.to_string()],
+            |row| row.get(0),
+        );
+        found.optional().map(Option::unwrap_or_default).map_err(|error| self.told(&error))
+    }
+}
+
+/// Why a file cannot be used as it is.
+enum Trouble {
+    /// What is in it is no database, or a damaged one.
+    Damaged(String),
+    /// It cannot be read or written, or is of a later version; what is in it may be good.
+    Unusable(String),
+}
+
+impl Trouble {
+    fn reason(self) -> String {
+        match self {
+            Self::Damaged(reason) | Self::Unusable(reason) => reason,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
+            _ => Self::Unusable(error.to_string()),
+        }
+    }
+}
+
+/// Brings it to the present form, after a copy of what there is.
+fn migrate(path: &Path, connection: &mut Connection) -> Result<(), Trouble> {
+    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let Some(steps) = MIGRATIONS.get(version..) else {
+        return Err(Trouble::Unusable(format!(
+            "it is of version {version}, and this palisaded knows none beyond {}; it is left as it is",
+            MIGRATIONS.len()
+        )));
+    };
+    if steps.is_empty() {
+        return Ok(());
+    }
+    if version != 0 {
+        let copy = beside(path, &format!("version-{version}"));
+        // One that was left by a migration that failed is no better than a new one.
+        remove_if_there(&copy).map_err(|error| Trouble::Unusable(format!("{}: {error}", copy.display())))?;
+        connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    }
+    let transaction = connection.transaction()?;
+    for step in steps {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Takes a damaged database out of the way, to the first name that is free, and leaves it to its operator.
+fn put_aside(path: &Path) -> Result<PathBuf, String> {
+    const ASIDE_MAX: usize = 100;
+    let free = (1..=ASIDE_MAX).map(|number| beside(path, &format!("damaged-{number}"))).find(|aside| !aside.exists());
+    let aside = free.ok_or_else(|| format!("there are {ASIDE_MAX} damaged ones beside it already"))?;
+    let told = |error: io::Error| format!("it cannot be put aside: {error}");
+    fs::rename(path, &aside).map_err(told)?;
+    fs::set_permissions(&aside, fs::Permissions::from_mode(0o400)).map_err(told)?;
+    // What had not come into the file yet belongs to it, and would be taken for a part of the new one.
+    for suffix in ["-wal", "-shm"] {
+        let with = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        match fs::rename(with(path), with(&aside)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
+            _ => {}
+        }
+    }
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(what: &str, id: &str, version: &str) -> Entry {
+        Entry {
+            at_unix_ms: 7,
+            who: "uid:1000".into(),
+            what: what.into(),
+            id: id.into(),
+            version: version.into(),
+            detail: "from a folder".into(),
+        }
+    }
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.sqlite3");
+        (folder, path)
+    }
+
+    fn pair(id: &str, version: &str) -> (PluginId, Version) {
+        (PluginId::parse(id).unwrap(), Version::parse(version).unwrap())
+    }
+
+    #[test]
+    fn what_is_noted_is_there_for_the_next_daemon() {
+        let (_folder, path) = folder();
+        let database = Database::open(&path);
+        assert_eq!(database.condition(), &Condition::Good);
+        database.installed(&entry("install", "echo", "1.0.0")).unwrap();
+        database.installed(&entry("install", "echo", "1.0.0")).unwrap();
+        database.set_disabled(true, &entry("disable", "echo", "1.0.0")).unwrap();
+        database.set_disabled(true, &entry("disable", "echo", "1.0.0")).unwrap();
+        database.set_disabled(true, &entry("disable", "echo", "2.0.0")).unwrap();
+        database.set_disabled(false, &entry("enable", "echo", "2.0.0")).unwrap();
+        drop(database);
+        let database = Database::open(&path);
+        assert_eq!(database.condition(), &Condition::Good);
+        assert_eq!(database.disabled().unwrap(), BTreeSet::from([pair("echo", "1.0.0")]));
+        let (id, version) = pair("echo", "1.0.0");
+        assert_eq!(database.installs(&id, &version).unwrap(), 2);
+        assert_eq!(database.installs(&id, &Version::new(9, 0, 0)).unwrap(), 0);
+        let trail: Vec<_> = database.audit(2).unwrap().into_iter().map(|entry| entry.what).collect();
+        assert_eq!(trail, ["enable", "disable"]);
+        database.removed(&entry("uninstall", "echo", "1.0.0")).unwrap();
+        assert!(database.disabled().unwrap().is_empty());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_one_is_put_aside_and_a_new_one_begun() {
+        let (folder, path) = folder();
+        for (number, garbage) in [b"no database at all, and long enough to be none".repeat(20), {
+            let database = Database::open(&path);
+            database.set_disabled(true, &entry("disable", "echo", "1.0.0")).unwrap();
+            drop(database);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[100..3000].fill(0xff);
+            bytes
+        }]
+        .into_iter()
+        .enumerate()
+        {
+            fs::write(&path, &garbage).unwrap();
+            let database = Database::open(&path);
+            let aside = folder.path().join(format!("registry.sqlite3.damaged-{}", number + 1));
+            assert!(matches!(database.condition(), Condition::Renewed { aside: found, .. } if *found == aside));
+            assert_eq!(fs::read(&aside).unwrap(), garbage);
+            database.installed(&entry("install", "echo", "1.0.0")).unwrap();
+            drop(database);
+            assert_eq!(Database::open(&path).condition(), &Condition::Good);
+        }
+    }
+
+    #[test]
+    fn one_that_cannot_be_written_is_replaced_by_memory() {
+        let (folder, _) = folder();
+        let nowhere = folder.path().join("gone/registry.sqlite3");
+        let database = Database::open(&nowhere);
+        assert!(matches!(database.condition(), Condition::Volatile { .. }));
+        database.set_disabled(true, &entry("disable", "echo", "1.0.0")).unwrap();
+        assert_eq!(database.disabled().unwrap().len(), 1);
+        assert!(!nowhere.exists());
+    }
+
+    #[test]
+    fn a_later_version_is_not_touched() {
+        let (_folder, path) = folder();
+        drop(Database::open(&path));
+        let connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        connection.execute_batch("CREATE TABLE later (what TEXT)").unwrap();
+        drop(connection);
+        let database = Database::open(&path);
+        let Condition::Volatile { reason } = database.condition() else { panic!("{:?}", database.condition()) };
+        assert_eq!(reason, "it is of version 99, and this palisaded knows none beyond 1; it is left as it is");
+        let connection = Connection::open(&path).unwrap();
+        assert_eq!(connection.query_row("SELECT count(*) FROM later", [], |row| row.get::<_, u32>(0)).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_nothing_is_half_noted() {
+        let (_folder, path) = folder();
+        let database = Database::open(&path);
+        // No page more than there are.
+        database.connection().pragma_update(None, "max_page_count", 1).unwrap();
+        let long = Entry { detail: "x".repeat(100_000), ..entry("disable", "echo", "1.0.0") };
+        let error = database.set_disabled(true, &long).unwrap_err();
+        assert!(matches!(error, DatabaseError::Write { .. }), "{error}");
+        assert!(database.disabled().unwrap().is_empty() && database.audit(9).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_migration_makes_a_copy_first() {
+        let (folder, path) = folder();
+        let mut connection = Connection::open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE old (what TEXT); PRAGMA user_version = 0").unwrap();
+        // As if the present form were the second one.
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        assert!(migrate(&path, &mut connection).is_ok());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "there was nothing to do");
+    }
+}

@@ -1,0 +1,244 @@
+//! Packages that come and go while the daemon runs, and what is left of them for the next daemon.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
+use palisade_tests::package::{Entry, Package};
+use serde_json::{Value, json};
+
+use crate::support::{error, expect_echo, expect_text};
+
+/// A package that lies where no plugin directory is.
+fn elsewhere(daemon: &Daemon, package: &Package) -> PathBuf {
+    package.write(&daemon.path().join("elsewhere"), daemon.marker())
+}
+
+fn install(daemon: &Daemon, folder: &std::path::Path) -> Result<Value, ErrorBody> {
+    daemon.operate("install", &json!({ "path": folder }))
+}
+
+fn guest(version: &str) -> Package {
+    Package::hostile("guest", "tame").with("version", json!(version)).environment("HOSTILE_VERSION", version)
+}
+
+/// The plugins that the daemon lists, as `id version enabled`.
+fn listed(daemon: &Daemon) -> Vec<String> {
+    let list = daemon.operate("list", &json!({})).expect("there is a list");
+    let plugins = list["plugins"].as_array().expect("a list").iter();
+    let text = |plugin: &Value, field: &str| plugin[field].as_str().unwrap_or_default().to_owned();
+    plugins.map(|one| format!("{} {} {}", text(one, "id"), text(one, "version"), one["enabled"])).collect()
+}
+
+fn restarted(daemon: Daemon) -> Daemon {
+    Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()))
+}
+
+/// Neither its folder nor a daemon that goes on is needed for what is installed.
+#[test]
+fn what_is_installed_outlives_its_folder_and_the_daemon() {
+    let daemon = Daemon::with([Package::echo()]);
+    let folder = elsewhere(&daemon, &guest("1.0.0"));
+    let installed = install(&daemon, &folder).expect("it is installed");
+    assert_eq!((&installed["id"], &installed["was_there"]), (&json!("guest"), &json!(false)));
+    fs::remove_dir_all(&folder).expect("it is ours");
+    expect_echo(&daemon, "guest");
+    let info = daemon.operate("info", &json!({"plugin": "guest"})).expect("it is known");
+    assert_eq!(info["snapshot"]["digest"], installed["digest"]);
+
+    let daemon = restarted(daemon);
+    assert_eq!(listed(&daemon), ["echo 0.1.0 true", "guest 1.0.0 true"]);
+    daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
+    let removed = daemon.operate("uninstall", &json!({"plugin": "guest"})).expect("it was installed");
+    assert!(removed["data"].as_str().is_some_and(|data| data.ends_with("/data/guest")), "{removed}");
+    error(daemon.agent().call("guest", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    let daemon = restarted(daemon);
+    assert_eq!(listed(&daemon), ["echo 0.1.0 true"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What is disabled takes no calls, now and later, and the others go on.
+#[test]
+fn what_is_disabled_stays_so() {
+    let daemon = Daemon::with([Package::echo()]);
+    for version in ["1.0.0", "1.1.0"] {
+        install(&daemon, &elsewhere(&daemon, &guest(version))).expect("it is installed");
+    }
+    expect_echo(&daemon, "guest");
+    let several = error(daemon.operate("disable", &json!({"plugin": "guest"})), ErrorCode::InvalidParams);
+    expect_text(&several.message, "there are several versions of guest: 1.0.0, 1.1.0");
+    let newer = json!({"plugin": "guest", "version": "=1.1.0"});
+    let status = daemon.operate("disable", &newer).expect("it is there");
+    assert_eq!((&status["enabled"], &status["version"]), (&json!(false), &json!("1.1.0")));
+    let status = daemon.operate("status", &json!({"plugin": "guest"})).expect("it is known");
+    assert_eq!(status["version"], "1.0.0", "an enabled one goes before");
+    expect_echo(&daemon, "guest");
+
+    let daemon = restarted(daemon);
+    assert_eq!(listed(&daemon), ["echo 0.1.0 true", "guest 1.0.0 true", "guest 1.1.0 false"]);
+    for operation in ["start", "restart", "describe"] {
+        let refused = error(daemon.operate(operation, &newer), ErrorCode::Unavailable);
+        assert!(!refused.retryable, "{operation}");
+        assert_eq!(refused.message, "guest 1.1.0 is disabled", "{operation}");
+    }
+    daemon.operate("disable", &json!({"plugin": "echo"})).expect("what lies in a folder can be disabled as well");
+    let refused = error(daemon.agent().call("echo", "echo", &json!(1)), ErrorCode::Unavailable);
+    expect_text(&refused.hint.unwrap_or_default(), "`palisade enable echo@0.1.0`");
+    daemon.operate("enable", &json!({"plugin": "echo"})).expect("it is there");
+    expect_echo(&daemon, "echo");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Everything that is wrong is said, and nothing is changed by it.
+#[test]
+fn a_package_that_cannot_be_installed_changes_nothing() {
+    let daemon = Daemon::with([Package::echo()]);
+    install(&daemon, &elsewhere(&daemon, &guest("1.0.0"))).expect("it is installed");
+    let before = listed(&daemon);
+    let kept = || {
+        let records = fs::read_dir(daemon.path().join("state/installed")).expect("it is there");
+        records.map(|record| record.expect("it can be read").file_name()).collect::<Vec<_>>()
+    };
+    let records = kept();
+    let refused = |folder: &std::path::Path, code, words: &str| {
+        let refused = error(install(&daemon, folder), code);
+        expect_text(&refused.message, words);
+        assert_eq!((listed(&daemon), kept()), (before.clone(), records.clone()), "{words}");
+    };
+    let nowhere = daemon.path().join("nowhere");
+    refused(&nowhere, ErrorCode::ConfigurationInvalid, "plugin.json cannot be read: No such file");
+    refused("relative".as_ref(), ErrorCode::InvalidParams, "relative is no absolute path");
+    let odd = elsewhere(&daemon, &guest("not a version").with("entry_point", json!("/bin/sh")));
+    refused(&odd, ErrorCode::ConfigurationInvalid, "version");
+    refused(&odd, ErrorCode::ConfigurationInvalid, "entry_point");
+    let other = elsewhere(&daemon, &guest("1.0.0").with("description", json!("something else")));
+    refused(&other, ErrorCode::InvalidParams, "guest 1.0.0 is there already");
+    let linked = elsewhere(&daemon, &guest("2.0.0"));
+    std::os::unix::fs::symlink("/etc/passwd", linked.join("link")).expect("the folder is ours");
+    refused(&linked, ErrorCode::ConfigurationInvalid, "link is a symbolic link");
+    // What lies in a plugin directory is not uninstalled, but taken out of there.
+    let refused = error(daemon.operate("uninstall", &json!({"plugin": "echo"})), ErrorCode::InvalidParams);
+    expect_text(&refused.message, "echo 0.1.0 was not installed: it lies in ");
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Who needs it is named, unless it is to go all the same.
+#[test]
+fn what_others_need_is_not_removed_unasked() {
+    let daemon = Daemon::with([Package::echo()]);
+    for version in ["1.0.0", "1.4.0", "2.0.0"] {
+        install(&daemon, &elsewhere(&daemon, &guest(version))).expect("it is installed");
+    }
+    let needs = Package::hostile("needs", "tame").with("dependencies", json!({"guest": "^1.0"}));
+    install(&daemon, &elsewhere(&daemon, &needs)).expect("it is installed");
+    let uninstall = |version: &str, force: bool| {
+        daemon.operate("uninstall", &json!({"plugin": "guest", "version": version, "force": force}))
+    };
+    // Another version does as well.
+    uninstall("=1.0.0", false).expect("there is 1.4.0");
+    let refused = error(uninstall("=1.4.0", false), ErrorCode::InvalidParams);
+    assert_eq!(refused.message, "needs 0.1.0 depends on guest 1.4.0");
+    uninstall("=2.0.0", false).expect("nobody needs it");
+    let removed = uninstall("=1.4.0", true).expect("it is to go all the same");
+    assert_eq!(removed["broken"], json!(["needs 0.1.0"]));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What the store has of it is hashed again by the next daemon, before anything of it runs.
+#[test]
+fn a_snapshot_that_was_changed_is_not_run() {
+    let daemon = Daemon::with([Package::echo()]);
+    let installed = install(&daemon, &elsewhere(&daemon, &guest("1.0.0"))).expect("it is installed");
+    let digest = installed["digest"].as_str().expect("a digest").to_owned();
+    let folder = daemon.kill_nine();
+    let entry = folder.path().join("state/store/snapshots").join(digest).join("main");
+    let mode = |mode| fs::set_permissions(&entry, fs::Permissions::from_mode(mode)).expect("it is ours");
+    mode(0o755);
+    fs::write(&entry, "#!/bin/sh\necho worse\n").expect("it is ours");
+    mode(0o555);
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    assert_eq!(listed(&daemon), ["echo 0.1.0 true"]);
+    let list = daemon.operate("list", &json!({})).expect("there is a list");
+    let reason = list["rejected"][0]["reason"].as_str().unwrap_or_default();
+    expect_text(reason, "in the store is not what it was when it was made; install it again");
+    expect_echo(&daemon, "echo");
+    // Which mends it.
+    install(&daemon, &elsewhere(&daemon, &guest("1.0.0"))).expect("it is installed");
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Whatever becomes of the database, packages and running plugins stay.
+#[test]
+fn without_its_database_the_daemon_has_its_packages() {
+    let daemon = Daemon::with([Package::echo()]);
+    install(&daemon, &elsewhere(&daemon, &guest("1.0.0"))).expect("it is installed");
+    let folder = daemon.kill_nine();
+    let database = folder.path().join("state/registry.sqlite3");
+    fs::write(&database, "this is no database, and never was one").expect("it is ours");
+    let _ = fs::remove_file(folder.path().join("state/registry.sqlite3-wal"));
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    assert_eq!(listed(&daemon), ["echo 0.1.0 true", "guest 1.0.0 true"]);
+    expect_echo(&daemon, "guest");
+    expect_text(&daemon.log(), "the registry's database was damaged and is begun anew");
+    let doctor = daemon.operate("doctor", &json!({})).expect("it answers").to_string();
+    expect_text(&doctor, "and begun anew; the old one is ");
+    let aside = daemon.path().join("state/registry.sqlite3.damaged-1");
+    assert_eq!(fs::read_to_string(aside).expect("it is kept"), "this is no database, and never was one");
+    daemon.operate("disable", &json!({"plugin": "guest"})).expect("it is noted in the new one");
+    let daemon = restarted(daemon);
+    assert_eq!(listed(&daemon), ["echo 0.1.0 true", "guest 1.0.0 false"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A daemon that is killed at whatever moment of an installation has the version whole or not at all, and can install it afterwards.
+#[test]
+fn a_daemon_that_is_killed_while_it_installs() {
+    let mut daemon = Daemon::with([Package::echo()]);
+    let mut kept = 0;
+    for round in 0..12_u64 {
+        let folder = elsewhere(&daemon, &guest("1.0.0"));
+        let mut agent = daemon.agent();
+        let asked = agent.begin("palisade", "install", &json!({ "path": folder }));
+        let _ = asked;
+        // Another moment in each round: none after the first of its traces was seen, and so on.
+        let state = daemon.path().join("state");
+        wait_for("a trace of it", || {
+            let there = |path: &str| fs::read_dir(state.join(path)).map_or(0, Iterator::count);
+            let traces = there("store/staging") + there("installed") + there("store/snapshots");
+            (traces as u64 >= round % 4).then_some(())
+        });
+        daemon = restarted(daemon);
+        let list = listed(&daemon);
+        match list.len() {
+            1 => {}
+            2 => {
+                assert_eq!(list[1], "guest 1.0.0 true");
+                expect_echo(&daemon, "guest");
+                daemon.operate("uninstall", &json!({"plugin": "guest"})).expect("it is installed");
+                kept += 1;
+            }
+            _ => panic!("{list:?}"),
+        }
+        let rejected = daemon.operate("list", &json!({})).expect("there is a list")["rejected"].clone();
+        assert_eq!(rejected, json!([]), "nothing is left half done");
+    }
+    eprintln!("installed in {kept} of 12 rounds");
+    install(&daemon, &elsewhere(&daemon, &guest("1.0.0"))).expect("it can be installed");
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A program that is missing does not keep a package from being installed: the start says so, as for any other.
+#[test]
+fn a_package_without_its_program_is_installed_and_fails() {
+    let daemon = Daemon::with([Package::echo()]);
+    let folder = elsewhere(&daemon, &Package::new("empty", Entry::Missing));
+    install(&daemon, &folder).expect("it is installed");
+    let refused = error(daemon.agent().call("empty", "echo", &json!(1)), ErrorCode::InitializationFailed);
+    expect_text(&refused.message, "is not in the package");
+    daemon.stop_and_expect_no_orphans();
+}
