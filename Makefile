@@ -114,11 +114,12 @@ place:
 	chmod 644 $(DESTDIR)$(UNITS)/palisaded.service
 	sed 's|@PREFIX@|$(PREFIX)|g' config/apparmor/palisaded >$(DESTDIR)$(PREFIX)/lib/palisade/apparmor
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/palisade/apparmor
+	install -m 644 config/plugin.schema.json $(DESTDIR)$(PREFIX)/lib/palisade/plugin.schema.json
 
 uninstall: ## remove what `install` put there
 	rm -f $(DESTDIR)$(UNITS)/palisaded.service
 	rm -f $(DESTDIR)$(PREFIX)/bin/palisaded $(DESTDIR)$(PREFIX)/bin/palisade $(DESTDIR)$(PREFIX)/lib/palisade/palisade-launcher
-	rm -f $(DESTDIR)$(PREFIX)/lib/palisade/apparmor
+	rm -f $(DESTDIR)$(PREFIX)/lib/palisade/apparmor $(DESTDIR)$(PREFIX)/lib/palisade/plugin.schema.json
 	@set -eu; for plugin in $(PLUGINS); do \
 	    folder=$(DESTDIR)$(PREFIX)/lib/palisade/plugins/$$plugin; \
 	    rm -f $$folder/plugin.json $$folder/$$plugin; \

@@ -51,7 +51,15 @@ fn main() -> std::io::Result<()> {
 /// A manifest that uses the fields which the shipped plugins do without.
 const EVERY_FIELD: &str = r#"{
     "id": "every-field", "name": "Every field", "version": "1.2.3-rc.1+build", "description": "d", "entry_point": "bin/x",
-    "actions": {"a": {"description": "d", "timeout_seconds": 5, "idempotent": true, "concurrency": 2, "endless": false}},
+    "actions": [{"name": "a", "description": "d", "timeout_seconds": 5, "idempotent": true, "concurrency": 2, "endless": false,
+        "parameters": {"type": "object", "properties": {"p": {"type": "string", "pattern": "^a+$"}}}, "returns": {"type": "string"},
+        "streaming": {"input": {"kind": "items", "item": true}, "output": {"kind": "bytes"}}, "progress": true,
+        "permissions": ["file_read"], "examples": [{"description": "e", "parameters": {"p": "a"}, "returns": "b"}]}],
+    "author": "a", "license": "MIT OR Apache-2.0", "homepage": "https://example.com/a", "icon": "icon.svg", "tags": ["t"],
+    "kind": "tool", "capabilities": ["custom"], "args": ["-v"], "protocol": {"min": 1, "max": 1},
+    "permissions_required": [{"permission": "file_read", "scope": ["/srv"], "reason": "r"}],
+    "configuration_schema": {"type": "object"}, "state": {"schema_version": 1},
+    "events": {"subscribes": ["a.*"], "emits": ["a.b"]}, "default_enabled": true, "require": ["memory"],
     "limits": {"concurrency": 16, "queue": 64, "call_timeout_seconds": 30, "start_timeout_seconds": 10,
         "drain_timeout_seconds": 30, "stop_grace_seconds": 5, "memory_mib": 512, "pids": 64},
     "activation": {"mode": "lazy", "idle_stop_seconds": 60},
@@ -59,7 +67,7 @@ const EVERY_FIELD: &str = r#"{
         "window_seconds": 60, "jitter": 0.2},
     "environment": {"A": "b"}, "on_pause": "wait", "on_overdue": {"missed_graces": 3, "window_seconds": 60},
     "watchdog": {"interval_seconds": 15, "timeout_seconds": 15}, "cancel_grace_seconds": 2,
-    "dependencies": {"other": "^1.2, <2"}, "unknown": {"key": [1, null]}
+    "dependencies": {"plugins": [{"id": "other", "version": "^1.2, <2", "optional": true}], "libraries": ["libz.so.1"], "host": "*"}, "unknown": {"key": [1, null]}
 }"#;
 
 /// In pieces of seven: a client hello that names `a.example`.

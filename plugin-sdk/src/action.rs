@@ -19,7 +19,7 @@ use crate::value::{Params, Reply, schema_of};
 use crate::{Error, Result};
 
 /// Longest name of an action.
-const NAME_BYTES_MAX: usize = 64;
+const NAME_BYTES_MAX: usize = 40;
 
 /// What the connection and the handle of a call need to know of an action.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ struct Item {
 }
 
 impl Action {
-    /// Begins an action. A name has up to 64 letters, digits, `_`, `-` and `.`; the description is for people and
+    /// Begins an action. A name has up to 40 letters, digits, `_`, `-` and `.`; the description is for people and
     /// agents.
     #[expect(clippy::new_ret_no_self, reason = "an action without a handler is not one yet")]
     pub fn new(name: impl Into<String>, description: impl Into<String>) -> ActionOptions {

@@ -3,16 +3,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that finds something unexpected is to fail")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use palisaded::config::{Config, Overrides};
+use palisaded::model::guarantee::CONTROLS;
 use palisaded::model::manifest::Manifest;
 use palisaded::model::permission::traffic::Allowance;
 use serde_json::{Value, json};
 
 const MANIFEST_PAGE: &str = include_str!("../../docs/manifest.md");
 const CONFIGURATION_PAGE: &str = include_str!("../../docs/configuration.md");
-const MANIFEST_CODE: &str = include_str!("../src/model/manifest.rs");
+const MANIFEST_SCHEMA: &str = include_str!("../../config/plugin.schema.json");
+const MANIFEST_CODE: [&str; 4] = [
+    include_str!("../src/model/manifest.rs"),
+    include_str!("../src/model/manifest/about.rs"),
+    include_str!("../src/model/manifest/actions.rs"),
+    include_str!("../src/model/manifest/needs.rs"),
+];
 const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
 const EGRESS_CODE: &str = include_str!("../src/config/egress.rs");
 const RUNTIME_CODE: &str = include_str!("../src/model/runtime.rs");
@@ -36,23 +43,51 @@ fn minimal() -> Value {
     json!({"id": "some", "name": "Some", "version": "1.0.0", "entry_point": "some"})
 }
 
-/// The minimal manifest, with that field.
-fn with(path: &str, value: Value) -> Value {
-    let mut manifest = minimal();
-    let mut place = &mut manifest;
-    for part in path.split('.') {
-        let part = match part {
-            "NAME" => "some_name",
-            "ID" => "other",
-            part => part,
-        };
-        place = &mut place[part];
+/// What has to stand beside a field of an object for that to be right.
+fn beside(object: &str) -> Value {
+    match object {
+        "actions[]" => json!({"name": "some_name"}),
+        "dependencies.plugins[]" => json!({"id": "other", "version": "1"}),
+        "permissions_required[]" => json!({"permission": "file_read"}),
+        "actions[].streaming.input" | "actions[].streaming.output" => json!({"kind": "items"}),
+        _ => json!({}),
     }
-    *place = value;
-    // These two are checked against each other as well.
+}
+
+/// The minimal manifest, with that field, and without it where there is no value.
+fn with(path: &str, value: Option<Value>) -> Value {
+    let mut manifest = minimal();
+    let (objects, field) = path.rsplit_once('.').map_or((None, path), |(objects, field)| (Some(objects), field));
+    let mut place = &mut manifest;
+    let mut walked = String::new();
+    for part in objects.into_iter().flat_map(|objects| objects.split('.')) {
+        walked = if walked.is_empty() { part.to_owned() } else { format!("{walked}.{part}") };
+        let object = beside(&walked);
+        place = match part.strip_suffix("[]") {
+            Some(list) => {
+                place[list] = json!([object]);
+                &mut place[list][0]
+            }
+            None => {
+                place[part] = object;
+                &mut place[part]
+            }
+        };
+    }
+    let field = if field == "NAME" { "some_name" } else { field };
+    match value {
+        Some(value) => place[field] = value,
+        None => drop(place.as_object_mut().unwrap().remove(field)),
+    }
+    // These are checked against others as well.
     if path.starts_with("restart.backoff_") {
         let other = if path.ends_with("_max_ms") { ("backoff_initial_ms", 1) } else { ("backoff_max_ms", 3_600_000) };
         manifest["restart"][other.0] = json!(other.1);
+    }
+    match path {
+        "protocol.min" => manifest["protocol"]["max"] = json!(65535),
+        "actions[].permissions" => manifest["permissions_required"] = json!([{"permission": "file_read"}]),
+        _ => {}
     }
     manifest
 }
@@ -68,15 +103,90 @@ fn takes(manifest: &Value) -> bool {
     }
 }
 
+/// The published schema, on the engine that the daemon has for patterns as well.
+fn published() -> (Value, jsonschema::Validator) {
+    let schema: Value = serde_json::from_str(MANIFEST_SCHEMA).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert!(jsonschema::meta::is_valid(&schema));
+    let options = jsonschema::options().offline().with_pattern_options(jsonschema::PatternOptions::regex());
+    let validator = options.build(&schema).unwrap();
+    (schema, validator)
+}
+
+/// Everything that the published schema has a place for, by the paths of the page, with its own schema.
+fn places(schema: &Value) -> BTreeMap<String, &Value> {
+    fn walk<'s>(schema: &'s Value, path: &str, places: &mut BTreeMap<String, &'s Value>) {
+        let beneath = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        let named = schema["properties"].as_object().into_iter().flatten();
+        let unnamed = schema.get("additionalProperties").filter(|any| any.get("type").is_some());
+        for (name, part) in named.map(|(name, part)| (name.as_str(), part)).chain(unnamed.map(|any| ("NAME", any))) {
+            // What may not stand there has no place.
+            if part != &json!(false) {
+                places.insert(beneath(name), part);
+                walk(part, &beneath(name), places);
+            }
+        }
+        if let Some(items) = schema.get("items") {
+            walk(items, &format!("{path}[]"), places);
+        }
+        for part in schema["anyOf"].as_array().into_iter().flatten() {
+            walk(part, path, places);
+        }
+    }
+    let mut places = BTreeMap::new();
+    walk(schema, "", &mut places);
+    places.remove("$schema");
+    places
+}
+
+/// What the page says of a field is what the daemon does and what the published schema says, in both directions: the example and the
+/// bounds are taken by both, and what is of another kind, too long, too many or out of bounds is refused by both.
 #[test]
-fn the_bounds_of_plugin_json_are_the_ones_on_the_page() {
-    assert!(takes(&minimal()));
-    for row in rows(MANIFEST_PAGE, "| Field |") {
-        let [field, value, default] = row[..] else { panic!("{row:?}") };
+fn the_page_the_schema_and_the_daemon_agree_about_every_field_of_plugin_json() {
+    let (schema, validator) = published();
+    let places = places(&schema);
+    assert!(takes(&minimal()) && validator.is_valid(&minimal()));
+    let rows = rows(MANIFEST_PAGE, "| Field |");
+    let paths: BTreeSet<String> = rows.iter().map(|row| unquoted(row[0]).to_owned()).collect();
+    assert_eq!(paths.len(), rows.len(), "each has one row");
+    assert_eq!(paths, places.keys().cloned().collect());
+    for row in &rows {
+        let [field, value, default, example] = row[..] else { panic!("{row:?}") };
         let path = unquoted(field);
+        let example: Value =
+            serde_json::from_str(example.strip_prefix('`').unwrap().strip_suffix('`').unwrap()).unwrap();
         let check = |given: Value, fits: bool| {
-            assert_eq!(takes(&with(path, given.clone())), fits, "{path}: {given} fits: {fits}; the page says {value}");
+            let manifest = with(path, Some(given.clone()));
+            let given = given.to_string();
+            let given = &given[..given.floor_char_boundary(200)];
+            assert_eq!(takes(&manifest), fits, "{path}: for the daemon {given} fits: {fits}; the page says {value}");
+            assert_eq!(validator.is_valid(&manifest), fits, "{path}: for the schema {given} fits: {fits}");
         };
+        check(example.clone(), true);
+        let wrong = if value == "any value" {
+            vec![]
+        } else {
+            let mut wrong = vec![json!(7), json!("something else"), json!(true), json!([7]), json!({"some": 7})];
+            let kinds: &[fn(&Value) -> bool] = match value {
+                "JSON Schema" => &[Value::is_boolean, Value::is_object],
+                value if value.ends_with("an object") => &[Value::is_object],
+                _ => &[],
+            };
+            let same = |value: &Value| std::mem::discriminant(value) == std::mem::discriminant(&example);
+            // Other words than the choices are wrong as well.
+            let choice = value.starts_with('`') && example.is_string();
+            wrong.retain(|value| {
+                (choice && value.is_string()) || !(same(value) || kinds.iter().any(|kind| kind(value)))
+            });
+            wrong
+        };
+        for value in wrong {
+            check(value, false);
+        }
+        let bound = value.split_once("at most ").map(|(kind, bound)| {
+            let (number, unit) = bound.split_once(' ').unwrap();
+            (kind.trim_end_matches([',', ' ']), number.parse::<usize>().unwrap(), unit)
+        });
         if let Some((kind, bounds)) = value.split_once(" from ") {
             let (least, most) = bounds.split_once(" to ").unwrap();
             let whole = kind == "whole number";
@@ -95,12 +205,52 @@ fn the_bounds_of_plugin_json_are_the_ones_on_the_page() {
                 check(json!(most * 1.001), false);
                 check(json!(if least == 0.0 { -0.001 } else { least / 2.0 }), false);
             }
-        } else if let Some(bytes) = value.split_once("at most ").map(|(_, bound)| bound.strip_suffix(" bytes").unwrap())
-        {
-            let bytes: usize = bytes.parse().unwrap();
-            check(json!("x".repeat(bytes)), true);
-            check(json!("x".repeat(bytes + 1)), false);
-            check(json!("a\nb"), !value.starts_with("one line"));
+        } else if let Some((kind, bytes, "bytes")) = bound {
+            let of = |bytes: usize| match kind {
+                "one line" | "text" | "plugin id" | "action name" => "x".repeat(bytes),
+                "path in the package" => "xxxxxxx/".repeat(bytes.div_ceil(8))[..bytes - 1].to_owned() + "x",
+                "SemVer version" => format!("1.0.0-{}", "x".repeat(bytes - 6)),
+                "version specifier" => format!(">={}1", " ".repeat(bytes - 3)),
+                "web address" => format!("https://example.com/{}", "x".repeat(bytes - 20)),
+                "SPDX expression" => format!("MIT{} ", " OR MIT".repeat(bytes / 7 - 1)) + &" ".repeat(bytes % 7 + 3),
+                other => panic!("{path}: the test does not know {other:?}"),
+            };
+            assert_eq!(of(bytes).len(), bytes, "{path}");
+            check(json!(of(bytes)), true);
+            check(json!(of(bytes + 1)), false);
+            if kind != "text" {
+                check(json!("a\nb"), false);
+            }
+            if path != "environment.NAME" {
+                check(json!(""), false);
+            }
+        } else if let Some(("list of", entries, what)) = bound {
+            let one = |n: usize| match what {
+                "objects" if path == "actions" => json!({"name": format!("n{n}")}),
+                "objects" if path == "dependencies.plugins" => json!({"id": format!("n{n}"), "version": "1"}),
+                "objects" if path == "permissions_required" => json!({"permission": "file_read"}),
+                "objects" => json!({}),
+                "tags" | "arguments" | "libraries" | "topics" => json!(format!("n{n}")),
+                "scopes" => json!(format!("/srv/{n}")),
+                "capabilities" | "permissions" | "controls" => {
+                    let names = places[path]["items"]["enum"].as_array().unwrap();
+                    names[n % names.len()].clone()
+                }
+                other => panic!("{path}: the test does not know {other:?}"),
+            };
+            let list = |entries: usize| Value::Array((0..entries).map(one).collect());
+            check(list(entries + 1), false);
+            // Of these there are fewer names, or less of them fits altogether.
+            if !matches!(what, "controls" | "permissions" | "scopes") {
+                check(list(entries), true);
+            }
+            check(json!([[]]), false);
+            if !matches!(what, "objects") {
+                check(json!(["nothing\u{0}of the sort"]), false);
+            }
+            if !matches!(what, "objects" | "arguments") {
+                check(json!([example[0], example[0]]), false);
+            }
         } else if value.contains('`') {
             for choice in value.split('`').skip(1).step_by(2) {
                 check(choice.parse::<bool>().map_or(json!(choice), Value::from), true);
@@ -108,53 +258,58 @@ fn the_bounds_of_plugin_json_are_the_ones_on_the_page() {
             if value.ends_with("an object") {
                 check(json!({}), true);
             }
-            check(json!("something else"), false);
-        } else if value == "list of controls" {
-            check(json!(["landlock", "memory"]), true);
-            check(json!(["magic"]), false);
-            check(json!("landlock"), false);
-        } else if value == "list of permissions" {
-            check(json!(["execute_code", {"file_read": ["/srv/data"]}, "system_access"]), true);
-            check(json!(["everything"]), false);
-            check(json!("execute_code"), false);
         } else {
-            let (good, bad) = match value {
-                "plugin id" => ("file-search", "File_Search"),
-                "SemVer version" => ("2.0.0-rc.1", "2.0"),
-                "path in the package" => ("bin/tool", "../tool"),
-                "version specifier" => (">=1.2, <2", "newest"),
-                other => panic!("{path}: the test does not know how to check {other:?}"),
-            };
-            check(json!(good), true);
-            check(json!(bad), false);
+            assert!(
+                matches!(value, "object" | "JSON Schema" | "any value"),
+                "{path}: the test does not know {value:?}"
+            );
         }
-        if default == "required" {
-            let mut without = minimal();
-            without.as_object_mut().unwrap().remove(path).unwrap();
-            assert!(!takes(&without), "{path} is required");
-        } else if default != "none" {
+        let absent = with(path, None);
+        assert_eq!(takes(&absent), default != "required", "{path} is required: {default}");
+        assert_eq!(validator.is_valid(&absent), default != "required", "{path} is required in the schema: {default}");
+        let given = (!matches!(default, "required" | "none")).then(|| {
             let text = default.trim_matches('`');
-            let explicit = serde_json::from_str(text).unwrap_or_else(|_| json!(text));
-            let mut plain = minimal();
-            if let Some((actions, _)) = path.split_once(".NAME.") {
-                plain[actions]["some_name"] = json!({});
-            }
-            let mut given = plain.clone();
-            let mut place = &mut given;
-            for part in path.split('.') {
-                place = &mut place[if part == "NAME" { "some_name" } else { part }];
-            }
-            *place = explicit;
+            serde_json::from_str(text).unwrap_or_else(|_| json!(text))
+        });
+        assert_eq!(places[path].get("default"), given.as_ref(), "{path} in the schema");
+        if let Some(given) = given {
             let parse = |manifest: &Value| Manifest::parse(manifest.to_string().as_bytes()).unwrap().0;
-            assert_eq!(parse(&given), parse(&plain), "{path} is {default} unless given");
+            assert_eq!(parse(&with(path, Some(given))), parse(&absent), "{path} is {default} unless given");
         }
+    }
+}
+
+/// What only the daemon finds stands on the page, and does not make the schema refuse what the daemon takes.
+#[test]
+fn the_schema_knows_the_names_that_the_daemon_knows() {
+    let (schema, validator) = published();
+    assert_eq!(schema["properties"]["require"]["items"]["enum"], json!(CONTROLS));
+    for (manifest, why) in [
+        (with("id", Some(json!("palisade"))), "the daemon's own id"),
+        (with("args", Some(json!(["--palisade-manifest"]))), "an argument that asks the program about itself"),
+        (with("environment.LD_PRELOAD", Some(json!("x"))), "a variable that directs the loader"),
+        (with("environment.PALISADE_X", Some(json!("x"))), "a variable of the daemon's"),
+        (with("dependencies.index", Some(json!("^2.1"))), "a plugin beside the list of plugins"),
+        (with("permissions", Some(json!(["execute_code"]))), "permissions in a form that is none"),
+        (with("icon", Some(json!("a/../b"))), "a path that leads out"),
+    ] {
+        assert!(!takes(&manifest), "{why}");
+        assert!(!validator.is_valid(&manifest), "{why}");
+    }
+    for shipped in
+        [include_str!("../../plugins/echo/plugin.json"), include_str!("../../plugins/calculator/plugin.json")]
+    {
+        assert!(validator.is_valid(&serde_json::from_str(shipped).unwrap()));
     }
 }
 
 #[test]
 fn every_field_of_plugin_json_is_on_the_page() {
-    let page: BTreeSet<&str> =
-        rows(MANIFEST_PAGE, "| Field |").iter().flat_map(|row| unquoted(row[0]).split('.')).collect();
+    let page: BTreeSet<&str> = rows(MANIFEST_PAGE, "| Field |")
+        .iter()
+        .flat_map(|row| unquoted(row[0]).split('.'))
+        .map(|part| part.trim_end_matches("[]"))
+        .collect();
     let mut found = 0;
     for reader in [
         ".text(",
@@ -166,18 +321,27 @@ fn every_field_of_plugin_json_is_on_the_page() {
         ".boolean(",
         ".share(",
         ".table(",
-        ".list(",
+        ".each(",
+        ".set(",
+        ".parsed_if_any(",
+        ".choice_required(",
     ] {
-        for (at, _) in MANIFEST_CODE.match_indices(reader) {
-            let after = MANIFEST_CODE[at + reader.len()..].trim_start();
+        for (code, at) in
+            MANIFEST_CODE.iter().flat_map(|code| code.match_indices(reader).map(move |(at, _)| (code, at)))
+        {
+            let after = code[at + reader.len()..].trim_start();
             let Some(name) = after.strip_prefix('"').and_then(|rest| rest.split_once('"')).map(|(name, _)| name) else {
                 continue;
             };
+            // In a list it is what is allowed that stands first.
+            if name.contains(' ') {
+                continue;
+            }
             assert!(page.contains(name), "`{name}` is read and not on the page");
             found += 1;
         }
     }
-    assert!(found >= 30, "the fields are found in the code: {found}");
+    assert!(found >= 75, "the fields are found in the code: {found}");
 }
 
 #[test]
@@ -185,7 +349,9 @@ fn the_examples_of_plugin_json_are_valid() {
     let blocks: Vec<&str> =
         MANIFEST_PAGE.split("```json\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
     assert_eq!(blocks.len(), 2);
+    let (_, validator) = published();
     for block in blocks {
+        assert!(validator.is_valid(&serde_json::from_str(block).unwrap()));
         let (_, warnings) = Manifest::parse(block.as_bytes()).unwrap();
         assert_eq!(warnings, []);
     }

@@ -51,7 +51,7 @@ impl Package {
     pub fn hostile(id: &str, mode: &str) -> Self {
         let everything = json!(["execute_code", "file_read", "file_write", "system_access"]);
         Self::new(id, Entry::File(crate::command::built("palisade-hostile")))
-            .with("permissions", everything)
+            .asking(&everything)
             .environment("HOSTILE_ID", id)
             .environment("HOSTILE_MODE", mode)
     }
@@ -61,6 +61,23 @@ impl Package {
     pub fn with(mut self, field: &str, value: Value) -> Self {
         self.manifest.insert(field.to_owned(), value);
         self
+    }
+
+    /// Asks for permissions: names, or objects of a name and its scope.
+    ///
+    /// # Panics
+    /// When something else is asked for.
+    #[must_use]
+    pub fn asking(self, permissions: &Value) -> Self {
+        let request = |asked: &Value| match asked {
+            Value::Object(fields) => {
+                let (permission, scope) = fields.iter().next().expect("a permission has a name");
+                json!({"permission": permission, "scope": scope})
+            }
+            name => json!({"permission": name}),
+        };
+        let requests = permissions.as_array().expect("a list").iter().map(request).collect();
+        self.with("permissions_required", Value::Array(requests))
     }
 
     /// Sets a variable of the plugin's environment.

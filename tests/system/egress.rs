@@ -30,7 +30,7 @@ fn outside(row: &str, parameters: &Value, proxy: &str) -> Outcomes {
 
 /// The hostile plugin, which asks for everything that is granted here.
 fn asking() -> Package {
-    hostile("tame").with("permissions", json!(["execute_code", "network_access"]))
+    hostile("tame").asking(&json!(["execute_code", "network_access"]))
 }
 
 /// A daemon whose plugin is granted these hosts; every name beneath `test` is this machine.

@@ -162,7 +162,7 @@ fn what_it_writes_is_its_own() {
 /// With `execute_code` it executes what there is to execute; its own folder is mounted without that right.
 #[test]
 fn who_may_execute_code_executes_programs_but_not_what_it_wrote() {
-    let options = DaemonOptions::with([hostile("tame").with("permissions", json!(["execute_code"]))]);
+    let options = DaemonOptions::with([hostile("tame").asking(&json!(["execute_code"]))]);
     let daemon = Daemon::start(options.configuration("[plugins.hostile]\ngrant = [\"execute_code\"]\n"));
     let attempt = json!({"row": "ld-so-exec", "what": "itself", "world": {"data": "/data"}});
     assert_eq!(daemon.agent().call("hostile", "attempt", &attempt), Ok(json!("EACCES")));
@@ -328,7 +328,7 @@ fn a_script_that_executes_another_program_is_told_what_that_takes() {
         assert!(dossier.reason.contains("#!/usr/bin/env python3 is two"), "{dossier:?}");
         daemon.stop_and_expect_no_orphans();
 
-        let granted = DaemonOptions::with([package.with("permissions", json!(["execute_code"]))])
+        let granted = DaemonOptions::with([package.asking(&json!(["execute_code"]))])
             .configuration("[plugins.script]\ngrant = [\"execute_code\"]\n");
         let daemon = Daemon::start(granted);
         let exited = error(daemon.agent().call("script", "echo", &json!(1)), ErrorCode::InitializationFailed);

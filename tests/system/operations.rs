@@ -292,7 +292,7 @@ fn every_operation_answers_what_the_page_says() {
     let packages = [
         Package::echo().with("description", json!("Says it again")).with("novelty", json!(1)),
         hostile("tame")
-            .with("permissions", json!(["network_access"]))
+            .asking(&json!(["network_access"]))
             .with("limits", json!({"memory_mib": 1024, "concurrency": 1}))
             .with("watchdog", json!({"interval_seconds": 0.1})),
         failing("failing", "exit-at-once", long),

@@ -145,7 +145,7 @@ fn what_may_be_written_is_written_and_stays_the_owners() {
 fn asking_and_granting_are_both_needed() {
     let files = Files::new();
     let asks = json!(["execute_code", { "file_read": [files.text("in/out")] }]);
-    let options = DaemonOptions::with([hostile("tame").with("permissions", asks)]);
+    let options = DaemonOptions::with([hostile("tame").asking(&asks)]);
     let daemon = Daemon::start(options.configuration(&format!(
         "[plugins.hostile]\ngrant = [{{ file_read = [\"{}\", \"{}\"] }}]\n",
         files.text("in"),

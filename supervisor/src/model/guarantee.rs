@@ -7,7 +7,6 @@ use std::fmt;
 use palisade_protocol::{Guarantee, GuaranteeState};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use super::status::NotEnforced;
 
@@ -60,18 +59,6 @@ impl Control {
         found.map(|control| Self(control)).ok_or_else(|| UnknownControl { name: name.to_owned() })
     }
 
-    /// Reads a manifest's list.
-    ///
-    /// # Errors
-    /// A sentence about the first entry that is none.
-    pub fn list(entries: &[Value]) -> Result<Vec<Self>, String> {
-        let named = |entry: &Value| match entry.as_str() {
-            Some(name) => Self::named(name).map_err(|error| error.to_string()),
-            None => Err(format!("{entry} is no name of a control")),
-        };
-        entries.iter().map(named).collect()
-    }
-
     pub fn as_str(self) -> &'static str {
         self.0
     }
@@ -121,7 +108,6 @@ pub fn not_enforced(all: Vec<Guarantee>) -> Vec<NotEnforced> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_control_has_a_name_that_there_is() {
@@ -133,7 +119,6 @@ mod tests {
             error.starts_with("there is no control \"magic\" to require; there are private_root, user_"),
             "{error}"
         );
-        assert_eq!(Control::list(&[json!(7)]), Err("7 is no name of a control".to_owned()));
     }
 
     #[test]

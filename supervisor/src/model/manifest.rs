@@ -5,12 +5,13 @@
 //! A key that this daemon does not know is a warning with its path, so that a manifest for a later one still loads.
 //!
 //! Elsewhere: whether the entry point exists is for `store` and `trust`; what a plugin may do is not asked here but
-//! granted; the schemas of its actions come from the plugin itself when it is ready.
+//! granted; whether its program has the actions that are listed here shows when it is ready, in `plugin::actions`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use palisade_protocol::{PROTOCOL, VersionRange};
 use semver::Version;
 
 use super::generation::Timing;
@@ -24,18 +25,31 @@ use super::specifier::Specifier;
 use super::status::clip;
 use super::{version, watchdog};
 
+mod about;
+mod actions;
+mod json;
+mod needs;
 mod read;
+
+pub use about::{About, Capability, Kind};
+pub use actions::{ActionSettings, Example, Stream, Streaming};
+pub use json::Json;
+pub use needs::{Dependency, Events, PermissionRequest};
 
 use read::{Problems, Table, Text};
 
 /// A manifest is read whole, and into memory.
 pub const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 
-/// An operator mends a few errors at a time; more would only scroll by.
-pub const PROBLEMS_MAX: usize = 20;
+/// All that is wrong is told at once; beyond so many errors something else is wrong.
+pub const PROBLEMS_MAX: usize = 64;
 
 /// A plugin with more actions than an agent could be told of is not meant.
 pub const ACTIONS_MAX: usize = 1000;
+
+const ARGUMENTS_MAX: usize = 64;
+
+const ARGUMENT_BYTES_MAX: usize = 4096;
 
 /// No time in a manifest is longer than this.
 pub const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -48,11 +62,17 @@ pub struct Manifest {
     pub name: String,
     pub version: Version,
     pub description: Option<String>,
+    /// For people, too.
+    pub about: About,
     /// The executable, beneath the package's folder.
-    pub entry_point: EntryPoint,
+    pub entry_point: PackagePath,
+    /// What the entry point is executed with, after its own name.
+    pub args: Vec<String>,
     /// The name of a configured interpreter that runs the entry point.
     pub runtime: Option<String>,
-    /// What the manifest says about single actions. Which there are, the plugin says when it is ready.
+    /// Which versions of the protocol it speaks.
+    pub protocol: VersionRange,
+    /// What the manifest says about its actions.
     pub actions: BTreeMap<ActionName, ActionSettings>,
     pub limits: Limits,
     pub activation: Activation,
@@ -63,9 +83,22 @@ pub struct Manifest {
     pub watchdog: watchdog::Settings,
     /// Between the cancellation of a call and giving it up.
     pub cancel_grace: Duration,
-    pub dependencies: BTreeMap<PluginId, Specifier>,
+    pub dependencies: BTreeMap<PluginId, Dependency>,
+    /// Shared libraries that it needs from the host, by the names of their files.
+    pub libraries: Vec<String>,
+    /// Which versions of this daemon will do.
+    pub host: Option<Specifier>,
     /// What it wants beyond the default. What it gets is the operator's decision.
     pub permissions: Asked,
+    /// The same as it is shown to whoever decides.
+    pub permission_requests: Vec<PermissionRequest>,
+    /// What the operator's configuration for it has to fit.
+    pub configuration_schema: Option<Json>,
+    /// The version of the state that it keeps, if it keeps any.
+    pub state_schema: Option<u32>,
+    pub events: Events,
+    /// Whether it may be used without somebody having enabled it.
+    pub default_enabled: bool,
     /// Controls without which it is not to be started.
     pub require: Vec<Control>,
 }
@@ -123,12 +156,12 @@ pub const START_EXTENDED_MAX: Duration = Duration::from_secs(120);
 
 /// A path beneath the package's folder: relative, without `.` and `..`, in the one form there is of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct EntryPoint(String);
+pub struct PackagePath(String);
 
 /// As long as Linux allows a path to be.
 const PATH_BYTES_MAX: usize = 4095;
 
-impl EntryPoint {
+impl PackagePath {
     const ALLOWED: &str = "a relative path beneath the package's folder, such as bin/tool, without `.` and `..`";
 
     pub fn parse(text: &str) -> Option<Self> {
@@ -137,29 +170,20 @@ impl EntryPoint {
         (parts_are_plain && fits).then(|| Self(text.to_owned()))
     }
 
+    /// The same, with the sentence for what is none.
+    fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| format!("it has to be {}", Self::ALLOWED))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Display for EntryPoint {
+impl fmt::Display for PackagePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
-}
-
-/// What a manifest says about one action.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ActionSettings {
-    pub description: Option<String>,
-    /// In place of the plugin's `call_timeout`.
-    pub timeout: Option<Duration>,
-    /// Doing it twice is doing it once, so it may be repeated after a crash.
-    pub idempotent: bool,
-    /// So many at once, where that is fewer than the plugin takes.
-    pub concurrency: Option<u32>,
-    /// It has no end of its own, so that draining does not wait for it.
-    pub endless: bool,
 }
 
 /// How much of everything.
@@ -281,11 +305,14 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
     let name = root.text("name", Text::line(128));
     let version = root.parsed("version", "a SemVer version, such as 1.4.0", version::parse);
     let description = root.text_if_any("description", Text::lines(4096));
-    let entry_point = root.parsed("entry_point", EntryPoint::ALLOWED, |text| {
-        EntryPoint::parse(text).ok_or_else(|| format!("it has to be {}", EntryPoint::ALLOWED))
-    });
+    let about = about::read(&mut root);
+    let entry_point = root.parsed("entry_point", PackagePath::ALLOWED, PackagePath::read);
+    let args = read_arguments(&mut root);
     let runtime = root.text_if_any("runtime", Text::line(64));
-    let actions = read_actions(&mut root);
+    let protocol = read_protocol(&mut root);
+    let (permissions, permission_requests) = needs::permissions(&mut root);
+    let asked: BTreeSet<&'static str> = permission_requests.iter().map(|request| request.permission).collect();
+    let actions = actions::read(&mut root, &asked);
     let limits = read_limits(&mut root);
     let activation = read_activation(&mut root);
     let restart = read_restart(&mut root);
@@ -295,17 +322,27 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
     let on_overdue = read_on_overdue(&mut root);
     let watchdog = read_watchdog(&mut root);
     let cancel_grace = root.seconds("cancel_grace_seconds", SHORT).unwrap_or(Duration::from_secs(2));
-    let dependencies = read_dependencies(&mut root);
-    let permissions = root.list("permissions", "a list of permissions", Asked::parse).unwrap_or_default();
-    let require = root.list("require", "a list of controls", Control::list).unwrap_or_default();
+    let needs::Dependencies { plugins: dependencies, libraries, host } = needs::dependencies(&mut root);
+    let (configuration_schema, _) = actions::schema(&mut root, "configuration_schema");
+    let state_schema = read_state(&mut root);
+    let events = needs::events(&mut root);
+    let default_enabled = root.boolean("default_enabled").unwrap_or(true);
+    let require = root.set("require", CONTROLS_MAX, |place| place.parsed("the name of a control", Control::named));
+    // What they say is for `trust`.
+    for known in ["checksum", "signature"] {
+        root.table(known);
+    }
     root.warn_about_the_rest();
     Some(Manifest {
         id: id?,
         name: name?,
         version: version?,
         description,
+        about,
         entry_point: entry_point?,
+        args,
         runtime,
+        protocol,
         actions,
         limits,
         activation,
@@ -316,7 +353,14 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
         watchdog,
         cancel_grace,
         dependencies,
+        libraries,
+        host,
         permissions,
+        permission_requests,
+        configuration_schema,
+        state_schema,
+        events,
+        default_enabled,
         require,
     })
 }
@@ -324,34 +368,43 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
 /// Times that stand between an operator and the end of a plugin.
 const SHORT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(600));
 
+/// More controls than there are.
+const CONTROLS_MAX: usize = 64;
+
 /// Times that only a plugin's own work depends on.
 const LONG: (Duration, Duration) = (Duration::from_millis(1), TIME_MAX);
 
-fn read_actions(root: &mut Table<'_, '_>) -> BTreeMap<ActionName, ActionSettings> {
-    let read = |mut table: Table<'_, '_>| {
-        let settings = ActionSettings {
-            description: table.text_if_any("description", Text::lines(4096)),
-            timeout: table.seconds("timeout_seconds", LONG),
-            idempotent: table.boolean("idempotent").unwrap_or(false),
-            concurrency: table.number("concurrency", 1, 1024).map(|n| n as u32),
-            endless: table.boolean("endless").unwrap_or(false),
-        };
-        table.warn_about_the_rest();
-        settings
-    };
-    let mut actions = BTreeMap::new();
-    let Some(mut table) = root.table("actions") else { return actions };
-    if !table.at_most(ACTIONS_MAX) {
-        return actions;
-    }
-    for key in table.keys() {
-        let name = table.key(&key, ActionName::parse);
-        let settings = table.table(&key).map(read);
-        if let (Some(name), Some(settings)) = (name, settings) {
-            actions.insert(name, settings);
+fn read_arguments(root: &mut Table<'_, '_>) -> Vec<String> {
+    let mut arguments = Vec::new();
+    root.each("args", "a list of texts", ARGUMENTS_MAX, |place| {
+        let Some(argument) = place.text(Text::lines(ARGUMENT_BYTES_MAX).or_empty()) else { return };
+        if argument.starts_with("--palisade-") {
+            place.refuse(&"arguments that begin with --palisade- ask a program about itself, and are no plugin's own");
         }
+        arguments.push(argument);
+    });
+    arguments
+}
+
+fn read_protocol(root: &mut Table<'_, '_>) -> VersionRange {
+    let Some(mut table) = root.table("protocol") else { return PROTOCOL };
+    let number = |table: &mut Table<'_, '_>, key, default| {
+        table.number(key, 1, u64::from(u16::MAX)).and_then(|n| u16::try_from(n).ok()).unwrap_or(default)
+    };
+    let min = number(&mut table, "min", PROTOCOL.min);
+    let max = number(&mut table, "max", min.max(PROTOCOL.max));
+    if max < min {
+        table.wrong("max", "not below `min`");
     }
-    actions
+    table.warn_about_the_rest();
+    VersionRange { min, max }
+}
+
+fn read_state(root: &mut Table<'_, '_>) -> Option<u32> {
+    let mut table = root.table("state")?;
+    let version = table.number("schema_version", 1, u64::from(u32::MAX)).and_then(|n| u32::try_from(n).ok());
+    table.warn_about_the_rest();
+    version
 }
 
 fn read_limits(root: &mut Table<'_, '_>) -> Limits {
@@ -484,23 +537,6 @@ fn read_watchdog(root: &mut Table<'_, '_>) -> watchdog::Settings {
     };
     table.warn_about_the_rest();
     settings
-}
-
-fn read_dependencies(root: &mut Table<'_, '_>) -> BTreeMap<PluginId, Specifier> {
-    const DEPENDENCIES_MAX: usize = 256;
-    let mut dependencies = BTreeMap::new();
-    let Some(mut table) = root.table("dependencies") else { return dependencies };
-    if !table.at_most(DEPENDENCIES_MAX) {
-        return dependencies;
-    }
-    for key in table.keys() {
-        let id = table.key(&key, PluginId::parse);
-        let specifier = table.parsed(&key, "a version specifier, such as ^1.2", Specifier::parse);
-        if let (Some(id), Some(specifier)) = (id, specifier) {
-            dependencies.insert(id, specifier);
-        }
-    }
-    dependencies
 }
 
 #[cfg(test)]

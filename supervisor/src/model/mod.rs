@@ -11,6 +11,7 @@
 pub mod budget;
 pub mod call;
 pub mod dependency;
+pub mod drift;
 pub mod exit;
 pub mod generation;
 pub mod guarantee;
@@ -24,6 +25,7 @@ pub mod restart;
 pub mod runtime;
 pub mod sampled;
 pub mod saturation;
+pub mod schema;
 pub mod specifier;
 pub mod status;
 pub mod version;

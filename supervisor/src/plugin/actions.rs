@@ -4,7 +4,7 @@
 //! room, and most actions of most plugins are never called. A schema that accepts everything is not checked at all; nothing
 //! outside the schema itself is ever fetched.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use foldhash::fast::RandomState;
 use palisade_protocol::{ActionInfo, ErrorBody, ErrorCode, ValueLimits, check_value};
 use serde_json::Value;
 
+use crate::model::drift::drift;
 use crate::model::ids::ActionName;
 use crate::model::manifest::{Manifest, TIME_MAX};
+use crate::model::schema::{Schema, is_anything};
 use crate::model::status::quoted;
 
 /// Most actions of one plugin.
@@ -22,22 +24,13 @@ pub const ACTIONS_MAX: usize = 1024;
 /// Most violations of a schema that one error names.
 const VIOLATIONS_MAX: usize = 5;
 
+/// Most differences between manifest and program that one error names.
+const DRIFTS_MAX: usize = 5;
+
 /// The actions of one generation.
 #[derive(Debug)]
 pub struct Actions {
     by_name: HashMap<Box<str>, Action, RandomState>,
-}
-
-/// Checking may cost so many steps, a step being a value of the schema for each byte of the parameters; with more the plugin
-/// alone judges. Everybody's calls pass this thread, and a schema comes from a plugin.
-const CHECK_STEPS_MAX: u64 = 4 << 20;
-
-/// A schema that can be checked here.
-#[derive(Debug)]
-struct Schema {
-    validator: jsonschema::Validator,
-    /// How many values it has, with every reference written out.
-    values: u64,
 }
 
 /// One action.
@@ -86,10 +79,17 @@ impl Actions {
     /// Takes what the plugin announced; the manifest's word on an action goes before the plugin's.
     ///
     /// # Errors
-    /// A sentence for the author when names are wrong or stand there twice, or the manifest names an action that there is not.
+    /// A sentence for the author when names are wrong or stand there twice, or what was announced is not what the manifest has.
     pub fn new(announced: Vec<ActionInfo>, manifest: &Manifest) -> Result<Self, String> {
         if announced.len() > ACTIONS_MAX {
             return Err(format!("announced {} actions, more than {ACTIONS_MAX}", announced.len()));
+        }
+        let drift = drift(&announced, manifest);
+        if !drift.is_empty() {
+            return Err(format!(
+                "its program and its plugin.json do not agree: {}",
+                drift.iter().take(DRIFTS_MAX).map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            ));
         }
         let mut by_name = HashMap::with_capacity_and_hasher(announced.len(), RandomState::default());
         for mut info in announced {
@@ -110,9 +110,6 @@ impl Actions {
             if by_name.insert(name, Action::new(&info, concurrency)).is_some() {
                 return Err("announced two actions of the same name".to_owned());
             }
-        }
-        if let Some(missing) = manifest.actions.keys().find(|name| !by_name.contains_key(name.as_str())) {
-            return Err(format!("the manifest names the action {missing}, which the plugin does not have"));
         }
         Ok(Self { by_name })
     }
@@ -152,7 +149,8 @@ impl Action {
     /// `invalid_params`, which names each place in the parameters and what is wrong there.
     pub fn check(&self, params: &[u8]) -> Result<(), ErrorBody> {
         let Some(schema) = self.validator.get_or_init(|| compile(&self.info())) else { return Ok(()) };
-        if schema.values.saturating_mul(params.len() as u64) > CHECK_STEPS_MAX {
+        // Everybody's calls pass this thread, and a schema comes from a plugin: with more the plugin alone judges.
+        if !schema.affords(params.len()) {
             return Ok(());
         }
         let validator = &schema.validator;
@@ -193,79 +191,14 @@ impl Action {
 }
 
 fn compile(info: &ActionInfo) -> Option<Box<Schema>> {
-    let schema = info.parameters.as_ref()?;
-    let anything = match schema {
-        Value::Bool(any) => *any,
-        Value::Object(keywords) => {
-            keywords.keys().all(|key| matches!(key.as_str(), "$schema" | "title" | "description"))
-        }
-        _ => false,
-    };
-    if anything {
-        return None;
-    }
-    let Some(values) = values(schema) else {
-        tracing::warn!(
-            action = info.name,
-            "the schema of the parameters refers to itself or too often, and is not checked"
-        );
-        return None;
-    };
-    match jsonschema::validator_for(schema) {
-        Ok(validator) => Some(Box::new(Schema { validator, values })),
-        Err(error) => {
-            // The plugin checks its parameters itself; a schema that we cannot read is no reason to refuse its calls.
+    let schema = info.parameters.as_ref().filter(|schema| !is_anything(schema))?;
+    // The plugin checks its parameters itself; a schema that we cannot read is no reason to refuse its calls.
+    Schema::compile(schema)
+        .inspect_err(|error| {
             tracing::warn!(action = info.name, %error, "the schema of the parameters is not usable and not checked");
-            None
-        }
-    }
-}
-
-/// How many values a schema has once its references are written out: each of them may be looked at for each value of the
-/// parameters. `None` if that is no end or too many: references to references, two at a time, make a million of twenty.
-fn values(schema: &Value) -> Option<u64> {
-    fn count<'s>(
-        root: &'s Value,
-        part: &'s Value,
-        known: &mut HashMap<&'s str, u64>,
-        open: &mut HashSet<&'s str>,
-    ) -> Option<u64> {
-        let mut sum = 1_u64;
-        match part {
-            Value::Array(items) => {
-                for item in items {
-                    sum = sum.saturating_add(count(root, item, known, open)?);
-                }
-            }
-            Value::Object(keywords) => {
-                for (keyword, value) in keywords {
-                    match (keyword.as_str(), value) {
-                        // They count where they are referred to.
-                        ("$defs" | "definitions", _) => {}
-                        ("$ref", Value::String(to)) => {
-                            if let Some(values) = known.get(to.as_str()) {
-                                sum = sum.saturating_add(*values);
-                                continue;
-                            }
-                            let target = root.pointer(to.strip_prefix('#')?)?;
-                            if !open.insert(to) {
-                                return None;
-                            }
-                            let values = count(root, target, known, open)?;
-                            open.remove(to.as_str());
-                            known.insert(to, values);
-                            sum = sum.saturating_add(values);
-                        }
-                        ("$dynamicRef" | "$recursiveRef" | "$id" | "$anchor", Value::String(_)) => return None,
-                        (_, value) => sum = sum.saturating_add(count(root, value, known, open)?),
-                    }
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        }
-        (sum <= CHECK_STEPS_MAX).then_some(sum)
-    }
-    count(schema, schema, &mut HashMap::new(), &mut HashSet::new())
+        })
+        .ok()
+        .map(Box::new)
 }
 
 /// The name among `names` that is most likely meant, if one is close.

@@ -253,6 +253,10 @@ impl Blueprint {
                 }
             }
         };
+        let mut arguments = arguments;
+        for argument in &self.manifest.args {
+            arguments.push(c_string(argument).map_err(lasting)?);
+        }
         let decided = self.limits().decided();
         let mut spec = Spec {
             arguments,

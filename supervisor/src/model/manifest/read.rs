@@ -101,6 +101,15 @@ impl<'v, 'p> Table<'v, 'p> {
         self.fields.get(key).filter(|value| !value.is_null())
     }
 
+    /// A field of any kind.
+    pub(super) fn value(&mut self, key: &str) -> Option<&'v Value> {
+        self.get(key)
+    }
+
+    pub(super) fn is_given(&mut self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     pub(super) fn wrong(&mut self, key: &str, allowed: &str) {
         let value = self.fields.get(key).map_or_else(|| "absent".to_owned(), show);
         self.problems.error(FieldError::Wrong { path: self.path(key), value, allowed: allowed.to_owned() });
@@ -110,7 +119,8 @@ impl<'v, 'p> Table<'v, 'p> {
         self.problems.error(FieldError::Missing { path: self.path(key), allowed: allowed.to_owned() });
     }
 
-    fn refused(&mut self, key: &str, value: String, why: &dyn Display) {
+    pub(super) fn refused(&mut self, key: &str, value: &str, why: &dyn Display) {
+        let value = value.to_owned();
         self.problems.error(FieldError::Refused { path: self.path(key), value, why: why.to_string() });
     }
 
@@ -144,7 +154,7 @@ impl<'v, 'p> Table<'v, 'p> {
         match parse(key) {
             Ok(name) => Some(name),
             Err(why) => {
-                self.refused(key, "a key".to_owned(), &why);
+                self.refused(key, "a key", &why);
                 None
             }
         }
@@ -197,38 +207,87 @@ impl<'v, 'p> Table<'v, 'p> {
             None => self.missing(key, allowed),
             Some(Value::String(found)) => match parse(found) {
                 Ok(value) => return Some(value),
-                Err(why) => self.refused(key, show(&Value::String(found.clone())), &why),
+                Err(why) => self.refused(key, &show(&Value::String(found.clone())), &why),
             },
             Some(_) => self.wrong(key, allowed),
         }
         None
     }
 
-    /// A list that has rules of its own.
-    pub(super) fn list<T, E: Display>(
+    /// The same of a text that need not be there.
+    pub(super) fn parsed_if_any<T, E: Display>(
         &mut self,
         key: &str,
         allowed: &str,
-        parse: impl FnOnce(&[Value]) -> Result<T, E>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let value = self.get(key)?;
-        match value.as_array().map(|entries| parse(entries)) {
-            Some(Ok(list)) => return Some(list),
-            Some(Err(why)) => self.refused(key, kind(value).to_owned(), &why),
-            None => self.wrong(key, allowed),
+        self.is_given(key).then(|| self.parsed(key, allowed, parse)).flatten()
+    }
+
+    /// Hands over each entry of a list, and says whether nothing was wrong with it. A list that is too long is not looked into.
+    pub(super) fn each(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        entries_max: usize,
+        mut read: impl FnMut(&mut Place<'v, '_>),
+    ) -> bool {
+        let before = self.problems.errors.len();
+        match self.get(key) {
+            None => {}
+            Some(Value::Array(entries)) if entries_max < entries.len() => {
+                self.problems.error(FieldError::Wrong {
+                    path: self.path(key),
+                    value: format!("a list with {} entries", entries.len()),
+                    allowed: format!("one with at most {entries_max}"),
+                });
+            }
+            Some(Value::Array(entries)) => {
+                let list = self.path(key);
+                for (number, value) in entries.iter().enumerate() {
+                    read(&mut Place { path: format!("{list}[{number}]"), value, problems: self.problems });
+                }
+            }
+            Some(_) => self.wrong(key, allowed),
         }
-        None
+        self.problems.errors.len() == before
+    }
+
+    /// A list in which nothing stands twice, without the entries that are wrong.
+    pub(super) fn set<T: PartialEq>(
+        &mut self,
+        key: &str,
+        entries_max: usize,
+        mut read: impl FnMut(&mut Place<'v, '_>) -> Option<T>,
+    ) -> Vec<T> {
+        let mut entries = Vec::new();
+        self.each(key, "a list", entries_max, |place| {
+            let Some(entry) = read(place) else { return };
+            if entries.contains(&entry) {
+                place.refuse(&"it stands in the list before");
+            }
+            entries.push(entry);
+        });
+        entries
     }
 
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let value = self.get(key)?;
-        let found = choices.iter().find(|(name, _)| value.as_str() == Some(*name)).map(|(_, choice)| *choice);
+        let found = chosen(value, choices);
         if found.is_none() {
-            let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-            self.wrong(key, &format!("one of {}", names.join(", ")));
+            self.wrong(key, &one_of(choices));
         }
         found
+    }
+
+    /// The same where one has to be there.
+    pub(super) fn choice_required<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        if !self.is_given(key) {
+            self.missing(key, &one_of(choices));
+            return None;
+        }
+        self.choice(key, choices)
     }
 
     pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
@@ -268,12 +327,91 @@ impl<'v, 'p> Table<'v, 'p> {
 
     /// Everything that nobody asked for.
     pub(super) fn warn_about_the_rest(&mut self) {
-        let unknown: Vec<&String> = self.fields.keys().filter(|key| !self.known.contains(*key)).collect();
-        for key in unknown {
-            let path = self.path(key);
+        for key in self.unasked() {
+            let path = self.path(&key);
             self.problems.warn(path, "unknown key, ignored".to_owned());
         }
     }
+
+    /// The keys that nobody asked for.
+    pub(super) fn unasked(&self) -> Vec<String> {
+        self.fields.keys().filter(|key| !self.known.contains(*key)).cloned().collect()
+    }
+}
+
+/// One entry of a list.
+#[derive(Debug)]
+pub(super) struct Place<'v, 'p> {
+    path: String,
+    value: &'v Value,
+    problems: &'p mut Problems,
+}
+
+impl<'v> Place<'v, '_> {
+    pub(super) fn wrong(&mut self, allowed: &str) {
+        let value = show(self.value);
+        self.problems.error(FieldError::Wrong { path: self.path.clone(), value, allowed: allowed.to_owned() });
+    }
+
+    pub(super) fn refuse(&mut self, why: &dyn Display) {
+        let value = show(self.value);
+        self.problems.error(FieldError::Refused { path: self.path.clone(), value, why: why.to_string() });
+    }
+
+    pub(super) fn table(&mut self) -> Option<Table<'v, '_>> {
+        match self.value {
+            Value::Object(fields) => {
+                Some(Table { path: self.path.clone(), fields, known: BTreeSet::new(), problems: self.problems })
+            }
+            _ => {
+                self.wrong("an object");
+                None
+            }
+        }
+    }
+
+    pub(super) fn text(&mut self, text: Text) -> Option<String> {
+        match self.value {
+            Value::String(found) if text.takes(found) => Some(found.clone()),
+            _ => {
+                self.wrong(&text.allowed());
+                None
+            }
+        }
+    }
+
+    /// A text that has rules of its own.
+    pub(super) fn parsed<T, E: Display>(
+        &mut self,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match self.value {
+            Value::String(found) => match parse(found) {
+                Ok(value) => return Some(value),
+                Err(why) => self.refuse(&why),
+            },
+            _ => self.wrong(allowed),
+        }
+        None
+    }
+
+    pub(super) fn choice<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
+        let found = chosen(self.value, choices);
+        if found.is_none() {
+            self.wrong(&one_of(choices));
+        }
+        found
+    }
+}
+
+fn chosen<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Option<T> {
+    choices.iter().find(|(name, _)| value.as_str() == Some(*name)).map(|(_, choice)| *choice)
+}
+
+fn one_of<T>(choices: &[(&str, T)]) -> String {
+    let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+    format!("one of {}", names.join(", "))
 }
 
 /// What a value is, in words.

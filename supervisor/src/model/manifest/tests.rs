@@ -1,3 +1,4 @@
+use palisade_protocol::StreamKind;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -49,10 +50,37 @@ fn every_field_is_read() {
         "$schema": "plugin.schema.json",
         "description": "Two\nlines",
         "runtime": "python3",
-        "actions": {
-            "echo": { "description": "says it again", "timeout_seconds": 0.5, "idempotent": true, "concurrency": 2 },
-            "watch": { "endless": true },
-        },
+        "author": "Ada <ada@example.com>",
+        "license": "MIT OR Apache-2.0",
+        "homepage": "https://example.com:8443/echo?a=1#b",
+        "icon": "resources/icon.svg",
+        "tags": ["text", "echo-2"],
+        "kind": "data_source",
+        "capabilities": ["data_processing", "custom"],
+        "args": ["--fast", "", "two\nlines"],
+        "protocol": { "min": 1, "max": 2 },
+        "permissions_required": [
+            { "permission": "execute_code" },
+            { "permission": "file_read", "scope": ["/srv/data"], "reason": "It reads the index." },
+        ],
+        "configuration_schema": { "type": "object", "properties": { "depth": { "type": "integer" } } },
+        "state": { "schema_version": 3 },
+        "events": { "subscribes": ["index.*", "clock"], "emits": ["echo.said"] },
+        "default_enabled": false,
+        "require": ["landlock", "memory"],
+        "checksum": { "algorithm": "sha256", "value": "0" },
+        "signature": {},
+        "actions": [
+            {
+                "name": "echo", "description": "says it again", "timeout_seconds": 0.5, "idempotent": true,
+                "concurrency": 2, "progress": true, "permissions": ["file_read"],
+                "parameters": { "type": "object", "properties": { "text": { "type": "string" } } },
+                "returns": { "type": "string" },
+                "streaming": { "output": { "kind": "items", "item": { "type": "integer" } }, "input": { "kind": "bytes" } },
+                "examples": [{ "description": "Once", "parameters": { "text": "a" }, "returns": "a" }, {}],
+            },
+            { "name": "watch", "endless": true },
+        ],
         "limits": {
             "concurrency": 4, "queue": 0, "call_timeout_seconds": 60, "start_timeout_seconds": 200,
             "drain_timeout_seconds": 7, "stop_grace_seconds": 1.5, "memory_mib": 256, "cpu_percent": 150, "pids": 32,
@@ -68,17 +96,69 @@ fn every_field_is_read() {
         "on_overdue": { "missed_graces": 1, "window_seconds": 10 },
         "watchdog": { "interval_seconds": 1, "timeout_seconds": 2 },
         "cancel_grace_seconds": 0.1,
-        "dependencies": { "file-search": "^1.2" },
+        "dependencies": {
+            "plugins": [
+                { "id": "file-search", "version": "^1.2" },
+                { "id": "clock", "version": "*", "optional": true, "reason": "It knows the time." },
+            ],
+            "libraries": ["libz.so.1"],
+            "host": ">=0.1",
+        },
     }));
     let s = Duration::from_secs_f64;
     assert_eq!(manifest.description.as_deref(), Some("Two\nlines"));
     assert_eq!(manifest.runtime.as_deref(), Some("python3"));
+    let about = About {
+        author: Some("Ada <ada@example.com>".into()),
+        license: Some("MIT OR Apache-2.0".into()),
+        homepage: Some("https://example.com:8443/echo?a=1#b".into()),
+        icon: PackagePath::parse("resources/icon.svg"),
+        tags: vec!["text".into(), "echo-2".into()],
+        kind: Kind::DataSource,
+        capabilities: vec![Capability::DataProcessing, Capability::Custom],
+    };
+    assert_eq!(manifest.about, about);
+    assert_eq!(manifest.args, ["--fast", "", "two\nlines"]);
+    assert_eq!(manifest.protocol, VersionRange { min: 1, max: 2 });
+    assert!(manifest.permissions.execute_code);
+    let requests = [
+        PermissionRequest { permission: "execute_code", scope: None, reason: None },
+        PermissionRequest {
+            permission: "file_read",
+            scope: Some(vec!["/srv/data".into()]),
+            reason: Some("It reads the index.".into()),
+        },
+    ];
+    assert_eq!(manifest.permission_requests, requests);
+    let kept = |value: Value| Some(Json::new(&value));
+    let schema = json!({ "type": "object", "properties": { "depth": { "type": "integer" } } });
+    assert_eq!(manifest.configuration_schema.as_ref().map(Json::value), Some(schema));
+    assert_eq!((manifest.state_schema, manifest.default_enabled), (Some(3), false));
+    let events = Events { subscribes: vec!["index.*".into(), "clock".into()], emits: vec!["echo.said".into()] };
+    assert_eq!(manifest.events, events);
+    assert_eq!(manifest.require.iter().map(|control| control.as_str()).collect::<Vec<_>>(), ["landlock", "memory"]);
     let echo = ActionSettings {
         description: Some("says it again".into()),
+        parameters: kept(json!({ "type": "object", "properties": { "text": { "type": "string" } } })),
+        returns: kept(json!({ "type": "string" })),
+        streaming: Streaming {
+            input: Some(Stream { kind: StreamKind::Bytes, item: None }),
+            output: Some(Stream { kind: StreamKind::Items, item: kept(json!({ "type": "integer" })) }),
+        },
+        progress: true,
         timeout: Some(s(0.5)),
         idempotent: true,
         concurrency: Some(2),
         endless: false,
+        permissions: vec!["file_read"],
+        examples: vec![
+            Example {
+                description: Some("Once".into()),
+                parameters: kept(json!({ "text": "a" })),
+                returns: kept(json!("a")),
+            },
+            Example { description: None, parameters: None, returns: None },
+        ],
     };
     assert_eq!(manifest.action("echo"), echo);
     assert!(manifest.action("watch").endless);
@@ -117,7 +197,16 @@ fn every_field_is_read() {
     assert_eq!(manifest.on_overdue, OnOverdue { missed_graces: 1, window: s(10.0) });
     assert_eq!(manifest.watchdog, watchdog::Settings { interval: s(1.0), timeout: s(2.0) });
     assert_eq!(manifest.cancel_grace, s(0.1));
-    assert_eq!(manifest.dependencies.get("file-search").map(ToString::to_string).as_deref(), Some("^1.2"));
+    let needed: Vec<_> = manifest
+        .dependencies
+        .iter()
+        .map(|(id, needed)| (id.as_str(), needed.version.to_string(), needed.optional, needed.reason.as_deref()))
+        .collect();
+    let expected =
+        [("clock", "*".to_owned(), true, Some("It knows the time.")), ("file-search", "^1.2".to_owned(), false, None)];
+    assert_eq!(needed, expected);
+    assert_eq!(manifest.libraries, ["libz.so.1"]);
+    assert_eq!(manifest.host.as_ref().map(ToString::to_string).as_deref(), Some(">=0.1"));
     assert_eq!(manifest.timing().start_extended_max, s(200.0));
     assert_eq!(parse(json!({ "restart": "never" })).restart.mode, RestartMode::Never);
     assert_eq!(parse(json!({ "activation": "eager" })).activation, Activation::Eager);
@@ -125,17 +214,36 @@ fn every_field_is_read() {
 }
 
 #[test]
-fn permissions_are_asked_for_and_a_mistake_is_named() {
-    let manifest = parse(json!({ "permissions": ["execute_code", { "file_read": ["/srv/data"] }] }));
-    assert!(manifest.permissions.execute_code);
-    for (permissions, expected) in [
-        (json!(["everything"]), "`permissions` is an array: there is no permission \"everything\""),
-        (json!([{ "file_read": ["srv"] }]), "`permissions` is an array: \"srv\" is no absolute path"),
-        (json!("execute_code"), "`permissions` is \"execute_code\"; it has to be a list of permissions"),
+fn permissions_are_asked_for_and_each_mistake_is_named() {
+    let error = message(json!({ "permissions_required": [
+        { "permission": "everything" },
+        { "permission": "file_read", "scope": ["srv", "/srv", 7], "reason": "" },
+        { "permission": "execute_code", "scope": ["/bin"] },
+        { "permission": "file_write", "scope": [] },
+        "execute_code",
+        { "scope": ["/srv"] },
+    ] }));
+    let one = "one of \"execute_code\", \"file_read\", \"file_write\", \"network_access\", \"system_access\"";
+    for expected in [
+        &format!("`permissions_required[0].permission` is \"everything\"; it has to be {one}"),
+        "`permissions_required[1].scope[0]` is \"srv\": \"srv\" is no absolute path",
+        "`permissions_required[1].scope[2]` is 7; it has to be one line of text",
+        "`permissions_required[1].reason` is \"\"; it has to be a text of at most 512 bytes",
+        "`permissions_required[2].scope` is an array; it has to be absent: execute_code has no scope",
+        "`permissions_required[3].scope` is an array; it has to be a list of texts with at least one in it",
+        "`permissions_required[4]` is \"execute_code\"; it has to be an object",
+        &format!("`permissions_required[5].permission` is missing; it has to be {one}"),
     ] {
-        let error = Manifest::parse(&with(json!({ "permissions": permissions }))).unwrap_err().to_string();
-        assert!(error.starts_with(expected), "{error}");
+        assert!(error.contains(expected), "{expected}\n{error}");
     }
+    assert_eq!(error.matches("; it has to be").count() + error.matches("\": ").count(), 8, "{error}");
+    assert_eq!(
+        message(json!({ "permissions": ["execute_code"] })),
+        "`permissions` is an array; it has to be absent: permissions are listed in `permissions_required`, each an object"
+    );
+    let many = |n: usize| json!({ "permission": "file_read", "scope": [format!("/srv/{n}")] });
+    let error = message(json!({ "permissions_required": (0..33).map(many).collect::<Vec<_>>() }));
+    assert!(error.starts_with("`permissions_required` is a list: there are 33 entries"), "{error}");
 }
 
 #[test]
@@ -143,7 +251,7 @@ fn unknown_keys_are_warnings_with_their_path() {
     let (_, warnings) = Manifest::parse(&with(json!({
         "permission": [],
         "limits": { "memory_mb": 1 },
-        "actions": { "a.b": { "retries": 1 } },
+        "actions": [{ "name": "a.b", "retries": 1 }],
         "restart": { "delay": 1 },
         "a key": 1,
         "activation": { "mode": "eager", "idle_stop_seconds": 1 },
@@ -155,7 +263,7 @@ fn unknown_keys_are_warnings_with_their_path() {
         paths,
         [
             "\"a key\"",
-            "actions.\"a.b\".retries",
+            "actions[0].retries",
             "activation.idle_stop_seconds",
             "limits.memory_mb",
             "permission",
@@ -201,8 +309,8 @@ fn errors_name_the_place_the_value_and_what_is_allowed() {
             "`limits.stop_grace_seconds` is -1; it has to be a number of seconds from 0.001 to 600",
         ),
         (
-            json!({ "actions": { "e": { "timeout_seconds": 1e300 } } }),
-            "`actions.e.timeout_seconds` is 1e+300; it has to be a number of seconds from 0.001 to 604800",
+            json!({ "actions": [{ "name": "e", "timeout_seconds": 1e300 }] }),
+            "`actions[0].timeout_seconds` is 1e+300; it has to be a number of seconds from 0.001 to 604800",
         ),
         (
             json!({ "restart": "sometimes" }),
@@ -224,25 +332,146 @@ fn errors_name_the_place_the_value_and_what_is_allowed() {
             "`environment.A` is \"nul\\u{0}\"; it has to be a text of at most 32768 bytes, without control characters",
         ),
         (
-            json!({ "dependencies": { "a": "^1!2" } }),
-            "`dependencies.a` is \"^1!2\": in the version specifier: `1!2` has an epoch, which SemVer does not have; leave \
-             out what stands before the exclamation mark and raise the major number instead",
+            json!({ "dependencies": { "plugins": [{ "id": "a", "version": "^1!2" }] } }),
+            "`dependencies.plugins[0].version` is \"^1!2\": in the version specifier: `1!2` has an epoch, which SemVer does not \
+             have; leave out what stands before the exclamation mark and raise the major number instead",
         ),
         (
-            json!({ "actions": { "a b": {} } }),
-            "`actions.\"a b\"` is a key: action name contains ' ' at byte 1; allowed are letters A-Z and a-z, digits, `_`, \
+            json!({ "dependencies": { "index": "^2.1" } }),
+            "`dependencies.index` is \"^2.1\"; it has to be absent: plugins are listed in `dependencies.plugins`, each with its \
+             id and version",
+        ),
+        (
+            json!({ "dependencies": { "plugins": [{ "id": "a", "version": "1" }, { "id": "a", "version": "2" }] } }),
+            "`dependencies.plugins[1].id` is \"a\"; it has to be one that does not stand in the list before",
+        ),
+        (
+            json!({ "dependencies": { "libraries": ["/usr/lib/libz.so"] } }),
+            "`dependencies.libraries[0]` is \"/usr/lib/libz.so\": it has to be the name of a library's file without a folder, such \
+             as libz.so.1, of at most 255 bytes",
+        ),
+        (
+            json!({ "actions": [{ "name": "a b" }] }),
+            "`actions[0].name` is \"a b\": action name contains ' ' at byte 1; allowed are letters A-Z and a-z, digits, `_`, \
              `.` and `-`",
         ),
+        (
+            json!({ "actions": [{ "name": "a" }, { "name": "a" }] }),
+            "`actions[1].name` is \"a\"; it has to be a name that no action before it has",
+        ),
+        (
+            json!({ "actions": { "a": {} } }),
+            "`actions` is an object; it has to be a list of objects, each with the name of an action",
+        ),
+        (
+            json!({ "actions": [{ "name": "a", "permissions": ["file_read"] }] }),
+            "`actions[0].permissions[0]` is \"file_read\": the plugin does not ask for it in `permissions_required`",
+        ),
+        (
+            json!({ "actions": [{ "name": "a", "parameters": { "type": "string" }, "examples": [{ "parameters": 7 }] }] }),
+            "`actions[0].examples[0].parameters` is an example: it does not fit its schema: 7 is not of type \"string\"",
+        ),
+        (
+            json!({ "actions": [{ "name": "a", "parameters": [] }] }),
+            "`actions[0].parameters` is an array; it has to be a JSON Schema",
+        ),
+        (
+            json!({ "actions": [{ "name": "a", "returns": { "$ref": "https://example.com/s.json" } }] }),
+            "`actions[0].returns` is a schema: it refers to \"https://example.com/s.json\", which lies outside of it; nothing is \
+             fetched, so write that into its `$defs`",
+        ),
+        (
+            json!({ "actions": [{ "name": "a", "streaming": { "input": { "kind": "bytes", "item": {} }, "output": {} } }] }),
+            "`actions[0].streaming.input.item` is an object; it has to be absent: a stream of bytes has no items; \
+             `actions[0].streaming.output.kind` is missing; it has to be one of \"items\", \"bytes\"",
+        ),
+        (
+            json!({ "configuration_schema": { "properties": { "a": { "type": "text" } } } }),
+            "`configuration_schema` is a schema: /properties/a/type: \"text\" is not valid under any of the schemas listed in the \
+             'anyOf' keyword",
+        ),
+        (
+            json!({ "license": "MIT OR Nonsense" }),
+            "`license` is \"MIT OR Nonsense\": it is no SPDX expression (unknown term, at byte 7); allowed are identifiers of \
+             https://spdx.org/licenses, joined by AND, OR and WITH, such as MIT OR Apache-2.0",
+        ),
+        (
+            json!({ "homepage": "javascript:alert(1)" }),
+            "`homepage` is \"javascript:alert(1)\": it begins neither with https:// nor with http://; it has to be a web address, \
+             such as https://example.com/tool",
+        ),
+        (
+            json!({ "icon": "/etc/icon.png" }),
+            "`icon` is \"/etc/icon.png\": it has to be a relative path beneath the package's folder, such as bin/tool, without \
+             `.` and `..`",
+        ),
+        (
+            json!({ "tags": ["pdf", "PDF", "pdf"] }),
+            "`tags[1]` is \"PDF\": a tag has lower-case letters a-z, digits, `-` and `_`, begins with a letter or a digit, and has \
+             at most 40 bytes; `tags[2]` is \"pdf\": it stands in the list before",
+        ),
+        (
+            json!({ "kind": "toy" }),
+            "`kind` is \"toy\"; it has to be one of \"tool\", \"llm_provider\", \"data_source\", \"ui_extension\", \"workflow\"",
+        ),
+        (
+            json!({ "args": ["-v", "--palisade-describe"] }),
+            "`args[1]` is \"--palisade-describe\": arguments that begin with --palisade- ask a program about itself, and are no \
+             plugin's own",
+        ),
+        (json!({ "args": vec!["x"; 65] }), "`args` is a list with 65 entries; it has to be one with at most 64"),
+        (json!({ "protocol": { "min": 3, "max": 2 } }), "`protocol.max` is 2; it has to be not below `min`"),
+        (
+            json!({ "state": { "schema_version": 0 } }),
+            "`state.schema_version` is 0; it has to be a whole number from 1 to 4294967295",
+        ),
+        (
+            json!({ "events": { "emits": ["index.*"] } }),
+            "`events.emits[0]` is \"index.*\": a topic has words of lower-case letters, digits, `-` and `_`, each beginning with a \
+             letter, joined by dots; at most 128 bytes",
+        ),
+        (json!({ "default_enabled": "yes" }), "`default_enabled` is \"yes\"; it has to be true or false"),
+        (json!({ "require": [7] }), "`require[0]` is 7; it has to be the name of a control"),
+        (json!({ "checksum": "sha256:0" }), "`checksum` is \"sha256:0\"; it has to be an object"),
     ] {
         assert_eq!(message(more), expected);
     }
+}
+
+/// Its schemas run on an engine that does not backtrack, and what cannot is refused.
+#[test]
+fn patterns_of_schemas_neither_explode_nor_backtrack() {
+    let text = "a".repeat(4000) + "!";
+    let error = message(json!({
+        "configuration_schema": { "type": "string", "pattern": "^(?=a)a+$" },
+        "actions": [{
+            "name": "a",
+            "parameters": { "type": "string", "pattern": "^(a+)+$" },
+            "examples": [{ "parameters": text }],
+        }],
+    }));
+    assert!(
+        error.contains("`actions[0].examples[0].parameters` is an example: it does not fit its schema: "),
+        "{error}"
+    );
+    assert!(error.contains("`configuration_schema` is a schema: /pattern: "), "{error}");
+}
+
+#[test]
+fn a_schema_that_has_no_end_is_kept_and_told() {
+    let tree = json!({ "properties": { "child": { "$ref": "#" } } });
+    let (manifest, warnings) =
+        Manifest::parse(&with(json!({ "actions": [{ "name": "a", "returns": tree }] }))).unwrap();
+    assert_eq!(manifest.action("a").returns.as_ref().map(Json::value), Some(tree));
+    let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, ["actions[0].returns: refers to itself, or too often; nothing is checked against it"]);
 }
 
 #[test]
 fn every_error_is_reported_up_to_a_bound() {
     let Err(ManifestError::Fields { errors }) = Manifest::parse(b"{\"limits\":{\"queue\":-1}}") else { panic!() };
     assert_eq!(errors.len(), 5);
-    let many: serde_json::Map<String, Value> = (0..100).map(|n| (format!("a{n}"), json!(1))).collect();
+    let many: Vec<Value> = (0..100).map(Value::from).collect();
     let Err(ManifestError::Fields { errors }) = Manifest::parse(&with(json!({ "actions": many }))) else { panic!() };
     assert_eq!((errors.len(), errors.last()), (PROBLEMS_MAX + 1, Some(&FieldError::More)));
 }
@@ -250,13 +479,13 @@ fn every_error_is_reported_up_to_a_bound() {
 #[test]
 fn entry_points_stay_inside_the_package() {
     for path in ["tool", "bin/tool", "a/b/c.sh", "..hidden", "a b"] {
-        assert!(EntryPoint::parse(path).is_some(), "{path}");
+        assert!(PackagePath::parse(path).is_some(), "{path}");
     }
     for path in ["", "/bin/sh", "..", "../x", "a/../b", "a/..", "./a", "a/./b", "a//b", "a/", "a\0b", "a\nb"] {
-        assert!(EntryPoint::parse(path).is_none(), "{path}");
+        assert!(PackagePath::parse(path).is_none(), "{path}");
     }
-    assert!(EntryPoint::parse(&"x".repeat(256)).is_none());
-    assert!(EntryPoint::parse(&"xxxxxxx/".repeat(600)).is_none());
+    assert!(PackagePath::parse(&"x".repeat(256)).is_none());
+    assert!(PackagePath::parse(&"xxxxxxx/".repeat(600)).is_none());
 }
 
 #[test]
@@ -266,8 +495,17 @@ fn what_is_no_manifest_at_all_is_told_so() {
     assert_eq!(Manifest::parse(b"[]").unwrap_err().to_string(), "the manifest is an array; it has to be a JSON object");
     let bytes = vec![b' '; MANIFEST_BYTES_MAX + 1];
     assert_eq!(Manifest::parse(&bytes), Err(ManifestError::TooLarge { bytes: MANIFEST_BYTES_MAX + 1 }));
-    let deep = vec![b'['; 100_000];
-    assert!(matches!(Manifest::parse(&deep), Err(ManifestError::Syntax { .. })));
+    let large = vec![b' '; 50_000_000];
+    assert_eq!(
+        Manifest::parse(&large).unwrap_err().to_string(),
+        "the manifest has 50000000 bytes; at most 1048576 are allowed"
+    );
+    for (open, close, column) in [("[", "]", 136), ("{\"a\":", "}", 640)] {
+        let deep = format!("{{\"deep\": {}0{}}}", open.repeat(10_000), close.repeat(10_000));
+        let error = Manifest::parse(deep.as_bytes()).unwrap_err().to_string();
+        let expected = format!("the manifest is not JSON: line 1, column {column}: recursion limit exceeded");
+        assert_eq!(error, expected);
+    }
     assert!(matches!(Manifest::parse(b"\xff"), Err(ManifestError::Syntax { .. })));
 }
 
@@ -299,6 +537,24 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just("policy".to_owned()),
         Just("backoff_max_ms".to_owned()),
         Just("timeout_seconds".to_owned()),
+        prop::sample::select(vec![
+            "name",
+            "parameters",
+            "$ref",
+            "pattern",
+            "examples",
+            "streaming",
+            "output",
+            "item",
+            "plugins",
+            "id",
+            "scope",
+            "permission",
+            "emits",
+            "type",
+            "properties",
+        ])
+        .prop_map(str::to_owned),
         ".{0,6}",
     ];
     leaf.prop_recursive(3, 20, 5, move |inner| {
@@ -314,7 +570,9 @@ proptest! {
     fn no_value_in_any_field_panics(
         field in prop::sample::select(vec![
             "id", "name", "version", "description", "entry_point", "runtime", "actions", "limits", "activation",
-            "restart", "environment", "on_pause", "on_overdue", "watchdog", "cancel_grace_seconds", "dependencies",
+            "restart", "environment", "on_pause", "on_overdue", "watchdog", "cancel_grace_seconds", "dependencies", "author",
+            "license", "homepage", "icon", "tags", "kind", "capabilities", "args", "protocol", "permissions_required",
+            "configuration_schema", "state", "events", "default_enabled", "require",
         ]),
         value in any_json(),
     ) {

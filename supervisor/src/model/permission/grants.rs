@@ -15,7 +15,7 @@ use super::path::{HostPath, PATHS_MAX};
 use super::system::SystemFile;
 
 /// The permissions there are.
-const NAMES: [&str; 5] = ["execute_code", "file_read", "file_write", "network_access", "system_access"];
+pub const NAMES: [&str; 5] = ["execute_code", "file_read", "file_write", "network_access", "system_access"];
 
 /// More hosts than any honest plugin names; each is looked at for every connection.
 const HOSTS_MAX: usize = 64;

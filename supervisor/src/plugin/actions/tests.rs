@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::model::schema::CHECK_STEPS_MAX;
 
 fn action(parameters: Value) -> Action {
     let info = ActionInfo { name: "act".to_owned(), parameters: Some(parameters), ..ActionInfo::default() };
@@ -22,21 +23,17 @@ fn a_schema_that_multiplies_itself_is_not_checked() {
     }
     definitions.insert("d64".to_owned(), json!({ "type": "object" }));
     let bomb = json!({ "$ref": "#/$defs/d0", "$defs": definitions });
-    assert_eq!(values(&bomb), None);
     // With the bound broken this goes on until long after everybody has lost patience.
     assert_eq!(action(bomb).check(&bytes(&json!(1))), Ok(()));
-    assert_eq!(values(&json!({ "$ref": "#" })), None);
-    assert_eq!(values(&json!({ "properties": { "child": { "$ref": "#" } } })), None);
+    assert_eq!(action(json!({ "$ref": "#" })).check(&bytes(&json!(1))), Ok(()));
 }
 
 #[test]
-fn references_count_for_each_use_and_the_schemas_of_the_sdk_are_checked() {
-    assert_eq!(values(&json!({ "type": "object" })), Some(2));
+fn schemas_with_references_are_checked() {
     let twice = json!({
         "properties": { "a": { "$ref": "#/$defs/n" }, "b": { "$ref": "#/$defs/n" } },
         "$defs": { "n": { "type": "number" } },
     });
-    assert_eq!(values(&twice), Some(1 + 1 + 2 * (1 + 2)));
     let action = action(twice);
     assert_eq!(action.check(&bytes(&json!({ "a": 1, "b": 2 }))), Ok(()));
     let error = action.check(&bytes(&json!({ "a": 1, "b": "two" }))).unwrap_err();

@@ -30,7 +30,8 @@ impl Bench {
     /// A link that is open, with the actions `echo`, `again` (idempotent), `once` (one at a time) and `forever` (endless).
     fn new(concurrency: usize, features: &[&str]) -> Self {
         let manifest = br#"{"id": "echo", "name": "Echo", "version": "1.0.0", "entry_point": "echo",
-            "actions": {"again": {"idempotent": true}, "once": {"concurrency": 1}, "forever": {"endless": true}}}"#;
+            "actions": [{"name": "again", "idempotent": true}, {"name": "once", "concurrency": 1},
+                {"name": "forever", "endless": true}]}"#;
         let (manifest, _) = Manifest::parse(manifest).unwrap();
         let announced = ["echo", "again", "once", "forever"];
         let announced = announced.map(|name| ActionInfo { name: name.to_owned(), ..ActionInfo::default() });

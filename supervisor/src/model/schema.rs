@@ -1,0 +1,176 @@
+//! JSON Schemas that come from a package or a plugin: made ready for checking values, within bounds.
+//!
+//! Invariants: nothing outside of the schema is fetched; patterns run on an engine whose time grows with the text and not
+//! beyond, and which therefore has no look-around and no back-references; how many values a schema has once its references
+//! are written out is known before anything is checked, and bounded.
+//!
+//! Elsewhere: what follows from a schema that is none. A manifest with one is refused; of one that a running plugin told,
+//! the plugin alone judges its calls.
+
+use std::collections::{HashMap, HashSet};
+
+use jsonschema::{PatternOptions, Validator};
+use serde_json::Value;
+
+use super::status::clip;
+
+/// Checking may cost so many steps, a step being a value of the schema for each byte of what is checked.
+pub const CHECK_STEPS_MAX: u64 = 4 << 20;
+
+/// So long may a chain of references be, and so deep whatever lies within them. Whoever follows it needs stack for each.
+const REFERENCES_DEEP_MAX: usize = 64;
+
+/// So many patterns one schema may have.
+pub const PATTERNS_MAX: usize = 64;
+
+/// So much room the patterns of one schema may need once they are compiled, and as much again while they run.
+const PATTERNS_BYTES_MAX: usize = 1 << 20;
+
+/// A pattern costs as much as so many values of a schema.
+const PATTERN_VALUES: u64 = 16;
+
+/// A text of the schema's own is shown in an error with at most so many bytes.
+const SHOWN_BYTES_MAX: usize = 80;
+
+/// A schema that can be checked here.
+#[derive(Debug)]
+pub struct Schema {
+    pub validator: Validator,
+    /// How many values it has, with every reference written out.
+    pub values: u64,
+}
+
+/// Why nothing is checked against a schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// It is none.
+    #[error("{0}")]
+    Refused(String),
+    /// It is one, and checking it has no bound that is known.
+    #[error("it refers to itself, or too often")]
+    Boundless,
+}
+
+impl Schema {
+    /// Makes a schema ready.
+    pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
+        let mut patterns = 0;
+        look_through(schema, &mut patterns)?;
+        let Some(values) = values(schema) else { return Err(SchemaError::Boundless) };
+        let room = PATTERNS_BYTES_MAX / patterns.max(1);
+        jsonschema::options()
+            .offline()
+            .with_pattern_options(PatternOptions::regex().size_limit(room).dfa_size_limit(room))
+            .build(schema)
+            .map(|validator| Self { validator, values })
+            .map_err(|error| {
+                let place = error.instance_path().to_string();
+                let place =
+                    if place.is_empty() { String::new() } else { format!("{}: ", clip(&place, SHOWN_BYTES_MAX)) };
+                SchemaError::Refused(format!("{place}{}", clip(&error.to_string(), 3 * SHOWN_BYTES_MAX)))
+            })
+    }
+
+    /// Whether a value of that many bytes is checked at all.
+    #[must_use]
+    pub fn affords(&self, bytes: usize) -> bool {
+        self.values.saturating_mul(bytes as u64) <= CHECK_STEPS_MAX
+    }
+}
+
+/// Whether everything fits a schema, so that there is nothing to check.
+#[must_use]
+pub fn is_anything(schema: &Value) -> bool {
+    match schema {
+        Value::Bool(any) => *any,
+        Value::Object(keywords) => {
+            keywords.keys().all(|key| matches!(key.as_str(), "$schema" | "title" | "description"))
+        }
+        _ => false,
+    }
+}
+
+/// Refuses references that lead out of the schema, and counts the patterns. What is data there, as in `const`, is read like the rest:
+/// a property may have the same name.
+fn look_through(schema: &Value, patterns: &mut usize) -> Result<(), SchemaError> {
+    match schema {
+        Value::Array(items) => items.iter().try_for_each(|item| look_through(item, patterns))?,
+        Value::Object(keywords) => {
+            for (keyword, value) in keywords {
+                match (keyword.as_str(), value) {
+                    ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(to)) if !to.starts_with('#') => {
+                        return Err(SchemaError::Refused(format!(
+                            "it refers to {:?}, which lies outside of it; nothing is fetched, so write that into its `$defs`",
+                            clip(to, SHOWN_BYTES_MAX)
+                        )));
+                    }
+                    ("pattern", Value::String(_)) => *patterns += 1,
+                    ("patternProperties", Value::Object(of)) => *patterns += of.len(),
+                    _ => {}
+                }
+                look_through(value, patterns)?;
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+    if PATTERNS_MAX < *patterns {
+        return Err(SchemaError::Refused(format!("it has more than {PATTERNS_MAX} patterns")));
+    }
+    Ok(())
+}
+
+/// How many values a schema has once its references are written out: each of them may be looked at for each value of what is
+/// checked. `None` if that is no end or too many: references to references, two at a time, make a million of twenty.
+fn values(schema: &Value) -> Option<u64> {
+    fn count<'s>(
+        root: &'s Value,
+        part: &'s Value,
+        known: &mut HashMap<&'s str, u64>,
+        open: &mut HashSet<&'s str>,
+    ) -> Option<u64> {
+        let mut sum = 1_u64;
+        match part {
+            Value::Array(items) => {
+                for item in items {
+                    sum = sum.saturating_add(count(root, item, known, open)?);
+                }
+            }
+            Value::Object(keywords) => {
+                for (keyword, value) in keywords {
+                    match (keyword.as_str(), value) {
+                        // They count where they are referred to.
+                        ("$defs" | "definitions", _) => {}
+                        ("$ref", Value::String(to)) => {
+                            if let Some(values) = known.get(to.as_str()) {
+                                sum = sum.saturating_add(*values);
+                                continue;
+                            }
+                            let target = root.pointer(to.strip_prefix('#')?)?;
+                            if open.len() == REFERENCES_DEEP_MAX || !open.insert(to) {
+                                return None;
+                            }
+                            let values = count(root, target, known, open)?;
+                            open.remove(to.as_str());
+                            known.insert(to, values);
+                            sum = sum.saturating_add(values);
+                        }
+                        ("$dynamicRef" | "$recursiveRef" | "$id" | "$anchor", Value::String(_)) => return None,
+                        ("pattern", Value::String(_)) => sum = sum.saturating_add(PATTERN_VALUES),
+                        (keyword, value) => {
+                            if let ("patternProperties", Value::Object(of)) = (keyword, value) {
+                                sum = sum.saturating_add(PATTERN_VALUES.saturating_mul(of.len() as u64));
+                            }
+                            sum = sum.saturating_add(count(root, value, known, open)?);
+                        }
+                    }
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+        (sum <= CHECK_STEPS_MAX).then_some(sum)
+    }
+    count(schema, schema, &mut HashMap::new(), &mut HashSet::new())
+}
+
+#[cfg(test)]
+mod tests;
