@@ -11,7 +11,7 @@
 //! Invariants: one change at a time; a change that fails leaves everything as it was; calls see the registry before a change or after it.
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -97,7 +97,8 @@ pub struct Packages {
 pub struct Gathered {
     staged: Vec<(Found, Result<Snapshot, String>)>,
     rejected: Vec<Rejected>,
-    disabled: BTreeSet<(PluginId, Version)>,
+    /// What an operator has said of versions.
+    switched: BTreeMap<(PluginId, Version), bool>,
 }
 
 /// What an installation came to.
@@ -183,11 +184,11 @@ impl Packages {
                     (found, snapshot)
                 })
                 .collect();
-            let disabled = database.disabled().unwrap_or_else(|error| {
-                tracing::error!(%error, "which versions are disabled is not known; all are enabled");
-                BTreeSet::new()
+            let switched = database.switched().unwrap_or_else(|error| {
+                tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
+                BTreeMap::new()
             });
-            let mut gathered = Gathered { staged, rejected, disabled };
+            let mut gathered = Gathered { staged, rejected, switched };
             gathered.add_installed(&records, &store);
             Ok(gathered)
         })
@@ -196,7 +197,7 @@ impl Packages {
 
     /// Brings them to life, and those that always run start.
     pub async fn begin(&self, gathered: Gathered) {
-        let Gathered { staged, rejected, disabled } = gathered;
+        let Gathered { staged, rejected, switched } = gathered;
         for rejected in &rejected {
             tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
         }
@@ -206,7 +207,8 @@ impl Packages {
                 tracing::warn!(plugin = %found.manifest.id, %reason, "the package cannot be copied");
             }
             let handle = self.make(found, snapshot);
-            handle.set_enabled(!disabled.contains(&(handle.id().clone(), handle.version().clone())));
+            let said = switched.get(&(handle.id().clone(), handle.version().clone()));
+            handle.set_enabled(said.copied().unwrap_or(handle.blueprint().manifest.default_enabled));
             handles.push(handle);
         }
         self.live.replace(Registry::new(handles, rejected));
@@ -317,11 +319,14 @@ impl Packages {
         })
         .await??;
         let handle = self.make(found, Ok(snapshot));
+        handle.set_enabled(handle.blueprint().manifest.default_enabled);
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());
         self.live.replace(registry);
         self.tell(EventKind::PackageInstalled, &id, &version, None);
-        handle.tell(Command::Begin).await;
+        if handle.is_enabled() {
+            handle.tell(Command::Begin).await;
+        }
         Ok(answer)
     }
 
@@ -423,7 +428,7 @@ impl Packages {
         let what = if enabled { "enable" } else { "disable" };
         let entry = self.entry(what, who, &id, &version, String::new());
         let database = self.database.clone();
-        let noted = run(move || database.set_disabled(!enabled, &entry)).await?;
+        let noted = run(move || database.switch(enabled, &entry)).await?;
         noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         if !enabled {
             handle.set_enabled(false);
@@ -615,10 +620,11 @@ fn several(registry: &Registry, id: &PluginId) -> ErrorBody {
 fn dependants(registry: &Registry, id: &PluginId, version: &Version) -> Vec<String> {
     let left: Vec<_> = registry.versions(id).map(|(there, _)| there).filter(|there| *there != version).collect();
     let needs = |manifest: &Manifest| {
-        manifest
-            .dependencies
-            .get(id)
-            .is_some_and(|wanted| wanted.matches(version) && wanted.highest(left.iter().copied()).is_none())
+        manifest.dependencies.get(id).is_some_and(|wanted| {
+            !wanted.optional
+                && wanted.version.matches(version)
+                && wanted.version.highest(left.iter().copied()).is_none()
+        })
     };
     let all = registry.all().filter(|handle| handle.id() != id && needs(&handle.blueprint().manifest));
     all.map(|handle| format!("{} {}", handle.id(), handle.version())).collect()

@@ -91,6 +91,21 @@ fn what_is_disabled_stays_so() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// A manifest may want to be enabled by hand, which is then remembered.
+#[test]
+fn what_is_not_enabled_by_default_waits_for_its_operator() {
+    let daemon = Daemon::with([Package::echo()]);
+    let shy = guest("1.0.0").with("default_enabled", json!(false));
+    install(&daemon, &elsewhere(&daemon, &shy)).expect("it is installed");
+    error(daemon.agent().call("guest", "echo", &json!(1)), ErrorCode::Unavailable);
+    let daemon = restarted(daemon);
+    assert_eq!(listed(&daemon), ["echo 0.1.0 true", "guest 1.0.0 false"]);
+    daemon.operate("enable", &json!({"plugin": "guest"})).expect("it is there");
+    let daemon = restarted(daemon);
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// Everything that is wrong is said, and nothing is changed by it.
 #[test]
 fn a_package_that_cannot_be_installed_changes_nothing() {
@@ -132,7 +147,8 @@ fn what_others_need_is_not_removed_unasked() {
     for version in ["1.0.0", "1.4.0", "2.0.0"] {
         install(&daemon, &elsewhere(&daemon, &guest(version))).expect("it is installed");
     }
-    let needs = Package::hostile("needs", "tame").with("dependencies", json!({"guest": "^1.0"}));
+    let needs = Package::hostile("needs", "tame")
+        .with("dependencies", json!({"plugins": [{"id": "guest", "version": "^1.0"}]}));
     install(&daemon, &elsewhere(&daemon, &needs)).expect("it is installed");
     let uninstall = |version: &str, force: bool| {
         daemon.operate("uninstall", &json!({"plugin": "guest", "version": version, "force": force}))

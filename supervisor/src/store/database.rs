@@ -9,7 +9,7 @@
 //! all, and after a copy was made; a database of a later version is not touched.
 //! Elsewhere: everything here blocks; whoever calls it has a thread for it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -24,8 +24,9 @@ use crate::model::ids::PluginId;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
 const MIGRATIONS: [&str; 1] = ["
-    CREATE TABLE disabled (
-        id TEXT NOT NULL, version TEXT NOT NULL, at_unix_ms INTEGER NOT NULL, PRIMARY KEY (id, version)
+    CREATE TABLE switched (
+        id TEXT NOT NULL, version TEXT NOT NULL, enabled INTEGER NOT NULL, at_unix_ms INTEGER NOT NULL,
+        PRIMARY KEY (id, version)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE audit (
         number INTEGER PRIMARY KEY, at_unix_ms INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL,
@@ -171,39 +172,36 @@ impl Database {
         }
     }
 
-    /// The versions that an operator has disabled. What is no id or no version is passed over.
+    /// The versions that an operator has enabled or disabled. What is no id or no version is passed over.
     ///
     /// # Errors
     /// [`DatabaseError`]
-    pub fn disabled(&self) -> Result<BTreeSet<(PluginId, Version)>, DatabaseError> {
+    pub fn switched(&self) -> Result<BTreeMap<(PluginId, Version), bool>, DatabaseError> {
         let connection = self.connection();
         let read = || {
-            let mut all = connection.prepare("SELECT id, version FROM disabled")?;
-            let rows = all.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let mut all = connection.prepare("SELECT id, version, enabled FROM switched")?;
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?));
+            let rows = all.query_map([], row)?;
             rows.collect::<Result<Vec<_>, _>>()
         };
         let rows = read().map_err(|error| self.told(&error))?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(id, version)| Some((PluginId::parse(&id).ok()?, Version::parse(&version).ok()?)))
-            .collect())
+        let known = |(id, version, enabled): (String, String, bool)| {
+            Some(((PluginId::parse(&id).ok()?, Version::parse(&version).ok()?), enabled))
+        };
+        Ok(rows.into_iter().filter_map(known).collect())
     }
 
-    /// Notes that a version is disabled, or is not any more, and who said so.
+    /// Notes that a version is enabled, or disabled, and who said so.
     ///
     /// # Errors
     /// [`DatabaseError`], and nothing was noted.
-    pub fn set_disabled(&self, disabled: bool, entry: &Entry) -> Result<(), DatabaseError> {
+    pub fn switch(&self, enabled: bool, entry: &Entry) -> Result<(), DatabaseError> {
         self.change(entry, |transaction| {
-            if disabled {
-                transaction.execute(
-                    "INSERT INTO disabled VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-                    params![entry.id, entry.version, entry.at_unix_ms],
-                )?;
-            } else {
-                transaction
-                    .execute("DELETE FROM disabled WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
-            }
+            transaction.execute(
+                "INSERT INTO switched VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET enabled = excluded.enabled, at_unix_ms = excluded.at_unix_ms",
+                params![entry.id, entry.version, enabled, entry.at_unix_ms],
+            )?;
             Ok(())
         })
     }
@@ -223,14 +221,14 @@ impl Database {
         })
     }
 
-    /// Notes that a version is gone; that it was disabled is forgotten with it.
+    /// Notes that a version is gone; whether it was disabled is forgotten with it.
     ///
     /// # Errors
     /// [`DatabaseError`], and nothing was noted.
     pub fn removed(&self, entry: &Entry) -> Result<(), DatabaseError> {
         self.change(entry, |transaction| {
             transaction
-                .execute("DELETE FROM disabled WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
+                .execute("DELETE FROM switched WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
             Ok(())
         })
     }
@@ -417,21 +415,22 @@ mod tests {
         assert_eq!(database.condition(), &Condition::Good);
         database.installed(&entry("install", "echo", "1.0.0")).unwrap();
         database.installed(&entry("install", "echo", "1.0.0")).unwrap();
-        database.set_disabled(true, &entry("disable", "echo", "1.0.0")).unwrap();
-        database.set_disabled(true, &entry("disable", "echo", "1.0.0")).unwrap();
-        database.set_disabled(true, &entry("disable", "echo", "2.0.0")).unwrap();
-        database.set_disabled(false, &entry("enable", "echo", "2.0.0")).unwrap();
+        database.switch(false, &entry("disable", "echo", "1.0.0")).unwrap();
+        database.switch(false, &entry("disable", "echo", "1.0.0")).unwrap();
+        database.switch(false, &entry("disable", "echo", "2.0.0")).unwrap();
+        database.switch(true, &entry("enable", "echo", "2.0.0")).unwrap();
         drop(database);
         let database = Database::open(&path);
         assert_eq!(database.condition(), &Condition::Good);
-        assert_eq!(database.disabled().unwrap(), BTreeSet::from([pair("echo", "1.0.0")]));
+        let expected = BTreeMap::from([(pair("echo", "1.0.0"), false), (pair("echo", "2.0.0"), true)]);
+        assert_eq!(database.switched().unwrap(), expected);
         let (id, version) = pair("echo", "1.0.0");
         assert_eq!(database.installs(&id, &version).unwrap(), 2);
         assert_eq!(database.installs(&id, &Version::new(9, 0, 0)).unwrap(), 0);
         let trail: Vec<_> = database.audit(2).unwrap().into_iter().map(|entry| entry.what).collect();
         assert_eq!(trail, ["enable", "disable"]);
         database.removed(&entry("uninstall", "echo", "1.0.0")).unwrap();
-        assert!(database.disabled().unwrap().is_empty());
+        assert_eq!(database.switched().unwrap(), BTreeMap::from([(pair("echo", "2.0.0"), true)]));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -440,7 +439,7 @@ mod tests {
         let (folder, path) = folder();
         for (number, garbage) in [b"no database at all, and long enough to be none".repeat(20), {
             let database = Database::open(&path);
-            database.set_disabled(true, &entry("disable", "echo", "1.0.0")).unwrap();
+            database.switch(false, &entry("disable", "echo", "1.0.0")).unwrap();
             drop(database);
             let mut bytes = fs::read(&path).unwrap();
             bytes[100..3000].fill(0xff);
@@ -466,8 +465,8 @@ mod tests {
         let nowhere = folder.path().join("gone/registry.sqlite3");
         let database = Database::open(&nowhere);
         assert!(matches!(database.condition(), Condition::Volatile { .. }));
-        database.set_disabled(true, &entry("disable", "echo", "1.0.0")).unwrap();
-        assert_eq!(database.disabled().unwrap().len(), 1);
+        database.switch(false, &entry("disable", "echo", "1.0.0")).unwrap();
+        assert_eq!(database.switched().unwrap().len(), 1);
         assert!(!nowhere.exists());
     }
 
@@ -493,9 +492,9 @@ mod tests {
         // No page more than there are.
         database.connection().pragma_update(None, "max_page_count", 1).unwrap();
         let long = Entry { detail: "x".repeat(100_000), ..entry("disable", "echo", "1.0.0") };
-        let error = database.set_disabled(true, &long).unwrap_err();
+        let error = database.switch(false, &long).unwrap_err();
         assert!(matches!(error, DatabaseError::Write { .. }), "{error}");
-        assert!(database.disabled().unwrap().is_empty() && database.audit(9).unwrap().is_empty());
+        assert!(database.switched().unwrap().is_empty() && database.audit(9).unwrap().is_empty());
     }
 
     #[test]
