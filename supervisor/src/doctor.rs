@@ -181,6 +181,16 @@ pub fn report(
             hint: Some("correct it, then restart the daemon".to_owned()),
         });
     }
+    for handle in registry.all().filter(|handle| handle.is_enabled()) {
+        if let Err(unmet) = registry.resolve(&handle.blueprint().manifest) {
+            checks.push(Check {
+                name: "plugin",
+                state: Outcome::Warn,
+                summary: format!("{} {} lacks what it depends on: {unmet}", handle.id(), handle.version()),
+                hint: Some("install or enable what is missing".to_owned()),
+            });
+        }
+    }
     for handle in registry.all().filter(|handle| handle.state() == PluginState::Failed) {
         let (id, reason) = (handle.id(), handle.last_reason());
         let (how, hint) = if handle.is_quarantined() {

@@ -213,6 +213,11 @@ impl Packages {
         }
         self.live.replace(Registry::new(handles, rejected));
         let Some(registry) = self.live.now() else { return };
+        for handle in registry.all().filter(|handle| handle.is_enabled()) {
+            if let Err(unmet) = registry.resolve(&handle.blueprint().manifest) {
+                tracing::warn!(plugin = %handle.id(), %unmet, "what it depends on is not here");
+            }
+        }
         for group in registry.start_order() {
             for handle in group {
                 if handle.is_enabled() {
@@ -277,8 +282,9 @@ impl Packages {
     ///
     /// # Errors
     /// `configuration_invalid` for a package that cannot be used, with all that is wrong with it; `invalid_params` where that version is
-    /// there already in another form, or the folder is none; `resource_exhausted` where there is no room.
-    pub async fn install(&self, folder: &Path, who: &str) -> Result<Installed, ErrorBody> {
+    /// there already in another form, or the folder is none; `dependency_unavailable` where what it needs is not here, unless `force` is
+    /// given; `resource_exhausted` where there is no room.
+    pub async fn install(&self, folder: &Path, force: bool, who: &str) -> Result<Installed, ErrorBody> {
         let _one_change = self.changing.lock().await;
         let (store, source) = (self.around.store.clone(), folder.to_owned());
         let (found, snapshot) = run(move || take_in(&store, &source)).await??;
@@ -300,6 +306,11 @@ impl Packages {
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(format!(
                 "give the package another version, or remove that one: `palisade uninstall {id}@{version}`"
             )));
+        }
+        if !force && let Err(unmet) = registry.resolve(&found.manifest) {
+            let message = format!("{id} {version} cannot be had with what is here: {unmet}");
+            return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, message)
+                .with_hint("install or enable what is missing first, or use --force"));
         }
         let record = Record {
             digest: snapshot.digest.clone(),

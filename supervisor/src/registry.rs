@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::model::dependency::{self, Graph};
 use crate::model::ids::PluginId;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::model::resolution::{self, Offers, Unresolvable};
 use crate::model::specifier::Specifier;
 use crate::model::status::quoted;
 use crate::plugin::handle::Handle;
@@ -204,11 +205,23 @@ pub fn read(folder: &Path) -> Result<Found, String> {
     let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| unreadable(&path, &error))?;
     let (manifest, warnings) = Manifest::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    if let Some(wanted) = manifest.host.as_ref().filter(|wanted| !wanted.admits(&own_version())) {
+        let own = own_version();
+        return Err(format!("{}: dependencies.host wants palisaded {wanted}, and this is {own}", path.display()));
+    }
     let mut warnings: Vec<_> = warnings.into_iter().map(|warning| warning.to_string()).collect();
     for left_out in store::LEFT_OUT.iter().filter(|name| folder.join(name).is_dir()) {
         warnings.push(format!("the folder {left_out} is left out of the package; what it needs has to lie elsewhere"));
     }
     Ok(Found { manifest, path: folder.to_owned(), warnings })
+}
+
+/// The daemon's own version, which a manifest may have a word on.
+fn own_version() -> Version {
+    let number = |text: &str| text.parse().unwrap_or_default();
+    let (major, minor, patch) =
+        (env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"), env!("CARGO_PKG_VERSION_PATCH"));
+    Version::new(number(major), number(minor), number(patch))
 }
 
 /// The registry as it is at a moment. Whoever looks gets a whole one, which stays as it is; who changes it puts another in its place.
@@ -345,6 +358,25 @@ impl Registry {
     /// All of them, by id and version.
     pub fn all(&self) -> impl Iterator<Item = &Handle> {
         self.plugins.values().flat_map(BTreeMap::values)
+    }
+
+    /// The versions that go together with this one, of which the registry need not know yet.
+    ///
+    /// # Errors
+    /// [`Unresolvable`], with the way to what is missing or in conflict.
+    pub fn resolve(&self, manifest: &Manifest) -> Result<BTreeMap<PluginId, Version>, Unresolvable> {
+        if manifest.dependencies.is_empty() {
+            return Ok(BTreeMap::from([(manifest.id.clone(), manifest.version.clone())]));
+        }
+        let mut offers = Offers::new();
+        let enabled = self.all().filter(|handle| handle.is_enabled()).map(|handle| &handle.blueprint().manifest);
+        for Manifest { id, version, dependencies, .. } in enabled.filter(|other| other.id != manifest.id) {
+            offers.entry(id).or_default().insert(version, dependencies);
+        }
+        // Its other versions are none that it could go together with.
+        offers.insert(&manifest.id, BTreeMap::from([(&manifest.version, &manifest.dependencies)]));
+        let exactly = Specifier::exactly(&manifest.version);
+        resolution::resolve(&offers, &BTreeMap::from([(manifest.id.clone(), exactly)]))
     }
 
     /// Folders that look like packages and cannot be used.

@@ -128,6 +128,8 @@ fn a_package_that_cannot_be_installed_changes_nothing() {
     let odd = elsewhere(&daemon, &guest("not a version").with("entry_point", json!("/bin/sh")));
     refused(&odd, ErrorCode::ConfigurationInvalid, "version");
     refused(&odd, ErrorCode::ConfigurationInvalid, "entry_point");
+    let later = elsewhere(&daemon, &guest("3.0.0").with("dependencies", json!({"host": ">=99"})));
+    refused(&later, ErrorCode::ConfigurationInvalid, "dependencies.host wants palisaded >=99, and this is 0.1.0");
     let other = elsewhere(&daemon, &guest("1.0.0").with("description", json!("something else")));
     refused(&other, ErrorCode::InvalidParams, "guest 1.0.0 is there already");
     let linked = elsewhere(&daemon, &guest("2.0.0"));
@@ -147,9 +149,14 @@ fn what_others_need_is_not_removed_unasked() {
     for version in ["1.0.0", "1.4.0", "2.0.0"] {
         install(&daemon, &elsewhere(&daemon, &guest(version))).expect("it is installed");
     }
-    let needs = Package::hostile("needs", "tame")
-        .with("dependencies", json!({"plugins": [{"id": "guest", "version": "^1.0"}]}));
-    install(&daemon, &elsewhere(&daemon, &needs)).expect("it is installed");
+    let needing = |version: &str| {
+        let dependencies = json!({"plugins": [{"id": "guest", "version": version}]});
+        elsewhere(&daemon, &Package::hostile("needs", "tame").with("dependencies", dependencies))
+    };
+    let refused = error(install(&daemon, &needing("^3.0")), ErrorCode::DependencyUnavailable);
+    let why = "needs =0.1.0 is wanted; needs 0.1.0 needs guest ^3.0; of guest there is 1.0.0, 1.4.0, 2.0.0";
+    assert_eq!(refused.message, format!("needs 0.1.0 cannot be had with what is here: {why}"));
+    install(&daemon, &needing("^1.0")).expect("it is installed");
     let uninstall = |version: &str, force: bool| {
         daemon.operate("uninstall", &json!({"plugin": "guest", "version": version, "force": force}))
     };
@@ -160,6 +167,9 @@ fn what_others_need_is_not_removed_unasked() {
     uninstall("=2.0.0", false).expect("nobody needs it");
     let removed = uninstall("=1.4.0", true).expect("it is to go all the same");
     assert_eq!(removed["broken"], json!(["needs 0.1.0"]));
+    let doctor = daemon.operate("doctor", &json!({})).expect("it answers").to_string();
+    let lacks = "needs 0.1.0 lacks what it depends on: ";
+    expect_text(&doctor, &format!("{lacks}needs =0.1.0 is wanted; needs 0.1.0 needs guest ^1.0; there is no guest"));
     daemon.stop_and_expect_no_orphans();
 }
 

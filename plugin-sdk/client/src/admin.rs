@@ -197,16 +197,18 @@ impl<'a> Admin<'a> {
         request.call().await
     }
 
-    /// Installs the package in a folder, which is not needed afterwards. The daemon reads it, so the path has to be absolute.
+    /// Installs the package in a folder, which is not needed afterwards. The daemon reads it, so the path has to be absolute. `force`
+    /// also where what it depends on is not there.
     ///
     /// # Errors
     /// Any [`CallError`]; nothing is installed then.
-    pub async fn install(&self, path: &Path) -> Result<Installation, CallError> {
+    pub async fn install(&self, path: &Path, force: bool) -> Result<Installation, CallError> {
         #[derive(Serialize)]
         struct Install<'a> {
             path: &'a Path,
+            force: bool,
         }
-        self.request("install", &Install { path }).call().await
+        self.request("install", &Install { path, force }).call().await
     }
 
     /// Removes an installed version, and returns once no process of it is left. `force` also where others depend on it.

@@ -94,6 +94,9 @@ pub(crate) enum Command {
     Install {
         /// The folder with plugin.json
         folder: PathBuf,
+        /// Also where what it depends on is not there
+        #[arg(long)]
+        force: bool,
     },
     /// Remove installed versions; their data stay
     Uninstall {

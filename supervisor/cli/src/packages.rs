@@ -14,14 +14,16 @@ use crate::screen::{Screen, Tone, harmless, one_line};
 #[derive(Serialize)]
 struct Install<'a> {
     path: &'a Path,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    force: bool,
 }
 
 /// `palisade install FOLDER`
-pub(crate) async fn install(context: &Context, folder: &Path) -> Result<(), Failure> {
+pub(crate) async fn install(context: &Context, folder: &Path, force: bool) -> Result<(), Failure> {
     // The daemon's folder is another one.
     let path = std::path::absolute(folder)
         .map_err(|error| Failure::code(ErrorCode::InvalidParams, format!("{}: {error}", folder.display())))?;
-    let answer = context.operate("install", &Install { path: &path }).await?;
+    let answer = context.operate("install", &Install { path: &path, force }).await?;
     show(context, &answer, |answer, screen| Ok(installation_text(&answer.decode()?, screen)))
 }
 

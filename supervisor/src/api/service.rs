@@ -124,7 +124,7 @@ pub const ACTIONS: &[Row] = &[
     ("events", "What happens, from now on.", &[PLUGIN_OPTIONAL, ("follow", "boolean", false)], true),
     ("doctor", "What this host can do, and what is wrong.", &[], false),
     ("version", "The daemon's version.", &[], false),
-    ("install", "Installs the package in a folder.", &[("path", "string", true)], false),
+    ("install", "Installs the package in a folder.", &[("path", "string", true), ("force", "boolean", false)], false),
     (
         "uninstall",
         "Removes an installed version; its data stay.",
@@ -187,6 +187,8 @@ struct StopParams {
 #[serde(deny_unknown_fields)]
 struct InstallParams {
     path: PathBuf,
+    #[serde(default)]
+    force: bool,
 }
 
 #[derive(Deserialize)]
@@ -334,9 +336,9 @@ impl Service {
             }
             "limit" => self.limit(parameters(params)?).await,
             "install" => {
-                let InstallParams { path } = parameters(params)?;
+                let InstallParams { path, force } = parameters(params)?;
                 self.refuse_while_stopping()?;
-                value(&self.packages()?.install(&path, who).await?)
+                value(&self.packages()?.install(&path, force, who).await?)
             }
             "uninstall" => {
                 let StopParams { plugin, version, force } = parameters(params)?;

@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod overdue;
 pub mod permission;
 pub mod plugin;
+pub mod resolution;
 pub mod restart;
 pub mod runtime;
 pub mod sampled;

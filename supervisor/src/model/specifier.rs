@@ -54,6 +54,22 @@ impl Specifier {
         Self { text: "*".into(), required: VersionReq::STAR, excluded: Vec::new() }
     }
 
+    /// That version alone.
+    pub fn exactly(version: &Version) -> Self {
+        let comparator = Comparator {
+            op: Op::Exact,
+            major: version.major,
+            minor: Some(version.minor),
+            patch: Some(version.patch),
+            pre: version.pre.clone(),
+        };
+        Self {
+            text: format!("={version}"),
+            required: VersionReq { comparators: vec![comparator] },
+            excluded: Vec::new(),
+        }
+    }
+
     pub fn parse(text: &str) -> Result<Self, SpecifierError> {
         let text = text.trim();
         if text.is_empty() {
