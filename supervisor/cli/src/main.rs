@@ -11,12 +11,14 @@ mod doctor;
 mod failure;
 mod follow;
 mod limits;
+mod new;
 mod output;
 mod params;
 mod plugins;
 mod run;
 mod screen;
 mod times;
+mod validate;
 mod value;
 
 use std::process::ExitCode;
@@ -98,12 +100,14 @@ fn main() -> ExitCode {
     };
     let as_json = arguments.json;
     let outcome = match arguments.command {
-        // Neither needs a daemon or a runtime.
+        // None of these needs a daemon.
         Command::Run(run) => {
             let named = || std::env::var_os(palisade_client::SOCKET_VARIABLE).map(std::path::PathBuf::from);
             Err(run::run(run.arguments, arguments.socket.or_else(named).as_deref()))
         }
         Command::Completions { shell } => completions(shell),
+        Command::Validate { folder, run } => validate::validate(&folder, run, &screen, as_json),
+        Command::New(new) => new::new(&new),
         _ => on_runtime(arguments, screen),
     };
     let status = match outcome {
@@ -204,7 +208,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
-        Command::Run(_) | Command::Completions { .. } => unreachable!("handled before there was a runtime"),
+        Command::Run(_) | Command::Completions { .. } | Command::Validate { .. } | Command::New(_) => {
+            unreachable!("handled before there was a runtime")
+        }
     }
     Ok(0)
 }
