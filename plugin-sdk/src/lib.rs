@@ -113,7 +113,7 @@
 //! # Around it
 //!
 //! Standard output and error are captured as logs; this crate writes nothing on standard output, but
-//! for the answer to `--palisade-describe`. The connection has
+//! for the answers to `--palisade-describe` and `--palisade-manifest`. The connection has
 //! descriptors 3 and 4 to itself. [`testing`] has an in-memory supervisor. With the feature `tracing`, `TracingLayer`
 //! sends what is logged by way of that crate.
 #![deny(unsafe_code)]
@@ -133,6 +133,7 @@ pub mod log;
 mod panic;
 mod plugin;
 mod reader;
+mod skeleton;
 mod stream;
 pub mod testing;
 mod text;

@@ -1,7 +1,9 @@
 //! A plugin as its author puts it together.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::future::Future;
+use std::io::Write;
 use std::process::{ExitCode, Termination};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +23,10 @@ use crate::{Call, Error, Result};
 
 /// With this argument a plugin prints its identity and actions as JSON and ends.
 const DESCRIBE: &str = "--palisade-describe";
+/// With this one it prints what its code knows of its `plugin.json`. The daemon passes no argument that begins so.
+const MANIFEST: &str = "--palisade-manifest";
 /// How many calls at once unless said otherwise: as many as one connection carries by default.
-const CONCURRENCY: u32 = 256;
+pub(crate) const CONCURRENCY: u32 = 256;
 /// How many threads for blocking handlers unless said otherwise.
 const BLOCKING_THREADS: usize = 16;
 /// An idle thread of a blocking handler ends after so long.
@@ -257,16 +261,27 @@ impl<S: Send + Sync + 'static> Plugin<S> {
     /// It takes over the descriptors 3 and 4, on which a supervisor talks with its plugins, and makes a runtime on this
     /// thread; call it once, from `main`. Started from a shell it says so on standard error and exits with status
     /// 64. With the argument `--palisade-describe` it prints the plugin's identity and actions as JSON and exits
-    /// with status 0. Other statuses: 69 refused by the supervisor, 70 a mistake in the plugin's description, 74
+    /// with status 0; with `--palisade-manifest` a `plugin.json`. Other statuses: 69 refused by the supervisor, 70 a mistake in the plugin's description, 74
     /// input or output failed, 76 the supervisor broke the protocol, 78 the plugin did not initialize.
     pub fn run(self) -> Exit {
         if let Err(error) = self.check() {
             eprintln!("{}: {}", self.id, error.message());
             return Exit(70);
         }
-        if std::env::args_os().nth(1).is_some_and(|argument| argument == DESCRIBE) {
-            println!("{}", self.describe());
-            return Exit(0);
+        let asked = std::env::args_os().nth(1);
+        let answer = match asked.as_deref().and_then(OsStr::to_str) {
+            Some(DESCRIBE) => Some(format!("{}\n", self.describe())),
+            Some(MANIFEST) => Some(self.manifest()),
+            _ => None,
+        };
+        if let Some(answer) = answer {
+            return match std::io::stdout().write_all(answer.as_bytes()) {
+                Ok(()) => Exit(0),
+                Err(error) => {
+                    eprintln!("{}: {error}", self.id);
+                    Exit(74)
+                }
+            };
         }
         let Some(descriptors) = take() else {
             eprintln!(
@@ -313,6 +328,13 @@ impl<S: Send + Sync + 'static> Plugin<S> {
             "actions": self.actions.iter().map(Action::info).collect::<Vec<_>>(),
             "sdk": env!("CARGO_PKG_VERSION"),
         })
+    }
+
+    /// What `--palisade-manifest` prints: a `plugin.json` with all that this code knows, so that actions and schemas are
+    /// written once. The rest is for its author to add.
+    #[must_use]
+    pub fn manifest(&self) -> String {
+        crate::skeleton::manifest(self)
     }
 
     /// Finds the mistakes in a plugin's description that its types allow.

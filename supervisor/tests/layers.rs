@@ -94,7 +94,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("plugins/calculator", &["palisade-protocol", "palisade-sdk"]),
     ("supervisor/launcher", &[]),
     ("supervisor", &["palisade-launcher", "palisade-protocol"]),
-    ("supervisor/cli", &["palisade-client", "palisade-protocol"]),
+    // What is checked without a daemon is checked by the daemon's own code, so that both say the same.
+    ("supervisor/cli", &["palisade-client", "palisade-protocol", "palisaded"]),
 ];
 
 /// Where unsafe code may stand in what is shipped.

@@ -112,6 +112,16 @@ pub(crate) enum Command {
     Disable(Targets),
     /// Look for what is wrong, with this host and with the daemon
     Doctor,
+    /// Look for everything that is wrong with a package; needs no daemon
+    Validate {
+        /// The package's folder, with its plugin.json
+        folder: PathBuf,
+        /// Execute the entry point, outside of any sandbox, and compare what actions it has with those of plugin.json
+        #[arg(long)]
+        run: bool,
+    },
+    /// Write the project of a new plugin in Rust; needs no daemon
+    New(New),
     /// Print a completion script for a shell
     Completions {
         /// For which shell
@@ -148,6 +158,18 @@ pub(crate) struct Call {
     /// Feed the action's input stream from a file or from stdin (-): bytes as they are, items one JSON a line
     #[arg(long, short, value_name = "FILE|-", allow_hyphen_values = true)]
     pub(crate) input: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// The plugin's id
+    pub(crate) name: String,
+    /// Where to, a folder that is not there or is empty [default: a folder of that name]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) path: Option<PathBuf>,
+    /// Where the sources of palisade-sdk are [default: ../palisade/plugin-sdk, in a clone beside the project]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sdk: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

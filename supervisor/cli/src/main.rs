@@ -11,6 +11,7 @@ mod doctor;
 mod failure;
 mod follow;
 mod limits;
+mod new;
 mod output;
 mod packages;
 mod params;
@@ -18,6 +19,7 @@ mod plugins;
 mod run;
 mod screen;
 mod times;
+mod validate;
 mod value;
 
 use std::process::ExitCode;
@@ -99,12 +101,14 @@ fn main() -> ExitCode {
     };
     let as_json = arguments.json;
     let outcome = match arguments.command {
-        // Neither needs a daemon or a runtime.
+        // None of these needs a daemon.
         Command::Run(run) => {
             let named = || std::env::var_os(palisade_client::SOCKET_VARIABLE).map(std::path::PathBuf::from);
             Err(run::run(run.arguments, arguments.socket.or_else(named).as_deref()))
         }
         Command::Completions { shell } => completions(shell),
+        Command::Validate { folder, run } => validate::validate(&folder, run, &screen, as_json),
+        Command::New(new) => new::new(&new),
         _ => on_runtime(arguments, screen),
     };
     let status = match outcome {
@@ -209,7 +213,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
-        Command::Run(_) | Command::Completions { .. } => unreachable!("handled before there was a runtime"),
+        Command::Run(_) | Command::Completions { .. } | Command::Validate { .. } | Command::New(_) => {
+            unreachable!("handled before there was a runtime")
+        }
     }
     Ok(0)
 }

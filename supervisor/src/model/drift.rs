@@ -7,15 +7,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use palisade_protocol::{ActionInfo, StreamInfo, StreamKind};
+use palisade_protocol::{ActionInfo, StreamKind};
 use serde_json::Value;
 
-use super::manifest::{Json, Manifest, Stream, Streaming};
+use super::manifest::{Json, Manifest, Streaming};
 use super::schema::is_anything;
 use super::status::{clip, quoted};
 
 /// As much of a schema is shown.
 const SHOWN_BYTES_MAX: usize = 120;
+
+/// What a schema is written in unless it says otherwise.
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub enum Drift {
     /// The program has it, the manifest, which lists them all, does not.
     Additional { action: String },
     /// Both have it, and differ in this.
-    Differs { action: String, part: &'static str, manifest: String, program: String },
+    Differs { action: String, part: String, manifest: String, program: String },
 }
 
 impl Drift {
@@ -49,7 +52,7 @@ impl fmt::Display for Drift {
                 write!(f, "the program has the action {}, which the manifest does not list", quoted(action))
             }
             Self::Differs { action, part, manifest, program } => {
-                write!(f, "of the action {action} the manifest has {part} {manifest}, and the program {program}")
+                write!(f, "of the action {action} `{part}` is {manifest} in the manifest and {program} in the program")
             }
         }
     }
@@ -71,8 +74,9 @@ pub fn drift(told: &[ActionInfo], manifest: &Manifest) -> Vec<Drift> {
         for (part, stated, told) in
             [("parameters", &stated.parameters, &info.parameters), ("returns", &stated.returns, &info.result)]
         {
-            if let Some(stated) = stated.as_ref().filter(|stated| !is_same(Some(stated), told.as_ref())) {
-                differs(part, shown(Some(&stated.value())), shown(told.as_ref()));
+            if let Some((at, stated, told)) = stated.as_ref().and_then(|stated| difference(Some(stated), told.as_ref()))
+            {
+                differs(format!("{part}{at}"), stated, told);
             }
         }
         if stated.streaming != Streaming::default() {
@@ -80,10 +84,18 @@ pub fn drift(told: &[ActionInfo], manifest: &Manifest) -> Vec<Drift> {
                 ("streaming.input", &stated.streaming.input, &info.input),
                 ("streaming.output", &stated.streaming.output, &info.output),
             ] {
-                if !is_same_stream(stated.as_ref(), told.as_ref()) {
-                    let manifest = stated.as_ref().map(|stream| (stream.kind, stream.item.as_ref().map(Json::value)));
-                    let program = told.as_ref().map(|stream| (stream.kind, stream.item.clone()));
-                    differs(part, shown_stream(manifest), shown_stream(program));
+                let kind = |stream: Option<StreamKind>| match stream {
+                    None => "none",
+                    Some(StreamKind::Bytes) => "of bytes",
+                    Some(StreamKind::Items) => "of items",
+                };
+                let kinds = (stated.as_ref().map(|stream| stream.kind), told.as_ref().map(|stream| stream.kind));
+                if kinds.0 != kinds.1 {
+                    differs(part.to_owned(), kind(kinds.0).to_owned(), kind(kinds.1).to_owned());
+                } else if let (Some(stated), Some(told)) = (stated, told)
+                    && let Some((at, stated, told)) = difference(stated.item.as_ref(), told.item.as_ref())
+                {
+                    differs(format!("{part}.item{at}"), stated, told);
                 }
             }
         }
@@ -95,35 +107,58 @@ pub fn drift(told: &[ActionInfo], manifest: &Manifest) -> Vec<Drift> {
     found
 }
 
-/// No schema at all is the same as one that everything fits.
-fn is_same(stated: Option<&Json>, told: Option<&Value>) -> bool {
+/// Where two schemas differ first, as a pointer, and what stands there. None at all is the same as one that everything fits.
+fn difference(stated: Option<&Json>, told: Option<&Value>) -> Option<(String, String, String)> {
     let anything = |schema: Option<&Value>| schema.is_none_or(is_anything);
-    let stated = stated.map(Json::value);
-    stated.as_ref() == told || (anything(stated.as_ref()) && anything(told))
+    let (stated, told) = (stated.map(Json::value).map(plain), told.cloned().map(plain));
+    if anything(stated.as_ref()) && anything(told.as_ref()) {
+        return None;
+    }
+    let (at, stated, told) = first_difference(stated.as_ref(), told.as_ref())?;
+    Some((clip(&at, SHOWN_BYTES_MAX), shown(stated), shown(told)))
 }
 
-fn is_same_stream(stated: Option<&Stream>, told: Option<&StreamInfo>) -> bool {
-    match (stated, told) {
-        (None, None) => true,
-        (Some(stated), Some(told)) => stated.kind == told.kind && is_same(stated.item.as_ref(), told.item.as_ref()),
-        _ => false,
+fn first_difference<'v>(
+    stated: Option<&'v Value>,
+    told: Option<&'v Value>,
+) -> Option<(String, Option<&'v Value>, Option<&'v Value>)> {
+    if stated == told {
+        return None;
     }
+    let within = |at: &str, (beneath, stated, told): (String, _, _)| (format!("/{at}{beneath}"), stated, told);
+    match (stated, told) {
+        (Some(Value::Object(stated)), Some(Value::Object(told))) => {
+            let keys = stated.keys().chain(told.keys().filter(|key| !stated.contains_key(*key)));
+            let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
+            keys.into_iter()
+                .find_map(|key| Some(within(&escaped(key), first_difference(stated.get(key), told.get(key))?)))
+        }
+        (Some(Value::Array(stated)), Some(Value::Array(told))) if stated.len() == told.len() => {
+            stated.iter().zip(told).enumerate().find_map(|(at, (stated, told))| {
+                Some(within(&at.to_string(), first_difference(Some(stated), Some(told))?))
+            })
+        }
+        _ => Some((String::new(), stated, told)),
+    }
+}
+
+/// A schema without the dialect that it has anyway.
+fn plain(mut schema: Value) -> Value {
+    if let Some(keywords) = schema.as_object_mut()
+        && keywords.get("$schema").is_some_and(|dialect| dialect == DIALECT)
+    {
+        keywords.remove("$schema");
+    }
+    schema
 }
 
 fn shown(schema: Option<&Value>) -> String {
     schema.map_or_else(|| "none".to_owned(), |schema| clip(&schema.to_string(), SHOWN_BYTES_MAX))
 }
 
-fn shown_stream(stream: Option<(StreamKind, Option<Value>)>) -> String {
-    match stream {
-        None => "none".to_owned(),
-        Some((StreamKind::Bytes, _)) => "of bytes".to_owned(),
-        Some((StreamKind::Items, item)) => format!("of items {}", shown(item.as_ref())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use palisade_protocol::StreamInfo;
     use serde_json::json;
 
     use super::*;
@@ -157,11 +192,14 @@ mod tests {
         let schema = json!({"type": "object", "properties": {"name": {"type": "string"}}});
         let program = [told("find", Some(schema.clone())), told("more", None)];
         assert_eq!(found(&program[..1], json!([{"name": "find", "parameters": schema}])), [""; 0]);
+        let mut dialect = schema.clone();
+        dialect["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+        assert_eq!(found(&program[..1], json!([{"name": "find", "parameters": dialect}])), [""; 0]);
         assert_eq!(
             found(&program, json!([{"name": "find", "parameters": {"type": "object"}}, {"name": "gone"}])),
             [
-                "of the action find the manifest has parameters {\"type\":\"object\"}, and the program \
-                 {\"properties\":{\"name\":{\"type\":\"string\"}},\"type\":\"object\"}",
+                "of the action find `parameters/properties` is none in the manifest and {\"name\":{\"type\":\"string\"}} in the \
+                 program",
                 "the manifest names the action gone, which the program does not have",
                 "the program has the action \"more\", which the manifest does not list",
             ]
@@ -181,13 +219,20 @@ mod tests {
             "streaming": {"output": {"kind": "items", "item": {"type": "integer"}}},
         });
         assert_eq!(found(std::slice::from_ref(&program), json!([same])), [""; 0]);
+        let item =
+            json!({"name": "count", "streaming": {"output": {"kind": "items", "item": {"enum": [1, {"a/b": 2}]}}}});
+        let told = ActionInfo { output: items(Some(json!({"enum": [1, {"a/b": 3}]}))), ..told("count", None) };
+        assert_eq!(
+            found(&[told], json!([item])),
+            ["of the action count `streaming.output.item/enum/1/a~1b` is 2 in the manifest and 3 in the program"]
+        );
         let other = json!({"name": "count", "returns": {"type": "string"}, "streaming": {"input": {"kind": "bytes"}}});
         assert_eq!(
             found(&[program], json!([other])),
             [
-                "of the action count the manifest has returns {\"type\":\"string\"}, and the program {\"type\":\"null\"}",
-                "of the action count the manifest has streaming.input of bytes, and the program none",
-                "of the action count the manifest has streaming.output none, and the program of items {\"type\":\"integer\"}",
+                "of the action count `returns/type` is \"string\" in the manifest and \"null\" in the program",
+                "of the action count `streaming.input` is of bytes in the manifest and none in the program",
+                "of the action count `streaming.output` is none in the manifest and of items in the program",
             ]
         );
     }

@@ -289,6 +289,16 @@ pub enum FieldError {
     More,
 }
 
+impl FieldError {
+    /// The place in the manifest, if it is about one.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Missing { path, .. } | Self::Wrong { path, .. } | Self::Refused { path, .. } => Some(path),
+            Self::More => None,
+        }
+    }
+}
+
 fn join(errors: &[FieldError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

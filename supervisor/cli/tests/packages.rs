@@ -1,0 +1,281 @@
+//! `palisade validate` and `palisade new`, without a daemon.
+
+#![expect(clippy::unwrap_used, reason = "a test that finds something unexpected is to fail")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+#[expect(clippy::disallowed_methods, reason = "the program under test")]
+fn palisade(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_palisade")).args(arguments).env_clear().output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A package beneath a folder that is gone with this.
+struct Package {
+    folder: tempfile::TempDir,
+}
+
+impl Package {
+    /// One with a script for its entry point.
+    fn new(manifest: &Value, script: &str) -> Self {
+        let package = Self { folder: tempfile::tempdir().unwrap() };
+        package.write("plugin.json", manifest.to_string(), 0o644);
+        package.write("main", format!("#!/bin/sh\n{script}\n"), 0o755);
+        package
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>, mode: u32) {
+        fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
+        fs::write(self.at(name), text).unwrap();
+        fs::set_permissions(self.at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn validate(&self, more: &[&str]) -> (i32, Value) {
+        let folder = self.folder.path().to_str().unwrap();
+        let (status, stdout, stderr) = palisade(&[&["--json", "validate", folder], more].concat());
+        assert_eq!(stderr, "");
+        (status, serde_json::from_str(&stdout).unwrap())
+    }
+
+    /// Status, and each problem as severity, file, and path or else message.
+    fn problems(&self, more: &[&str]) -> (i32, Vec<String>) {
+        let (status, report) = self.validate(more);
+        let problems = report["problems"].as_array().unwrap().iter();
+        let line = |problem: &Value| {
+            let text = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
+            let path = if problem["path"].is_string() { text("path") } else { text("message") };
+            format!("{} {}: {path}", text("severity"), text("file"))
+        };
+        (status, problems.map(line).collect())
+    }
+}
+
+fn manifest(more: Value) -> Value {
+    let mut manifest = json!({"id": "some", "name": "Some", "version": "1.0.0", "entry_point": "main"});
+    manifest.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    manifest
+}
+
+#[test]
+fn nothing_is_said_of_a_package_in_which_nothing_is_wrong() {
+    let package = Package::new(&manifest(json!({})), "exit 1");
+    let folder = package.folder.path().to_str().unwrap();
+    assert_eq!(palisade(&["validate", folder]), (0, String::new(), String::new()));
+    let expected = json!({
+        "folder": folder, "id": "some", "version": "1.0.0", "valid": true, "problems": [], "left_out": 0,
+    });
+    assert_eq!(package.validate(&[]), (0, expected));
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let wrong = manifest(json!({
+        "id": "Some", "version": "1", "limits": {"queue": -1, "pids": "many"}, "later": 1, "tags": ["A"],
+        "actions": [{"name": "a", "timeout_seconds": 0}, {"name": "a"}],
+    }));
+    let package = Package::new(&wrong, "");
+    symlink("/etc/passwd", package.at("link")).unwrap();
+    let (status, mut problems) = package.problems(&[]);
+    problems.sort();
+    assert_eq!(status, 4);
+    assert_eq!(
+        problems,
+        [
+            "error link: is a symbolic link; a package holds files and folders alone",
+            "error plugin.json: actions[0].timeout_seconds",
+            "error plugin.json: actions[1].name",
+            "error plugin.json: id",
+            "error plugin.json: limits.pids",
+            "error plugin.json: limits.queue",
+            "error plugin.json: tags[0]",
+            "error plugin.json: version",
+        ]
+    );
+    let (status, stdout, stderr) = palisade(&["validate", package.folder.path().to_str().unwrap()]);
+    assert_eq!((status, stdout.as_str()), (4, ""));
+    assert_eq!(stderr.lines().count(), problems.len(), "{stderr}");
+    let line = "palisade: error: plugin.json: `limits.queue` is -1; it has to be a whole number from 0 to 65536\n";
+    assert!(stderr.contains(line), "{stderr}");
+}
+
+#[test]
+fn files_that_are_none_or_odd_are_named() {
+    let package = Package::new(&manifest(json!({"icon": "icon.svg"})), "");
+    package.write("tool", "", 0o4755);
+    package.write("open", "", 0o666);
+    package.write("target/debug/main", "", 0o755);
+    let pipe = rustix::fs::FileType::Fifo;
+    fs::create_dir(package.at("lib")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, package.at("lib/pipe").as_path(), pipe, rustix::fs::Mode::RUSR, 0).unwrap();
+    let (status, mut problems) = package.problems(&[]);
+    problems.sort();
+    assert_eq!(status, 4);
+    assert_eq!(
+        problems,
+        [
+            "error icon.svg: icon",
+            "error lib/pipe: is a device, socket or pipe; a package holds files and folders alone",
+            "warning open: may be written by everybody on this host",
+            "warning target: is left out of the package; what it needs has to lie elsewhere",
+            "warning tool: has a setuid or setgid bit, which no copy of it has",
+        ]
+    );
+}
+
+#[test]
+fn an_entry_point_that_is_none_is_named() {
+    let message = |package: &Package| {
+        let (status, report) = package.validate(&[]);
+        assert_eq!((status, report["problems"].as_array().unwrap().len()), (4, 1), "{report}");
+        let problem = &report["problems"][0];
+        assert_eq!((&problem["file"], &problem["path"]), (&json!("main"), &json!("entry_point")));
+        problem["message"].as_str().unwrap().to_owned()
+    };
+    let package = Package::new(&manifest(json!({})), "");
+    fs::set_permissions(package.at("main"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(message(&package), "the entry point is not executable; run `chmod +x main`");
+    package.write("main", "#!/nonexistent/interpreter\n", 0o755);
+    assert_eq!(
+        message(&package),
+        "the entry point is a script for /nonexistent/interpreter, which is not on this host"
+    );
+    package.write("main", "", 0o755);
+    assert_eq!(message(&package), "the entry point is empty");
+    fs::remove_file(package.at("main")).unwrap();
+    assert_eq!(message(&package), "the entry point is not in the package");
+    fs::create_dir(package.at("main")).unwrap();
+    assert_eq!(message(&package), "the entry point is not a file");
+}
+
+#[test]
+fn a_manifest_that_is_meant_to_harm_is_an_error_and_no_more() {
+    let package = Package::new(&json!({}), "");
+    let deep = format!("{{\"deep\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let far = manifest(json!({"configuration_schema": {"$ref": "http://127.0.0.1:1/schema.json"}}));
+    let slow = manifest(json!({"actions": [{
+        "name": "a", "parameters": {"type": "string", "pattern": "^(a+)+$"},
+        "examples": [{"parameters": "a".repeat(1000) + "!"}],
+    }]}));
+    for (text, expected) in [
+        (" ".repeat(50_000_000), "the manifest has 50000000 bytes; at most 1048576 are allowed".to_owned()),
+        (deep, "the manifest is not JSON: line 1, column 136: recursion limit exceeded".to_owned()),
+        (
+            "{\"id\": \"a\", \"id\": \"b\"}".to_owned(),
+            "the manifest, line 1, column 16: the key \"id\" stands there twice; leave one of them out".to_owned(),
+        ),
+        (
+            far.to_string(),
+            "`configuration_schema` is a schema: it refers to \"http://127.0.0.1:1/schema.json\", which lies outside of it; nothing \
+             is fetched, so write that into its `$defs`"
+                .to_owned(),
+        ),
+        (slow.to_string(), "`actions[0].examples[0].parameters` is an example: it does not fit its schema: ".to_owned()),
+    ] {
+        package.write("plugin.json", &text, 0o644);
+        let (status, report) = package.validate(&[]);
+        let [problem] = &report["problems"].as_array().unwrap()[..] else { panic!("{report}") };
+        let message = problem["message"].as_str().unwrap();
+        assert!(message == expected || (expected.ends_with(": ") && message.starts_with(&expected)), "{message}");
+        assert_eq!((status, &report["valid"]), (4, &json!(false)));
+    }
+    fs::remove_file(package.at("plugin.json")).unwrap();
+    symlink("/dev/zero", package.at("plugin.json")).unwrap();
+    let link = "error plugin.json: is a symbolic link; a package holds files and folders alone";
+    assert_eq!(package.problems(&[]), (4, vec![link.to_owned(); 2]));
+}
+
+#[test]
+fn a_program_that_differs_from_its_manifest_is_found_by_executing_it() {
+    let described = json!({
+        "id": "other", "version": "1.0.0",
+        "actions": [{"name": "find", "parameters": {"type": "string"}}, {"name": "more"}],
+    });
+    let listed = manifest(json!({
+        "actions": [{"name": "find", "parameters": {"type": "object"}}, {"name": "gone"}],
+    }));
+    let package =
+        Package::new(&listed, &format!("touch \"$0.ran\"\n[ \"$1\" = --palisade-describe ] && echo '{described}'"));
+    assert_eq!(package.problems(&[]), (0, vec![]));
+    assert!(!package.at("main.ran").exists(), "nothing is executed unless that is asked for");
+    let (status, report) = package.validate(&["--run"]);
+    assert_eq!(status, 4);
+    let messages: Vec<_> =
+        report["problems"].as_array().unwrap().iter().map(|problem| problem["message"].as_str().unwrap()).collect();
+    assert_eq!(
+        messages,
+        [
+            "the program has the id \"other\", and the manifest \"some\"",
+            "of the action find `parameters/type` is \"object\" in the manifest and \"string\" in the program",
+            "the manifest names the action gone, which the program does not have",
+            "the program has the action \"more\", which the manifest does not list",
+        ]
+    );
+    let same = json!({"id": "some", "version": "1.0.0", "actions": [{"name": "find", "parameters": {"type": "object"}}, {"name": "gone"}]});
+    package.write("main", format!("#!/bin/sh\necho '{same}'\n"), 0o755);
+    assert_eq!(package.problems(&["--run"]), (0, vec![]));
+    package.write("main", "#!/bin/sh\nexit 3\n", 0o755);
+    let (status, problems) = package.problems(&["--run"]);
+    assert_eq!((status, problems.len()), (0, 1));
+    assert!(problems[0].starts_with("warning main: did not say what actions it has"), "{problems:?}");
+}
+
+#[test]
+fn what_is_no_folder_is_wrong_usage() {
+    for path in ["/nonexistent", "/dev/null"] {
+        let (status, stdout, stderr) = palisade(&["validate", path]);
+        assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
+    }
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// That it builds and answers is tried by `tests/demo/new`.
+#[test]
+fn a_project_is_written_where_nothing_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = folder.path().join("deep/project");
+    let path = project.to_str().unwrap();
+    assert_eq!(palisade(&["new", "word_count-2", "--path", path]), (0, String::new(), String::new()));
+    assert_eq!(files(&project), [".gitignore", "Cargo.toml", "README.md", "plugin.json", "src"]);
+    let text = |name: &str| fs::read_to_string(project.join(name)).unwrap();
+    assert!(text("Cargo.toml").contains("name = \"word_count-2\"\n"));
+    assert!(text("Cargo.toml").contains("palisade-sdk = { path = \"../palisade/plugin-sdk\" }\n"));
+    for name in ["Cargo.toml", "README.md", "plugin.json", "src/main.rs"] {
+        assert!(!text(name).contains('@'), "{name}: {}", text(name));
+    }
+    let (manifest, warnings) = palisaded::model::manifest::Manifest::parse(text("plugin.json").as_bytes()).unwrap();
+    assert_eq!((manifest.id.as_str(), manifest.name.as_str(), warnings.len()), ("word_count-2", "Word count 2", 0));
+
+    let (status, _, stderr) = palisade(&["new", "other", "--path", path]);
+    assert_eq!(status, 2);
+    assert!(stderr.starts_with(&format!("palisade: error: {path} is not empty\nhint: ")), "{stderr}");
+    assert!(text("Cargo.toml").contains("name = \"word_count-2\"\n"), "nothing is written over");
+    for (name, said) in
+        [("Bad", "begins with 'B'"), ("palisade", "the daemon's own id"), ("fn", "cargo builds no program")]
+    {
+        let (status, _, stderr) = palisade(&["new", name, "--path", folder.path().join(name).to_str().unwrap()]);
+        assert_eq!(status, 4, "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+        assert!(!folder.path().join(name).exists());
+    }
+    let (status, _, _) =
+        palisade(&["new", "some", "--sdk", path, "--path", folder.path().join("some").to_str().unwrap()]);
+    assert_eq!(status, 0, "a folder with a Cargo.toml may be the SDK's");
+    let (status, _, _) = palisade(&["new", "some", "--sdk", "/nonexistent"]);
+    assert_eq!(status, 2);
+}
