@@ -27,12 +27,15 @@ use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind};
+use crate::model::generation::LaunchFailure;
 use crate::model::guarantee::{self, not_enforced};
 use crate::model::limits::Limits;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 use crate::model::status::NotEnforced;
+use crate::model::trust::Settings as Trust;
 use crate::plugin::actor::{self, Surroundings};
+use crate::plugin::admission::{self, Admitted};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::disk;
 use crate::plugin::handle::Command;
@@ -51,6 +54,7 @@ use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::runtime::Runtimes;
 use crate::sandbox::spec::Layout;
 use crate::store::{Snapshot, Store, StoreError};
+use crate::trust::Rules;
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -209,6 +213,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let counts = tokio::spawn(disk::run(sampler.clone(), config.disk_reserve_mib.saturating_mul(1 << 20)));
     let runtimes = runtimes(config.runtimes.clone()).await?;
     let reserved = reserved(&config);
+    let rules = rules(config.trust.clone(), &config.plugin_directories).await?;
     let offer = &facts.offer;
     let can_prepare = offer.user_namespaces && offer.network && offer.ipc;
     let stock = Arc::new(Stock::new(if can_prepare { config.prepared_launchers } else { 0 }));
@@ -226,6 +231,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         reserved,
         runtimes,
         sampler,
+        rules,
     });
     let service = Arc::new(Service {
         registry: OnceLock::new(),
@@ -245,7 +251,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
 
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
     let directories = service.config.plugin_directories.clone();
-    let mut looking = pin!(look_for_plugins(directories, store.clone()));
+    let mut looking = pin!(look_for_plugins(directories, store.clone(), plugin_host.clone()));
     let found = tokio::select! {
         found = &mut looking => Some(found),
         // Large packages take their time, and whoever stops the daemon meanwhile does not want them.
@@ -365,19 +371,24 @@ async fn signs_of_life() {
 }
 
 /// What was found: packages with their copies, and folders that cannot be used.
-type Packages = (Vec<(Found, Result<Snapshot, String>)>, Vec<Rejected>);
+type Packages = (Vec<(Found, Result<Snapshot, LaunchFailure>)>, Vec<Rejected>);
 
 /// Finds the plugins, and copies them into the store.
 async fn look_for_plugins(
     directories: Vec<PathBuf>,
     store: Arc<Store>,
+    host: Arc<Host>,
 ) -> io::Result<Result<Packages, DirectoryError>> {
     blocking::run(move || {
         let Discovery { found, rejected } = registry::discover(&directories)?;
         let staged: Vec<_> = found
             .into_iter()
-            .map(|found| {
-                let snapshot = store.stage(&found.path).map_err(|error| error.to_string());
+            .map(|mut found| {
+                let admitted = admission::admit(&store, &host.rules, &found.path, &found.manifest);
+                let snapshot = admitted.map(|Admitted { snapshot, warnings }| {
+                    found.warnings.extend(warnings);
+                    snapshot
+                });
                 (found, snapshot)
             })
             .collect();
@@ -413,7 +424,7 @@ async fn build(
     for (found, snapshot) in staged {
         let id = found.manifest.id.clone();
         if let Err(reason) = &snapshot {
-            tracing::warn!(plugin = %id, %reason, "the package cannot be copied");
+            tracing::warn!(plugin = %id, reason = %reason.message, "the package cannot be used");
         }
         let configured = service.config.plugins.get(&id).cloned().unwrap_or_default();
         let limits =
@@ -484,6 +495,18 @@ async fn runtimes(configured: BTreeMap<String, Runtime>) -> Result<Runtimes, Dae
     Ok(found)
 }
 
+/// Reads the keys that may sign packages.
+async fn rules(trust: Trust, directories: &[PathBuf]) -> Result<Rules, DaemonError> {
+    for source in trust.sources.keys().filter(|source| !directories.iter().any(|folder| folder.starts_with(source))) {
+        tracing::warn!(source = %source.display(), "trust.sources speaks of a folder in which there are no plugin directories");
+    }
+    let rules = blocking::run(move || Rules::open(trust)).await.map_err(DaemonError::Packages)?;
+    for (key, reason) in rules.unusable() {
+        tracing::warn!(%key, reason, "a trusted key cannot be used, and nothing that it signed either");
+    }
+    Ok(rules)
+}
+
 /// What is the daemon's own: no plugin reads or writes any of it, whatever it is granted.
 fn reserved(config: &Config) -> Reserved {
     let mut places = vec![
@@ -492,6 +515,7 @@ fn reserved(config: &Config) -> Reserved {
         ("socket", config.socket.clone()),
     ];
     places.extend(config.file.clone().map(|file| ("configuration", file)));
+    places.extend(config.trust.key_files().map(|file| ("key file", file.to_owned())));
     places.extend(config.plugin_directories.iter().map(|folder| ("plugin directory", folder.clone())));
     Reserved::new(places)
 }

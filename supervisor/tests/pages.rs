@@ -15,6 +15,7 @@ const CONFIGURATION_PAGE: &str = include_str!("../../docs/configuration.md");
 const MANIFEST_CODE: &str = include_str!("../src/model/manifest.rs");
 const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
 const EGRESS_CODE: &str = include_str!("../src/config/egress.rs");
+const TRUST_CODE: &str = include_str!("../src/config/trust.rs");
 const RUNTIME_CODE: &str = include_str!("../src/model/runtime.rs");
 const TRAFFIC_CODE: &str = include_str!("../src/model/permission/traffic.rs");
 const NETWORK_PAGE: &str = include_str!("../../docs/network.md");
@@ -39,6 +40,14 @@ fn minimal() -> Value {
 /// The minimal manifest, with that field.
 fn with(path: &str, value: Value) -> Value {
     let mut manifest = minimal();
+    // Neither of the two is there in part.
+    if path.starts_with("checksum.") {
+        manifest["checksum"] = json!({"algorithm": "sha256", "value": "0".repeat(64)});
+    }
+    if path.starts_with("signature.") {
+        let at = "2026-01-31T12:00:00Z";
+        manifest["signature"] = json!({"method": "ed25519", "key_id": "a", "value": "AAAA", "signed_at": at});
+    }
     let mut place = &mut manifest;
     for part in path.split('.') {
         let part = match part {
@@ -118,11 +127,16 @@ fn the_bounds_of_plugin_json_are_the_ones_on_the_page() {
             check(json!(["everything"]), false);
             check(json!("execute_code"), false);
         } else {
+            let digest = "0f".repeat(32);
             let (good, bad) = match value {
                 "plugin id" => ("file-search", "File_Search"),
                 "SemVer version" => ("2.0.0-rc.1", "2.0"),
                 "path in the package" => ("bin/tool", "../tool"),
                 "version specifier" => (">=1.2, <2", "newest"),
+                "64 hexadecimal digits" => (digest.as_str(), "0F"),
+                "name of a key" => ("release-2026", "a b"),
+                "bytes in base64" => ("BwcH", "BwcH!"),
+                "time in UTC" => ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00+01:00"),
                 other => panic!("{path}: the test does not know how to check {other:?}"),
             };
             check(json!(good), true);
@@ -201,8 +215,13 @@ fn every_key_of_the_configuration_is_on_the_page() {
     let fields = |name: &str| fields_in(CONFIGURATION_CODE, name);
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
     assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress") && code.remove("runtimes"));
+    assert!(code.remove("trust"));
     code.extend(fields_in(RUNTIME_CODE, "Runtime").into_iter().map(|field| format!("runtimes.NAME.{field}")));
     code.extend(fields_in(EGRESS_CODE, "Table").into_iter().map(|field| format!("egress.{field}")));
+    let trust = fields_in(TRUST_CODE, "Table").into_iter().filter(|field| !matches!(*field, "keys" | "sources"));
+    code.extend(trust.map(|field| format!("trust.{field}")));
+    code.extend(fields_in(TRUST_CODE, "Source").into_iter().map(|field| format!("trust.sources.PATH.{field}")));
+    code.extend(fields_in(TRUST_CODE, "Key").into_iter().map(|field| format!("trust.keys.NAME.{field}")));
     code.extend(fields("Defaults").into_iter().map(|field| format!("defaults.{field}")));
     code.extend(fields("PluginConfig").into_iter().map(|field| format!("plugins.ID.{field}")));
     let rows = rows(CONFIGURATION_PAGE, "| Key |");
@@ -275,7 +294,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 22);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 24);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

@@ -25,4 +25,5 @@ mod required;
 mod runtimes;
 mod starts;
 mod support;
+mod trust;
 mod wire;

@@ -22,6 +22,7 @@ use super::permission::grants::Asked;
 use super::restart::{INTENSITY_MAX, RestartMode, RestartPolicy};
 use super::specifier::Specifier;
 use super::status::clip;
+use super::trust::{Checksum, KeyName, Method, Signature, SignedAt};
 use super::{version, watchdog};
 
 mod read;
@@ -68,6 +69,10 @@ pub struct Manifest {
     pub permissions: Asked,
     /// Controls without which it is not to be started.
     pub require: Vec<Control>,
+    /// The digest that the rest of the package is to have.
+    pub checksum: Option<Checksum>,
+    /// Who says so.
+    pub signature: Option<Signature>,
 }
 
 impl Manifest {
@@ -298,6 +303,8 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
     let dependencies = read_dependencies(&mut root);
     let permissions = root.list("permissions", "a list of permissions", Asked::parse).unwrap_or_default();
     let require = root.list("require", "a list of controls", Control::list).unwrap_or_default();
+    let checksum = read_checksum(&mut root);
+    let signature = read_signature(&mut root);
     root.warn_about_the_rest();
     Some(Manifest {
         id: id?,
@@ -318,6 +325,8 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
         dependencies,
         permissions,
         require,
+        checksum,
+        signature,
     })
 }
 
@@ -501,6 +510,27 @@ fn read_dependencies(root: &mut Table<'_, '_>) -> BTreeMap<PluginId, Specifier> 
         }
     }
     dependencies
+}
+
+fn read_checksum(root: &mut Table<'_, '_>) -> Option<Checksum> {
+    let mut table = root.table("checksum")?;
+    let algorithm = table.parsed("algorithm", "\"sha256\"", |name| match name {
+        "sha256" => Ok(()),
+        _ => Err("it has to be \"sha256\""),
+    });
+    let value = table.parsed("value", Checksum::ALLOWED, Checksum::parse);
+    table.warn_about_the_rest();
+    algorithm.and(value)
+}
+
+fn read_signature(root: &mut Table<'_, '_>) -> Option<Signature> {
+    let mut table = root.table("signature")?;
+    let method = table.parsed("method", "\"ed25519\" or \"hmac-sha256\"", str::parse::<Method>);
+    let key_id = table.parsed("key_id", KeyName::ALLOWED, KeyName::parse);
+    let value = table.parsed("value", Signature::ALLOWED, Signature::parse_value);
+    let signed_at = table.parsed("signed_at", SignedAt::ALLOWED, SignedAt::parse);
+    table.warn_about_the_rest();
+    Some(Signature { method: method?, key_id: key_id?, value: value?, signed_at: signed_at? })
 }
 
 #[cfg(test)]

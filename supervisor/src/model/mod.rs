@@ -26,5 +26,6 @@ pub mod sampled;
 pub mod saturation;
 pub mod specifier;
 pub mod status;
+pub mod trust;
 pub mod version;
 pub mod watchdog;
