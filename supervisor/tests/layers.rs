@@ -91,7 +91,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("plugins/calculator", &["palisade-protocol", "palisade-sdk"]),
     ("supervisor/launcher", &[]),
     ("supervisor", &["palisade-launcher", "palisade-protocol"]),
-    ("supervisor/cli", &["palisade-client", "palisade-protocol"]),
+    // Of the daemon only what is checked without one, so that both always agree.
+    ("supervisor/cli", &["palisade-client", "palisade-protocol", "palisaded"]),
 ];
 
 /// Where unsafe code may stand in what is shipped.

@@ -17,6 +17,7 @@ mod plugins;
 mod run;
 mod screen;
 mod times;
+mod trust;
 mod value;
 
 use std::process::ExitCode;
@@ -98,12 +99,15 @@ fn main() -> ExitCode {
     };
     let as_json = arguments.json;
     let outcome = match arguments.command {
-        // Neither needs a daemon or a runtime.
+        // None of these needs a daemon or a runtime.
         Command::Run(run) => {
             let named = || std::env::var_os(palisade_client::SOCKET_VARIABLE).map(std::path::PathBuf::from);
             Err(run::run(run.arguments, arguments.socket.or_else(named).as_deref()))
         }
         Command::Completions { shell } => completions(shell),
+        Command::Keygen(keygen) => trust::keygen(keygen, as_json).map(|()| 0),
+        Command::Sign(sign) => trust::sign(&sign, as_json).map(|()| 0),
+        Command::Verify(verify) => trust::verify(verify, &screen, as_json).map(|()| 0),
         _ => on_runtime(arguments, screen),
     };
     let status = match outcome {
@@ -204,7 +208,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
-        Command::Run(_) | Command::Completions { .. } => unreachable!("handled before there was a runtime"),
+        Command::Run(_) | Command::Completions { .. } | Command::Keygen(_) | Command::Sign(_) | Command::Verify(_) => {
+            unreachable!("handled before there was a runtime")
+        }
     }
     Ok(0)
 }

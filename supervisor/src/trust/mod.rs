@@ -178,7 +178,7 @@ impl Rules {
     #[must_use]
     pub fn open(settings: Settings) -> Self {
         let trusted = settings.keys.iter().filter(|(_, key)| key.revoked.is_none());
-        let keys = trusted.map(|(name, key)| (name.clone(), read(name, &key.material))).collect();
+        let keys = trusted.map(|(name, key)| (name.clone(), read(&key.material))).collect();
         let mut resolved = settings.clone();
         resolved.sources = settings.sources.iter().map(|(path, policy)| (real(path), *policy)).collect();
         Self { settings, resolved, keys }
@@ -265,16 +265,13 @@ fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
-fn read(name: &KeyName, material: &Material) -> Result<VerifyingKey, String> {
+fn read(material: &Material) -> Result<VerifyingKey, String> {
     match material {
         Material::Public(bytes) => VerifyingKey::public(bytes),
         Material::File(path) => {
             let found = NamedKey::read(path).map_err(|error| error.to_string())?;
             if found.key.method() != Method::HmacSha256 {
                 return Err(format!("{} holds a private key, which belongs to whoever signs alone", path.display()));
-            }
-            if found.name != *name {
-                return Err(format!("{} holds the key \"{}\"", path.display(), found.name));
             }
             Ok(found.key.verifying())
         }
