@@ -6,6 +6,7 @@
 //! stand elsewhere.
 
 pub mod egress;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -20,6 +21,7 @@ use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, PREPARED_LAUNCHERS_MAX};
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
+use crate::model::trust::Settings as Trust;
 
 /// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
 /// from people, services and containers.
@@ -71,6 +73,8 @@ pub struct Config {
     pub egress: egress::Egress,
     /// So much is kept free on the state folder's file system.
     pub disk_reserve_mib: u64,
+    /// What is required of packages, and who may sign them.
+    pub trust: Trust,
     /// The interpreters that a manifest can name.
     pub runtimes: BTreeMap<String, Runtime>,
     /// So many launchers are made before they are needed.
@@ -108,6 +112,8 @@ struct ConfigFile {
     defaults: Defaults,
     #[serde(default)]
     egress: egress::Table,
+    #[serde(default)]
+    trust: trust::Table,
     #[serde(default)]
     runtimes: BTreeMap<String, Runtime>,
     #[serde(default)]
@@ -298,6 +304,8 @@ impl Config {
         }
         let socket_group = file.socket_group.as_ref().map(Group::number).transpose().map_err(wrong)?;
         let egress = file.egress.understand().map_err(wrong)?;
+        let base = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let trust = file.trust.understand(base).map_err(wrong)?;
         let (plugin_directories, unusable_directories) = match (overrides.plugins, file.plugin_directories) {
             (given, _) if !given.is_empty() => (given, Vec::new()),
             (_, Some(configured)) => (configured, Vec::new()),
@@ -325,6 +333,7 @@ impl Config {
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
+            trust,
             runtimes: file.runtimes,
             prepared_launchers: file.prepared_launchers.unwrap_or(PREPARED_LAUNCHERS_MAX),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
@@ -459,7 +468,10 @@ fn default_runtime(mode: Mode, uid: u32) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::model::trust::Policy;
 
     fn load(text: &str) -> Result<Config, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
@@ -500,6 +512,46 @@ mod tests {
         assert_eq!(names, ["network_access:api.example:443", "network_access:*.example"]);
         let error = load("[plugins.one]\ngrant = [{ network_access = [\"*\"] }]\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("in network_access, `*`: "), "{error}");
+    }
+
+    #[test]
+    fn whom_to_trust_is_understood_or_the_entry_named() {
+        let public = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+        let key = format!("[trust.keys.release]\nmethod = \"ed25519\"\npublic_key = \"{public}\"\n");
+        let shared = "[trust.keys.house]\nmethod = \"hmac-sha256\"\nkey_file = \"k/house\"\nids = [\"*\"]\n";
+        let more = "[trust]\npolicy = \"signature\"\nmax_age_days = 2\n[trust.sources.p]\npolicy = \"none\"\n";
+        let config = load(&format!("{more}{key}ids = [\"echo\"]\nrevoked = true\n{shared}")).unwrap();
+        let base = config.file.as_deref().unwrap().parent().unwrap().to_owned();
+        let trust = config.trust;
+        assert_eq!(trust.policy_of(Path::new("/elsewhere")), Policy::Signature);
+        assert_eq!(trust.policy_of(&base.join("p/echo")), Policy::None);
+        assert_eq!((trust.age_max, trust.skew), (Some(Duration::from_secs(172_800)), Duration::from_secs(300)));
+        assert_eq!(trust.key_files().collect::<Vec<_>>(), [base.join("k/house")]);
+        let revoked: Vec<_> = trust.keys.iter().map(|(name, key)| (name.as_str(), key.revoked.is_some())).collect();
+        assert_eq!(revoked, [("house", false), ("release", true)]);
+        assert_eq!(load("").unwrap().trust, Trust::default());
+        for (text, part) in [
+            ("[trust]\npolicy = \"some\"\n".to_owned(), "unknown variant `some`"),
+            ("[trust]\nmax_age = 1\n".to_owned(), "unknown field `max_age`"),
+            ("[trust]\nmax_age_days = 0\n".to_owned(), "trust.max_age_days is 0; it can be from 1 to 36500"),
+            ("[trust]\nclock_skew_seconds = 86401\n".to_owned(), "it can be from 0 to 86400"),
+            (key.clone(), "missing field `ids`"),
+            (format!("{key}ids = [\"A*\"]\n"), "\"A*\" is no id and no beginning"),
+            (
+                format!("{key}ids = []\nkey_file = \"x\"\n"),
+                "trust.keys.release: a key for \"ed25519\" has a `public_key`",
+            ),
+            (shared.replace("key_file", "public_key"), "trust.keys.house: a key for \"hmac-sha256\" has a `key_file`"),
+            (format!("{}ids = []\n", key.replace("11qY", "11q")), "`public_key` has to be 32 bytes in base64"),
+            (
+                format!("{}ids = []\n", key.replace("keys.release", "keys.\".x\"")),
+                "trust.keys..x: it has to be the name",
+            ),
+            (format!("{key}ids = []\nsecret = \"x\"\n"), "unknown field `secret`"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::model::guarantee::not_enforced;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 use crate::model::status::NotEnforced;
+use crate::model::trust::Settings as Trust;
 use crate::packages::{Packages, Surrounding};
 use crate::plugin::blueprint::Host;
 use crate::plugin::disk;
@@ -44,6 +45,7 @@ use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::runtime::Runtimes;
 use crate::sandbox::spec::Layout;
 use crate::store::{Store, StoreError};
+use crate::trust::Rules;
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +204,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let counts = tokio::spawn(disk::run(sampler.clone(), config.disk_reserve_mib.saturating_mul(1 << 20)));
     let runtimes = runtimes(config.runtimes.clone()).await?;
     let reserved = reserved(&config);
+    let rules = rules(config.trust.clone(), &config.plugin_directories).await?;
     let offer = &facts.offer;
     let can_prepare = offer.user_namespaces && offer.network && offer.ipc;
     let stock = Arc::new(Stock::new(if can_prepare { config.prepared_launchers } else { 0 }));
@@ -219,6 +222,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         reserved,
         runtimes,
         sampler,
+        rules,
     });
     for (what, name) in [("folder of generation numbers", "generations"), ("folder of what is installed", "installed")]
     {
@@ -392,6 +396,18 @@ async fn runtimes(configured: BTreeMap<String, Runtime>) -> Result<Runtimes, Dae
     Ok(found)
 }
 
+/// Reads the keys that may sign packages.
+async fn rules(trust: Trust, directories: &[PathBuf]) -> Result<Rules, DaemonError> {
+    for source in trust.sources.keys().filter(|source| !directories.iter().any(|folder| folder.starts_with(source))) {
+        tracing::warn!(source = %source.display(), "trust.sources speaks of a folder in which there are no plugin directories");
+    }
+    let rules = blocking::run(move || Rules::open(trust)).await.map_err(DaemonError::Packages)?;
+    for (key, reason) in rules.unusable() {
+        tracing::warn!(%key, reason, "a trusted key cannot be used, and nothing that it signed either");
+    }
+    Ok(rules)
+}
+
 /// What is the daemon's own: no plugin reads or writes any of it, whatever it is granted.
 fn reserved(config: &Config) -> Reserved {
     let mut places = vec![
@@ -400,6 +416,7 @@ fn reserved(config: &Config) -> Reserved {
         ("socket", config.socket.clone()),
     ];
     places.extend(config.file.clone().map(|file| ("configuration", file)));
+    places.extend(config.trust.key_files().map(|file| ("key file", file.to_owned())));
     places.extend(config.plugin_directories.iter().map(|folder| ("plugin directory", folder.clone())));
     Reserved::new(places)
 }

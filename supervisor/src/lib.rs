@@ -4,8 +4,8 @@
 //!
 //! * `model` decides and performs nothing: states, manifests, versions, limits.
 //! * `blocking`: work that blocks, on threads.
-//! * `wire`, `config`, `events`, `store`, `sandbox`: frames over descriptors, what is configured, what happens, immutable packages,
-//!   what this host can do. `egress`: a plugin's only way out to the network.
+//! * `wire`, `config`, `events`, `trust`, `store`, `sandbox`: frames over descriptors, what is configured, what happens, whether a package
+//!   is what it says, immutable packages, what this host can do. `egress`: a plugin's only way out to the network.
 //! * `scope`: how the daemon gets a cgroup of its own from systemd, before there is anything of it.
 //! * `process`: one child process. `plugin`: one plugin, its actor, its generations, their frames.
 //! * `registry`, `router`: which plugins there are, and which one a call is for.
@@ -30,4 +30,5 @@ pub mod sandbox;
 pub mod scope;
 pub mod store;
 pub mod telemetry;
+pub mod trust;
 pub mod wire;

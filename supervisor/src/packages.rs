@@ -28,12 +28,13 @@ use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind, unix_ms};
-use crate::model::generation::StopWhy;
+use crate::model::generation::{LaunchFailure, StopWhy};
 use crate::model::guarantee;
 use crate::model::ids::PluginId;
 use crate::model::limits::Limits;
 use crate::model::manifest::Manifest;
 use crate::plugin::actor::{self, Surroundings};
+use crate::plugin::admission::{self, Admitted};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::{Command, Handle, Operation};
 use crate::plugin::logs::Hub;
@@ -43,6 +44,7 @@ use crate::plugin::refusals::Refusals;
 use crate::registry::{self, DirectoryError, Discovery, Found, Live, Registry, Rejected};
 use crate::store::database::{Condition, Database, Entry};
 use crate::store::{Snapshot, Store, StoreError};
+use crate::trust::Rules;
 
 /// Most packages that can be installed.
 pub const INSTALLED_MAX: usize = 10_000;
@@ -95,7 +97,7 @@ pub struct Packages {
 /// What was found when the daemon started.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    staged: Vec<(Found, Result<Snapshot, String>)>,
+    staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
     rejected: Vec<Rejected>,
     /// What an operator has said of versions.
     switched: BTreeMap<(PluginId, Version), bool>,
@@ -174,13 +176,17 @@ impl Packages {
     /// [`DirectoryError`] for a plugin directory that cannot be searched; the outer one when there is no thread to be had.
     pub async fn gather(&self) -> io::Result<Result<Gathered, DirectoryError>> {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
-        let (store, database) = (self.around.store.clone(), self.database.clone());
+        let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         blocking::run(move || {
             let Discovery { found, rejected } = registry::discover(&directories)?;
             let staged = found
                 .into_iter()
-                .map(|found| {
-                    let snapshot = store.stage(&found.path).map_err(|error| error.to_string());
+                .map(|mut found| {
+                    let admitted = admission::admit(&store, &host.rules, &found.path, &found.manifest);
+                    let snapshot = admitted.map(|Admitted { snapshot, warnings }| {
+                        found.warnings.extend(warnings);
+                        snapshot
+                    });
                     (found, snapshot)
                 })
                 .collect();
@@ -189,7 +195,7 @@ impl Packages {
                 BTreeMap::new()
             });
             let mut gathered = Gathered { staged, rejected, switched };
-            gathered.add_installed(&records, &store);
+            gathered.add_installed(&records, &store, &host.rules);
             Ok(gathered)
         })
         .await
@@ -204,7 +210,7 @@ impl Packages {
         let mut handles = Vec::new();
         for (found, snapshot) in staged {
             if let Err(reason) = &snapshot {
-                tracing::warn!(plugin = %found.manifest.id, %reason, "the package cannot be copied");
+                tracing::warn!(plugin = %found.manifest.id, reason = %reason.message, "the package cannot be used");
             }
             let handle = self.make(found, snapshot);
             let said = switched.get(&(handle.id().clone(), handle.version().clone()));
@@ -228,7 +234,7 @@ impl Packages {
     }
 
     /// Makes the plugin that a package is, which does not run yet.
-    fn make(&self, found: Found, snapshot: Result<Snapshot, String>) -> Handle {
+    fn make(&self, found: Found, snapshot: Result<Snapshot, LaunchFailure>) -> Handle {
         let Surrounding { config, host, store, bus, hub, started } = &self.around;
         let id = found.manifest.id.clone();
         let configured = config.plugins.get(&id).cloned().unwrap_or_default();
@@ -286,8 +292,8 @@ impl Packages {
     /// given; `resource_exhausted` where there is no room.
     pub async fn install(&self, folder: &Path, force: bool, who: &str) -> Result<Installed, ErrorBody> {
         let _one_change = self.changing.lock().await;
-        let (store, source) = (self.around.store.clone(), folder.to_owned());
-        let (found, snapshot) = run(move || take_in(&store, &source)).await??;
+        let (store, host, source) = (self.around.store.clone(), self.around.host.clone(), folder.to_owned());
+        let (found, snapshot) = run(move || take_in(&store, &host.rules, &source)).await??;
         let (id, version) = (found.manifest.id.clone(), found.manifest.version.clone());
         let mut answer = Installed {
             id: id.to_string(),
@@ -449,14 +455,14 @@ impl Packages {
         }
         // It begins as a daemon that starts would have it begin, with nothing held against it.
         let (blueprint, snapshot) = (handle.blueprint(), handle.blueprint().snapshot());
-        let read = snapshot.clone().and_then(|snapshot| registry::read(&snapshot.path));
+        let read = snapshot.as_ref().ok().and_then(|snapshot| registry::read(&snapshot.path).ok());
         let anew = match read {
-            Ok(found) => {
+            Some(found) => {
                 let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
                 self.end(&handle, task).await;
                 self.make(Found { path: blueprint.source.clone(), ..found }, snapshot)
             }
-            Err(_) => handle.clone(),
+            None => handle.clone(),
         };
         anew.set_enabled(true);
         let mut changed = Registry::clone(&registry);
@@ -521,7 +527,7 @@ impl Gathered {
     }
 
     /// Adds what was installed, unless a plugin directory has that version.
-    fn add_installed(&mut self, records: &Path, store: &Store) {
+    fn add_installed(&mut self, records: &Path, store: &Store, rules: &Rules) {
         let mut paths: Vec<_> = match fs::read_dir(records) {
             Ok(entries) => entries.flatten().map(|entry| entry.path()).take(INSTALLED_MAX).collect(),
             Err(error) => {
@@ -531,7 +537,7 @@ impl Gathered {
         };
         paths.sort();
         for path in paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "json")) {
-            match load(&path, store) {
+            match load(&path, store, rules) {
                 Ok((found, snapshot)) => {
                     let manifest = &found.manifest;
                     let same = |other: &Found| {
@@ -557,7 +563,7 @@ impl Gathered {
 }
 
 /// Copies a package into the store, for good, and reads the copy.
-fn take_in(store: &Store, source: &Path) -> Result<(Found, Snapshot), ErrorBody> {
+fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<(Found, Snapshot), ErrorBody> {
     let refused = |reason: String| ErrorBody::new(ErrorCode::ConfigurationInvalid, reason);
     if !source.is_absolute() {
         let message = format!("{} is no absolute path, and the daemon's folder is another", source.display());
@@ -570,12 +576,17 @@ fn take_in(store: &Store, source: &Path) -> Result<(Found, Snapshot), ErrorBody>
         _ => refused(error.to_string()),
     })?;
     // The copy counts: the folder may have changed since.
-    let found = registry::read(&snapshot.path).map_err(refused)?;
+    let mut found = registry::read(&snapshot.path).map_err(refused)?;
+    let warnings = admission::vouch(&snapshot, rules, source, &found.manifest).map_err(|failure| {
+        let code = failure.code.unwrap_or(ErrorCode::ConfigurationInvalid);
+        ErrorBody::new(code, failure.message)
+    })?;
+    found.warnings.extend(warnings);
     Ok((found, snapshot))
 }
 
 /// An installed version, whose snapshot is what its record says.
-fn load(path: &Path, store: &Store) -> Result<(Found, Snapshot), String> {
+fn load(path: &Path, store: &Store, rules: &Rules) -> Result<(Found, Snapshot), String> {
     let again = "install it again";
     let read = || {
         let mut text = Vec::new();
@@ -586,7 +597,9 @@ fn load(path: &Path, store: &Store) -> Result<(Found, Snapshot), String> {
     let record: Record = serde_json::from_slice(&text).map_err(|error| format!("is no record: {error}; {again}"))?;
     let snapshot =
         store.take(&record.digest).map_err(|error| format!("its snapshot cannot be used: {error}; {again}"))?;
-    let found = registry::read(&snapshot.path)?;
+    let mut found = registry::read(&snapshot.path)?;
+    let vouched = admission::vouch(&snapshot, rules, Path::new(&record.source), &found.manifest);
+    found.warnings.extend(vouched.map_err(|failure| failure.message)?);
     let name = format!("{}@{}.json", found.manifest.id, found.manifest.version);
     if path.file_name().is_none_or(|there| there != name.as_str()) {
         return Err(format!("its snapshot is another plugin's, and belongs into {name}"));

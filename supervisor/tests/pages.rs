@@ -22,6 +22,7 @@ const MANIFEST_CODE: [&str; 4] = [
 ];
 const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
 const EGRESS_CODE: &str = include_str!("../src/config/egress.rs");
+const TRUST_CODE: &str = include_str!("../src/config/trust.rs");
 const RUNTIME_CODE: &str = include_str!("../src/model/runtime.rs");
 const TRAFFIC_CODE: &str = include_str!("../src/model/permission/traffic.rs");
 const NETWORK_PAGE: &str = include_str!("../../docs/network.md");
@@ -49,6 +50,10 @@ fn beside(object: &str) -> Value {
         "actions[]" => json!({"name": "some_name"}),
         "dependencies.plugins[]" => json!({"id": "other", "version": "1"}),
         "permissions_required[]" => json!({"permission": "file_read"}),
+        "checksum" => json!({"algorithm": "sha256", "value": "0".repeat(64)}),
+        "signature" => {
+            json!({"method": "ed25519", "key_id": "a", "value": "AAAA", "signed_at": "2026-01-31T12:00:00Z"})
+        }
         "actions[].streaming.input" | "actions[].streaming.output" => json!({"kind": "items"}),
         _ => json!({}),
     }
@@ -259,10 +264,17 @@ fn the_page_the_schema_and_the_daemon_agree_about_every_field_of_plugin_json() {
                 check(json!({}), true);
             }
         } else {
-            assert!(
-                matches!(value, "object" | "JSON Schema" | "any value"),
-                "{path}: the test does not know {value:?}"
-            );
+            let bad = match value {
+                "object" | "JSON Schema" | "any value" => None,
+                "64 hexadecimal digits" => Some("0F"),
+                "name of a key" => Some("a b"),
+                "bytes in base64" => Some("BwcH!"),
+                "time in UTC" => Some("2026-01-31T12:00:00+01:00"),
+                other => panic!("{path}: the test does not know how to check {other:?}"),
+            };
+            if let Some(bad) = bad {
+                check(json!(bad), false);
+            }
         }
         let absent = with(path, None);
         assert_eq!(takes(&absent), default != "required", "{path} is required: {default}");
@@ -367,8 +379,13 @@ fn every_key_of_the_configuration_is_on_the_page() {
     let fields = |name: &str| fields_in(CONFIGURATION_CODE, name);
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
     assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress") && code.remove("runtimes"));
+    assert!(code.remove("trust"));
     code.extend(fields_in(RUNTIME_CODE, "Runtime").into_iter().map(|field| format!("runtimes.NAME.{field}")));
     code.extend(fields_in(EGRESS_CODE, "Table").into_iter().map(|field| format!("egress.{field}")));
+    let trust = fields_in(TRUST_CODE, "Table").into_iter().filter(|field| !matches!(*field, "keys" | "sources"));
+    code.extend(trust.map(|field| format!("trust.{field}")));
+    code.extend(fields_in(TRUST_CODE, "Source").into_iter().map(|field| format!("trust.sources.PATH.{field}")));
+    code.extend(fields_in(TRUST_CODE, "Key").into_iter().map(|field| format!("trust.keys.NAME.{field}")));
     code.extend(fields("Defaults").into_iter().map(|field| format!("defaults.{field}")));
     code.extend(fields("PluginConfig").into_iter().map(|field| format!("plugins.ID.{field}")));
     let rows = rows(CONFIGURATION_PAGE, "| Key |");
@@ -441,7 +458,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 22);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 24);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

@@ -27,4 +27,5 @@ mod required;
 mod runtimes;
 mod starts;
 mod support;
+mod trust;
 mod wire;

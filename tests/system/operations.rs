@@ -26,8 +26,24 @@ const EVENTS: &str = include_str!("../../supervisor/src/events.rs");
 /// Optional fields whose absence lasts for a moment only, in which no test can be sure to look.
 const HARDLY_EVER_ABSENT: [(&str, &str); 1] = [("a status", "generations[].process_id")];
 
-/// Errors of operations that other tests make: as another user, on a host that lacks something, with a thousand waiting.
-const MADE_ELSEWHERE: [&str; 3] = ["permission_denied", "sandbox_unavailable", "overloaded"];
+/// Errors of operations that other tests make: as another user, on a host that lacks something, with a thousand waiting, of packages that do
+/// not hold.
+const MADE_ELSEWHERE: [&str; 14] = [
+    "permission_denied",
+    "sandbox_unavailable",
+    "overloaded",
+    "integrity_failed",
+    "checksum_missing",
+    "signature_missing",
+    "signature_invalid",
+    "signature_method_mismatch",
+    "signature_expired",
+    "signature_not_yet_valid",
+    "key_unknown",
+    "key_revoked",
+    "key_not_allowed",
+    "key_unusable",
+];
 
 /// The cells of the table of the page whose heading row begins so, as they stand there.
 fn cells(heading: &str) -> Vec<Vec<&'static str>> {

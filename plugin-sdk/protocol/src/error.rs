@@ -100,7 +100,17 @@ codes! {
     StreamingNotSupported "streaming_not_supported" Invalid Caller false 400 4 ToolResult, "The action or the plugin has no stream in this direction.";
     PermissionDenied "permission_denied" Denied Caller false 403 5 ToolResult, "The caller or the plugin lacks the permission.";
     ConsentRequired "consent_required" Denied Host false 403 5 ToolResult, "The operator has yet to agree to what the plugin asks for.";
-    IntegrityFailed "integrity_failed" Denied Host false 409 5 ToolResult, "A package is not what it was, or not what was signed.";
+    IntegrityFailed "integrity_failed" Denied Host false 409 5 ToolResult, "The files of a package are not those that its plugin.json pins.";
+    ChecksumMissing "checksum_missing" Denied Host false 409 5 ToolResult, "The policy requires a digest of the package, and plugin.json has none.";
+    SignatureMissing "signature_missing" Denied Host false 409 5 ToolResult, "The policy requires a signature, and plugin.json has none.";
+    SignatureInvalid "signature_invalid" Denied Host false 409 5 ToolResult, "The signature is not one of that key for this plugin.json.";
+    SignatureMethodMismatch "signature_method_mismatch" Denied Host false 409 5 ToolResult, "The signature says another method than its key is for.";
+    SignatureExpired "signature_expired" Denied Host false 409 5 ToolResult, "The package was signed longer ago than the configuration allows.";
+    SignatureNotYetValid "signature_not_yet_valid" Denied Host false 409 5 ToolResult, "The package was signed in the future, by this host's clock.";
+    KeyUnknown "key_unknown" Denied Host false 409 5 ToolResult, "The package is signed by a key that the configuration does not have.";
+    KeyRevoked "key_revoked" Denied Host false 409 5 ToolResult, "The package is signed by a key that is not trusted any more.";
+    KeyNotAllowed "key_not_allowed" Denied Host false 409 5 ToolResult, "The package is signed by a key that may not sign for this plugin.";
+    KeyUnusable "key_unusable" Denied Host false 409 5 ToolResult, "The key that signed the package cannot be read, or others may read it.";
     Timeout "timeout" Timeout Plugin true 504 6 ToolResult, "No answer within the deadline; the plugin was asked to cancel.";
     Cancelled "cancelled" Cancelled Caller false 499 130 ToolResult, "The caller cancelled.";
     Overloaded "overloaded" Unavailable Host true 429 8 ToolResult, "A queue is full; `retry_after_ms` says when to come back.";
@@ -310,7 +320,7 @@ mod tests {
             assert_eq!(ErrorCode::from_name(row.name), Some(row.code));
             assert_eq!(serde_json::to_value(row.code).unwrap(), row.name, "serde and the table agree");
         }
-        assert_eq!(TABLE.len(), 22);
+        assert_eq!(TABLE.len(), 32);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use palisaded::model::trust::{KeyName, Method, Policy};
 
 use crate::limits;
 use crate::params::{Assignment, assignment};
@@ -110,6 +111,12 @@ pub(crate) enum Command {
     Enable(Targets),
     /// Stop versions, and let them take no calls until they are enabled
     Disable(Targets),
+    /// Make a key to sign packages with, and print what the configuration has to say of it
+    Keygen(Keygen),
+    /// Write checksum and signature into a package's plugin.json
+    Sign(Sign),
+    /// Check a package as the daemon would
+    Verify(Verify),
     /// Look for what is wrong, with this host and with the daemon
     Doctor,
     /// Look for everything that is wrong with a package; needs no daemon
@@ -136,6 +143,43 @@ pub(crate) struct Run {
     /// Arguments for palisaded; `palisaded --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     pub(crate) arguments: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Keygen {
+    /// What the key is to be called
+    #[arg(value_parser = KeyName::parse)]
+    pub(crate) name: KeyName,
+    /// ed25519: a private key to sign with, a public one for the daemon; hmac-sha256: one key that both have
+    #[arg(long, default_value = "ed25519", value_parser = str::parse::<Method>)]
+    pub(crate) method: Method,
+    /// The file to make, which nobody else may read [default: NAME.key]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sign {
+    /// The package's folder
+    pub(crate) folder: PathBuf,
+    /// A file that `palisade keygen` made
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// What the configuration calls the key, if not as it was called when it was made
+    #[arg(long, value_name = "NAME", value_parser = KeyName::parse)]
+    pub(crate) key_id: Option<KeyName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The package's folder
+    pub(crate) folder: PathBuf,
+    /// The daemon's configuration, with the keys that are trusted [default: the usual one of this user's daemon]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// What has to hold: none, checksum or signature [default: what the configuration requires of that folder]
+    #[arg(long, value_parser = str::parse::<Policy>)]
+    pub(crate) policy: Option<Policy>,
 }
 
 /// The result is printed as JSON, a text as itself; nothing for no result. What an action streams is printed as it comes: items one

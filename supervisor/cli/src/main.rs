@@ -19,6 +19,7 @@ mod plugins;
 mod run;
 mod screen;
 mod times;
+mod trust;
 mod validate;
 mod value;
 
@@ -109,6 +110,9 @@ fn main() -> ExitCode {
         Command::Completions { shell } => completions(shell),
         Command::Validate { folder, run } => validate::validate(&folder, run, &screen, as_json),
         Command::New(new) => new::new(&new),
+        Command::Keygen(keygen) => trust::keygen(keygen, as_json).map(|()| 0),
+        Command::Sign(sign) => trust::sign(&sign, as_json).map(|()| 0),
+        Command::Verify(verify) => trust::verify(verify, &screen, as_json).map(|()| 0),
         _ => on_runtime(arguments, screen),
     };
     let status = match outcome {
@@ -213,7 +217,13 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
-        Command::Run(_) | Command::Completions { .. } | Command::Validate { .. } | Command::New(_) => {
+        Command::Run(_)
+        | Command::Completions { .. }
+        | Command::Validate { .. }
+        | Command::New(_)
+        | Command::Keygen(_)
+        | Command::Sign(_)
+        | Command::Verify(_) => {
             unreachable!("handled before there was a runtime")
         }
     }

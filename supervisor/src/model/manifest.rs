@@ -23,6 +23,7 @@ use super::permission::grants::Asked;
 use super::restart::{INTENSITY_MAX, RestartMode, RestartPolicy};
 use super::specifier::Specifier;
 use super::status::clip;
+use super::trust::{Checksum, KeyName, Method, Signature, SignedAt};
 use super::{version, watchdog};
 
 mod about;
@@ -101,6 +102,10 @@ pub struct Manifest {
     pub default_enabled: bool,
     /// Controls without which it is not to be started.
     pub require: Vec<Control>,
+    /// The digest that the rest of the package is to have.
+    pub checksum: Option<Checksum>,
+    /// Who says so.
+    pub signature: Option<Signature>,
 }
 
 impl Manifest {
@@ -338,10 +343,8 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
     let events = needs::events(&mut root);
     let default_enabled = root.boolean("default_enabled").unwrap_or(true);
     let require = root.set("require", CONTROLS_MAX, |place| place.parsed("the name of a control", Control::named));
-    // What they say is for `trust`.
-    for known in ["checksum", "signature"] {
-        root.table(known);
-    }
+    let checksum = read_checksum(&mut root);
+    let signature = read_signature(&mut root);
     root.warn_about_the_rest();
     Some(Manifest {
         id: id?,
@@ -372,6 +375,8 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
         events,
         default_enabled,
         require,
+        checksum,
+        signature,
     })
 }
 
@@ -547,6 +552,27 @@ fn read_watchdog(root: &mut Table<'_, '_>) -> watchdog::Settings {
     };
     table.warn_about_the_rest();
     settings
+}
+
+fn read_checksum(root: &mut Table<'_, '_>) -> Option<Checksum> {
+    let mut table = root.table("checksum")?;
+    let algorithm = table.parsed("algorithm", "\"sha256\"", |name| match name {
+        "sha256" => Ok(()),
+        _ => Err("it has to be \"sha256\""),
+    });
+    let value = table.parsed("value", Checksum::ALLOWED, Checksum::parse);
+    table.warn_about_the_rest();
+    algorithm.and(value)
+}
+
+fn read_signature(root: &mut Table<'_, '_>) -> Option<Signature> {
+    let mut table = root.table("signature")?;
+    let method = table.parsed("method", "\"ed25519\" or \"hmac-sha256\"", str::parse::<Method>);
+    let key_id = table.parsed("key_id", KeyName::ALLOWED, KeyName::parse);
+    let value = table.parsed("value", Signature::ALLOWED, Signature::parse_value);
+    let signed_at = table.parsed("signed_at", SignedAt::ALLOWED, SignedAt::parse);
+    table.warn_about_the_rest();
+    Some(Signature { method: method?, key_id: key_id?, value: value?, signed_at: signed_at? })
 }
 
 #[cfg(test)]

@@ -29,5 +29,6 @@ pub mod saturation;
 pub mod schema;
 pub mod specifier;
 pub mod status;
+pub mod trust;
 pub mod version;
 pub mod watchdog;

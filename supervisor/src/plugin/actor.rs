@@ -24,7 +24,7 @@ use super::logs::{Hub, Voice};
 use super::numbers::Numbers;
 use super::queue::{Queue, overloaded};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
-use crate::model::generation::{InitFailure, Outlook, Reason, StopWhy};
+use crate::model::generation::{InitFailure, LaunchFailure, Outlook, Reason, StopWhy};
 use crate::model::ids::{Generation, PluginId};
 use crate::model::limits::Kind;
 use crate::model::manifest::Activation;
@@ -663,7 +663,7 @@ fn declined(id: &PluginId, decline: &Decline) -> ErrorBody {
 /// How a failure of a plugin is told to somebody whose call it never had.
 fn failure(reason: &Reason, message: String) -> ErrorBody {
     let code = match reason {
-        Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
+        Reason::LaunchFailed { failure: LaunchFailure { code: Some(code), .. } } => *code,
         Reason::LaunchFailed { .. } if reason.is_shortage() => {
             let error = ErrorBody::new(ErrorCode::ResourceExhausted, message);
             // It is not the plugin's limit that was reached, and the next attempt may well succeed.

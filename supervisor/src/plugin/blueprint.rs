@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::refusals::Refusals;
-use palisade_protocol::{Guarantee, GuaranteeState};
+use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
 
+use super::admission;
 use super::network::{self, Network};
 
 use super::sampler::Sampler;
@@ -28,6 +29,7 @@ use crate::sandbox::runtime::{Found as Runtime, Runtimes};
 use crate::sandbox::seccomp::policy::Denials;
 use crate::sandbox::spec::{self, Identity, Inside};
 use crate::store::{EntryPoint, Program, Snapshot, Store};
+use crate::trust::Rules;
 
 /// What is taken for the daemon's own limit on descriptors where it cannot be read.
 const OPEN_FILES: u64 = 1024;
@@ -59,6 +61,8 @@ pub struct Host {
     pub runtimes: Runtimes,
     /// Who looks at what no controller holds.
     pub sampler: Arc<Sampler>,
+    /// What is required of packages.
+    pub rules: Rules,
 }
 
 /// What the generations of one plugin version have in common.
@@ -71,7 +75,7 @@ pub struct Blueprint {
     /// What was found odd in the manifest.
     pub warnings: Vec<String>,
     /// The copy that runs, or why there is none.
-    pub snapshot: Mutex<Result<Snapshot, String>>,
+    pub snapshot: Mutex<Result<Snapshot, LaunchFailure>>,
     /// Where copies are made.
     pub store: Arc<Store>,
     /// How this host runs it.
@@ -110,7 +114,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// That.
-    pub fn snapshot(&self) -> Result<Snapshot, String> {
+    pub fn snapshot(&self) -> Result<Snapshot, LaunchFailure> {
         self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone()
     }
 
@@ -155,7 +159,7 @@ impl Blueprint {
     /// # Errors
     /// Why not.
     pub fn executable(&self) -> Result<(), LaunchFailure> {
-        let snapshot = self.snapshot().map_err(lasting)?;
+        let snapshot = self.snapshot()?;
         let entry = self.manifest.entry_point.as_str();
         if let Some(runtime) = self.runtime().map_err(lasting)? {
             snapshot.script(entry)?;
@@ -181,15 +185,8 @@ impl Blueprint {
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by the next daemon.
     pub fn look_again(&self) {
         let before = self.snapshot();
-        let staged = self.store.stage(&self.source).map_err(|error| error.to_string()).and_then(|snapshot| {
-            let manifest = fs::read(snapshot.path.join("plugin.json")).map_err(|error| error.to_string());
-            match manifest.map(|bytes| Manifest::parse(&bytes)) {
-                Ok(Ok((manifest, _))) if manifest == self.manifest => Ok(snapshot),
-                Ok(Ok(_)) => Err("its plugin.json was changed; restart the daemon, which reads it anew".to_owned()),
-                Ok(Err(error)) => Err(format!("plugin.json: {error}")),
-                Err(error) => Err(format!("plugin.json: {error}")),
-            }
-        });
+        let staged = admission::admit(&self.store, &self.host.rules, &self.source, &self.manifest)
+            .map(|admitted| admitted.snapshot);
         // There is one more than before, perhaps.
         let more = staged.is_ok() && staged != before;
         *self.snapshot.lock().expect("nothing panics while it holds the snapshot") = staged;
@@ -206,7 +203,7 @@ impl Blueprint {
     /// A sentence, and whether trying again can help.
     pub async fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
         self.accept_the_host()?;
-        let snapshot = self.snapshot().map_err(lasting)?;
+        let snapshot = self.snapshot()?;
         // First of all: many starts may wait for their launchers at once, and none is to keep much meanwhile.
         let waiting = self.host.launchers.attend(self.host.stock.take()).await;
         let waiting = waiting.map_err(|error| not_spawned(error.into()))?;
@@ -228,12 +225,12 @@ impl Blueprint {
         let lent = self.host.lender.as_ref().and_then(Lender::lend);
         let identity = self.host.facts.users.identity(lent.as_ref().map(Lent::uid)).ok_or_else(|| {
             let message = "every user number that may be lent is; widen `lent_uids` in palisade.toml".to_owned();
-            LaunchFailure { message, outlook: Outlook::Shortage, sandbox: false }
+            LaunchFailure { message, outlook: Outlook::Shortage, code: None }
         })?;
         let data = self.data_folder();
         spec::make_data_folder(&data, identity).map_err(|error| {
             let message = format!("the data folder {} cannot be made: {error}", data.display());
-            LaunchFailure { message, outlook: outlook(&error, Outlook::Passing), sandbox: false }
+            LaunchFailure { message, outlook: outlook(&error, Outlook::Passing), code: None }
         })?;
         // As the plugin sees them, which is as the host does only where there is no private root.
         let (path, folder) = if offer.private_root {
@@ -288,15 +285,19 @@ impl Blueprint {
                             LeafError::Name(_) => Outlook::Lasting,
                         };
                         // A host that is short of something for a while confines as well as ever.
-                        let (sandbox, short) = match outlook {
-                            Outlook::Shortage => (false, "; the daemon is short of descriptors, memory or processes"),
-                            Outlook::Passing | Outlook::Lasting => (true, ""),
+                        let (code, short) = match outlook {
+                            Outlook::Shortage => (None, "; the daemon is short of descriptors, memory or processes"),
+                            Outlook::Passing | Outlook::Lasting => (Some(ErrorCode::SandboxUnavailable), ""),
                         };
-                        return Err(LaunchFailure { message: format!("{error}{short}"), outlook, sandbox });
+                        return Err(LaunchFailure { message: format!("{error}{short}"), outlook, code });
                     }
                     Err(error) if self.on_degraded == OnDegraded::Refuse && self.requires("cgroup") => {
                         let message = format!("cgroup: it is required, and there is none: {error}");
-                        return Err(LaunchFailure { message, outlook: Outlook::Passing, sandbox: true });
+                        return Err(LaunchFailure {
+                            message,
+                            outlook: Outlook::Passing,
+                            code: Some(ErrorCode::SandboxUnavailable),
+                        });
                     }
                     // Without its leaf the tree is still killed through its pid namespace.
                     Err(error) => {
@@ -351,7 +352,7 @@ impl Blueprint {
                 QuotaError::Refused(_) => Outlook::Lasting,
                 QuotaError::Unasked(error) => outlook(error, Outlook::Passing),
             };
-            LaunchFailure { message: format!("disk: {error}"), outlook, sandbox: true }
+            LaunchFailure { message: format!("disk: {error}"), outlook, code: Some(ErrorCode::SandboxUnavailable) }
         };
         let data = self.data_folder();
         // Whose it is, is seen to by each start.
@@ -472,7 +473,11 @@ impl Blueprint {
             let degraded = if root { "" } else { ", or set on_degraded = \"warn\" for it in palisade.toml" };
             let hint = format!("{unrequired}{degraded}");
             let message = format!("this host cannot confine it: {missing}; see `palisade doctor`{hint}");
-            return Err(LaunchFailure { message, outlook: Outlook::Lasting, sandbox: true });
+            return Err(LaunchFailure {
+                message,
+                outlook: Outlook::Lasting,
+                code: Some(ErrorCode::SandboxUnavailable),
+            });
         }
         tracing::warn!(plugin = %id, %missing, "the plugin is confined less than it should be, as configured");
         Ok(())
@@ -515,7 +520,7 @@ fn arguments(path: &Path, program: Program) -> Result<Executed, LaunchFailure> {
         Program::Script { interpreter, argument } => {
             let file = File::open(&interpreter).map_err(|error| {
                 let message = format!("the script's interpreter {interpreter} cannot be opened: {error}; install it, or correct the #! line");
-                LaunchFailure { message, outlook: outlook(&error, Outlook::Lasting), sandbox: false }
+                LaunchFailure { message, outlook: outlook(&error, Outlook::Lasting), code: None }
             })?;
             let mut arguments = vec![c_string(&interpreter).map_err(lasting)?];
             if let Some(argument) = argument {
@@ -536,11 +541,11 @@ fn not_spawned(error: SpawnError) -> LaunchFailure {
         }
         SpawnError::Launcher(NoLauncher::Lost(_)) => Outlook::Passing,
     };
-    LaunchFailure { message: error.to_string(), outlook, sandbox: false }
+    LaunchFailure { message: error.to_string(), outlook, code: None }
 }
 
 fn lasting(message: String) -> LaunchFailure {
-    LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false }
+    LaunchFailure { message, outlook: Outlook::Lasting, code: None }
 }
 
 fn outlook(error: &std::io::Error, otherwise: Outlook) -> Outlook {

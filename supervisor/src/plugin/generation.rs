@@ -511,7 +511,7 @@ impl Task {
             }
             Report::Failed(failure) => Event::LaunchFailed(LaunchFailure {
                 outlook: outlook(&failure),
-                sandbox: failure.step.is_confinement(),
+                code: failure.step.is_confinement().then_some(ErrorCode::SandboxUnavailable),
                 message: failure.message,
             }),
             Report::Exited(exited) => Event::Exited(exited.exit.into()),
@@ -533,7 +533,7 @@ impl Task {
         let held = crate::blocking::run(move || blueprint.hold_to_disk()).await;
         held.unwrap_or_else(|error| {
             let message = format!("disk: its quota could not be set: {error}");
-            Err(LaunchFailure { message, outlook: Outlook::Shortage, sandbox: false })
+            Err(LaunchFailure { message, outlook: Outlook::Shortage, code: None })
         })
     }
 }

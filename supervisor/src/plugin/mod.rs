@@ -8,6 +8,7 @@
 
 pub mod actions;
 pub mod actor;
+pub mod admission;
 pub mod blueprint;
 pub mod call;
 pub mod disk;

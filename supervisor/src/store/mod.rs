@@ -16,36 +16,23 @@ mod elf;
 mod sweep;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use crate::model::generation::{LaunchFailure, Outlook};
+use crate::trust::tree::{self, Entry, PACKAGE_FILES_MAX, TreeError, What};
 
+pub use crate::trust::tree::LEFT_OUT;
 pub use elf::Program;
 pub use sweep::{KEPT, Swept};
-
-/// Most bytes in one package.
-pub const PACKAGE_BYTES_MAX: u64 = 512 << 20;
-
-/// Most files and folders in one package.
-pub const PACKAGE_FILES_MAX: usize = 20_000;
-
-/// Deepest folder in one package.
-const DEPTH_MAX: usize = 32;
-
-/// What does not belong to a package, wherever in it such a folder or file lies.
-pub const LEFT_OUT: [&str; 3] = [".git", "target", "node_modules"];
 
 /// Most files whose digest is remembered for as long as they do not change.
 const REMEMBERED_MAX: usize = 100_000;
@@ -53,14 +40,9 @@ const REMEMBERED_MAX: usize = 100_000;
 /// Why a package could not be copied. Each names the file in question.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Reading the package failed.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// Reading the package, or the store, failed.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// Writing the store failed.
     #[error("cannot write {path} in the store: {source}; is the disk full or read-only?")]
     Write {
@@ -68,22 +50,6 @@ pub enum StoreError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
-    },
-    /// Something in a package that does not belong there.
-    #[error("{path} is {what}; a package holds files and folders alone")]
-    Unusual {
-        /// Which.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-    /// The package is beyond a bound.
-    #[error("{path} holds more than {limit}; a package's build folders and data do not belong into it")]
-    TooLarge {
-        /// The package.
-        path: PathBuf,
-        /// Which bound.
-        limit: String,
     },
     /// The daemon ends, and what it was copying is not needed any more.
     #[error("the daemon is stopping")]
@@ -94,12 +60,6 @@ pub enum StoreError {
         /// Which.
         path: PathBuf,
     },
-    /// It changed while it was copied.
-    #[error("{path} changed while it was copied; wait until it is written, then try again")]
-    Changed {
-        /// Which file.
-        path: PathBuf,
-    },
 }
 
 /// An immutable copy of a package. It stays in the store for as long as somebody has this.
@@ -107,6 +67,8 @@ pub enum StoreError {
 pub struct Snapshot {
     /// The digest of the tree, in hexadecimal.
     pub digest: String,
+    /// The digest that the manifest's `checksum` is about.
+    pub checksum: String,
     /// Where it lies.
     pub path: PathBuf,
     _hold: Arc<()>,
@@ -152,20 +114,6 @@ impl Identity {
             ctime: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
-}
-
-/// What says of an open file, whose path it is given for errors, its digest and whether it is executable.
-type Keep<'a> = dyn Fn(File, &Path) -> Result<(String, bool), StoreError> + 'a;
-
-/// One entry of a package, in the order of the names.
-struct Entry {
-    relative: PathBuf,
-    what: What,
-}
-
-enum What {
-    Folder,
-    File { digest: String, executable: bool },
 }
 
 impl Store {
@@ -217,14 +165,8 @@ impl Store {
     /// [`StoreError`], and nothing is left behind.
     pub fn stage(&self, source: &Path) -> Result<Snapshot, StoreError> {
         let _nothing_goes = self.copying.read().unwrap_or_else(PoisonError::into_inner);
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        // Where the operator's folder leads is the operator's word; from there on no link is followed, whatever changes meanwhile.
-        let unreadable = |error: rustix::io::Errno| StoreError::Read { path: source.to_owned(), source: error.into() };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(source, flags, Mode::empty()).map_err(unreadable)?;
-        self.walk(source, &folder, Path::new(""), 0, &mut entries, &mut bytes, &|file, path| self.keep(file, path))?;
-        let digest = tree_digest(&entries);
+        let entries = tree::walk(source, self)?;
+        let digest = tree::digest_of_all(&entries);
         let path = self.snapshots().join(&digest);
         if !self.is_whole(&path, &entries) {
             let staging = self.staging_path();
@@ -248,7 +190,7 @@ impl Store {
         // By this a sweep knows the newest. Where it cannot be set, an earlier one holds.
         let _ = File::open(&path).and_then(|folder| folder.set_modified(SystemTime::now()));
         let hold = self.hold(&digest);
-        Ok(Snapshot { digest, path, _hold: hold })
+        Ok(Snapshot { digest, checksum: tree::checksum_of(&entries), path, _hold: hold })
     }
 
     /// The same for a package that is to be there for good: when this returns, the snapshot is on the disk.
@@ -280,7 +222,7 @@ impl Store {
     /// The snapshot of this digest, if all of it is what the digest says. Blocks; what this daemon has not hashed yet is hashed.
     ///
     /// # Errors
-    /// [`StoreError::Altered`] where it is not, or [`StoreError::Read`] where it is not there.
+    /// [`StoreError::Altered`] where it is not, or [`StoreError::Tree`] where it is not there.
     pub fn take(&self, digest: &str) -> Result<Snapshot, StoreError> {
         let _nothing_goes = self.copying.read().unwrap_or_else(PoisonError::into_inner);
         let path = self.snapshots().join(digest);
@@ -288,23 +230,17 @@ impl Store {
         if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(altered(&path));
         }
-        let unreadable = |error: rustix::io::Errno| StoreError::Read { path: path.clone(), source: error.into() };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(&path, flags, Mode::empty()).map_err(unreadable)?;
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        self.walk(&path, &folder, Path::new(""), 0, &mut entries, &mut bytes, &|file, path| {
-            self.recognize(file, path)
-        })?;
-        if tree_digest(&entries) != digest {
+        let entries = tree::walk(&path, &Recognizing(self))?;
+        if tree::digest_of_all(&entries) != digest {
             return Err(altered(&path));
         }
         let hold = self.hold(digest);
-        Ok(Snapshot { digest: digest.to_owned(), path, _hold: hold })
+        Ok(Snapshot { digest: digest.to_owned(), checksum: tree::checksum_of(&entries), path, _hold: hold })
     }
 
     /// What a file of a snapshot is, whose bytes stay where they are.
     fn recognize(&self, mut file: File, path: &Path) -> Result<(String, bool), StoreError> {
-        let unreadable = |source| StoreError::Read { path: path.to_owned(), source };
+        let unreadable = |source| TreeError::Read { path: path.to_owned(), source };
         let metadata = file.metadata().map_err(unreadable)?;
         let executable = metadata.permissions().mode() & 0o111 != 0;
         let identity = Identity::of(&metadata);
@@ -312,7 +248,7 @@ impl Store {
         if let Some(digest) = known {
             return Ok((digest, executable));
         }
-        let digest = hash(&mut file).map_err(unreadable)?;
+        let (digest, _) = tree::hash(&mut file).map_err(unreadable)?;
         let mut remembered = lock(&self.remembered);
         if remembered.len() == REMEMBERED_MAX {
             remembered.clear();
@@ -331,79 +267,12 @@ impl Store {
         hold
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a walk takes along, from folder to folder")]
-    fn walk(
-        &self,
-        source: &Path,
-        folder: &OwnedFd,
-        relative: &Path,
-        depth: usize,
-        entries: &mut Vec<Entry>,
-        bytes: &mut u64,
-        keep: &Keep<'_>,
-    ) -> Result<(), StoreError> {
-        let too_large = |limit: String| StoreError::TooLarge { path: source.to_owned(), limit };
-        if depth > DEPTH_MAX {
-            return Err(too_large(format!("{DEPTH_MAX} levels of folders")));
-        }
-        let read = |error: rustix::io::Errno| StoreError::Read { path: source.join(relative), source: error.into() };
-        let mut names = Vec::new();
-        for entry in Dir::read_from(folder).map_err(read)? {
-            let name = OsStr::from_bytes(entry.map_err(read)?.file_name().to_bytes()).to_owned();
-            if name != "." && name != ".." {
-                names.push(name);
-            }
-            // Not sorted and kept by the million before the first is looked at.
-            if names.len() > PACKAGE_FILES_MAX {
-                return Err(too_large(format!("{PACKAGE_FILES_MAX} files")));
-            }
-        }
-        names.sort();
-        for name in names {
-            if self.closing.load(Ordering::Relaxed) {
-                return Err(StoreError::Closing);
-            }
-            if LEFT_OUT.iter().any(|left_out| name == *left_out) {
-                continue;
-            }
-            if entries.len() == PACKAGE_FILES_MAX {
-                return Err(too_large(format!("{PACKAGE_FILES_MAX} files")));
-            }
-            let relative = relative.join(&name);
-            let path = source.join(&relative);
-            let unreadable = |error: rustix::io::Errno| StoreError::Read { path: path.clone(), source: error.into() };
-            // What it is now may be something else when it is opened, which follows no link and waits for nobody.
-            let open = |flags: OFlags| {
-                let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                rustix::fs::openat(folder, &name, flags, Mode::empty()).map_err(unreadable)
-            };
-            let status = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(unreadable)?;
-            match FileType::from_raw_mode(status.st_mode) {
-                FileType::Directory => {
-                    entries.push(Entry { relative: relative.clone(), what: What::Folder });
-                    self.walk(source, &open(OFlags::DIRECTORY)?, &relative, depth + 1, entries, bytes, keep)?;
-                }
-                FileType::RegularFile => {
-                    *bytes += u64::try_from(status.st_size).unwrap_or(0);
-                    if *bytes > PACKAGE_BYTES_MAX {
-                        return Err(too_large(format!("{} MiB", PACKAGE_BYTES_MAX >> 20)));
-                    }
-                    let (digest, executable) = keep(open(OFlags::empty())?.into(), &path)?;
-                    entries.push(Entry { relative, what: What::File { digest, executable } });
-                }
-                FileType::Symlink => return Err(StoreError::Unusual { path, what: "a symbolic link" }),
-                _ => return Err(StoreError::Unusual { path, what: "a device, socket or pipe" }),
-            }
-        }
-        Ok(())
-    }
-
     /// Brings one file into the store, and says its digest.
     fn keep(&self, mut file: File, path: &Path) -> Result<(String, bool), StoreError> {
-        let unreadable = |source| StoreError::Read { path: path.to_owned(), source };
+        let unreadable = |source| TreeError::Read { path: path.to_owned(), source };
         let before = file.metadata().map_err(unreadable)?;
         if !before.is_file() {
-            return Err(StoreError::Changed { path: path.to_owned() });
+            return Err(TreeError::Changed { path: path.to_owned() }.into());
         }
         let executable = before.permissions().mode() & 0o111 != 0;
         let identity = Identity::of(&before);
@@ -418,7 +287,7 @@ impl Store {
         let settled = copied.and_then(|digest| {
             let after = file.metadata().map_err(unreadable)?;
             if Identity::of(&after) != identity {
-                return Err(StoreError::Changed { path: path.to_owned() });
+                return Err(TreeError::Changed { path: path.to_owned() }.into());
             }
             Ok(digest)
         });
@@ -459,11 +328,11 @@ impl Store {
             if self.closing.load(Ordering::Relaxed) {
                 return Err(StoreError::Closing);
             }
-            let count = from.read(&mut buffer).map_err(|source| StoreError::Read { path: name.to_owned(), source })?;
+            let count = from.read(&mut buffer).map_err(|source| TreeError::Read { path: name.to_owned(), source })?;
             if count == 0 {
                 break;
             }
-            left = left.checked_sub(count as u64).ok_or_else(|| StoreError::Changed { path: name.to_owned() })?;
+            left = left.checked_sub(count as u64).ok_or_else(|| TreeError::Changed { path: name.to_owned() })?;
             hasher.update(&buffer[..count]);
             if let Err(error) = out.write_all(&buffer[..count]) {
                 // A child that is being made has the descriptor too for a moment, and with it would keep the room of a removed file.
@@ -471,7 +340,7 @@ impl Store {
                 return Err(write(error));
             }
         }
-        Ok(hex(&hasher.finalize()))
+        Ok(tree::hex(&hasher.finalize()))
     }
 
     fn is_verified(&self, name: &str) -> bool {
@@ -482,7 +351,7 @@ impl Store {
     fn verify(&self, name: &str, digest: &str, mode: u32) -> bool {
         let Ok(mut file) = File::open(self.files().join(name)) else { return false };
         let Ok(metadata) = file.metadata() else { return false };
-        metadata.permissions().mode() & 0o777 == mode && hash(&mut file).is_ok_and(|found| found == digest)
+        metadata.permissions().mode() & 0o777 == mode && tree::hash(&mut file).is_ok_and(|(found, _)| found == digest)
     }
 
     /// Whether a snapshot is there with exactly these entries. Contents are those of the linked files, verified before.
@@ -522,6 +391,29 @@ impl Store {
     }
 }
 
+impl tree::Visitor for Store {
+    type Error = StoreError;
+
+    fn go_on(&self) -> Result<(), StoreError> {
+        if self.closing.load(Ordering::Relaxed) { Err(StoreError::Closing) } else { Ok(()) }
+    }
+
+    fn take(&self, file: File, path: &Path) -> Result<(String, bool), StoreError> {
+        self.keep(file, path)
+    }
+}
+
+/// Goes through a snapshot, whose files stay where they are.
+struct Recognizing<'a>(&'a Store);
+
+impl tree::Visitor for Recognizing<'_> {
+    type Error = StoreError;
+
+    fn take(&self, file: File, path: &Path) -> Result<(String, bool), StoreError> {
+        self.0.recognize(file, path)
+    }
+}
+
 /// The program that a snapshot's entry point is, opened.
 #[derive(Debug)]
 pub struct EntryPoint {
@@ -539,7 +431,7 @@ impl Snapshot {
     /// # Errors
     /// A sentence that names the file and says what to do; and whether only the host lacks the means to open it.
     pub fn entry_point(&self, relative: &str) -> Result<EntryPoint, LaunchFailure> {
-        let lasting = |message| LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false };
+        let lasting = |message| LaunchFailure { message, outlook: Outlook::Lasting, code: None };
         let (path, file) = self.open(relative)?;
         Self::executable(path, file, relative).map_err(lasting)
     }
@@ -552,7 +444,7 @@ impl Snapshot {
         let (path, file) = self.open(relative)?;
         if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
             let message = format!("the entry point {relative} is no regular file");
-            return Err(LaunchFailure { message, outlook: Outlook::Lasting, sandbox: false });
+            return Err(LaunchFailure { message, outlook: Outlook::Lasting, code: None });
         }
         Ok((path, file.into()))
     }
@@ -567,7 +459,7 @@ impl Snapshot {
                 }
                 _ => format!("the entry point {relative} cannot be opened: {error}"),
             };
-            LaunchFailure { message, outlook, sandbox: false }
+            LaunchFailure { message, outlook, code: None }
         })?;
         Ok((path, file))
     }
@@ -594,39 +486,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn file_name(digest: &str, executable: bool) -> String {
     format!("{digest}-{}", if executable { 'x' } else { 'r' })
-}
-
-fn tree_digest(entries: &[Entry]) -> String {
-    let mut hasher = Sha256::new();
-    for entry in entries {
-        // Names are length-prefixed, so that no name can look like the next field.
-        let name = entry.relative.as_os_str().as_encoded_bytes();
-        hasher.update((name.len() as u64).to_le_bytes());
-        hasher.update(name);
-        match &entry.what {
-            What::Folder => hasher.update(b"d"),
-            What::File { digest, executable } => {
-                hasher.update(if *executable { b"x" } else { b"r" });
-                hasher.update(digest.as_bytes());
-            }
-        }
-    }
-    hex(&hasher.finalize())
-}
-
-fn hash(file: &mut File) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How many entries a tree has, if it can be read and is no larger than a package may be.
@@ -705,7 +564,7 @@ mod tests {
         let path = source.path().join("log");
         let target = store.staging().join("0");
         let copied = store.copy_hashed(&mut File::open(&path).unwrap(), 4, &target, &path);
-        assert!(matches!(copied, Err(StoreError::Changed { .. })), "{copied:?}");
+        assert!(matches!(copied, Err(StoreError::Tree(TreeError::Changed { .. }))), "{copied:?}");
         assert!(fs::metadata(&target).unwrap().len() <= 4);
     }
 
@@ -796,7 +655,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", source.path().join("link")).unwrap();
         let error = store.stage(source.path()).unwrap_err();
         assert!(
-            matches!(&error, StoreError::Unusual { path, what: "a symbolic link" } if path.ends_with("link")),
+            matches!(&error, StoreError::Tree(TreeError::Unusual { path, what: "a symbolic link" }) if path.ends_with("link")),
             "{error}"
         );
     }
@@ -822,9 +681,9 @@ mod tests {
             while copied < 2000 || refused < 2000 {
                 match store.stage(source.path()) {
                     Ok(_) => copied += 1,
-                    Err(StoreError::Unusual { .. } | StoreError::Read { .. } | StoreError::Changed { .. }) => {
-                        refused += 1
-                    }
+                    Err(StoreError::Tree(
+                        TreeError::Unusual { .. } | TreeError::Read { .. } | TreeError::Changed { .. },
+                    )) => refused += 1,
                     Err(error) => unreachable!("{error}"),
                 }
             }

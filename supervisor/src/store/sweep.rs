@@ -21,6 +21,7 @@ use serde::Deserialize;
 
 use super::{Store, StoreError, lock, remove_tree};
 use crate::model::manifest::MANIFEST_BYTES_MAX;
+use crate::trust::tree::TreeError;
 
 /// So many snapshots of a plugin that nobody holds stay.
 pub const KEPT: usize = 5;
@@ -191,7 +192,7 @@ impl Swept {
 
 /// The names in a folder of the store; those that are not text are none of the store's.
 fn names(folder: &Path) -> Result<impl Iterator<Item = io::Result<String>>, StoreError> {
-    let entries = fs::read_dir(folder).map_err(|source| StoreError::Read { path: folder.to_owned(), source })?;
+    let entries = fs::read_dir(folder).map_err(|source| TreeError::Read { path: folder.to_owned(), source })?;
     Ok(entries.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default())))
 }
 

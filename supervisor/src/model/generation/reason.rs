@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use palisade_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use super::Phase;
@@ -169,9 +170,9 @@ pub struct LaunchFailure {
     pub message: String,
     /// What the next attempt has to expect.
     pub outlook: Outlook,
-    /// It is the host that cannot confine the plugin as it must be; the plugin is not to blame.
+    /// What it is called where it is told, if not `initialization_failed`.
     #[serde(default)]
-    pub sandbox: bool,
+    pub code: Option<ErrorCode>,
 }
 
 /// What a failed launch says about the next one.

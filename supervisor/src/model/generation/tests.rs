@@ -85,7 +85,7 @@ fn each_phase_has_its_own_reason_for_an_end() {
     let now = Instant::now();
     let exit = Exit::Signal { number: 11, core: false };
     let init = |why| Reason::InitializationFailed { why };
-    let failure = LaunchFailure { message: "no such file".into(), outlook: Outlook::Lasting, sandbox: false };
+    let failure = LaunchFailure { message: "no such file".into(), outlook: Outlook::Lasting, code: None };
     for (phase, event, reason) in [
         (Phase::Starting, Event::LaunchFailed(failure.clone()), Reason::LaunchFailed { failure }),
         (Phase::Starting, Event::Exited(exit), init(InitFailure::Exited { phase: Phase::Starting, exit })),
@@ -352,7 +352,7 @@ fn any_event() -> impl Strategy<Value = (u64, u8)> {
 fn event(code: u8, now: Instant) -> Event {
     match code {
         0 => Event::Launched,
-        1 => Event::LaunchFailed(LaunchFailure { message: "x".into(), outlook: Outlook::Passing, sandbox: false }),
+        1 => Event::LaunchFailed(LaunchFailure { message: "x".into(), outlook: Outlook::Passing, code: None }),
         2 | 3 => Event::Hello,
         4 | 5 => Event::Ready,
         6 => Event::Refused { error: "x".into() },

@@ -68,8 +68,8 @@ fn every_field_is_read() {
         "events": { "subscribes": ["index.*", "clock"], "emits": ["echo.said"] },
         "default_enabled": false,
         "require": ["landlock", "memory"],
-        "checksum": { "algorithm": "sha256", "value": "0" },
-        "signature": {},
+        "checksum": { "algorithm": "sha256", "value": "0f".repeat(32) },
+        "signature": { "method": "ed25519", "key_id": "a", "value": "BwcH", "signed_at": "2026-01-31T12:00:00Z" },
         "actions": [
             {
                 "name": "echo", "description": "says it again", "timeout_seconds": 0.5, "idempotent": true,

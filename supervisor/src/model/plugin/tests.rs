@@ -24,7 +24,7 @@ fn crashed() -> Reason {
 
 fn shortage() -> Reason {
     let message = "a pipe could not be made".to_owned();
-    Reason::LaunchFailed { failure: LaunchFailure { message, outlook: Outlook::Shortage, sandbox: false } }
+    Reason::LaunchFailed { failure: LaunchFailure { message, outlook: Outlook::Shortage, code: None } }
 }
 
 fn gone(generation: Generation, reason: Reason) -> Event {
@@ -237,7 +237,7 @@ fn policies_decide_what_follows_an_end() {
 
 #[test]
 fn failures_that_nobody_can_wait_out_refuse_the_calls_at_once() {
-    let failure = LaunchFailure { message: "no such file".into(), outlook: Outlook::Lasting, sandbox: false };
+    let failure = LaunchFailure { message: "no such file".into(), outlook: Outlook::Lasting, code: None };
     let refused = InitFailure::Refused { error: "no key".into() };
     for (mode, reason, restart_due) in [
         (RestartMode::OnFailure, Reason::LaunchFailed { failure }, false),

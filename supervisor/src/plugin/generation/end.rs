@@ -10,7 +10,7 @@ use super::super::logs::Source;
 use super::{Ended, Listening, Task, Told};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
-use crate::model::generation::{InitFailure, Reason};
+use crate::model::generation::{InitFailure, LaunchFailure, Reason};
 use crate::model::limits::Kind;
 use crate::model::status::{Dossier, StderrTail};
 
@@ -80,7 +80,7 @@ fn call_error(
     let code = match reason {
         Reason::Stopped { .. } | Reason::Killed => ErrorCode::Unavailable,
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
-        Reason::LaunchFailed { failure } if failure.sandbox => ErrorCode::SandboxUnavailable,
+        Reason::LaunchFailed { failure: LaunchFailure { code: Some(code), .. } } => *code,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::Crashed { exit: Exit::OutOfMemory } | Reason::Exhausted { .. } => ErrorCode::ResourceExhausted,
         Reason::Overdue { .. } | Reason::Crashed { .. } | Reason::Hung { .. } | Reason::Unconfirmed => {

@@ -1,0 +1,67 @@
+//! Takes a package into the store, and lets it be used or not: as a daemon starts, and whenever one that failed is looked at again.
+//!
+//! Invariant: what is looked at is the copy that will run, not the folder that it was made from, which may be another by now.
+//! Elsewhere: what is required is `trust`'s business, and what a manifest says `model::manifest`'s.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::SystemTime;
+
+use palisade_protocol::ErrorCode;
+
+use crate::model::generation::{LaunchFailure, Outlook};
+use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::store::{Snapshot, Store};
+use crate::trust::{Candidate, Rules};
+
+/// A package that may be used.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The copy that runs.
+    pub snapshot: Snapshot,
+    /// What is odd about it.
+    pub warnings: Vec<String>,
+}
+
+/// Copies the package that was found at `source` with that manifest, and checks the copy. Blocks.
+///
+/// # Errors
+/// Why it is not used.
+pub fn admit(store: &Store, rules: &Rules, source: &Path, manifest: &Manifest) -> Result<Admitted, LaunchFailure> {
+    let snapshot = store.stage(source).map_err(|error| refused(None, error.to_string()))?;
+    let warnings = vouch(&snapshot, rules, source, manifest)?;
+    Ok(Admitted { snapshot, warnings })
+}
+
+/// Checks a copy that was made of `source`, by the rules for what lies there; and says what is odd about it. Blocks.
+///
+/// # Errors
+/// Why it is not used.
+pub fn vouch(
+    snapshot: &Snapshot,
+    rules: &Rules,
+    source: &Path,
+    manifest: &Manifest,
+) -> Result<Vec<String>, LaunchFailure> {
+    let unreadable = |error: &dyn std::fmt::Display| refused(None, format!("plugin.json: {error}"));
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that the parser sees that it is too long.
+    File::open(snapshot.path.join("plugin.json"))
+        .and_then(|file| file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| unreadable(&error))?;
+    let (copied, _) = Manifest::parse(&bytes).map_err(|error| unreadable(&error))?;
+    if copied != *manifest {
+        let message = "its plugin.json was changed; restart the daemon, which reads it anew";
+        return Err(refused(None, message.to_owned()));
+    }
+    let candidate = Candidate { manifest, bytes: &bytes, checksum: &snapshot.checksum };
+    let held = rules
+        .check(candidate, rules.policy_of(source), SystemTime::now())
+        .map_err(|refusal| refused(Some(refusal.code()), refusal.to_string()))?;
+    Ok(held.warning.into_iter().collect())
+}
+
+fn refused(code: Option<ErrorCode>, message: String) -> LaunchFailure {
+    LaunchFailure { message, outlook: Outlook::Lasting, code }
+}

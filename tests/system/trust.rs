@@ -1,0 +1,123 @@
+//! Packages that are not what they say, or that nobody vouches for who counts: a daemon uses all but those, and says why of each.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use palisade_protocol::ErrorCode;
+use palisade_tests::daemon::{Daemon, DaemonOptions, other_user};
+use palisade_tests::package::Package;
+use palisaded::model::trust::{KeyName, Method};
+use palisaded::trust::keys::NamedKey;
+use palisaded::trust::seal::seal;
+use serde_json::{Value, json};
+
+use crate::support::{error, expect_echo, expect_text};
+
+fn key(folder: &Path, name: &str, method: Method) -> NamedKey {
+    let name = KeyName::parse(name).expect("it is a name");
+    let path = folder.join(name.as_str());
+    let key = NamedKey::generate(name, method, &path).expect("the folder is ours");
+    // It has to be the daemon's own.
+    if let Some(user) = other_user() {
+        chown(&path, Some(user), None).expect("only root has daemons of others");
+    }
+    key
+}
+
+fn configured(key: &NamedKey, more: &str) -> String {
+    let public = key.key.public().expect("it has one");
+    format!("[trust.keys.{}]\nmethod = \"ed25519\"\npublic_key = {:?}\n{more}\n", key.name, STANDARD.encode(public))
+}
+
+fn edit(package: &Path, change: impl FnOnce(&mut Value)) {
+    let path = package.join("plugin.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).expect("it is there")).expect("it is JSON");
+    change(&mut manifest);
+    fs::write(&path, manifest.to_string()).expect("it is ours");
+}
+
+/// One daemon, and a package for everything that can be wrong.
+#[test]
+fn what_does_not_hold_is_refused_by_name_and_the_others_are_used() {
+    let folder = tempfile::Builder::new().prefix("palisade-test-trust-").tempdir().expect("it is writable");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let keys = folder.path();
+    let release = key(keys, "release", Method::Ed25519);
+    let [other, old, narrow] = ["other", "old", "narrow"].map(|name| key(keys, name, Method::Ed25519));
+    let [house, open] = ["house", "open"].map(|name| key(keys, name, Method::HmacSha256));
+    let now = SystemTime::now();
+    let day = Duration::from_secs(24 * 3600);
+    let plugins = keys.join("plugins");
+    let dev = keys.join("dev");
+    let make = |id: &str, key: &NamedKey, at: SystemTime| {
+        let package = Package::hostile(id, "").write(&plugins, "");
+        seal(&package, &key.key, &key.name, at).expect("it can be signed");
+        package
+    };
+    make("good", &release, now);
+    make("shared", &house, now);
+    fs::write(make("modified", &release, now).join("extra"), "").expect("it is ours");
+    edit(&make("renamed", &release, now), |manifest| manifest["name"] = json!("Another"));
+    edit(&make("unsigned", &release, now), |manifest| {
+        drop(manifest.as_object_mut().map(|all| all.remove("signature")))
+    });
+    Package::hostile("bare", "").write(&plugins, "");
+    make("stranger", &other, now);
+    make("revoked", &old, now);
+    make("foreign", &narrow, now);
+    make("stale", &release, now - 8 * day);
+    make("early", &release, now + day);
+    make("readable", &open, now);
+    edit(&make("mistaken", &release, now), |manifest| manifest["signature"]["method"] = json!("hmac-sha256"));
+    Package::hostile("free", "").write(&dev, "");
+
+    let mut configuration = format!("plugin_directories = [{plugins:?}, {dev:?}]\n");
+    configuration += "[trust]\npolicy = \"signature\"\nmax_age_days = 7\n";
+    configuration += &format!("[trust.sources.{dev:?}]\npolicy = \"none\"\n");
+    configuration += &configured(&release, "ids = [\"*\"]");
+    configuration += &configured(&old, "ids = [\"*\"]\nrevoked = \"it leaked\"");
+    configuration += &configured(&narrow, "ids = [\"narrow-*\"]");
+    for key in ["house", "open"] {
+        let file = keys.join(key);
+        configuration += &format!("[trust.keys.{key}]\nmethod = \"hmac-sha256\"\nkey_file = {file:?}\nids = [\"*\"]\n");
+    }
+    fs::set_permissions(keys.join("open"), fs::Permissions::from_mode(0o640)).expect("it is ours");
+    let daemon = Daemon::start(DaemonOptions::with([]).usual_plugins().configuration(&configuration));
+
+    for id in ["good", "shared", "free"] {
+        expect_echo(&daemon, id);
+    }
+    for (id, code, words) in [
+        ("modified", ErrorCode::IntegrityFailed, "the files are not those that plugin.json pins"),
+        ("renamed", ErrorCode::SignatureInvalid, "changed after it was signed"),
+        ("unsigned", ErrorCode::SignatureMissing, "`palisade sign` adds it"),
+        ("bare", ErrorCode::ChecksumMissing, "plugin.json has no `checksum`, and signature is required"),
+        ("stranger", ErrorCode::KeyUnknown, "the key \"other\", which palisade.toml does not have"),
+        ("revoked", ErrorCode::KeyRevoked, "was revoked: it leaked"),
+        ("foreign", ErrorCode::KeyNotAllowed, "may not sign for `foreign`; it may for: narrow-*"),
+        ("stale", ErrorCode::SignatureExpired, "longer ago than the 7 days"),
+        ("early", ErrorCode::SignatureNotYetValid, "one of the two clocks is wrong"),
+        ("readable", ErrorCode::KeyUnusable, "has the mode 0640, and others may use it"),
+        (
+            "mistaken",
+            ErrorCode::SignatureMethodMismatch,
+            "says hmac-sha256, and the key \"release\" is one for ed25519",
+        ),
+    ] {
+        let refused = error(daemon.agent().call(id, "echo", &json!(1)), code);
+        expect_text(&refused.message, words);
+        assert!(!refused.retryable, "{id}: it would be the same again");
+        assert_eq!(daemon.status(id).state, "failed", "{id}");
+        let restarted = error(daemon.operate("start", &json!({"plugin": id})), code);
+        expect_text(&restarted.message, words);
+    }
+    // Looked at again when somebody asks, a package that is what it was signed as is used.
+    fs::remove_file(plugins.join("modified/extra")).expect("it is ours");
+    daemon.operate("start", &json!({"plugin": "modified"})).expect("it was mended");
+    expect_echo(&daemon, "modified");
+    daemon.stop_and_expect_no_orphans();
+}
