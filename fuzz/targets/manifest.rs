@@ -2,7 +2,7 @@
 #![no_main]
 
 // The model is pure, so it is taken in as it stands, without the daemon around it.
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../../supervisor/src/model/mod.rs"]
 mod model;
 

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use palisade_protocol::ErrorCode;
 use palisade_tests::command::{built, command};
-use palisade_tests::daemon::Daemon;
+use palisade_tests::daemon::{Daemon, DaemonOptions};
 use palisade_tests::package::{Entry, Package};
 use serde_json::{Value, json};
 
@@ -55,6 +55,23 @@ fn a_program_that_differs_from_its_manifest_is_not_started_and_both_sides_are_na
         expect_text(&refused.message, sentence);
         daemon.stop_and_expect_no_orphans();
     }
+}
+
+#[test]
+fn a_configuration_that_its_manifest_does_not_take_ends_the_start() {
+    let schema = json!({"properties": {"depth": {"type": "integer", "minimum": 1}}});
+    let start = |depth: u8| {
+        let package = Package::echo().with("configuration_schema", schema.clone()).with("restart", json!("never"));
+        let configuration = format!("[plugins.echo.configuration]\ndepth = {depth}\n");
+        Daemon::start(DaemonOptions::with([package]).configuration(&configuration))
+    };
+    let daemon = start(1);
+    expect_echo(&daemon, "echo");
+    daemon.stop_and_expect_no_orphans();
+    let daemon = start(0);
+    let refused = error(daemon.agent().call("echo", "echo", &json!(1)), ErrorCode::InitializationFailed);
+    expect_text(&refused.message, "not as its plugin.json has it: /depth: 0 is less than the minimum of 1");
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// The packages that are shipped list their actions, and their programs have them.

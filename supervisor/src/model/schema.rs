@@ -32,6 +32,19 @@ const PATTERN_VALUES: u64 = 16;
 /// A text of the schema's own is shown in an error with at most so many bytes.
 const SHOWN_BYTES_MAX: usize = 80;
 
+/// Most violations that are named.
+const VIOLATIONS_MAX: usize = 5;
+
+/// Violations as a sentence has them.
+#[must_use]
+pub fn listed(violations: &[(String, String)]) -> String {
+    let text = violations.iter().map(|(path, what)| match path.as_str() {
+        "" => what.clone(),
+        path => format!("{path}: {what}"),
+    });
+    text.collect::<Vec<_>>().join("; ")
+}
+
 /// A schema that can be checked here.
 #[derive(Debug)]
 pub struct Schema {
@@ -69,6 +82,19 @@ impl Schema {
                     if place.is_empty() { String::new() } else { format!("{}: ", clip(&place, SHOWN_BYTES_MAX)) };
                 SchemaError::Refused(format!("{place}{}", clip(&error.to_string(), 3 * SHOWN_BYTES_MAX)))
             })
+    }
+
+    /// What of a value does not fit: the place in it, and what is wrong there.
+    #[must_use]
+    pub fn violations(&self, value: &Value) -> Vec<(String, String)> {
+        if self.validator.is_valid(value) {
+            return Vec::new();
+        }
+        let errors = self.validator.iter_errors(value).take(VIOLATIONS_MAX);
+        let mut violations: Vec<_> =
+            errors.map(|error| (error.instance_path().to_string(), error.to_string())).collect();
+        violations.dedup();
+        violations
     }
 
     /// Whether a value of that many bytes is checked at all.

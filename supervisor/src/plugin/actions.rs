@@ -15,14 +15,11 @@ use serde_json::Value;
 use crate::model::drift::drift;
 use crate::model::ids::ActionName;
 use crate::model::manifest::{Manifest, TIME_MAX};
-use crate::model::schema::{Schema, is_anything};
+use crate::model::schema::{Schema, is_anything, listed};
 use crate::model::status::quoted;
 
 /// Most actions of one plugin.
 pub const ACTIONS_MAX: usize = 1024;
-
-/// Most violations of a schema that one error names.
-const VIOLATIONS_MAX: usize = 5;
 
 /// Most differences between manifest and program that one error names.
 const DRIFTS_MAX: usize = 5;
@@ -153,7 +150,6 @@ impl Action {
         if !schema.affords(params.len()) {
             return Ok(());
         }
-        let validator = &schema.validator;
         let invalid = |message: String| ErrorBody::new(ErrorCode::InvalidParams, message);
         let value = if params.is_empty() {
             Value::Object(serde_json::Map::new())
@@ -170,20 +166,11 @@ impl Action {
         };
         // No parameters at all are the same as an empty set of them.
         let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value };
-        if validator.is_valid(&value) {
+        let violations = schema.violations(&value);
+        if violations.is_empty() {
             return Ok(());
         }
-        let mut violations: Vec<(String, String)> = validator
-            .iter_errors(&value)
-            .take(VIOLATIONS_MAX)
-            .map(|error| (error.instance_path().to_string(), error.to_string()))
-            .collect();
-        violations.dedup();
-        let text = violations.iter().map(|(path, what)| match path.as_str() {
-            "" => what.clone(),
-            path => format!("{path}: {what}"),
-        });
-        let message = text.collect::<Vec<_>>().join("; ");
+        let message = listed(&violations);
         let details: Vec<_> =
             violations.iter().map(|(path, what)| serde_json::json!({"path": path, "problem": what})).collect();
         Err(invalid(message).with_details(serde_json::json!({ "violations": details })))

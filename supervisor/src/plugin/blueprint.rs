@@ -203,6 +203,7 @@ impl Blueprint {
     /// A sentence, and whether trying again can help.
     pub async fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
         self.accept_the_host()?;
+        self.manifest.accepts(&self.configuration).map_err(lasting)?;
         let snapshot = self.snapshot()?;
         // First of all: many starts may wait for their launchers at once, and none is to keep much meanwhile.
         let waiting = self.host.launchers.attend(self.host.stock.take()).await;
