@@ -11,7 +11,9 @@ use palisade_protocol::{HEADER_BYTES, check_body};
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["frames", "message", "body", "value", "error_body", "payload", "manifest", "client_hello", "http"] {
+    for target in
+        ["frames", "message", "body", "value", "error_body", "payload", "manifest", "client_hello", "http", "elf"]
+    {
         fs::create_dir_all(corpus.join(target))?;
     }
     for plugin in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins"))? {
@@ -22,6 +24,9 @@ fn main() -> std::io::Result<()> {
     }
     fs::write(corpus.join("manifest").join("every-field"), EVERY_FIELD)?;
     fs::write(corpus.join("client_hello").join("one"), CLIENT_HELLO)?;
+    // Its header and segments; all of it would be cut off where it is no program any more.
+    let own = fs::read(std::env::current_exe()?)?;
+    fs::write(corpus.join("elf").join("own"), &own[..own.len().min(4096)])?;
     for (name, text) in HTTP {
         fs::write(corpus.join("http").join(name), text)?;
     }

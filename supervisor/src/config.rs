@@ -5,6 +5,7 @@
 //! folder in which the daemon was started. Every path that leaves this module is absolute: processes that are started from them
 //! stand elsewhere.
 
+mod checks;
 pub mod egress;
 mod trust;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::model::check::Checks;
 use crate::model::guarantee::Control;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, PREPARED_LAUNCHERS_MAX};
@@ -73,6 +75,8 @@ pub struct Config {
     pub egress: egress::Egress,
     /// So much is kept free on the state folder's file system.
     pub disk_reserve_mib: u64,
+    /// What becomes of programs that are odd.
+    pub checks: Checks,
     /// What is required of packages, and who may sign them.
     pub trust: Trust,
     /// The interpreters that a manifest can name.
@@ -114,6 +118,8 @@ struct ConfigFile {
     egress: egress::Table,
     #[serde(default)]
     trust: trust::Table,
+    #[serde(default)]
+    checks: checks::Table,
     #[serde(default)]
     runtimes: BTreeMap<String, Runtime>,
     #[serde(default)]
@@ -333,6 +339,7 @@ impl Config {
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
+            checks: file.checks.understand(),
             trust,
             runtimes: file.runtimes,
             prepared_launchers: file.prepared_launchers.unwrap_or(PREPARED_LAUNCHERS_MAX),
@@ -471,6 +478,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::check::{Code, Verdict};
     use crate::model::trust::Policy;
 
     fn load(text: &str) -> Result<Config, ConfigError> {
@@ -552,6 +560,20 @@ mod tests {
             let error = load(&text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_becomes_of_a_finding_is_said_by_its_code() {
+        for code in Code::ALL {
+            let checks = load(&format!("[checks]\n{code} = \"warn\"\nlibraries = [\"a\", \"b*\"]\n")).unwrap().checks;
+            assert_eq!(checks.verdicts, [(code, Verdict::Warn)]);
+            let allowed = ["a", "ab", "b", "bc"].map(|name| checks.allow_library(name));
+            assert_eq!(allowed, [true, false, true, true]);
+        }
+        assert_eq!(load("").unwrap().checks, Checks::default());
+        let error = load("[checks]\nmalformed = \"ignore\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("unknown variant `ignore`"), "{error}");
+        assert!(load("[checks]\nnone = \"warn\"\n").is_err());
     }
 
     #[test]

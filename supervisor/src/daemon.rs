@@ -29,7 +29,6 @@ use crate::model::guarantee::not_enforced;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 use crate::model::status::NotEnforced;
-use crate::model::trust::Settings as Trust;
 use crate::packages::{Packages, Surrounding};
 use crate::plugin::blueprint::Host;
 use crate::plugin::disk;
@@ -204,7 +203,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     let counts = tokio::spawn(disk::run(sampler.clone(), config.disk_reserve_mib.saturating_mul(1 << 20)));
     let runtimes = runtimes(config.runtimes.clone()).await?;
     let reserved = reserved(&config);
-    let rules = rules(config.trust.clone(), &config.plugin_directories).await?;
+    let rules = rules(&config).await?;
     let offer = &facts.offer;
     let can_prepare = offer.user_namespaces && offer.network && offer.ipc;
     let stock = Arc::new(Stock::new(if can_prepare { config.prepared_launchers } else { 0 }));
@@ -397,11 +396,13 @@ async fn runtimes(configured: BTreeMap<String, Runtime>) -> Result<Runtimes, Dae
 }
 
 /// Reads the keys that may sign packages.
-async fn rules(trust: Trust, directories: &[PathBuf]) -> Result<Rules, DaemonError> {
+async fn rules(config: &Config) -> Result<Rules, DaemonError> {
+    let (trust, checks) = (config.trust.clone(), config.checks.clone());
+    let directories = &config.plugin_directories;
     for source in trust.sources.keys().filter(|source| !directories.iter().any(|folder| folder.starts_with(source))) {
         tracing::warn!(source = %source.display(), "trust.sources speaks of a folder in which there are no plugin directories");
     }
-    let rules = blocking::run(move || Rules::open(trust)).await.map_err(DaemonError::Packages)?;
+    let rules = blocking::run(move || Rules::open(trust, checks)).await.map_err(DaemonError::Packages)?;
     for (key, reason) in rules.unusable() {
         tracing::warn!(%key, reason, "a trusted key cannot be used, and nothing that it signed either");
     }

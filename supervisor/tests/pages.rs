@@ -22,6 +22,7 @@ const MANIFEST_CODE: [&str; 4] = [
 ];
 const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
 const EGRESS_CODE: &str = include_str!("../src/config/egress.rs");
+const CHECKS_CODE: &str = include_str!("../src/config/checks.rs");
 const TRUST_CODE: &str = include_str!("../src/config/trust.rs");
 const RUNTIME_CODE: &str = include_str!("../src/model/runtime.rs");
 const TRAFFIC_CODE: &str = include_str!("../src/model/permission/traffic.rs");
@@ -379,7 +380,10 @@ fn every_key_of_the_configuration_is_on_the_page() {
     let fields = |name: &str| fields_in(CONFIGURATION_CODE, name);
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
     assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress") && code.remove("runtimes"));
-    assert!(code.remove("trust"));
+    assert!(code.remove("trust") && code.remove("checks"));
+    code.extend(
+        fields_in(CHECKS_CODE, "Table").into_iter().map(|field| format!("checks.{}", field.trim_start_matches("r#"))),
+    );
     code.extend(fields_in(RUNTIME_CODE, "Runtime").into_iter().map(|field| format!("runtimes.NAME.{field}")));
     code.extend(fields_in(EGRESS_CODE, "Table").into_iter().map(|field| format!("egress.{field}")));
     let trust = fields_in(TRUST_CODE, "Table").into_iter().filter(|field| !matches!(*field, "keys" | "sources"));

@@ -28,7 +28,7 @@ const HARDLY_EVER_ABSENT: [(&str, &str); 1] = [("a status", "generations[].proce
 
 /// Errors of operations that other tests make: as another user, on a host that lacks something, with a thousand waiting, of packages that do
 /// not hold.
-const MADE_ELSEWHERE: [&str; 14] = [
+const MADE_ELSEWHERE: [&str; 15] = [
     "permission_denied",
     "sandbox_unavailable",
     "overloaded",
@@ -43,6 +43,7 @@ const MADE_ELSEWHERE: [&str; 14] = [
     "key_revoked",
     "key_not_allowed",
     "key_unusable",
+    "check_failed",
 ];
 
 /// The cells of the table of the page whose heading row begins so, as they stand there.

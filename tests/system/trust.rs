@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use palisade_protocol::ErrorCode;
+use palisade_tests::command::built;
 use palisade_tests::daemon::{Daemon, DaemonOptions, other_user};
-use palisade_tests::package::Package;
+use palisade_tests::package::{Entry, Package};
 use palisaded::model::trust::{KeyName, Method};
 use palisaded::trust::keys::NamedKey;
 use palisaded::trust::seal::seal;
@@ -119,5 +120,65 @@ fn what_does_not_hold_is_refused_by_name_and_the_others_are_used() {
     fs::remove_file(plugins.join("modified/extra")).expect("it is ours");
     daemon.operate("start", &json!({"plugin": "modified"})).expect("it was mended");
     expect_echo(&daemon, "modified");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The hostile plugin, built otherwise.
+fn rebuilt(id: &str, change: impl FnOnce(&mut [u8])) -> Package {
+    let mut bytes = fs::read(built("palisade-hostile")).expect("it was built");
+    change(&mut bytes);
+    Package::new(id, Entry::Bytes(bytes)).environment("HOSTILE_ID", id).environment("HOSTILE_MODE", "")
+}
+
+/// Its stack can be executed: the flags of that program header say so.
+fn executable_stack(bytes: &mut [u8]) {
+    let stack = 0x6474_e551_u32.to_le_bytes();
+    let headers = 64..64 + 56 * usize::from(bytes[56]);
+    let at = headers.step_by(56).find(|at| bytes[*at..*at + 4] == stack).expect("linkers write one");
+    bytes[at + 4] |= 1;
+}
+
+/// It needs a library of another name than the one that every program of this compiler needs.
+fn other_library(bytes: &mut [u8]) {
+    let name = b"\0libgcc_s.so.1\0";
+    let at = bytes.windows(name.len()).position(|there| there == name).expect("it needs that one");
+    bytes[at + 6] = b'q';
+}
+
+/// A program that cannot run here, or is built so that an attack on it is easy, is not started; the operator may bear with it.
+#[test]
+fn a_program_that_is_odd_is_refused_unless_the_operator_bears_with_it() {
+    let packages = || {
+        [Package::echo(), rebuilt("stack", executable_stack), rebuilt("library", other_library)]
+            .map(|package| package.mode(0o755))
+    };
+    let daemon = Daemon::with(packages());
+    expect_echo(&daemon, "echo");
+    for (id, words) in [
+        ("stack", "executable_stack: main wants its stack to be executable"),
+        ("library", "library_missing: main needs the library libgcq_s.so.1"),
+    ] {
+        let refused = error(daemon.agent().call(id, "echo", &json!(1)), ErrorCode::CheckFailed);
+        expect_text(&refused.message, words);
+        assert_eq!(daemon.status(id).state, "failed", "{id}");
+        let restarted = error(daemon.operate("start", &json!({"plugin": id})), ErrorCode::CheckFailed);
+        expect_text(&restarted.message, words);
+    }
+    daemon.stop_and_expect_no_orphans();
+    let bearing =
+        "[checks]\nexecutable_stack = \"warn\"\nlibraries = [\"libc.so.6\", \"libm.*\", \"libgcc_s*\", \"ld-*\"]\n";
+    let daemon = Daemon::start(DaemonOptions::with(packages()).configuration(bearing));
+    expect_echo(&daemon, "echo");
+    expect_echo(&daemon, "stack");
+    let warnings = daemon.operate("info", &json!({"plugin": "stack"})).expect("it is known")["warnings"].to_string();
+    expect_text(&warnings, "executable_stack: main wants its stack to be executable");
+    daemon.stop_and_expect_no_orphans();
+    let daemon =
+        Daemon::start(DaemonOptions::with(packages()).configuration("[checks]\nlibraries = [\"libc.so.6\"]\n"));
+    let refused = error(daemon.agent().call("echo", "echo", &json!(1)), ErrorCode::CheckFailed);
+    expect_text(
+        &refused.message,
+        "library_not_allowed: main needs the library libgcc_s.so.1, which `checks.libraries` does not allow",
+    );
     daemon.stop_and_expect_no_orphans();
 }

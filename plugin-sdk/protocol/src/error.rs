@@ -111,6 +111,7 @@ codes! {
     KeyRevoked "key_revoked" Denied Host false 409 5 ToolResult, "The package is signed by a key that is not trusted any more.";
     KeyNotAllowed "key_not_allowed" Denied Host false 409 5 ToolResult, "The package is signed by a key that may not sign for this plugin.";
     KeyUnusable "key_unusable" Denied Host false 409 5 ToolResult, "The key that signed the package cannot be read, or others may read it.";
+    CheckFailed "check_failed" Denied Host false 409 5 ToolResult, "The program of a package has something that the configuration refuses: a library that is missing, an executable stack.";
     Timeout "timeout" Timeout Plugin true 504 6 ToolResult, "No answer within the deadline; the plugin was asked to cancel.";
     Cancelled "cancelled" Cancelled Caller false 499 130 ToolResult, "The caller cancelled.";
     Overloaded "overloaded" Unavailable Host true 429 8 ToolResult, "A queue is full; `retry_after_ms` says when to come back.";
@@ -320,7 +321,7 @@ mod tests {
             assert_eq!(ErrorCode::from_name(row.name), Some(row.code));
             assert_eq!(serde_json::to_value(row.code).unwrap(), row.name, "serde and the table agree");
         }
-        assert_eq!(TABLE.len(), 32);
+        assert_eq!(TABLE.len(), 33);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use palisade_protocol::ErrorCode;
 use palisaded::config::{Config, Overrides};
+use palisaded::model::check::{Finding, Severity};
+use palisaded::model::manifest::Manifest;
 use palisaded::model::trust::{KeyName, Policy};
+use palisaded::store::{self, Program};
 use palisaded::trust::keys::{KeyError, NamedKey};
 use palisaded::trust::seal::{SealError, Sealed, read_manifest, seal};
 use palisaded::trust::tree::{self, TreeError};
@@ -100,7 +103,7 @@ pub(crate) fn verify(verify: Verify, screen: &Screen, as_json: bool) -> Result<(
     let uid = rustix::process::geteuid().as_raw();
     let config = Config::load(Overrides { config, ..Overrides::default() }, uid)
         .map_err(|error| Failure::code(ErrorCode::ConfigurationInvalid, error.to_string()))?;
-    let rules = Rules::open(config.trust);
+    let rules = Rules::open(config.trust, config.checks);
     // In the configuration paths are absolute.
     let place =
         std::path::absolute(&folder).map_err(|error| Failure::usage(format!("{}: {error}", folder.display())))?;
@@ -111,6 +114,7 @@ pub(crate) fn verify(verify: Verify, screen: &Screen, as_json: bool) -> Result<(
     let held = rules
         .check(candidate, policy, SystemTime::now())
         .map_err(|refusal| Failure::code(refusal.code(), format!("{}: {refusal}", folder.display())))?;
+    let findings = program(&rules, &folder, &manifest)?;
     let pinned = manifest.checksum.is_some() && held.warning.is_none();
     if as_json {
         let signature = held.signature.as_ref().map(|signature| {
@@ -120,11 +124,11 @@ pub(crate) fn verify(verify: Verify, screen: &Screen, as_json: bool) -> Result<(
         });
         let told = json!({
             "id": manifest.id.as_str(), "version": manifest.version, "policy": policy, "checksum": checksum,
-            "pinned": pinned, "signature": signature, "warning": held.warning,
+            "pinned": pinned, "signature": signature, "warning": held.warning, "findings": findings,
         });
         return print(&format!("{told}\n"));
     }
-    print(&text(&held, &folder, &checksum, pinned, screen))?;
+    print(&text(&held, &folder, &checksum, pinned, &findings, screen))?;
     if let Some(warning) = &held.warning {
         // What is odd is no failure: nothing was required.
         let _ = screen.error_line(&screen.labelled(Label::Warning, &harmless(warning)));
@@ -132,7 +136,27 @@ pub(crate) fn verify(verify: Verify, screen: &Screen, as_json: bool) -> Result<(
     Ok(())
 }
 
-fn text(held: &Held, folder: &Path, checksum: &str, pinned: bool, screen: &Screen) -> String {
+/// What is found of the program of a package, where the kernel executes it.
+fn program(rules: &Rules, folder: &Path, manifest: &Manifest) -> Result<Vec<Finding>, Failure> {
+    // What a runtime executes is its own affair, and which there are is the daemon's.
+    if manifest.runtime.is_some() {
+        return Ok(Vec::new());
+    }
+    let entry = manifest.entry_point.as_str();
+    let refused = |why: String| Failure::code(ErrorCode::CheckFailed, format!("{}: {why}", folder.display()));
+    match store::entry_point(folder, entry).map_err(|failure| refused(failure.message))?.program {
+        Program::Elf => {
+            let inspected = rules.inspect(folder, entry);
+            inspected.refused.map_or(Ok(inspected.findings), |why| Err(refused(why)))
+        }
+        Program::Script { interpreter, .. } if !Path::new(&interpreter).is_file() => Err(refused(format!(
+            "the script's interpreter {interpreter} is not there; install it, or correct the #! line"
+        ))),
+        Program::Script { .. } => Ok(Vec::new()),
+    }
+}
+
+fn text(held: &Held, folder: &Path, checksum: &str, pinned: bool, findings: &[Finding], screen: &Screen) -> String {
     let (checked, tone) = match (&held.warning, pinned) {
         (Some(_), _) => ("differs", Tone::Careful),
         (None, true) => ("holds", Tone::Good),
@@ -151,10 +175,24 @@ fn text(held: &Held, folder: &Path, checksum: &str, pinned: bool, screen: &Scree
         Policy::Checksum => "its checksum has to hold",
         Policy::Signature => "its checksum and its signature have to hold",
     };
-    let rows = [
+    let mut rows = vec![
         vec!["policy".into(), held.policy.to_string().into(), format!("{}: {required}", folder.display()).into()],
         vec!["checksum".into(), Cell::new(checked, tone), checksum.into()],
         signature,
     ];
+    rows.extend(findings.iter().map(|finding| {
+        let tone = match finding.severity {
+            Severity::Info => Tone::Plain,
+            Severity::Warning | Severity::Error => Tone::Careful,
+        };
+        vec![
+            "program".into(),
+            Cell::new(finding.code.as_str(), tone),
+            format!("{} {}", finding.place, finding.detail).into(),
+        ]
+    }));
+    if findings.is_empty() {
+        rows.push(vec!["program".into(), Cell::new("holds", Tone::Good), "".into()]);
+    }
     screen.wrapping_table(&["WHAT", "STATE", "DETAIL"], &rows)
 }

@@ -85,7 +85,7 @@ fn what_was_signed_is_verified_with_what_keygen_printed() {
         assert_eq!(
             told,
             json!({"id": "search", "version": "1.4.0", "policy": "signature", "checksum": checksum, "pinned": true,
-                "signature": signature, "warning": null})
+                "signature": signature, "warning": null, "findings": []})
         );
         let table = place.well("verify search --config palisade.toml");
         assert!(table.contains("by \"release.1\"") && table.contains(checksum.as_str().unwrap()), "{table}");
@@ -111,6 +111,30 @@ fn what_does_not_hold_has_a_status_and_a_code() {
     place.well("keygen house --out k");
     place.well("sign search --key k");
     place.well("verify search --policy checksum");
+    // A program that is none, and one whose interpreter is not there.
+    for (program, why) in [
+        ("text", "is neither an ELF program nor a script"),
+        ("#!/usr/bin/none\n", "interpreter /usr/bin/none is not there"),
+    ] {
+        let before = fs::read(place.at("search/run")).unwrap();
+        fs::write(place.at("search/run"), program).unwrap();
+        let error = place.badly("verify search");
+        assert_eq!(error["code"], "check_failed");
+        assert!(error["message"].as_str().unwrap().contains(why), "{error}");
+        fs::write(place.at("search/run"), before).unwrap();
+    }
+    // One that the kernel executes: this test's own.
+    fs::copy("/proc/self/exe", place.at("search/run")).unwrap();
+    fs::write(place.at("checks.toml"), "[checks]\nlibraries = [\"libz*\"]\n").unwrap();
+    let error = place.badly("verify search --config checks.toml");
+    assert_eq!(error["code"], "check_failed");
+    assert!(error["message"].as_str().unwrap().contains("library_not_allowed: run needs the library libc"), "{error}");
+    fs::write(place.at("checks.toml"), "[checks]\nlibraries = []\nlibrary_not_allowed = \"warn\"\n").unwrap();
+    let told: Value = serde_json::from_str(&place.palisade("verify search --config checks.toml --json").1).unwrap();
+    assert_eq!(
+        (&told["findings"][0]["code"], &told["findings"][0]["where"]),
+        (&json!("library_not_allowed"), &json!("run"))
+    );
     fs::write(place.at("search/run"), "#!/bin/bash\n").unwrap();
     let modified = place.badly("verify search --policy checksum");
     assert_eq!((&modified["code"], &modified["exit_status"]), (&json!("integrity_failed"), &json!(5)));

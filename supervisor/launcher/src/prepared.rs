@@ -77,7 +77,8 @@ impl Prepared {
         }
         let [user, network, ipc] = namespaces;
         let namespaces = [user.map_err(failed)?, network.map_err(failed)?, ipc.map_err(failed)?];
-        let holder = if rustix::process::geteuid().is_root() { Some(Holder::make().map_err(failed)?) } else { None };
+        let holder =
+            if rustix::process::geteuid().is_root() { Some(Holder::make_to_keep().map_err(failed)?) } else { None };
         Ok(Self { namespaces, holder })
     }
 

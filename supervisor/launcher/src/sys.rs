@@ -90,7 +90,7 @@ pub(crate) fn child_signal_descriptor() -> Result<OwnedFd, Errno> {
 /// Closes every descriptor from `first` on. Only for a process that owns none of them as an `OwnedFd` it will drop.
 pub(crate) fn close_from(first: c_uint) {
     // SAFETY: the callers are the beginning of this program and of a copy of the zygote, which own no descriptor that they will drop (a copy
-    // has forgotten the two it had), and pid 1, which never returns into code that would drop one; so no number is closed twice.
+    // has forgotten the two it had), and pid 1 and a holder of a namespace, which never return into code that would drop one; so no number is closed twice.
     unsafe { libc::syscall(libc::SYS_close_range, first, c_uint::MAX, 0) };
 }
 

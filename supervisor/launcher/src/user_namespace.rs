@@ -8,6 +8,7 @@ use palisade_launcher::{IdMap, Step, UserMap};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    pipe::{PipeFlags, pipe_with},
     process::{Signal, pidfd_send_signal},
     thread::UnshareFlags,
 };
@@ -36,9 +37,23 @@ impl Holder {
     pub(crate) fn make() -> Result<Self, Errno> {
         let launcher = rustix::process::getpid();
         match sys::clone(Kind::Holder { namespaces: UnshareFlags::NEWUSER })? {
-            Cloned::Child => sys::sleep_until_killed(launcher),
+            Cloned::Child => {
+                // With a copy of the launcher's socket it would hide for a moment that the launcher is gone.
+                sys::close_from(0);
+                sys::sleep_until_killed(launcher)
+            }
             Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd }),
         }
+    }
+
+    /// The same, and it has nothing of the launcher's open any more: for one that is kept.
+    pub(crate) fn make_to_keep() -> Result<Self, Errno> {
+        let (ended, open) = pipe_with(PipeFlags::CLOEXEC)?;
+        let holder = Self::make()?;
+        drop(open);
+        // It ends with the holder's copy of the other end.
+        rustix::io::read(&ended, &mut [0_u8; 1][..])?;
+        Ok(holder)
     }
 
     /// Its namespace, as one by which a mount shows its owner as somebody else. No process is left in it.

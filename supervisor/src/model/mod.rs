@@ -10,6 +10,7 @@
 
 pub mod budget;
 pub mod call;
+pub mod check;
 pub mod dependency;
 pub mod drift;
 pub mod exit;

@@ -377,6 +377,7 @@ mod tests {
             ("acme-search", true),
             ("acme", false),
             ("acmesearch", false),
+            ("not-acme-search", false),
             ("tool", true),
             ("toolbox", true),
         ] {

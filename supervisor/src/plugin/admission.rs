@@ -12,7 +12,7 @@ use palisade_protocol::ErrorCode;
 
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
-use crate::store::{Snapshot, Store};
+use crate::store::{EntryPoint, Program, Snapshot, Store};
 use crate::trust::{Candidate, Rules};
 
 /// A package that may be used.
@@ -59,7 +59,19 @@ pub fn vouch(
     let held = rules
         .check(candidate, rules.policy_of(source), SystemTime::now())
         .map_err(|refusal| refused(Some(refusal.code()), refusal.to_string()))?;
-    Ok(held.warning.into_iter().collect())
+    let mut warnings: Vec<_> = held.warning.into_iter().collect();
+    // What cannot be executed at all is refused with what to do about it where it would be; what a runtime executes is its own affair.
+    let entry = manifest.entry_point.as_str();
+    if manifest.runtime.is_none()
+        && let Ok(EntryPoint { program: Program::Elf, .. }) = snapshot.entry_point(entry)
+    {
+        let inspected = rules.inspect(&snapshot.path, entry);
+        if let Some(reason) = inspected.refused {
+            return Err(refused(Some(ErrorCode::CheckFailed), reason));
+        }
+        warnings.extend(inspected.warnings);
+    }
+    Ok(warnings)
 }
 
 fn refused(code: Option<ErrorCode>, message: String) -> LaunchFailure {

@@ -12,7 +12,6 @@
 //! Elsewhere: which version is used is the registry's business; what `plugin.json` says is `model::manifest`'s.
 
 pub mod database;
-mod elf;
 mod sweep;
 
 use std::collections::HashMap;
@@ -30,8 +29,8 @@ use sha2::{Digest, Sha256};
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::trust::tree::{self, Entry, PACKAGE_FILES_MAX, TreeError, What};
 
+pub use crate::trust::program::Program;
 pub use crate::trust::tree::LEFT_OUT;
-pub use elf::Program;
 pub use sweep::{KEPT, Swept};
 
 /// Most files whose digest is remembered for as long as they do not change.
@@ -431,9 +430,7 @@ impl Snapshot {
     /// # Errors
     /// A sentence that names the file and says what to do; and whether only the host lacks the means to open it.
     pub fn entry_point(&self, relative: &str) -> Result<EntryPoint, LaunchFailure> {
-        let lasting = |message| LaunchFailure { message, outlook: Outlook::Lasting, code: None };
-        let (path, file) = self.open(relative)?;
-        Self::executable(path, file, relative).map_err(lasting)
+        entry_point(&self.path, relative)
     }
 
     /// The same where a runtime executes it: its own bytes are that one's affair.
@@ -441,45 +438,51 @@ impl Snapshot {
     /// # Errors
     /// As above.
     pub fn script(&self, relative: &str) -> Result<(PathBuf, OwnedFd), LaunchFailure> {
-        let (path, file) = self.open(relative)?;
+        let (path, file) = open(&self.path, relative)?;
         if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
             let message = format!("the entry point {relative} is no regular file");
             return Err(LaunchFailure { message, outlook: Outlook::Lasting, code: None });
         }
         Ok((path, file.into()))
     }
-
-    fn open(&self, relative: &str) -> Result<(PathBuf, File), LaunchFailure> {
-        let path = self.path.join(relative);
-        let file = File::open(&path).map_err(|error| {
-            let outlook = error.raw_os_error().map_or(Outlook::Lasting, |errno| Outlook::of_errno(errno, Outlook::Lasting));
-            let message = match error.kind() {
-                io::ErrorKind::NotFound => {
-                    format!("the entry point {relative} is not in the package; build it, or correct `entry_point` in plugin.json")
-                }
-                _ => format!("the entry point {relative} cannot be opened: {error}"),
-            };
-            LaunchFailure { message, outlook, code: None }
-        })?;
-        Ok((path, file))
-    }
-
-    fn executable(path: PathBuf, mut file: File, relative: &str) -> Result<EntryPoint, String> {
-        let metadata =
-            file.metadata().map_err(|error| format!("the entry point {relative} cannot be read: {error}"))?;
-        if !metadata.is_file() {
-            return Err(format!("the entry point {relative} is a folder, not a program"));
-        }
-        if metadata.permissions().mode() & 0o111 == 0 {
-            return Err(format!(
-                "the entry point {relative} is not executable; run `chmod +x {relative}` in the package"
-            ));
-        }
-        let program = Program::read(&mut file).map_err(|reason| format!("the entry point {relative} {reason}"))?;
-        Ok(EntryPoint { file: file.into(), path, program })
-    }
 }
 
+/// The same in any package's folder.
+///
+/// # Errors
+/// As of a snapshot.
+pub fn entry_point(package: &Path, relative: &str) -> Result<EntryPoint, LaunchFailure> {
+    let lasting = |message| LaunchFailure { message, outlook: Outlook::Lasting, code: None };
+    let (path, file) = open(package, relative)?;
+    executable(path, file, relative).map_err(lasting)
+}
+
+fn open(package: &Path, relative: &str) -> Result<(PathBuf, File), LaunchFailure> {
+    let path = package.join(relative);
+    let file = File::open(&path).map_err(|error| {
+        let outlook = error.raw_os_error().map_or(Outlook::Lasting, |errno| Outlook::of_errno(errno, Outlook::Lasting));
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("the entry point {relative} is not in the package; build it, or correct `entry_point` in plugin.json")
+            }
+            _ => format!("the entry point {relative} cannot be opened: {error}"),
+        };
+        LaunchFailure { message, outlook, code: None }
+    })?;
+    Ok((path, file))
+}
+
+fn executable(path: PathBuf, mut file: File, relative: &str) -> Result<EntryPoint, String> {
+    let metadata = file.metadata().map_err(|error| format!("the entry point {relative} cannot be read: {error}"))?;
+    if !metadata.is_file() {
+        return Err(format!("the entry point {relative} is a folder, not a program"));
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(format!("the entry point {relative} is not executable; run `chmod +x {relative}` in the package"));
+    }
+    let program = Program::read(&mut file).map_err(|reason| format!("the entry point {relative} {reason}"))?;
+    Ok(EntryPoint { file: file.into(), path, program })
+}
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it holds the store's memory")
 }

@@ -6,10 +6,14 @@
 //!
 //! Invariants: what is required and not there is refused; every refusal has a code of its own. Nothing is believed of a signature, its
 //! time least of all, before it is verified.
-//! Elsewhere: what is required is `model::trust`; what a program needs of the host is looked at in `elf`.
+//! Whether its program can run at all, and is built as it should be, is [`Rules::inspect`]'s answer ([`program`], [`elf`], [`libraries`]).
+//! Elsewhere: what is required is `model::trust`, what follows from what is found `model::check`.
 
 pub mod canonical;
+pub mod elf;
 pub mod keys;
+pub mod libraries;
+pub mod program;
 pub mod seal;
 pub mod signature;
 pub mod tree;
@@ -22,7 +26,9 @@ use palisade_protocol::ErrorCode;
 
 use self::canonical::CanonicalError;
 use self::keys::NamedKey;
+use self::libraries::System;
 use self::signature::VerifyingKey;
+use crate::model::check::{Checks, Finding, Verdict};
 use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
 use crate::model::trust::{KeyName, Material, Method, Policy, Settings, Signature, Untimely};
@@ -164,6 +170,17 @@ pub struct Held {
     pub warning: Option<String>,
 }
 
+/// What was found of a program.
+#[derive(Debug)]
+pub struct Inspected {
+    /// Why it is not used, if it is not.
+    pub refused: Option<String>,
+    /// What is odd, and no reason.
+    pub warnings: Vec<String>,
+    /// All of it.
+    pub findings: Vec<Finding>,
+}
+
 /// What is required, with the keys that were read for it.
 #[derive(Debug, Default)]
 pub struct Rules {
@@ -171,22 +188,33 @@ pub struct Rules {
     /// The same with the places that the sources lead to.
     resolved: Settings,
     keys: BTreeMap<KeyName, Result<VerifyingKey, String>>,
+    checks: Checks,
+    system: System,
 }
 
 impl Rules {
     /// Reads the keys. One that cannot be had verifies nothing, and the others do. Blocks.
     #[must_use]
-    pub fn open(settings: Settings) -> Self {
+    pub fn open(settings: Settings, checks: Checks) -> Self {
         let trusted = settings.keys.iter().filter(|(_, key)| key.revoked.is_none());
         let keys = trusted.map(|(name, key)| (name.clone(), read(&key.material))).collect();
         let mut resolved = settings.clone();
         resolved.sources = settings.sources.iter().map(|(path, policy)| (real(path), *policy)).collect();
-        Self { settings, resolved, keys }
+        Self { settings, resolved, keys, checks, system: System::of_this_host() }
     }
 
     /// The keys that cannot be had, and why.
     pub fn unusable(&self) -> impl Iterator<Item = (&KeyName, &str)> {
         self.keys.iter().filter_map(|(name, key)| Some((name, key.as_ref().err()?.as_str())))
+    }
+
+    /// Looks at the program of the package in that folder, if it is one that the kernel executes. Blocks.
+    #[must_use]
+    pub fn inspect(&self, package: &Path, entry: &str) -> Inspected {
+        let findings = libraries::inspect(package, entry, &self.system, &self.checks);
+        let told = |verdict| self.checks.judged(&findings, verdict).map(ToString::to_string).collect::<Vec<_>>();
+        let (refused, warnings) = (told(Verdict::Refuse), told(Verdict::Warn));
+        Inspected { refused: (!refused.is_empty()).then(|| refused.join("; ")), warnings, findings }
     }
 
     /// What is required of a package in that folder.

@@ -80,7 +80,7 @@ impl Bench {
         let (bytes, manifest) = read_manifest(&self.package()).unwrap();
         let checksum = tree::checksum(&self.package()).unwrap();
         let candidate = Candidate { manifest: &manifest, bytes: &bytes, checksum: &checksum };
-        Rules::open(self.settings.clone()).check(candidate, policy, self.now)
+        Rules::open(self.settings.clone(), Checks::default()).check(candidate, policy, self.now)
     }
 
     fn refused(&self) -> Refusal {
@@ -267,7 +267,7 @@ fn a_key_that_cannot_be_had_verifies_nothing() {
     let refusal = bench.refused().to_string();
     assert!(refusal.contains("has the mode 0644, and others may use it; run `chmod 600` on it"), "{refusal}");
     assert_eq!(bench.code(), ErrorCode::KeyUnusable);
-    assert_eq!(Rules::open(bench.settings.clone()).unusable().count(), 1);
+    assert_eq!(Rules::open(bench.settings.clone(), Checks::default()).unusable().count(), 1);
     fs::remove_file(&file).unwrap();
     assert_eq!(bench.code(), ErrorCode::KeyUnusable);
     fs::write(&file, format!("palisade-key-1 ed25519 release {}", STANDARD.encode([1; 32]))).unwrap();
@@ -294,7 +294,7 @@ fn a_source_may_be_named_by_a_link_and_holds_what_is_found_in_it() {
     std::os::unix::fs::symlink("strict", at("link")).unwrap();
     std::os::unix::fs::symlink("../lax/two", at("strict/two")).unwrap();
     let sources = [(at("link"), Policy::Signature), (at("lax"), Policy::None)].into();
-    let rules = Rules::open(Settings { policy: Policy::Checksum, sources, ..Settings::default() });
+    let rules = Rules::open(Settings { policy: Policy::Checksum, sources, ..Settings::default() }, Checks::default());
     for (package, policy) in [
         ("link/one", Policy::Signature),
         ("strict/one", Policy::Signature),

@@ -1,0 +1,41 @@
+//! The table `[checks]`: what becomes of a package whose program has such a finding.
+//!
+//! Elsewhere: what the findings are is `model::check`.
+
+use serde::Deserialize;
+
+use crate::model::check::{Checks, Code, Verdict};
+
+/// The table as it is written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Table {
+    malformed: Option<Verdict>,
+    interpreter_missing: Option<Verdict>,
+    library_missing: Option<Verdict>,
+    library_not_allowed: Option<Verdict>,
+    text_relocations: Option<Verdict>,
+    executable_stack: Option<Verdict>,
+    foreign_rpath: Option<Verdict>,
+    writable_code: Option<Verdict>,
+    r#static: Option<Verdict>,
+    libraries: Option<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn understand(self) -> Checks {
+        let said = |code| match code {
+            Code::Malformed => self.malformed,
+            Code::InterpreterMissing => self.interpreter_missing,
+            Code::LibraryMissing => self.library_missing,
+            Code::LibraryNotAllowed => self.library_not_allowed,
+            Code::TextRelocations => self.text_relocations,
+            Code::ExecutableStack => self.executable_stack,
+            Code::ForeignRpath => self.foreign_rpath,
+            Code::WritableCode => self.writable_code,
+            Code::Static => self.r#static,
+        };
+        let verdicts = Code::ALL.into_iter().filter_map(|code| Some((code, said(code)?))).collect();
+        Checks { verdicts, libraries: self.libraries }
+    }
+}
