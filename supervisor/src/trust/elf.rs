@@ -145,8 +145,7 @@ impl Image {
         let table = value(DT_STRTAB).zip(value(DT_STRSZ));
         let name = |at: u64| {
             let (address, size) = table.ok_or("names libraries and has no table of names")?;
-            let left =
-                size.checked_sub(at).filter(|left| 0 < *left).ok_or("has a name outside of its table of names")?;
+            let left = size.checked_sub(at).ok_or("has a name outside of its table of names")?;
             let address = address.checked_add(at).ok_or("has a table of names that is not loaded")?;
             let offset = offset_of(segments, address, 1).ok_or("has a table of names that is not loaded")?;
             text(file, offset, left, "one of its names")

@@ -271,7 +271,7 @@ fn expand(place: &Path, entry: &str) -> Option<PathBuf> {
         Some(_) => return None,
         None => PathBuf::from(entry),
     };
-    if entry.is_empty() || !path.is_absolute() || path.to_string_lossy().contains('$') {
+    if !path.is_absolute() || path.to_string_lossy().contains('$') {
         return None;
     }
     let mut plain = PathBuf::from("/");
