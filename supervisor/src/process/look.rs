@@ -92,7 +92,8 @@ pub fn look(tree: &Whereabouts, processes: &[u32], limit: u64) -> Look {
     if processes.is_empty() {
         return seen;
     }
-    let (in_file_systems, full) = if tree.private_root { in_file_systems(tree.init_pid) } else { (0, None) };
+    let (in_file_systems, full) =
+        if tree.private_root { in_file_systems(tree.init_pid, &processes) } else { (0, None) };
     seen.full = full;
     let in_files = held.bytes + mapped.beside(&held) + in_file_systems;
     let mut memory = anonymous + shared.max(in_files);
@@ -201,11 +202,15 @@ fn memory_device() -> Option<u64> {
     })
 }
 
-/// What lies in the plugin's own file systems in memory, and one of them that is full.
-fn in_file_systems(init_pid: u32) -> (u64, Option<&'static str>) {
+/// What lies in the plugin's own file systems in memory, and one of them that is full. An ordinary user may not look into pid 1, but
+/// into those that came from it, which have the same root.
+fn in_file_systems(init_pid: u32, processes: &[u32]) -> (u64, Option<&'static str>) {
     let (mut bytes, mut full) = (0, None);
     for path in ["/tmp", "/dev/shm"] {
-        let Ok(status) = rustix::fs::statvfs(format!("/proc/{init_pid}/root{path}")) else { continue };
+        let mut looks = std::iter::once(&init_pid).chain(processes);
+        let Some(status) = looks.find_map(|pid| rustix::fs::statvfs(format!("/proc/{pid}/root{path}")).ok()) else {
+            continue;
+        };
         bytes += status.f_blocks.saturating_sub(status.f_bfree).saturating_mul(status.f_frsize);
         if status.f_bfree == 0 || status.f_ffree == 0 {
             full.get_or_insert(path);
