@@ -326,7 +326,13 @@ impl Packages {
         };
         let entry = self.entry("install", who, &id, &version, format!("{} from {}", snapshot.digest, record.source));
         let (path, database) = (self.record_of(&id, &version), self.database.clone());
+        let records = self.records.clone();
         run(move || {
+            let there = fs::read_dir(&records).map_err(|error| no_room(&records, &error))?.count();
+            if INSTALLED_MAX <= there {
+                let message = format!("{INSTALLED_MAX} versions are installed, and no more can be");
+                return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
+            }
             write_record(&path, &record).map_err(|error| no_room(&path, &error))?;
             database.installed(&entry).map_err(|error| {
                 // It is as if it had never been.

@@ -59,6 +59,21 @@ fn what_is_installed_outlives_its_folder_and_the_daemon() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// Who asks for it need not wait for it.
+#[test]
+fn an_installation_goes_on_without_whoever_asked_for_it() {
+    let daemon = Daemon::with([Package::echo()]);
+    let folder = elsewhere(&daemon, &guest("1.0.0"));
+    let mut agent = daemon.agent();
+    agent.begin("palisade", "install", &json!({ "path": folder }));
+    let traces = |path: &str| fs::read_dir(daemon.path().join("state/store").join(path)).map_or(0, Iterator::count);
+    wait_for("a trace of it", || (1 < traces("staging") + traces("snapshots")).then_some(()));
+    drop(agent);
+    wait_for("the installed version", || (listed(&daemon).len() == 2).then_some(()));
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// What is disabled takes no calls, now and later, and the others go on.
 #[test]
 fn what_is_disabled_stays_so() {

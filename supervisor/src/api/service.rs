@@ -234,9 +234,9 @@ impl Service {
         })
     }
 
-    fn packages(&self) -> Result<&Packages, ErrorBody> {
+    fn packages(&self) -> Result<Arc<Packages>, ErrorBody> {
         let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
-        self.packages.as_deref().ok_or_else(none)
+        self.packages.clone().ok_or_else(none)
     }
 
     fn refuse_while_stopping(&self) -> Result<(), ErrorBody> {
@@ -338,17 +338,22 @@ impl Service {
             "install" => {
                 let InstallParams { path, force } = parameters(params)?;
                 self.refuse_while_stopping()?;
-                value(&self.packages()?.install(&path, force, who).await?)
+                let (packages, who) = (self.packages()?, who.to_owned());
+                value(&to_its_end(async move { packages.install(&path, force, &who).await }).await?)
             }
             "uninstall" => {
                 let StopParams { plugin, version, force } = parameters(params)?;
                 self.refuse_while_stopping()?;
-                value(&self.packages()?.uninstall(&plugin, version.as_deref(), force, who).await?)
+                let (packages, who) = (self.packages()?, who.to_owned());
+                let work = async move { packages.uninstall(&plugin, version.as_deref(), force, &who).await };
+                value(&to_its_end(work).await?)
             }
             "enable" | "disable" => {
                 let Which { plugin, version } = parameters(params)?;
                 self.refuse_while_stopping()?;
-                let handle = self.packages()?.enable(&plugin, version.as_deref(), action == "enable", who).await?;
+                let (packages, who, enable) = (self.packages()?, who.to_owned(), action == "enable");
+                let work = async move { packages.enable(&plugin, version.as_deref(), enable, &who).await };
+                let handle = to_its_end(work).await?;
                 value(&handle.status().await)
             }
             "logs" => self.logs(parameters(params)?, items).await,
@@ -644,6 +649,14 @@ async fn next<T: Clone>(
         item = live.recv() => item,
         _ = ended.wait_for(|ended| *ended) => Err(broadcast::error::RecvError::Closed),
     }
+}
+
+/// Does what must not be left half done, also when whoever asked for it does not wait any more.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ErrorBody>> + Send + 'static,
+) -> Result<T, ErrorBody> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|error| ErrorBody::new(ErrorCode::Internal, format!("it did not come to its end: {error}")))?
 }
 
 #[derive(Deserialize)]
