@@ -369,11 +369,8 @@ impl Packages {
     ) -> Result<Removed, ErrorBody> {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let handle = registry.find_any(plugin, version)?.clone();
-        let (id, version) = match version {
-            None if 1 < registry.versions(handle.id()).count() => return Err(several(&registry, handle.id())),
-            _ => (handle.id().clone(), handle.version().clone()),
-        };
+        let handle = the_one(&registry, plugin, version)?;
+        let (id, version) = (handle.id().clone(), handle.version().clone());
         let record = self.record_of(&id, &version);
         if !record.exists() {
             let place = handle.blueprint().source.display().to_string();
@@ -440,10 +437,7 @@ impl Packages {
     ) -> Result<Handle, ErrorBody> {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let handle = registry.find_any(plugin, version)?.clone();
-        if version.is_none() && 1 < registry.versions(handle.id()).count() {
-            return Err(several(&registry, handle.id()));
-        }
+        let handle = the_one(&registry, plugin, version)?;
         let (id, version) = (handle.id().clone(), handle.version().clone());
         if handle.is_enabled() == enabled {
             return Ok(handle);
@@ -640,10 +634,19 @@ fn no_room(path: &Path, error: &io::Error) -> ErrorBody {
     ErrorBody::new(ErrorCode::ResourceExhausted, message)
 }
 
-fn several(registry: &Registry, id: &PluginId) -> ErrorBody {
+/// The version that is meant; where there are several, it has to be said which.
+fn the_one(registry: &Registry, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {
+    let handle = registry.find_any(plugin, version)?;
+    let id = handle.id();
     let there: Vec<_> = registry.versions(id).map(|(version, _)| version.to_string()).collect();
-    let message = format!("there are several versions of {id}: {}", there.join(", "));
-    ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(format!("say which, as in {id}@{}", there[0]))
+    match there.as_slice() {
+        [first, _, ..] if version.is_none() => {
+            let message = format!("there are several versions of {id}: {}", there.join(", "));
+            let hint = format!("say which, as in {id}@{first}");
+            Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint))
+        }
+        _ => Ok(handle.clone()),
+    }
 }
 
 /// The plugins that no other version of `id` would do for, as `id version` each.

@@ -156,7 +156,7 @@ fn a_program_that_is_odd_is_refused_unless_the_operator_bears_with_it() {
     expect_echo(&daemon, "echo");
     for (id, words) in [
         ("stack", "executable_stack: main wants its stack to be executable"),
-        ("library", "library_missing: main needs the library libgcq_s.so.1"),
+        ("library", "missing_library: main needs the library libgcq_s.so.1"),
     ] {
         let refused = error(daemon.agent().call(id, "echo", &json!(1)), ErrorCode::CheckFailed);
         expect_text(&refused.message, words);
@@ -178,7 +178,7 @@ fn a_program_that_is_odd_is_refused_unless_the_operator_bears_with_it() {
     let refused = error(daemon.agent().call("echo", "echo", &json!(1)), ErrorCode::CheckFailed);
     expect_text(
         &refused.message,
-        "library_not_allowed: main needs the library libgcc_s.so.1, which `checks.libraries` does not allow",
+        "forbidden_library: main needs the library libgcc_s.so.1, which `checks.libraries` does not allow",
     );
     daemon.stop_and_expect_no_orphans();
 }

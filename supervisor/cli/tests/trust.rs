@@ -128,12 +128,12 @@ fn what_does_not_hold_has_a_status_and_a_code() {
     fs::write(place.at("checks.toml"), "[checks]\nlibraries = [\"libz*\"]\n").unwrap();
     let error = place.badly("verify search --config checks.toml");
     assert_eq!(error["code"], "check_failed");
-    assert!(error["message"].as_str().unwrap().contains("library_not_allowed: run needs the library libc"), "{error}");
-    fs::write(place.at("checks.toml"), "[checks]\nlibraries = []\nlibrary_not_allowed = \"warn\"\n").unwrap();
+    assert!(error["message"].as_str().unwrap().contains("forbidden_library: run needs the library libc"), "{error}");
+    fs::write(place.at("checks.toml"), "[checks]\nlibraries = []\nforbidden_library = \"warn\"\n").unwrap();
     let told: Value = serde_json::from_str(&place.palisade("verify search --config checks.toml --json").1).unwrap();
     assert_eq!(
         (&told["findings"][0]["code"], &told["findings"][0]["where"]),
-        (&json!("library_not_allowed"), &json!("run"))
+        (&json!("forbidden_library"), &json!("run"))
     );
     fs::write(place.at("search/run"), "#!/bin/bash\n").unwrap();
     let modified = place.badly("verify search --policy checksum");

@@ -12,8 +12,8 @@ use crate::model::check::{Checks, Code, Verdict};
 pub(super) struct Table {
     malformed: Option<Verdict>,
     interpreter_missing: Option<Verdict>,
-    library_missing: Option<Verdict>,
-    library_not_allowed: Option<Verdict>,
+    missing_library: Option<Verdict>,
+    forbidden_library: Option<Verdict>,
     text_relocations: Option<Verdict>,
     executable_stack: Option<Verdict>,
     foreign_rpath: Option<Verdict>,
@@ -27,8 +27,8 @@ impl Table {
         let said = |code| match code {
             Code::Malformed => self.malformed,
             Code::InterpreterMissing => self.interpreter_missing,
-            Code::LibraryMissing => self.library_missing,
-            Code::LibraryNotAllowed => self.library_not_allowed,
+            Code::MissingLibrary => self.missing_library,
+            Code::ForbiddenLibrary => self.forbidden_library,
             Code::TextRelocations => self.text_relocations,
             Code::ExecutableStack => self.executable_stack,
             Code::ForeignRpath => self.foreign_rpath,

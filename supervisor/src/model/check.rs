@@ -39,9 +39,9 @@ pub enum Code {
     /// The loader that it names is not there in the sandbox.
     InterpreterMissing,
     /// A library that it needs is not there in the sandbox.
-    LibraryMissing,
+    MissingLibrary,
     /// A library that it needs is none that the operator allows.
-    LibraryNotAllowed,
+    ForbiddenLibrary,
     /// Its code is written to when it is loaded.
     TextRelocations,
     /// Its stack can be executed.
@@ -59,8 +59,8 @@ impl Code {
     pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::InterpreterMissing,
-        Self::LibraryMissing,
-        Self::LibraryNotAllowed,
+        Self::MissingLibrary,
+        Self::ForbiddenLibrary,
         Self::TextRelocations,
         Self::ExecutableStack,
         Self::ForeignRpath,
@@ -74,8 +74,8 @@ impl Code {
         match self {
             Self::Malformed => "malformed",
             Self::InterpreterMissing => "interpreter_missing",
-            Self::LibraryMissing => "library_missing",
-            Self::LibraryNotAllowed => "library_not_allowed",
+            Self::MissingLibrary => "missing_library",
+            Self::ForbiddenLibrary => "forbidden_library",
             Self::TextRelocations => "text_relocations",
             Self::ExecutableStack => "executable_stack",
             Self::ForeignRpath => "foreign_rpath",
@@ -90,8 +90,8 @@ impl Code {
         match self {
             Self::Malformed
             | Self::InterpreterMissing
-            | Self::LibraryMissing
-            | Self::LibraryNotAllowed
+            | Self::MissingLibrary
+            | Self::ForbiddenLibrary
             | Self::TextRelocations
             | Self::ExecutableStack
             | Self::ForeignRpath => Severity::Error,

@@ -201,12 +201,12 @@ impl Search<'_> {
                 Some(Place::Host) if self.checks.allow_library(base(name)) => {}
                 Some(Place::Host) => {
                     let why = format!("needs the library {name}, which `checks.libraries` does not allow");
-                    self.found(Code::LibraryNotAllowed, place, why);
+                    self.found(Code::ForbiddenLibrary, place, why);
                 }
                 None => {
                     let why =
                         format!("needs the library {name}, which is neither in the package, by $ORIGIN, nor in /usr");
-                    self.found(Code::LibraryMissing, place, why);
+                    self.found(Code::MissingLibrary, place, why);
                 }
             }
         }

@@ -57,20 +57,20 @@ fn what_a_program_needs_is_found_where_a_plugin_sees_it() {
     assert_eq!(host.found(&Made::new(&["/usr/lib64/libc.so.6"])), []);
     host.one(
         &Made::new(&["libnone.so.3"]),
-        Code::LibraryMissing,
+        Code::MissingLibrary,
         "bin/run needs the library libnone.so.3, which is neither",
     );
     // There, where no plugin sees it; and a link out of what is seen.
-    host.one(&Made::new(&["/opt/libopt.so"]), Code::LibraryMissing, "/opt/libopt.so");
+    host.one(&Made::new(&["/opt/libopt.so"]), Code::MissingLibrary, "/opt/libopt.so");
     symlink(host.at("opt/libopt.so"), host.at("usr/lib64/libopt.so")).unwrap();
-    host.one(&Made::new(&["libopt.so"]), Code::LibraryMissing, "libopt.so");
+    host.one(&Made::new(&["libopt.so"]), Code::MissingLibrary, "libopt.so");
     // Of another machine, or no library at all.
     fs::write(host.at("usr/lib64/libtext.so"), "INPUT ( libc.so.6 ) and some more").unwrap();
-    host.one(&Made::new(&["libtext.so"]), Code::LibraryMissing, "libtext.so");
+    host.one(&Made::new(&["libtext.so"]), Code::MissingLibrary, "libtext.so");
     let mut other = Made::new(&[]).bytes();
     other[18] = 3;
     fs::write(host.at("usr/lib64/libother.so"), other).unwrap();
-    host.one(&Made::new(&["libother.so"]), Code::LibraryMissing, "libother.so");
+    host.one(&Made::new(&["libother.so"]), Code::MissingLibrary, "libother.so");
     let named = |interpreter| Made { interpreter: Some(interpreter), ..Made::new(&["libc.so.6"]) };
     host.one(&named("/lib/ld-musl.so.1"), Code::InterpreterMissing, "bin/run names the loader /lib/ld-musl.so.1");
     host.one(&named("ld-linux.so.2"), Code::InterpreterMissing, "ld-linux.so.2");
@@ -83,7 +83,7 @@ fn what_a_program_needs_is_found_where_a_plugin_sees_it() {
 fn the_lists_of_the_host_are_read() {
     let host = Host::new();
     let odd = Made::new(&["libodd.so"]);
-    host.one(&odd, Code::LibraryMissing, "libodd.so");
+    host.one(&odd, Code::MissingLibrary, "libodd.so");
     let mut cache = b"glibc-ld.so.cache1.1".to_vec();
     let name = b"libodd.so\0/usr/lib/odd/libodd.so\0";
     cache.extend(1_u32.to_le_bytes());
@@ -109,26 +109,26 @@ fn the_lists_of_the_host_are_read() {
 fn the_package_is_searched_by_origin_and_its_libraries_as_well() {
     let host = Host::new();
     let run = |runpath| Made { runpath: Some(runpath), ..Made::new(&["libown.so"]) };
-    host.one(&run("$ORIGIN/../lib"), Code::LibraryMissing, "libown.so");
+    host.one(&run("$ORIGIN/../lib"), Code::MissingLibrary, "libown.so");
     host.write("package/lib/libown.so", &Made::new(&["libc.so.6"]));
     for list in ["$ORIGIN/../lib", "${ORIGIN}/../lib", "/plugin/lib", "$ORIGIN:$ORIGIN/../lib/"] {
         assert_eq!(host.found(&run(list)), [], "{list}");
     }
-    host.one(&Made::new(&["libown.so"]), Code::LibraryMissing, "libown.so");
+    host.one(&Made::new(&["libown.so"]), Code::MissingLibrary, "libown.so");
     assert_eq!(host.found(&Made::new(&["$ORIGIN/../lib/libown.so"])), []);
     // What a library of the package lacks is named with its place.
     host.write("package/lib/libown.so", &Made { stack: Some(7), ..Made::new(&["libnone.so", "libown.so"]) });
     let found = host.found(&run("$ORIGIN/../lib"));
     let places: Vec<_> = found.iter().map(|(code, detail)| (*code, detail.split(' ').next().unwrap())).collect();
     let own = "lib/libown.so";
-    assert_eq!(places, [(Code::ExecutableStack, own), (Code::LibraryMissing, own), (Code::LibraryMissing, own)]);
+    assert_eq!(places, [(Code::ExecutableStack, own), (Code::MissingLibrary, own), (Code::MissingLibrary, own)]);
     // DT_RPATH holds for what is needed in turn, DT_RUNPATH does not, and goes before the other.
     host.write("package/lib/libown.so", &Made::new(&["libtoo.so"]));
     host.write("package/lib/libtoo.so", &Made::new(&["libown.so"]));
     assert_eq!(host.found(&Made { rpath: Some("$ORIGIN/../lib"), ..Made::new(&["libown.so"]) }), []);
-    host.one(&run("$ORIGIN/../lib"), Code::LibraryMissing, "lib/libown.so needs the library libtoo.so");
+    host.one(&run("$ORIGIN/../lib"), Code::MissingLibrary, "lib/libown.so needs the library libtoo.so");
     let both = Made { rpath: Some("$ORIGIN/../lib"), runpath: Some("$ORIGIN"), ..Made::new(&["libown.so"]) };
-    host.one(&both, Code::LibraryMissing, "bin/run needs the library libown.so");
+    host.one(&both, Code::MissingLibrary, "bin/run needs the library libown.so");
     fs::write(host.at("package/lib/libown.so"), "text").unwrap();
     host.one(&run("$ORIGIN/../lib"), Code::Malformed, "lib/libown.so is too short for its header");
 }
@@ -169,10 +169,10 @@ fn how_it_was_built_is_judged_by_the_configuration() {
     assert_eq!(host.found_with(&Made::new(&["libc.so.6", "ld-linux.so.2"]), &only), []);
     let only = Checks { libraries: Some(vec!["ld-*".into()]), ..Checks::default() };
     let found = host.found_with(&plain(), &only);
-    assert_eq!((found.len(), found[0].code, found[0].severity), (1, Code::LibraryNotAllowed, Severity::Error));
+    assert_eq!((found.len(), found[0].code, found[0].severity), (1, Code::ForbiddenLibrary, Severity::Error));
     assert_eq!(
         serde_json::to_value(&found[0]).unwrap(),
-        serde_json::json!({"code": "library_not_allowed", "severity": "error", "where": "bin/run",
+        serde_json::json!({"code": "forbidden_library", "severity": "error", "where": "bin/run",
             "detail": "needs the library libc.so.6, which `checks.libraries` does not allow"})
     );
     // Its own libraries are pinned with the package.
