@@ -505,6 +505,7 @@ async fn an_agent_that_reads_slowly_is_left_alone() {
     let mut pongs = 0;
     let mut bytes = vec![0; 64 << 10];
     while pongs < PINGS {
+        // Of the paused time: so slow is this reader, and nobody is waited for with it.
         tokio::time::sleep(STALLED / 4).await;
         let count = reading.read(&mut bytes).await.unwrap();
         assert_ne!(count, 0, "cut off after {:?} and {pongs} answers", started.elapsed());
