@@ -3,5 +3,6 @@
 //! `service` has the operations, whatever the transport; `unix` is the agent socket. A transport knows frames or requests and
 //! `Service`, and nothing that lies behind it.
 
+mod package_operations;
 pub mod service;
 pub mod unix;

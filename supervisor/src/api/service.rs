@@ -3,7 +3,6 @@
 //! Administrative operations are calls to the reserved plugin id `palisade`. Each is a row of [`ACTIONS`], which is also what
 //! `describe` answers for that id, so that the command line types their parameters as it does those of any plugin.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, broadcast, watch};
 
+use super::package_operations;
 use crate::config::Config;
 use crate::doctor;
 use crate::events::{Bus, Event, EventKind, unix_ms};
@@ -154,9 +154,9 @@ pub const CHANGES: &[&str] = &[
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Which {
-    plugin: String,
-    version: Option<String>,
+pub(super) struct Which {
+    pub plugin: String,
+    pub version: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -176,19 +176,11 @@ struct DescribeParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StopParams {
-    plugin: String,
-    version: Option<String>,
+pub(super) struct StopParams {
+    pub plugin: String,
+    pub version: Option<String>,
     #[serde(default)]
-    force: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct InstallParams {
-    path: PathBuf,
-    #[serde(default)]
-    force: bool,
+    pub force: bool,
 }
 
 #[derive(Deserialize)]
@@ -227,19 +219,14 @@ struct EventsParams {
 }
 
 impl Service {
-    fn registry(&self) -> Result<Arc<Registry>, ErrorBody> {
+    pub(super) fn registry(&self) -> Result<Arc<Registry>, ErrorBody> {
         self.registry.now().ok_or_else(|| {
             ErrorBody::new(ErrorCode::Unavailable, "the daemon is still looking for its plugins")
                 .with_retry_after_ms(200)
         })
     }
 
-    fn packages(&self) -> Result<Arc<Packages>, ErrorBody> {
-        let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
-        self.packages.clone().ok_or_else(none)
-    }
-
-    fn refuse_while_stopping(&self) -> Result<(), ErrorBody> {
+    pub(super) fn refuse_while_stopping(&self) -> Result<(), ErrorBody> {
         if self.stopping.load(Ordering::Relaxed) {
             let hint = "call again once the daemon is back";
             return Err(ErrorBody::new(ErrorCode::Unavailable, "the daemon is stopping").with_hint(hint));
@@ -335,27 +322,7 @@ impl Service {
                 self.act(&plugin, version.as_deref(), operation).await
             }
             "limit" => self.limit(parameters(params)?).await,
-            "install" => {
-                let InstallParams { path, force } = parameters(params)?;
-                self.refuse_while_stopping()?;
-                let (packages, who) = (self.packages()?, who.to_owned());
-                value(&to_its_end(async move { packages.install(&path, force, &who).await }).await?)
-            }
-            "uninstall" => {
-                let StopParams { plugin, version, force } = parameters(params)?;
-                self.refuse_while_stopping()?;
-                let (packages, who) = (self.packages()?, who.to_owned());
-                let work = async move { packages.uninstall(&plugin, version.as_deref(), force, &who).await };
-                value(&to_its_end(work).await?)
-            }
-            "enable" | "disable" => {
-                let Which { plugin, version } = parameters(params)?;
-                self.refuse_while_stopping()?;
-                let (packages, who, enable) = (self.packages()?, who.to_owned(), action == "enable");
-                let work = async move { packages.enable(&plugin, version.as_deref(), enable, &who).await };
-                let handle = to_its_end(work).await?;
-                value(&handle.status().await)
-            }
+            action if package_operations::NAMES.contains(&action) => self.package_operation(who, action, params).await,
             "logs" => self.logs(parameters(params)?, items).await,
             "events" => self.events(parameters(params)?, items).await,
             "doctor" => {
@@ -651,23 +618,15 @@ async fn next<T: Clone>(
     }
 }
 
-/// Does what must not be left half done, also when whoever asked for it does not wait any more.
-async fn to_its_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, ErrorBody>> + Send + 'static,
-) -> Result<T, ErrorBody> {
-    let done = tokio::spawn(work).await;
-    done.map_err(|error| ErrorBody::new(ErrorCode::Internal, format!("it did not come to its end: {error}")))?
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoParams {}
 
-fn parameters<T: DeserializeOwned>(params: &[u8]) -> Result<T, ErrorBody> {
+pub(super) fn parameters<T: DeserializeOwned>(params: &[u8]) -> Result<T, ErrorBody> {
     palisade_protocol::decode_value(params).map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, error.to_string()))
 }
 
-fn value<T: serde::Serialize + ?Sized>(of: &T) -> Result<Value, ErrorBody> {
+pub(super) fn value<T: serde::Serialize + ?Sized>(of: &T) -> Result<Value, ErrorBody> {
     serde_json::to_value(of).map_err(|error| ErrorBody::new(ErrorCode::Internal, format!("cannot be shown: {error}")))
 }
 

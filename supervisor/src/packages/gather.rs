@@ -1,0 +1,134 @@
+//! What there is when the daemon starts, and how it comes to life.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use semver::Version;
+
+use super::{INSTALLED_MAX, Packages, record};
+use crate::blocking;
+use crate::model::generation::LaunchFailure;
+use crate::model::ids::PluginId;
+use crate::plugin::admission::{self, Admitted};
+use crate::plugin::handle::Command;
+use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
+use crate::store::{Snapshot, Store};
+use crate::trust::Rules;
+
+/// What was found when the daemon started.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
+    rejected: Vec<Rejected>,
+    /// What an operator has said of versions.
+    switched: BTreeMap<(PluginId, Version), bool>,
+}
+
+impl Packages {
+    /// Finds all packages and copies them into the store, those of the plugin directories first. Ends early when the store is closed.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] for a plugin directory that cannot be searched; the outer one when there is no thread to be had.
+    pub async fn gather(&self) -> io::Result<Result<Gathered, DirectoryError>> {
+        let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
+        let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
+        blocking::run(move || {
+            let Discovery { found, rejected } = registry::discover(&directories)?;
+            let staged = found
+                .into_iter()
+                .map(|mut found| {
+                    let admitted = admission::admit(&store, &host.rules, &found.path, &found.manifest);
+                    let snapshot = admitted.map(|Admitted { snapshot, warnings }| {
+                        found.warnings.extend(warnings);
+                        snapshot
+                    });
+                    (found, snapshot)
+                })
+                .collect();
+            let switched = database.switched().unwrap_or_else(|error| {
+                tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
+                BTreeMap::new()
+            });
+            let mut gathered = Gathered { staged, rejected, switched };
+            gathered.add_installed(&records, &store, &host.rules);
+            Ok(gathered)
+        })
+        .await
+    }
+
+    /// Brings them to life, and those that always run start.
+    pub async fn begin(&self, gathered: Gathered) {
+        let Gathered { staged, rejected, switched } = gathered;
+        for rejected in &rejected {
+            tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
+        }
+        let mut handles = Vec::new();
+        for (found, snapshot) in staged {
+            if let Err(reason) = &snapshot {
+                tracing::warn!(plugin = %found.manifest.id, reason = %reason.message, "the package cannot be used");
+            }
+            let handle = self.make(found, snapshot);
+            let said = switched.get(&(handle.id().clone(), handle.version().clone()));
+            handle.set_enabled(said.copied().unwrap_or(handle.blueprint().manifest.default_enabled));
+            handles.push(handle);
+        }
+        self.live.replace(Registry::new(handles, rejected));
+        let Some(registry) = self.live.now() else { return };
+        for handle in registry.all().filter(|handle| handle.is_enabled()) {
+            if let Err(unmet) = registry.resolve(&handle.blueprint().manifest) {
+                tracing::warn!(plugin = %handle.id(), %unmet, "what it depends on is not here");
+            }
+        }
+        for group in registry.start_order() {
+            for handle in group {
+                if handle.is_enabled() {
+                    handle.tell(Command::Begin).await;
+                }
+            }
+        }
+    }
+}
+
+impl Gathered {
+    /// The ids of all that was found.
+    pub fn ids(&self) -> impl Iterator<Item = &PluginId> {
+        self.staged.iter().map(|(found, _)| &found.manifest.id)
+    }
+
+    /// Adds what was installed, unless a plugin directory has that version.
+    fn add_installed(&mut self, records: &Path, store: &Store, rules: &Rules) {
+        let mut paths: Vec<_> = match fs::read_dir(records) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).take(INSTALLED_MAX).collect(),
+            Err(error) => {
+                let reason = format!("what is installed cannot be read: {error}");
+                return self.rejected.push(Rejected { path: records.to_owned(), reason });
+            }
+        };
+        paths.sort();
+        for path in paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "json")) {
+            match record::load(&path, store, rules) {
+                Ok((found, snapshot)) => {
+                    let manifest = &found.manifest;
+                    let same = |other: &Found| {
+                        (&other.manifest.id, &other.manifest.version) == (&manifest.id, &manifest.version)
+                    };
+                    match self.staged.iter().map(|(found, _)| found).find(|other| same(other)) {
+                        Some(earlier) => {
+                            let reason = format!(
+                                "{} {} is shadowed by {}, which comes first",
+                                manifest.id,
+                                manifest.version,
+                                earlier.path.display()
+                            );
+                            self.rejected.push(Rejected { path, reason });
+                        }
+                        None => self.staged.push((found, Ok(snapshot))),
+                    }
+                }
+                Err(reason) => self.rejected.push(Rejected { path, reason }),
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! How a version is installed.
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use palisade_protocol::{ErrorBody, ErrorCode};
+use serde::Serialize;
+
+use super::record::{self, Record};
+use super::{INSTALLED_MAX, Packages, no_room, run};
+use crate::events::{EventKind, unix_ms};
+use crate::plugin::admission;
+use crate::plugin::handle::Command;
+use crate::registry::{self, Found, Registry};
+use crate::store::{Snapshot, Store, StoreError};
+use crate::trust::Rules;
+
+/// What an installation came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Installed {
+    /// The plugin,
+    pub id: String,
+    /// its version,
+    pub version: String,
+    /// the digest of the snapshot,
+    pub digest: String,
+    /// and whether that was installed already.
+    pub was_there: bool,
+}
+
+impl Packages {
+    /// Installs the package in this folder, which is not needed afterwards.
+    ///
+    /// Not cancel safe: the package may have been copied, or be installed and not started.
+    ///
+    /// # Errors
+    /// `configuration_invalid` for a package that cannot be used, with all that is wrong with it; `invalid_params` where that version is
+    /// there already in another form, or the folder is none; `dependency_unavailable` where what it needs is not here, unless `force` is
+    /// given; `resource_exhausted` where there is no room.
+    pub async fn install(&self, folder: &Path, force: bool, who: &str) -> Result<Installed, ErrorBody> {
+        let _one_change = self.changing.lock().await;
+        let (store, host, source) = (self.around.store.clone(), self.around.host.clone(), folder.to_owned());
+        let (found, snapshot) = run(move || take_in(&store, &host.rules, &source)).await??;
+        let (id, version) = (found.manifest.id.clone(), found.manifest.version.clone());
+        let mut answer = Installed {
+            id: id.to_string(),
+            version: version.to_string(),
+            digest: snapshot.digest.clone(),
+            was_there: false,
+        };
+        let registry = self.registry()?;
+        if let Some((_, there)) = registry.versions(&id).find(|(there, _)| **there == version) {
+            if there.blueprint().snapshot().is_ok_and(|there| there.digest == snapshot.digest) {
+                answer.was_there = true;
+                return Ok(answer);
+            }
+            let place = there.blueprint().source.display().to_string();
+            let message = format!("{id} {version} is there already, from {place}, with other contents");
+            return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(format!(
+                "give the package another version, or remove that one: `palisade uninstall {id}@{version}`"
+            )));
+        }
+        if !force && let Err(unmet) = registry.resolve(&found.manifest) {
+            let message = format!("{id} {version} cannot be had with what is here: {unmet}");
+            return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, message)
+                .with_hint("install or enable what is missing first, or use --force"));
+        }
+        let written = Record {
+            digest: snapshot.digest.clone(),
+            source: folder.display().to_string(),
+            installed_unix_ms: unix_ms(SystemTime::now()),
+            installed_by: who.to_owned(),
+        };
+        let entry = self.entry("install", who, &id, &version, format!("{} from {}", snapshot.digest, written.source));
+        let (path, database) = (self.record_of(&id, &version), self.database.clone());
+        let records = self.records.clone();
+        run(move || {
+            let there = fs::read_dir(&records).map_err(|error| no_room(&records, &error))?.count();
+            if INSTALLED_MAX <= there {
+                let message = format!("{INSTALLED_MAX} versions are installed, and no more can be");
+                return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
+            }
+            record::write(&path, &written).map_err(|error| no_room(&path, &error))?;
+            database.installed(&entry).map_err(|error| {
+                // It is as if it had never been.
+                let _ = fs::remove_file(&path);
+                ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string())
+            })
+        })
+        .await??;
+        let handle = self.make(found, Ok(snapshot));
+        handle.set_enabled(handle.blueprint().manifest.default_enabled);
+        let mut registry = Registry::clone(&registry);
+        registry.put(handle.clone());
+        self.live.replace(registry);
+        self.tell(EventKind::PackageInstalled, &id, &version, None);
+        if handle.is_enabled() {
+            handle.tell(Command::Begin).await;
+        }
+        Ok(answer)
+    }
+}
+
+/// Copies a package into the store, for good, and reads the copy.
+fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<(Found, Snapshot), ErrorBody> {
+    let refused = |reason: String| ErrorBody::new(ErrorCode::ConfigurationInvalid, reason);
+    if !source.is_absolute() {
+        let message = format!("{} is no absolute path, and the daemon's folder is another", source.display());
+        return Err(ErrorBody::new(ErrorCode::InvalidParams, message));
+    }
+    // What is wrong with the manifest is told before anything is copied.
+    registry::read(source).map_err(refused)?;
+    let snapshot = store.stage_durably(source).map_err(|error| match &error {
+        StoreError::Write { .. } => ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()),
+        _ => refused(error.to_string()),
+    })?;
+    // The copy counts: the folder may have changed since.
+    let mut found = registry::read(&snapshot.path).map_err(refused)?;
+    let warnings = admission::vouch(&snapshot, rules, source, &found.manifest).map_err(|failure| {
+        let code = failure.code.unwrap_or(ErrorCode::ConfigurationInvalid);
+        ErrorBody::new(code, failure.message)
+    })?;
+    found.warnings.extend(warnings);
+    Ok((found, snapshot))
+}
