@@ -7,6 +7,7 @@
 
 mod checks;
 pub mod egress;
+mod permissions;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::model::check::Checks;
 use crate::model::guarantee::Control;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, PREPARED_LAUNCHERS_MAX};
+use crate::model::permission::consent::Policy as Permissions;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 use crate::model::trust::Settings as Trust;
@@ -79,6 +81,8 @@ pub struct Config {
     pub checks: Checks,
     /// What is required of packages, and who may sign them.
     pub trust: Trust,
+    /// What plugins are permitted without asking, and what they never are.
+    pub permissions: Permissions,
     /// The interpreters that a manifest can name.
     pub runtimes: BTreeMap<String, Runtime>,
     /// So many launchers are made before they are needed.
@@ -120,6 +124,8 @@ struct ConfigFile {
     trust: trust::Table,
     #[serde(default)]
     checks: checks::Table,
+    #[serde(default)]
+    permissions: permissions::Table,
     #[serde(default)]
     runtimes: BTreeMap<String, Runtime>,
     #[serde(default)]
@@ -195,13 +201,13 @@ pub struct PluginConfig {
     /// Whether each system call that it is refused is written down.
     #[serde(default)]
     pub trace_denials: bool,
-    /// What it may do beyond the default.
+    /// What it may do beyond the default, if that is decided here: nothing else then decides about it.
     #[serde(default, deserialize_with = "grants")]
-    pub grant: Grants,
+    pub grant: Option<Grants>,
 }
 
-fn grants<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Grants, D::Error> {
-    Grants::parse(&Vec::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+fn grants<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Grants>, D::Error> {
+    Grants::parse(&Vec::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// What becomes of a start on a host that lacks something that every start needs.
@@ -312,6 +318,7 @@ impl Config {
         let egress = file.egress.understand().map_err(wrong)?;
         let base = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let trust = file.trust.understand(base).map_err(wrong)?;
+        let permissions = file.permissions.understand(base, &trust).map_err(wrong)?;
         let (plugin_directories, unusable_directories) = match (overrides.plugins, file.plugin_directories) {
             (given, _) if !given.is_empty() => (given, Vec::new()),
             (_, Some(configured)) => (configured, Vec::new()),
@@ -341,6 +348,7 @@ impl Config {
             disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
             checks: file.checks.understand(),
             trust,
+            permissions,
             runtimes: file.runtimes,
             prepared_launchers: file.prepared_launchers.unwrap_or(PREPARED_LAUNCHERS_MAX),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
@@ -516,7 +524,7 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         let granted = "[plugins.one]\ngrant = [{ network_access = [\"api.example:443\", \"*.example\"] }]\n";
-        let names = load(granted).unwrap().plugins[&id("one")].grant.names();
+        let names = load(granted).unwrap().plugins[&id("one")].grant.as_ref().unwrap().names();
         assert_eq!(names, ["network_access:api.example:443", "network_access:*.example"]);
         let error = load("[plugins.one]\ngrant = [{ network_access = [\"*\"] }]\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("in network_access, `*`: "), "{error}");
@@ -688,11 +696,11 @@ mod tests {
     #[test]
     fn a_grant_is_of_something_that_is_offered() {
         let config = load("[plugins.one]\n[plugins.two]\ngrant = [\"execute_code\"]\n").unwrap();
-        assert_eq!(config.plugins[&id("one")].grant, Grants::default());
-        assert_eq!(config.plugins[&id("two")].grant, Grants { execute_code: true, ..Grants::default() });
+        assert_eq!(config.plugins[&id("one")].grant, None);
+        assert_eq!(config.plugins[&id("two")].grant, Some(Grants { execute_code: true, ..Grants::default() }));
         let files = "[plugins.one]\ngrant = [{ file_read = [\"/srv/data\"] }, { system_access = [\"meminfo\"] }]\n";
-        let granted = &load(files).unwrap().plugins[&id("one")].grant;
-        assert_eq!(granted.names(), ["file_read:/srv/data", "system_access:meminfo"]);
+        let granted = load(files).unwrap().plugins[&id("one")].grant.clone();
+        assert_eq!(granted.unwrap().names(), ["file_read:/srv/data", "system_access:meminfo"]);
         let error = load("[plugins.one]\ngrant = [{ file_read = [\"/proc\"] }]\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("/proc cannot be permitted"), "{error}");
         let error = load("[plugins.one]\ngrant = [\"everything\"]\n").unwrap_err().to_string();

@@ -191,6 +191,14 @@ pub fn report(
             });
         }
     }
+    for handle in registry.all().filter(|handle| handle.is_enabled() && handle.awaits_consent()) {
+        checks.push(Check {
+            name: "plugin",
+            state: Outcome::Warn,
+            summary: handle.blueprint().awaits(),
+            hint: Some(format!("`palisade grant {0}@{1}` shows it and asks you", handle.id(), handle.version())),
+        });
+    }
     for handle in registry.all().filter(|handle| handle.state() == PluginState::Failed) {
         let (id, reason) = (handle.id(), handle.last_reason());
         let (how, hint) = if handle.is_quarantined() {

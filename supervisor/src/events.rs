@@ -68,6 +68,10 @@ pub enum EventKind {
     ConnectionsUnrecorded,
     /// An operator has changed how much a plugin may have.
     LimitsChanged,
+    /// An operator has granted a plugin something, or taken it back.
+    PermissionsChanged,
+    /// A version takes no calls before an operator has said something about what it asks for.
+    ConsentRequired,
     /// A version was installed.
     PackageInstalled,
     /// An installed version was removed.

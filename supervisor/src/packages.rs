@@ -11,13 +11,14 @@
 //! Invariants: one change at a time; a change that fails leaves everything as it was; calls see the registry before a change or after it.
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
+pub mod consent;
 mod gather;
 mod install;
 mod record;
 mod remove;
 mod switch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,6 +47,7 @@ use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::registry::{Found, Live, Registry};
+use crate::store::database::consents::Consents;
 use crate::store::database::{Condition, Database, Entry};
 use crate::store::{Snapshot, Store};
 
@@ -79,6 +81,8 @@ pub struct Packages {
     reserve: Arc<Reserve>,
     numbers: Mutex<HashMap<PluginId, Arc<Numbers>>>,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
+    /// What was said of each plugin, as the database has it.
+    consents: Mutex<BTreeMap<PluginId, Consents>>,
     changing: tokio::sync::Mutex<()>,
 }
 
@@ -92,15 +96,20 @@ impl Packages {
             Condition::Good => {}
             Condition::Renewed { aside, reason } => tracing::error!(
                 aside = %aside.display(), %reason,
-                "the registry's database was damaged and is begun anew; which versions are disabled has to be said again"
+                "the registry's database was damaged and is begun anew; what is disabled, and what was granted, has to be said again"
             ),
             Condition::Volatile { reason } => tracing::error!(
                 %reason, "the registry's database cannot be used; what is changed now is forgotten when the daemon ends"
             ),
         }
+        let consents = database.consents().unwrap_or_else(|error| {
+            tracing::error!(%error, "what was granted to plugins is not known, and is asked for again");
+            BTreeMap::new()
+        });
         Self {
             around,
             live,
+            consents: Mutex::new(consents),
             database: Arc::new(database),
             records: state.join("installed"),
             reserve: Arc::new(Reserve::open(state.join("generations"))),
@@ -128,10 +137,11 @@ impl Packages {
         let id = found.manifest.id.clone();
         let configured = config.plugins.get(&id).cloned().unwrap_or_default();
         let limits = Limits::decide(&found.manifest.limits.resources, &configured.limits, &config.defaults.limits);
-        let mut warnings = found.warnings;
+        let consent = self.consent_of(&found, snapshot.as_ref().ok());
+        let grants = consent.verdict.grants.clone();
+        let mut warnings = found.warnings.clone();
         warnings.extend(limits.refusals());
-        let (grants, unasked) = configured.grant.within(&found.manifest.permissions);
-        warnings.extend(unasked);
+        warnings.extend(consent.verdict.warnings.iter().cloned());
         for warning in &warnings {
             tracing::warn!(plugin = %id, %warning, "plugin.json");
         }
@@ -139,6 +149,7 @@ impl Packages {
         let require = guarantee::required(&found.manifest.require, &config.defaults.require, &configured.require);
         let blueprint = Blueprint {
             source: found.path,
+            found_warnings: found.warnings,
             warnings,
             snapshot: Mutex::new(snapshot),
             store: store.clone(),
@@ -150,6 +161,7 @@ impl Packages {
             trace_denials: configured.trace_denials,
             denials: Refusals::default(),
             require,
+            consent,
             grants,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
@@ -169,6 +181,19 @@ impl Packages {
         let (handle, task) = actor::start(blueprint, surroundings, numbers);
         lock(&self.tasks).insert((id, handle.version().clone()), task);
         handle
+    }
+
+    /// Has a plugin begin, if it takes calls; one that waits for its operator's consent is told of.
+    async fn set_off(&self, handle: &Handle) {
+        if !handle.is_enabled() {
+            return;
+        }
+        if handle.awaits_consent() {
+            tracing::warn!(plugin = %handle.id(), "{}", handle.blueprint().awaits());
+            self.tell(EventKind::ConsentRequired, handle.id(), handle.version(), Some(handle.blueprint().awaits()));
+            return;
+        }
+        handle.tell(Command::Begin).await;
     }
 
     /// Ends a plugin that nobody is sent to any more.

@@ -279,16 +279,17 @@ impl Registry {
         self.plugins.get(id).into_iter().flatten()
     }
 
-    /// The plugin that a call with `id` and `specifier` is for: the highest enabled version that fits.
+    /// The plugin that a call with `id` and `specifier` is for: of the versions that fit, the highest that is enabled and waits for nobody's
+    /// consent.
     ///
     /// # Errors
-    /// `plugin_not_found`, `version_not_found`, `unavailable` where what fits is disabled, `invalid_params` for a specifier that is
-    /// none.
+    /// `plugin_not_found`, `version_not_found`, `unavailable` where what fits is disabled, `consent_required` where what it asks for has
+    /// not been decided, `invalid_params` for a specifier that is none.
     pub fn find(&self, id: &str, specifier: Option<&str>) -> Result<&Handle, ErrorBody> {
         let versions = self.plugins.get(id).ok_or_else(|| self.unknown(id))?;
         // The usual case needs no parsing.
         if let (None, 1, Some(handle)) = (specifier, versions.len(), versions.values().next())
-            && handle.is_enabled()
+            && handle.is_in_use()
         {
             return Ok(handle);
         }
@@ -298,7 +299,7 @@ impl Registry {
     /// The same for an operator, who also sees what is disabled; an enabled version that fits goes before.
     ///
     /// # Errors
-    /// As [`Registry::find`], but for `unavailable`.
+    /// As [`Registry::find`], but for `unavailable` and `consent_required`.
     pub fn find_any(&self, id: &str, specifier: Option<&str>) -> Result<&Handle, ErrorBody> {
         let versions = self.plugins.get(id).ok_or_else(|| self.unknown(id))?;
         self.choose(id, versions, specifier, true).or_else(|_| self.choose(id, versions, specifier, false))
@@ -320,9 +321,14 @@ impl Registry {
                     .with_hint(hint)
             })?,
         };
-        let usable = versions.iter().filter(|(_, handle)| handle.is_enabled() || !enabled).map(|(version, _)| version);
+        let usable = versions.iter().filter(|(_, handle)| handle.is_in_use() || !enabled).map(|(version, _)| version);
         if let Some(found) = specifier.highest(usable).and_then(|version| versions.get(version)) {
             return Ok(found);
+        }
+        let awaiting = versions.iter().filter(|(_, handle)| handle.is_enabled()).map(|(version, _)| version);
+        if let Some(handle) = specifier.highest(awaiting).and_then(|version| versions.get(version)) {
+            let hint = format!("`palisade grant {id}` shows what it asks for, and why, and asks you");
+            return Err(ErrorBody::new(ErrorCode::ConsentRequired, handle.blueprint().awaits()).with_hint(hint));
         }
         if let Some(disabled) = specifier.highest(versions.keys()) {
             let message = format!("{id} {disabled} is disabled");

@@ -23,6 +23,7 @@ const MANIFEST_CODE: [&str; 4] = [
 const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
 const EGRESS_CODE: &str = include_str!("../src/config/egress.rs");
 const CHECKS_CODE: &str = include_str!("../src/config/checks.rs");
+const PERMISSIONS_CODE: &str = include_str!("../src/config/permissions.rs");
 const TRUST_CODE: &str = include_str!("../src/config/trust.rs");
 const RUNTIME_CODE: &str = include_str!("../src/model/runtime.rs");
 const TRAFFIC_CODE: &str = include_str!("../src/model/permission/traffic.rs");
@@ -380,7 +381,8 @@ fn every_key_of_the_configuration_is_on_the_page() {
     let fields = |name: &str| fields_in(CONFIGURATION_CODE, name);
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
     assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress") && code.remove("runtimes"));
-    assert!(code.remove("trust") && code.remove("checks"));
+    assert!(code.remove("trust") && code.remove("checks") && code.remove("permissions"));
+    code.extend(fields_in(PERMISSIONS_CODE, "Table").into_iter().map(|field| format!("permissions.{field}")));
     code.extend(
         fields_in(CHECKS_CODE, "Table").into_iter().map(|field| format!("checks.{}", field.trim_start_matches("r#"))),
     );
@@ -462,7 +464,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 24);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 26);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

@@ -55,6 +55,7 @@ pub struct DaemonOptions {
     quiet: bool,
     relative: bool,
     usual_plugins: bool,
+    usual_configuration: bool,
     surroundings: Surroundings,
 }
 
@@ -257,6 +258,13 @@ impl DaemonOptions {
     #[must_use]
     pub fn usual_plugins(mut self) -> Self {
         self.usual_plugins = true;
+        self
+    }
+
+    /// With the configuration that is usual for whoever starts it, if there is one, and none that is named.
+    #[must_use]
+    pub fn usual_configuration(mut self) -> Self {
+        self.usual_configuration = true;
         self
     }
 
@@ -576,7 +584,12 @@ impl Daemon {
         if options.relative {
             command.current_dir(folder.path());
         }
-        if let Some(text) = &options.configuration {
+        if !options.usual_configuration {
+            let mut text = options.configuration.unwrap_or_default();
+            if !text.contains("[permissions]") {
+                // Nobody is there to be asked, and most plugins of tests ask for everything.
+                text += "\n[permissions]\npolicy = \"deny\"\n";
+            }
             fs::write(path("palisade.toml"), text).expect("the folder is ours");
             command.arg("--config").arg(given("palisade.toml"));
         }

@@ -381,7 +381,8 @@ fn a_configuration_that_cannot_be_reached() {
         let options = DaemonOptions::with([Package::echo()])
             .environment("XDG_CONFIG_HOME", &folder.path().join("config").display().to_string())
             .environment("CONFIGURATION_DIRECTORY", &config.display().to_string());
-        let failed = Daemon::try_start(options.folder(folder)).expect_err(sentence);
+        let options = options.usual_configuration().folder(folder);
+        let failed = Daemon::try_start(options).expect_err(sentence);
         assert_eq!(failed.status.code(), Some(4), "{}", failed.log);
         expect_text(&failed.log, &format!("palisaded: error: the configuration {file} cannot be read: "));
         expect_text(&failed.log, sentence);
@@ -391,7 +392,7 @@ fn a_configuration_that_cannot_be_reached() {
     let nowhere = "/nonexistent/configuration";
     let options = DaemonOptions::with([Package::echo()]);
     let options = options.environment("XDG_CONFIG_HOME", nowhere).environment("CONFIGURATION_DIRECTORY", nowhere);
-    Daemon::start(options).stop_and_expect_no_orphans();
+    Daemon::start(options.usual_configuration()).stop_and_expect_no_orphans();
 }
 
 /// Where the daemon stands when it is started makes no difference to its plugins, whose launcher stands elsewhere.

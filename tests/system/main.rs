@@ -9,6 +9,7 @@ mod calls;
 mod chaos;
 mod charging;
 mod cli;
+mod consent;
 mod contract;
 mod cycles;
 mod denials;

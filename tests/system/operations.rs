@@ -7,13 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use palisade_client::admin;
 use palisade_protocol::{ErrorCode, Kind};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::wire::Agent;
+use palisaded::model::trust::{KeyName, Method};
+use palisaded::trust::keys::NamedKey;
+use palisaded::trust::seal::seal;
 use serde_json::{Value, json};
 
 use crate::support::{error, expect_echo, hostile};
@@ -84,7 +89,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 14, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 16, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -188,6 +193,7 @@ impl Page {
                     match inner {
                         "actions" => self.hold("an action", part),
                         "guarantees" => self.hold("a guarantee", part),
+                        "permissions" => self.hold("permissions", part),
                         inner => self.field(name, path, inner, part),
                     }
                 }
@@ -322,8 +328,13 @@ fn every_operation_answers_what_the_page_says() {
         Package::new("words", Entry::Bytes(b"for whoever reads them\n".to_vec())).with("runtime", json!("there")),
         Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec())).with("runtime", json!("gone")),
     ];
+    let keys = tempfile::tempdir().expect("the temporary folder is writable");
+    let release = KeyName::parse("release").expect("it is a name");
+    let release = NamedKey::generate(release, Method::Ed25519, &keys.path().join("key")).expect("the folder is ours");
+    let public = STANDARD.encode(release.key.public().expect("it has one"));
     let configuration = format!(
-        "[egress]\nallow_addresses = {{ \"*.test\" = [\"127.0.0.1\"] }}\n[egress.hosts]\n\"a.test\" = [\"127.0.0.1\"]\n\
+        "[permissions]\npolicy = \"deny\"\nrules = [{{ key = \"release\", decision = \"ask\" }}]\n[trust.keys.release]\nmethod = \"ed25519\"\npublic_key = {public:?}\n\
+         ids = [\"*\"]\n[egress]\nallow_addresses = {{ \"*.test\" = [\"127.0.0.1\"] }}\n[egress.hosts]\n\"a.test\" = [\"127.0.0.1\"]\n\
          [plugins.hostile]\ntrace_denials = true\ngrant = [{{ network_access = [\"a.test:{port}\"] }}]\n\
          [plugins.lesser]\non_degraded = \"warn\"\n\
          [runtimes.there]\nexec = \"/usr/bin/env\"\n[runtimes.gone]\nexec = \"/usr/bin/no-such-program\"\n"
@@ -464,6 +475,36 @@ fn every_operation_answers_what_the_page_says() {
     let ways: BTreeSet<_> = lines.iter().filter_map(|line| line["stream"].as_str()).collect();
     assert_eq!(ways, BTreeSet::from(["stderr", "supervisor"]));
 
+    // What they ask for, and what is said to that.
+    let asking = |version: &str, actions: Value| {
+        let wants = json!([
+            {"permission": "file_read", "scope": ["/srv"], "reason": "It looks there."},
+            {"permission": "execute_code"},
+        ]);
+        let package = Package::hostile("asking", "tame").with("permissions_required", wants).with("actions", actions);
+        let package = package.with("version", json!(version)).environment("HOSTILE_VERSION", version);
+        let folder = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+        seal(&folder, &release.key, &release.name, SystemTime::now()).expect("it can be signed");
+        json!({ "path": folder })
+    };
+    let first = asking("1.0.0", json!([{"name": "echo", "description": "Says it again"}]));
+    ask::<admin::Installation>(page, &daemon, "an installation", "install", &first);
+    events_until(page, &mut watcher, events, |event| event["kind"] == "consent_required");
+    let pending = ask::<Value>(page, &daemon, "a permissions listing", "pending", &json!({}));
+    assert_eq!(pending["plugins"][0]["plugin"], "asking", "{pending}");
+    let refusing = json!({"plugin": "asking", "permissions": ["file_read"], "stop": false, "forget": false});
+    ask::<admin::Permissions>(page, &daemon, "permissions", "revoke", &refusing);
+    events_until(page, &mut watcher, events, |event| event["kind"] == "permissions_changed");
+    let digest = pending["plugins"][0]["digest"].clone();
+    let granting = json!({"plugin": "asking", "digest": digest, "definitions": true});
+    let granted = ask::<admin::Permissions>(page, &daemon, "permissions", "grant", &granting);
+    assert_eq!(granted["awaits_consent"], false, "{granted}");
+    let second = asking("2.0.0", json!([{"name": "echo", "description": "Tells it"}, {"name": "wait"}]));
+    ask::<admin::Installation>(page, &daemon, "an installation", "install", &second);
+    let listing = ask::<Value>(page, &daemon, "a permissions listing", "permissions", &of("asking"));
+    assert_eq!(listing["plugins"][1]["definitions"][1], json!({"action": "wait", "change": "new"}), "{listing}");
+    ask::<Value>(page, &daemon, "a permissions listing", "permissions", &of("missing"));
+
     // Packages come and go.
     let package = Package::hostile("guest", "tame").write(&daemon.path().join("elsewhere"), daemon.marker());
     let path = json!({ "path": package });
@@ -524,6 +565,7 @@ fn every_operation_takes_the_parameters_of_the_page() {
                 let kind = match types.get(name).unwrap_or_else(|| panic!("the page says what {name} is")) {
                     &"text" => "string",
                     &"bool" => "boolean",
+                    &"list of text" => "array",
                     kind if kind.starts_with("u64") => "integer",
                     kind => panic!("{name} is a {kind}"),
                 };
@@ -549,7 +591,10 @@ fn every_operation_takes_the_parameters_of_the_page() {
 #[test]
 fn every_operation_fails_as_the_page_says() {
     let exits = failing("failing", "exit-at-once", never());
-    let daemon = Daemon::with([Package::echo(), exits, Package::new("wrong", Entry::Missing).with("name", json!(1))]);
+    let asking = Package::new("asking", Entry::Missing).asking(&json!(["execute_code"]));
+    let packages = [Package::echo(), exits, asking, Package::new("wrong", Entry::Missing).with("name", json!(1))];
+    let daemon =
+        Daemon::start(DaemonOptions::with(packages).configuration("[permissions]\n[plugins.failing]\ngrant = []\n"));
     let mut codes = BTreeSet::from(MADE_ELSEWHERE.map(str::to_owned));
     let mut refused = |operation: &str, parameters: Value, code: ErrorCode| {
         error(daemon.operate(operation, &parameters), code);
@@ -600,6 +645,7 @@ fn every_operation_fails_as_the_page_says() {
     for plugin in ["echo", "palisade"] {
         refused("describe", json!({"plugin": plugin, "action": "dance"}), ErrorCode::ActionNotFound);
     }
+    refused("start", json!({"plugin": "asking"}), ErrorCode::ConsentRequired);
     refused("start", json!({"plugin": "failing"}), ErrorCode::InitializationFailed);
     refused("pause", json!({"plugin": "failing"}), ErrorCode::Unavailable);
     let late = daemon.agent().call_within("palisade", "events", &json!({}), Duration::from_millis(20));
@@ -630,6 +676,9 @@ fn the_types_of_the_client_are_the_pages() {
         ("Check", "a report", "checks[]."),
         ("Installation", "an installation", ""),
         ("Removal", "a removal", ""),
+        ("Permissions", "permissions", ""),
+        ("Permission", "permissions", "permissions[]."),
+        ("Definition", "permissions", "definitions[]."),
         ("NotEnforced", "a status", "not_enforced[]."),
     ] {
         let paths = page.tables[table].keys().filter_map(|path| path.strip_prefix(prefix));

@@ -219,6 +219,40 @@ impl<'a> Admin<'a> {
         self.request("uninstall", &Force { target: target.into(), force }).call().await
     }
 
+    /// What plugins ask for and what was decided: of one, or of all that ask for anything.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn permissions(&self, target: impl Into<Target<'a>>) -> Result<Vec<Permissions>, CallError> {
+        let listed: PermissionsListed = self.request("permissions", &target.into()).call().await?;
+        Ok(listed.plugins)
+    }
+
+    /// The plugins that wait for an operator's consent.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn pending(&self) -> Result<Vec<Permissions>, CallError> {
+        let listed: PermissionsListed = self.request("pending", &Nothing {}).call().await?;
+        Ok(listed.plugins)
+    }
+
+    /// Grants a plugin what it asks for, and lets it take calls. Returns what was decided then.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn grant(&self, grant: &Grant<'_>) -> Result<Permissions, CallError> {
+        self.request("grant", grant).call().await
+    }
+
+    /// Takes back or refuses what a plugin asks for. One that runs is ended, and goes on without it.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn revoke(&self, revocation: &Revocation<'_>) -> Result<Permissions, CallError> {
+        self.request("revoke", revocation).call().await
+    }
+
     /// Log lines, as they were written. Endless when they are followed.
     ///
     /// # Errors
@@ -287,6 +321,8 @@ pub struct PluginSummary {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Whether it takes none before an operator has said something about what it asks for.
+    pub awaits_consent: bool,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
     pub state: String,
     /// When it entered the state, in milliseconds since the epoch.
@@ -316,6 +352,8 @@ pub struct PluginStatus {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Whether it takes none before an operator has said something about what it asks for.
+    pub awaits_consent: bool,
     /// As in [`PluginSummary::state`].
     pub state: String,
     /// Why it is in this state, where that is not plain.
@@ -374,6 +412,99 @@ pub struct Installation {
     pub digest: String,
     /// Just that was installed already, or lies in a plugin directory, and nothing was done.
     pub was_there: bool,
+}
+
+/// What an operator grants.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Grant<'a> {
+    /// To which plugin.
+    #[serde(flatten)]
+    pub target: Target<'a>,
+    /// Permissions as `file_read:/srv/data`; absent: all that is asked, and every action as it is defined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<&'a [String]>,
+    /// Whether every action is agreed to as it is defined, where permissions are named.
+    pub definitions: bool,
+    /// The digest of the snapshot that the operator was shown; of another one nothing is granted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<&'a str>,
+}
+
+/// What an operator takes back, or refuses.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Revocation<'a> {
+    /// From which plugin.
+    #[serde(flatten)]
+    pub target: Target<'a>,
+    /// Permissions as `file_read:/srv/data`, or `file_read` for all of its scopes; absent: everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<&'a [String]>,
+    /// Whether the plugin is to stay stopped.
+    pub stop: bool,
+    /// Whether all that was said is forgotten instead, so that it is asked for again.
+    pub forget: bool,
+}
+
+#[derive(Deserialize)]
+struct PermissionsListed {
+    #[serde(default)]
+    plugins: Vec<Permissions>,
+}
+
+/// What one version asks for, and what was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Permissions {
+    /// The plugin's id.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// The digest of its snapshot, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The folder that it lies in, or that it was installed from.
+    pub source: String,
+    /// The trusted key that signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Whether it takes no calls before an operator has said something.
+    pub awaits_consent: bool,
+    /// What it asks for.
+    pub permissions: Vec<Permission>,
+    /// The actions that an operator has to agree to.
+    pub definitions: Vec<Definition>,
+}
+
+/// One thing that a plugin asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Permission {
+    /// As `file_read:/srv/data`.
+    pub permission: String,
+    /// `granted`, `denied` or `asked`.
+    pub decision: String,
+    /// Who decided: an operator, as `uid:0`, or the place in the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When, where an operator did, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_unix_ms: Option<u64>,
+    /// Why the plugin wants it, in its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One action that an operator has to agree to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Definition {
+    /// Its name.
+    pub action: String,
+    /// `new` or `changed`.
+    pub change: String,
+    /// What it does, in the plugin's own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
 }
 
 /// What was removed.

@@ -95,6 +95,9 @@ pub(crate) enum Command {
     Install {
         /// The folder with plugin.json
         folder: PathBuf,
+        /// Grant all that it asks for without being asked
+        #[arg(long, short)]
+        yes: bool,
         /// Also where what it depends on is not there
         #[arg(long)]
         force: bool,
@@ -111,6 +114,39 @@ pub(crate) enum Command {
     Enable(Targets),
     /// Stop versions, and let them take no calls until they are enabled
     Disable(Targets),
+    /// Show what plugins ask for, and what was decided
+    Permissions {
+        /// PLUGIN or PLUGIN@VERSION; otherwise all that ask for anything
+        plugin: Option<String>,
+    },
+    /// Show the plugins that wait for your consent
+    Pending,
+    /// Grant a plugin what it asks for, and let it take calls
+    Grant {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: String,
+        /// execute_code, file_read:/srv/data, network_access:api.example.com; otherwise what it asks for is shown, and you are asked
+        permissions: Vec<String>,
+        /// Grant all that it asks for, and agree to its actions, without being asked
+        #[arg(long, short, conflicts_with = "permissions")]
+        yes: bool,
+        /// Agree to its actions as they are defined now
+        #[arg(long, conflicts_with = "yes")]
+        definitions: bool,
+    },
+    /// Take back or refuse what a plugin asks for; it goes on without
+    Revoke {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: String,
+        /// file_read:/srv/data, or file_read for all of its scopes; otherwise everything
+        permissions: Vec<String>,
+        /// Leave it stopped
+        #[arg(long)]
+        stop: bool,
+        /// Forget all that was said of it instead, so that it is asked for again
+        #[arg(long, conflicts_with_all = ["permissions", "stop"])]
+        forget: bool,
+    },
     /// Make a key to sign packages with, and print what the configuration has to say of it
     Keygen(Keygen),
     /// Write checksum and signature into a package's plugin.json

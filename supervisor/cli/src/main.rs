@@ -15,6 +15,7 @@ mod new;
 mod output;
 mod packages;
 mod params;
+mod permissions;
 mod plugins;
 mod run;
 mod screen;
@@ -211,10 +212,18 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Resume(targets) => plugins::change(context, Change::Resume, targets.plugins).await?,
         Command::Limit { plugin, changes } => limits::limit(context, &plugin, changes).await?,
         Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
-        Command::Install { folder, force } => packages::install(context, &folder, force).await?,
+        Command::Install { folder, yes, force } => packages::install(context, &folder, force, yes).await?,
         Command::Uninstall { targets, force } => packages::uninstall(context, &targets.plugins, force).await?,
         Command::Enable(targets) => plugins::change(context, Change::Enable, targets.plugins).await?,
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
+        Command::Permissions { plugin } => permissions::permissions(context, plugin.as_deref()).await?,
+        Command::Pending => permissions::pending(context).await?,
+        Command::Grant { plugin, permissions, yes, definitions } => {
+            permissions::grant(context, &plugin, &permissions, yes, definitions).await?;
+        }
+        Command::Revoke { plugin, permissions, stop, forget } => {
+            permissions::revoke(context, &plugin, &permissions, stop, forget).await?;
+        }
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

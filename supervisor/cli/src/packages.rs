@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::Context;
 use crate::failure::Failure;
+use crate::permissions;
 use crate::plugins::{Target, show, target};
 use crate::screen::{Screen, Tone, harmless, one_line};
 
@@ -19,12 +20,14 @@ struct Install<'a> {
 }
 
 /// `palisade install FOLDER`
-pub(crate) async fn install(context: &Context, folder: &Path, force: bool) -> Result<(), Failure> {
+pub(crate) async fn install(context: &Context, folder: &Path, force: bool, yes: bool) -> Result<(), Failure> {
     // The daemon's folder is another one.
     let path = std::path::absolute(folder)
         .map_err(|error| Failure::code(ErrorCode::InvalidParams, format!("{}: {error}", folder.display())))?;
     let answer = context.operate("install", &Install { path: &path, force }).await?;
-    show(context, &answer, |answer, screen| Ok(installation_text(&answer.decode()?, screen)))
+    let installed: Installation = answer.decode()?;
+    show(context, &answer, |_, screen| Ok(installation_text(&installed, screen)))?;
+    permissions::after_install(context, &installed, yes).await
 }
 
 fn installation_text(installed: &Installation, screen: &Screen) -> String {

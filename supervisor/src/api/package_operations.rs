@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::service::{Service, StopParams, Which, parameters, value};
+use super::service::{NoParams, Service, StatusParams, StopParams, Which, parameters, value};
 use crate::packages::Packages;
+use crate::packages::consent::{self, Grant, Revocation};
 
 /// Their names.
-pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable"];
+pub(super) const NAMES: &[&str] =
+    &["install", "uninstall", "enable", "disable", "permissions", "pending", "grant", "revoke"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +21,29 @@ struct InstallParams {
     path: PathBuf,
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantParams {
+    plugin: String,
+    version: Option<String>,
+    permissions: Option<Vec<String>>,
+    #[serde(default)]
+    definitions: bool,
+    digest: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevokeParams {
+    plugin: String,
+    version: Option<String>,
+    permissions: Option<Vec<String>>,
+    #[serde(default)]
+    stop: bool,
+    #[serde(default)]
+    forget: bool,
 }
 
 impl Service {
@@ -37,6 +62,30 @@ impl Service {
                 let work = async move { packages.uninstall(&plugin, version.as_deref(), force, &who).await };
                 value(&to_its_end(work).await?)
             }
+            "permissions" => {
+                let StatusParams { plugin, version } = parameters(params)?;
+                let shown = self.any_packages()?.permissions(plugin.as_deref(), version.as_deref(), false)?;
+                Ok(json!({ "plugins": value(&shown)? }))
+            }
+            "pending" => {
+                parameters::<NoParams>(params)?;
+                let shown = self.any_packages()?.permissions(None, None, true)?;
+                Ok(json!({ "plugins": value(&shown)? }))
+            }
+            "grant" => {
+                let GrantParams { plugin, version, permissions, definitions, digest } = parameters(params)?;
+                let grant = Grant { plugin, version, permissions, definitions, digest };
+                let packages = self.changeable()?;
+                let handle = to_its_end(async move { packages.grant(&grant, &who).await }).await?;
+                value(&consent::permissions(&handle))
+            }
+            "revoke" => {
+                let RevokeParams { plugin, version, permissions, stop, forget } = parameters(params)?;
+                let revocation = Revocation { plugin, version, permissions, stop, forget };
+                let packages = self.changeable()?;
+                let handle = to_its_end(async move { packages.revoke(&revocation, &who).await }).await?;
+                value(&consent::permissions(&handle))
+            }
             _ => {
                 let Which { plugin, version } = parameters(params)?;
                 let (packages, enable) = (self.changeable()?, action == "enable");
@@ -50,6 +99,10 @@ impl Service {
     /// The packages, while they can be changed.
     fn changeable(&self) -> Result<Arc<Packages>, ErrorBody> {
         self.refuse_while_stopping()?;
+        self.any_packages()
+    }
+
+    fn any_packages(&self) -> Result<Arc<Packages>, ErrorBody> {
         let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
         self.packages.clone().ok_or_else(none)
     }

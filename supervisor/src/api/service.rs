@@ -133,6 +133,26 @@ pub const ACTIONS: &[Row] = &[
     ),
     ("enable", "Has a version take calls again.", &[PLUGIN, VERSION], false),
     ("disable", "Stops a version, and has it take no calls, until it is enabled.", &[PLUGIN, VERSION], false),
+    ("permissions", "What plugins ask for, and what was decided.", &[PLUGIN_OPTIONAL, VERSION], false),
+    ("pending", "The plugins that wait for an operator's consent.", &[], false),
+    (
+        "grant",
+        "Grants a plugin what it asks for, and lets it take calls.",
+        &[
+            PLUGIN,
+            VERSION,
+            ("permissions", "array", false),
+            ("definitions", "boolean", false),
+            ("digest", "string", false),
+        ],
+        false,
+    ),
+    (
+        "revoke",
+        "Takes back or refuses what a plugin asks for; it goes on without.",
+        &[PLUGIN, VERSION, ("permissions", "array", false), ("stop", "boolean", false), ("forget", "boolean", false)],
+        false,
+    ),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -149,6 +169,8 @@ pub const CHANGES: &[&str] = &[
     "uninstall",
     "enable",
     "disable",
+    "grant",
+    "revoke",
     "shutdown",
 ];
 
@@ -161,9 +183,9 @@ pub(super) struct Which {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct StatusParams {
-    plugin: Option<String>,
-    version: Option<String>,
+pub(super) struct StatusParams {
+    pub plugin: Option<String>,
+    pub version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -620,7 +642,7 @@ async fn next<T: Clone>(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NoParams {}
+pub(super) struct NoParams {}
 
 pub(super) fn parameters<T: DeserializeOwned>(params: &[u8]) -> Result<T, ErrorBody> {
     palisade_protocol::decode_value(params).map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, error.to_string()))

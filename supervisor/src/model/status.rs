@@ -81,6 +81,8 @@ pub struct PluginStatus {
     pub name: String,
     /// Whether its operator lets it take calls.
     pub enabled: bool,
+    /// Whether it takes none before an operator has said something about what it asks for.
+    pub awaits_consent: bool,
     pub state: PluginState,
     /// Why it is in this state, where that is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,6 +128,8 @@ pub struct PluginSummary {
     pub name: String,
     /// Whether its operator lets it take calls.
     pub enabled: bool,
+    /// Whether it takes none before an operator has said something about what it asks for.
+    pub awaits_consent: bool,
     pub state: PluginState,
     pub since_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -352,6 +356,7 @@ mod tests {
             version: Version::new(1, 2, 3),
             name: "Echo".into(),
             enabled: true,
+            awaits_consent: false,
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),
             since_unix_ms: 1,

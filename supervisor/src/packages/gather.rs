@@ -12,7 +12,6 @@ use crate::blocking;
 use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
 use crate::plugin::admission::{self, Admitted};
-use crate::plugin::handle::Command;
 use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
@@ -83,9 +82,7 @@ impl Packages {
         }
         for group in registry.start_order() {
             for handle in group {
-                if handle.is_enabled() {
-                    handle.tell(Command::Begin).await;
-                }
+                self.set_off(&handle).await;
             }
         }
     }

@@ -11,7 +11,6 @@ use super::record::{self, Record};
 use super::{INSTALLED_MAX, Packages, no_room, run};
 use crate::events::{EventKind, unix_ms};
 use crate::plugin::admission;
-use crate::plugin::handle::Command;
 use crate::registry::{self, Found, Registry};
 use crate::store::{Snapshot, Store, StoreError};
 use crate::trust::Rules;
@@ -95,9 +94,8 @@ impl Packages {
         registry.put(handle.clone());
         self.live.replace(registry);
         self.tell(EventKind::PackageInstalled, &id, &version, None);
-        if handle.is_enabled() {
-            handle.tell(Command::Begin).await;
-        }
+        self.agree_to_the_first(&handle, who).await;
+        self.set_off(&handle).await;
         Ok(answer)
     }
 }

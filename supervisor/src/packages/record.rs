@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,13 @@ pub(super) fn load(path: &Path, store: &Store, rules: &Rules) -> Result<(Found, 
         return Err(format!("its snapshot is another plugin's, and belongs into {name}"));
     }
     Ok((found, snapshot))
+}
+
+/// From where the version of that record was installed, if there is one.
+pub(super) fn source_of(path: &Path) -> Option<PathBuf> {
+    let mut text = Vec::new();
+    File::open(path).ok()?.take(RECORD_BYTES_MAX).read_to_end(&mut text).ok()?;
+    serde_json::from_slice::<Record>(&text).ok().map(|record| record.source.into())
 }
 
 /// Writes it so that it is there whole, and for good, or not at all.

@@ -5,7 +5,7 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use super::{Packages, lock, run, the_one};
 use crate::events::EventKind;
 use crate::model::generation::StopWhy;
-use crate::plugin::handle::{Command, Handle, Operation};
+use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{self, Found, Registry};
 
 impl Packages {
@@ -56,7 +56,7 @@ impl Packages {
         changed.put(anew.clone());
         self.live.replace(changed);
         self.tell(EventKind::PackageEnabled, &id, &version, None);
-        anew.tell(Command::Begin).await;
+        self.set_off(&anew).await;
         Ok(anew)
     }
 }

@@ -18,6 +18,7 @@ use crate::model::guarantee::Required;
 use crate::model::ids::Generation;
 use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
+use crate::model::permission::consent::Consent;
 use crate::model::permission::grants::Grants;
 use crate::process::quota::{self, QuotaError};
 use crate::process::{Child, Launch, Launchers, NoLauncher, SpawnError, Spec, Stock, spawn};
@@ -72,7 +73,9 @@ pub struct Blueprint {
     pub manifest: Manifest,
     /// Where the package was found.
     pub source: PathBuf,
-    /// What was found odd in the manifest.
+    /// What was found odd in the package.
+    pub found_warnings: Vec<String>,
+    /// That, and what is odd about it here.
     pub warnings: Vec<String>,
     /// The copy that runs, or why there is none.
     pub snapshot: Mutex<Result<Snapshot, LaunchFailure>>,
@@ -94,7 +97,9 @@ pub struct Blueprint {
     pub denials: Refusals,
     /// Controls without which it is not to be started.
     pub require: Vec<Required>,
-    /// What the operator granted it, of what it asks for.
+    /// What was decided about what it asks for.
+    pub consent: Consent,
+    /// What it was granted of that.
     pub grants: Grants,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
@@ -202,6 +207,7 @@ impl Blueprint {
     /// # Errors
     /// A sentence, and whether trying again can help.
     pub async fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
+        self.accept_consent()?;
         self.accept_the_host()?;
         self.manifest.accepts(&self.configuration).map_err(lasting)?;
         let snapshot = self.snapshot()?;
@@ -458,6 +464,21 @@ impl Blueprint {
     #[must_use]
     pub fn degraded(&self) -> Vec<String> {
         if self.bears_less() { self.shortfalls() } else { Vec::new() }
+    }
+
+    /// Whether nothing has to be said about what it asks for.
+    fn accept_consent(&self) -> Result<(), LaunchFailure> {
+        if !self.consent.is_awaited() {
+            return Ok(());
+        }
+        Err(LaunchFailure { message: self.awaits(), outlook: Outlook::Lasting, code: Some(ErrorCode::ConsentRequired) })
+    }
+
+    /// What an operator has to say something about, a sentence.
+    #[must_use]
+    pub fn awaits(&self) -> String {
+        let Manifest { id, version, .. } = &self.manifest;
+        format!("{id} {version} waits for its operator's consent to {}", self.consent.awaited().join(", "))
     }
 
     /// Whether this host has what every start needs, or the operator bears with less.

@@ -139,6 +139,18 @@ impl Handle {
         self.shared.enabled.load(Ordering::Relaxed)
     }
 
+    /// Whether an operator has to say something about what it asks for before it takes calls.
+    #[must_use]
+    pub fn awaits_consent(&self) -> bool {
+        self.shared.blueprint.consent.is_awaited()
+    }
+
+    /// Whether it takes calls, as far as that is its operator's decision.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.is_enabled() && !self.awaits_consent()
+    }
+
     /// Lets it take calls, or none.
     pub fn set_enabled(&self, enabled: bool) {
         self.shared.enabled.store(enabled, Ordering::Relaxed);
@@ -290,6 +302,7 @@ impl Handle {
             version: manifest.version.clone(),
             name: manifest.name.clone(),
             enabled: self.is_enabled(),
+            awaits_consent: self.awaits_consent(),
             state: board.state,
             reason: board.reason.clone(),
             since_unix_ms: unix_ms(board.since),
@@ -324,6 +337,7 @@ impl Handle {
             version: manifest.version.clone(),
             name: manifest.name.clone(),
             enabled: self.is_enabled(),
+            awaits_consent: self.awaits_consent(),
             state: board.state,
             since_unix_ms: unix_ms(board.since),
             generation: board.generation,

@@ -9,6 +9,8 @@
 //! all, and after a copy was made; a database of a later version is not touched.
 //! Elsewhere: everything here blocks; whoever calls it has a thread for it.
 
+pub mod consents;
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -23,7 +25,10 @@ use semver::Version;
 use crate::model::ids::PluginId;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [FIRST, consents::MIGRATION];
+
+/// What is disabled, what was done, what was counted.
+const FIRST: &str = "
     CREATE TABLE switched (
         id TEXT NOT NULL, version TEXT NOT NULL, enabled INTEGER NOT NULL, at_unix_ms INTEGER NOT NULL,
         PRIMARY KEY (id, version)
@@ -36,7 +41,7 @@ const MIGRATIONS: [&str; 1] = ["
         id TEXT NOT NULL, version TEXT NOT NULL, installs INTEGER NOT NULL DEFAULT 0, calls INTEGER NOT NULL DEFAULT 0,
         errors INTEGER NOT NULL DEFAULT 0, last_used_unix_ms INTEGER, PRIMARY KEY (id, version)
     ) STRICT, WITHOUT ROWID;
-"];
+";
 
 /// So much of the trail is kept.
 const AUDIT_ROWS_MAX: i64 = 100_000;
@@ -480,7 +485,7 @@ mod tests {
         drop(connection);
         let database = Database::open(&path);
         let Condition::Volatile { reason } = database.condition() else { panic!("{:?}", database.condition()) };
-        assert_eq!(reason, "it is of version 99, and this palisaded knows none beyond 1; it is left as it is");
+        assert_eq!(reason, "it is of version 99, and this palisaded knows none beyond 2; it is left as it is");
         let connection = Connection::open(&path).unwrap();
         assert_eq!(connection.query_row("SELECT count(*) FROM later", [], |row| row.get::<_, u32>(0)).unwrap(), 0);
     }
@@ -501,10 +506,29 @@ mod tests {
     fn a_migration_makes_a_copy_first() {
         let (folder, path) = folder();
         let mut connection = Connection::open(&path).unwrap();
-        connection.execute_batch("CREATE TABLE old (what TEXT); PRAGMA user_version = 0").unwrap();
-        // As if the present form were the second one.
+        connection.execute_batch(FIRST).unwrap();
+        connection.execute("INSERT INTO switched VALUES ('echo', '1.0.0', 0, 7)", []).unwrap();
         connection.pragma_update(None, "user_version", 1).unwrap();
         assert!(migrate(&path, &mut connection).is_ok());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "there was nothing to do");
+        let count = |connection: &Connection, what: &str| {
+            connection.query_row(&format!("SELECT count(*) FROM {what}"), [], |row| row.get::<_, u32>(0)).ok()
+        };
+        assert_eq!((count(&connection, "switched"), count(&connection, "consents")), (Some(1), Some(0)));
+        let copy = Connection::open(folder.path().join("registry.sqlite3.version-1")).unwrap();
+        assert_eq!((count(&copy, "switched"), count(&copy, "consents")), (Some(1), None));
+        assert_eq!(copy.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0)).unwrap(), 1);
+        drop((connection, copy));
+        let database = Database::open(&path);
+        assert_eq!((database.condition(), database.switched().unwrap().len()), (&Condition::Good, 1));
+        assert_eq!(
+            fs::read_dir(folder.path())
+                .unwrap()
+                .filter(|entry| {
+                    entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().contains("version-"))
+                })
+                .count(),
+            1,
+            "there was nothing more to do"
+        );
     }
 }

@@ -4,6 +4,9 @@
 //! exactly, as it knows doubles alone, is refused rather than rounded.
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::tree::hex;
 
 /// Where a signature stands in the manifest, which cannot cover itself.
 const SIGNATURE: &str = "signature";
@@ -32,6 +35,13 @@ pub fn canonical(manifest: &[u8]) -> Result<Vec<u8>, CanonicalError> {
     value.as_object_mut().ok_or(CanonicalError::NotAnObject)?.remove(SIGNATURE);
     exact(&value)?;
     serde_json_canonicalizer::to_vec(&value).map_err(syntax)
+}
+
+/// The SHA-256 of a value's canonical form, in hexadecimal; of one with a number that would be rounded, that of another form.
+#[must_use]
+pub fn digest_of(value: &Value) -> String {
+    let canonical = exact(value).ok().and_then(|()| serde_json_canonicalizer::to_vec(value).ok());
+    hex(&Sha256::digest(canonical.unwrap_or_else(|| value.to_string().into_bytes())))
 }
 
 /// Whether every whole number is one that a double holds. Values are no deeper than their parser allows.

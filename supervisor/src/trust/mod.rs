@@ -254,6 +254,12 @@ impl Rules {
         }
     }
 
+    /// Whose signature a package has, if that is one that would be required of it: good, of a key that is trusted, and not too old.
+    #[must_use]
+    pub fn signer(&self, candidate: Candidate<'_>, now: SystemTime) -> Option<KeyName> {
+        self.check(candidate, Policy::Signature, now).ok()?.signature.map(|signature| signature.key_id)
+    }
+
     fn verify(&self, candidate: Candidate<'_>, signature: &Signature, now: SystemTime) -> Result<(), Refusal> {
         let Settings { age_max, skew, keys, .. } = &self.settings;
         let key = signature.key_id.clone();

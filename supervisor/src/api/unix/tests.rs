@@ -46,6 +46,7 @@ fn config() -> Config {
         egress: Default::default(),
         disk_reserve_mib: 0,
         checks: Default::default(),
+        permissions: Default::default(),
         trust: Default::default(),
         runtimes: BTreeMap::new(),
         prepared_launchers: 0,

@@ -64,6 +64,12 @@ impl<T> Default for Extent<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantError(String);
 
+impl GrantError {
+    pub(super) fn new(sentence: String) -> Self {
+        Self(sentence)
+    }
+}
+
 impl fmt::Display for GrantError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,0 +1,80 @@
+//! The table `[permissions]`: what plugins are permitted without asking, and what they never are.
+//!
+//! Elsewhere: what the entries mean, and what goes before them, is `model::permission::consent`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::model::permission::consent::{Answer, Definitions, Policy, Rule};
+use crate::model::permission::item::Item;
+use crate::model::trust::{KeyName, Settings as Trust};
+
+/// More rules than these are not kept by hand, and each is looked at for everything that is asked for.
+const RULES_MAX: usize = 1000;
+
+/// As many as a manifest can ask for at once.
+const SCOPES_MAX: usize = 64;
+
+/// The table as it is written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Table {
+    #[serde(default)]
+    policy: Answer,
+    definitions: Option<Definitions>,
+    #[serde(default)]
+    rules: Vec<Entry>,
+}
+
+/// One rule.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    permission: Option<String>,
+    scope: Option<Vec<String>>,
+    source: Option<PathBuf>,
+    key: Option<String>,
+    decision: Answer,
+}
+
+impl Table {
+    /// Reads the entries; `base` is the folder to which paths are relative.
+    ///
+    /// # Errors
+    /// A sentence that names the first that is wrong.
+    pub(super) fn understand(&self, base: &Path, trust: &Trust) -> Result<Policy, String> {
+        if RULES_MAX < self.rules.len() {
+            let count = self.rules.len();
+            return Err(format!("permissions.rules has {count} entries; at most {RULES_MAX} are allowed"));
+        }
+        let rules = self.rules.iter().enumerate().map(|(index, entry)| {
+            entry.understand(base, trust).map_err(|why| format!("permissions.rules[{index}]: {why}"))
+        });
+        Ok(Policy { answer: self.policy, rules: rules.collect::<Result<_, _>>()?, definitions: self.definitions })
+    }
+}
+
+impl Entry {
+    fn understand(&self, base: &Path, trust: &Trust) -> Result<Rule, String> {
+        let item = |permission: &str, scope: Option<&str>| Item::new(permission, scope).map_err(|why| why.to_string());
+        let about = match (&self.permission, &self.scope) {
+            (None, None) => Vec::new(),
+            (None, Some(_)) => return Err("a `scope` is one of a `permission`, which is missing".to_owned()),
+            (Some(permission), None) => vec![item(permission, None)?],
+            (Some(_), Some(scopes)) if scopes.is_empty() || SCOPES_MAX < scopes.len() => {
+                return Err(format!(
+                    "`scope` is a list of 1 to {SCOPES_MAX} texts, or absent, which means every scope"
+                ));
+            }
+            (Some(permission), Some(scopes)) => {
+                scopes.iter().map(|scope| item(permission, Some(scope))).collect::<Result<_, _>>()?
+            }
+        };
+        let key = self.key.as_deref().map(KeyName::parse).transpose().map_err(|why| format!("`key`: {why}"))?;
+        if let Some(key) = key.as_ref().filter(|key| !trust.keys.contains_key(key)) {
+            return Err(format!("`key`: there is no trust.keys.{key}"));
+        }
+        Ok(Rule { about, source: self.source.as_ref().map(|source| base.join(source)), key, answer: self.decision })
+    }
+}

@@ -1,0 +1,370 @@
+//! What plugins ask for is asked of their operator: nothing happens before, everything that was said holds, and only what grew is asked
+//! about again.
+//!
+//! Elsewhere: which answer holds for what is tested beside the decision, and what a permission gives in `permissions`.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use palisade_protocol::{Call, ErrorBody, ErrorCode};
+use palisade_tests::command::{built, command};
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
+use palisade_tests::package::Package;
+use palisade_tests::wire::pack;
+use serde_json::{Value, json};
+
+use crate::support::{error, expect_echo, expect_text};
+
+/// As a daemon is without any configuration.
+const ASK: &str = "[permissions]\n";
+
+/// A folder with a file in it, which a plugin may ask for.
+fn files() -> (tempfile::TempDir, String) {
+    let folder = tempfile::Builder::new().prefix("palisade-files-").tempdir_in("/tmp").expect("/tmp is writable");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("the folder is ours");
+    fs::write(folder.path().join("file"), "what is granted").expect("the folder is ours");
+    let path = folder.path().canonicalize().expect("it is there").display().to_string();
+    (folder, path)
+}
+
+fn guest(version: &str, asks: &Value) -> Package {
+    Package::hostile("guest", "tame")
+        .asking(asks)
+        .with("version", json!(version))
+        .environment("HOSTILE_VERSION", version)
+}
+
+fn install(daemon: &Daemon, package: &Package) {
+    let folder: PathBuf = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+    daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+}
+
+fn call(daemon: &Daemon) -> Result<Value, ErrorBody> {
+    daemon.agent().call("guest", "echo", &json!(1))
+}
+
+fn call_exactly(daemon: &Daemon, version: &str) -> Result<Value, ErrorBody> {
+    let mut agent = daemon.agent();
+    let call = Call { action: "echo", plugin: Some("guest"), version: Some(version), ..Call::default() };
+    let id = agent.begin_with(&call, &pack(&json!(1)));
+    agent.finish(id)
+}
+
+/// What becomes of an attempt to read the file.
+fn reads(daemon: &Daemon, folder: &str) -> Value {
+    let asked = format!("read {folder}/file");
+    let met = daemon.agent().call("guest", "files", &json!([asked])).expect("it answers");
+    met[asked].clone()
+}
+
+/// What was decided about each thing, as `permission decision by`.
+fn decided(daemon: &Daemon, version: &str) -> Vec<String> {
+    let listing = daemon.operate("permissions", &json!({"plugin": "guest", "version": version})).expect("it is known");
+    let each = listing["plugins"][0]["permissions"].as_array().expect("a list").iter();
+    let text = |one: &Value, field: &str| one[field].as_str().unwrap_or("-").to_owned();
+    each.map(|one| format!("{} {} {}", text(one, "permission"), text(one, "decision"), text(one, "by"))).collect()
+}
+
+fn pending(daemon: &Daemon) -> Vec<String> {
+    let listing = daemon.operate("pending", &json!({})).expect("there is a list");
+    let each = listing["plugins"].as_array().expect("a list").iter();
+    each.map(|one| format!("{} {}", one["plugin"], one["version"]).replace('"', "")).collect()
+}
+
+fn who() -> String {
+    format!("uid:{}", palisade_tests::daemon::other_user().map_or_else(|| rustix::process::geteuid().as_raw(), |_| 0))
+}
+
+#[test]
+fn nothing_runs_before_its_operator_has_decided() {
+    let (_folder, path) = files();
+    let asks = json!([{"file_read": [path]}, "execute_code"]);
+    let package = guest("1.0.0", &asks).with("activation", json!("eager"));
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo(), package]).configuration(ASK));
+    let refused = error(call(&daemon), ErrorCode::ConsentRequired);
+    let waits = format!("guest 1.0.0 waits for its operator's consent to file_read:{path}, execute_code");
+    assert_eq!(refused.message, waits);
+    expect_text(&refused.hint.unwrap_or_default(), "`palisade grant guest`");
+    assert!(!refused.retryable);
+    for operation in ["start", "restart", "describe"] {
+        error(daemon.operate(operation, &json!({"plugin": "guest"})), ErrorCode::ConsentRequired);
+    }
+    let status = daemon.operate("status", &json!({"plugin": "guest"})).expect("it is known");
+    assert_eq!((&status["state"], &status["awaits_consent"]), (&json!("discovered"), &json!(true)), "{status}");
+    assert_eq!(pending(&daemon), ["guest 1.0.0"]);
+    let doctor = daemon.operate("doctor", &json!({})).expect("it answers").to_string();
+    expect_text(&doctor, &waits);
+    expect_text(&daemon.log(), &waits);
+    expect_echo(&daemon, "echo");
+
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is an operator's to grant");
+    assert_eq!(pending(&daemon), [""; 0]);
+    assert_eq!(reads(&daemon, &path), "ok");
+    let who = who();
+    let all = [format!("file_read:{path} granted {who}"), format!("execute_code granted {who}")];
+    assert_eq!(decided(&daemon, "*"), all);
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration(ASK));
+    assert_eq!(decided(&daemon, "*"), all);
+    assert_eq!(reads(&daemon, &path), "ok");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What was refused is done without, and less can be granted than was asked for.
+#[test]
+fn a_refusal_is_an_answer_too() {
+    let (_folder, path) = files();
+    let asks = json!([{"file_read": [path]}, "file_write", "execute_code"]);
+    let daemon = Daemon::start(DaemonOptions::with([guest("1.0.0", &asks)]).configuration(ASK));
+    let of = |permissions: &[&str]| json!({"plugin": "guest", "permissions": permissions});
+    daemon.operate("revoke", &of(&["execute_code", "file_read"])).expect("it can be refused");
+    assert_eq!(pending(&daemon), ["guest 1.0.0"], "there is more to decide");
+    let open = error(daemon.operate("grant", &json!({"plugin": "guest"})), ErrorCode::InvalidParams);
+    assert_eq!(open.message, "guest asks for file_write and leaves it to you for what");
+    let granted = daemon.operate("grant", &of(&[&format!("file_write:{path}")])).expect("it is asked for");
+    assert_eq!(granted["awaits_consent"], false, "{granted}");
+    let who = who();
+    let all = [
+        format!("file_read:{path} denied {who}"),
+        format!("file_write:{path} granted {who}"),
+        format!("execute_code denied {who}"),
+    ];
+    assert_eq!(decided(&daemon, "*"), all);
+    let asked = format!("create {path}/new");
+    // Who writes depends on who owns the folder; that it is there at all is the grant.
+    let met = daemon.agent().call("guest", "files", &json!([asked])).expect("it answers");
+    assert_ne!(met[&asked], "ENOENT", "{met}");
+
+    for (permission, message) in [
+        ("system_access:meminfo", "guest 1.0.0 does not ask for \"system_access:meminfo\""),
+        ("everything", "there is no permission \"everything\""),
+        ("file_read:/", "/ is everything; name what is meant"),
+    ] {
+        for operation in ["grant", "revoke"] {
+            let refused = error(daemon.operate(operation, &of(&[permission])), ErrorCode::InvalidParams);
+            expect_text(&refused.message, message);
+        }
+    }
+    let part = error(daemon.operate("revoke", &of(&[&format!("file_write:{path}/part")])), ErrorCode::InvalidParams);
+    expect_text(&part.message, &format!("file_write:{path}/part is a part of file_write:{path}"));
+    let many = vec!["execute_code"; 257];
+    let many = error(daemon.operate("grant", &of(&many)), ErrorCode::InvalidParams);
+    assert_eq!(many.message, "257 permissions are named; at most 256 can be at once");
+    let other = json!({"plugin": "guest", "digest": "00"});
+    let other = error(daemon.operate("grant", &other), ErrorCode::InvalidParams);
+    assert_eq!(other.message, "guest 1.0.0 is another package now than the one that was asked about");
+    assert_eq!(decided(&daemon, "*"), all, "nothing of that had any effect");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// An update that asks for more takes no calls before it may, and the version before goes on.
+#[test]
+fn an_update_is_asked_about_for_what_grew() {
+    let (_folder, path) = files();
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASK));
+    install(&daemon, &guest("1.0.0", &json!([{"file_read": [path]}])));
+    error(call(&daemon), ErrorCode::ConsentRequired);
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
+    install(&daemon, &guest("1.1.0", &json!([{"file_read": [format!("{path}/file")]}])));
+    assert_eq!(pending(&daemon), [""; 0], "it is part of what was granted");
+    let who = who();
+    assert_eq!(decided(&daemon, "=1.1.0"), [format!("file_read:{path}/file granted {who}")]);
+    let serving = |daemon: &Daemon| {
+        daemon.operate("status", &json!({"plugin": "guest"})).expect("it is known")["version"].clone()
+    };
+    assert_eq!(serving(&daemon), "1.1.0");
+
+    install(&daemon, &guest("1.2.0", &json!([{"file_read": [path]}, "execute_code"])));
+    assert_eq!(pending(&daemon), ["guest 1.2.0"]);
+    assert_eq!(
+        decided(&daemon, "=1.2.0"),
+        [format!("file_read:{path} granted {who}"), "execute_code asked -".to_owned()]
+    );
+    assert_eq!(serving(&daemon), "1.1.0");
+    expect_echo(&daemon, "guest");
+    let exactly = call_exactly(&daemon, "=1.2.0");
+    let refused = error(exactly, ErrorCode::ConsentRequired);
+    assert_eq!(refused.message, "guest 1.2.0 waits for its operator's consent to execute_code");
+    // Which version is meant is plain: the one that waits.
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
+    assert_eq!(serving(&daemon), "1.2.0");
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A tool that becomes another one after it was agreed to is not taken for the same.
+#[test]
+fn an_action_that_is_defined_otherwise_is_asked_about() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASK));
+    let nothing = json!([]);
+    let actions = |description: &str| json!([{"name": "echo", "description": description, "timeout": 5}]);
+    install(&daemon, &guest("1.0.0", &nothing).with("actions", actions("Says it again")));
+    assert_eq!(pending(&daemon), [""; 0], "it is the first");
+    let mut slower = actions("Says it again");
+    slower[0]["timeout"] = json!(6);
+    install(&daemon, &guest("1.0.1", &nothing).with("actions", slower));
+    assert_eq!(pending(&daemon), [""; 0], "agents are told the same");
+    let mut more = actions("Says it again, and sends your keys along");
+    more.as_array_mut().expect("a list").push(json!({"name": "wait"}));
+    install(&daemon, &guest("1.1.0", &nothing).with("actions", more.clone()));
+    assert_eq!(pending(&daemon), ["guest 1.1.0"]);
+    let exactly = call_exactly(&daemon, "=1.1.0");
+    let refused = error(exactly, ErrorCode::ConsentRequired);
+    let waits = "consent to the action echo, which is defined otherwise now, the action wait, which is new";
+    expect_text(&refused.message, waits);
+    expect_echo(&daemon, "guest");
+    // What is named grants just that.
+    let none = json!({"plugin": "guest", "permissions": []});
+    assert_eq!(daemon.operate("grant", &none).expect("it names nothing")["awaits_consent"], true);
+    let agreed = json!({"plugin": "guest", "permissions": [], "definitions": true});
+    assert_eq!(daemon.operate("grant", &agreed).expect("it agrees")["awaits_consent"], false);
+    install(&daemon, &guest("1.1.1", &nothing).with("actions", more));
+    assert_eq!(pending(&daemon), [""; 0], "that was agreed to, also by the next daemon");
+    let folder = daemon.kill_nine();
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(ASK));
+    assert_eq!(pending(&daemon), [""; 0]);
+    daemon.stop_and_expect_no_orphans();
+    let allow = "[permissions]\ndefinitions = \"allow\"\n";
+    let daemon = Daemon::start(DaemonOptions::with([]).configuration(allow));
+    for (version, description) in [("1.0.0", "one"), ("1.1.0", "another")] {
+        install(&daemon, &guest(version, &nothing).with("actions", actions(description)));
+    }
+    assert_eq!(pending(&daemon), [""; 0]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A running plugin does not keep what was taken back, not even to finish a call.
+#[test]
+fn what_is_taken_back_is_gone_at_once() {
+    let (_folder, path) = files();
+    let asks = json!([{"file_read": [path]}, "execute_code"]);
+    let daemon = Daemon::start(DaemonOptions::with([guest("1.0.0", &asks)]).configuration(ASK));
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
+    assert_eq!(reads(&daemon, &path), "ok");
+    let before = daemon.process_of("guest");
+    let mut agent = daemon.agent();
+    let waits = agent.begin("guest", "wait", &json!(null));
+    daemon.wait_until("guest", "a call under way", |status| status.calls.in_flight == 1);
+    let revoked = json!({"plugin": "guest", "permissions": ["file_read"]});
+    daemon.operate("revoke", &revoked).expect("it was granted");
+    error(agent.finish(waits), ErrorCode::Unavailable);
+    wait_for("the end of the process that had more", || {
+        (!PathBuf::from(format!("/proc/{before}")).exists()).then_some(())
+    });
+    // It ran, so it goes on without anybody's call.
+    daemon.wait_until("guest", "a process with less", |status| status.is("active"));
+    assert_eq!(reads(&daemon, &path), "ENOENT");
+    let who = who();
+    assert_eq!(
+        decided(&daemon, "*"),
+        [format!("file_read:{path} denied {who}"), format!("execute_code granted {who}")]
+    );
+
+    let granted = json!({"plugin": "guest", "permissions": [format!("file_read:{path}")]});
+    daemon.operate("grant", &granted).expect("it is asked for");
+    assert_eq!(reads(&daemon, &path), "ok");
+    daemon.operate("revoke", &json!({"plugin": "guest", "stop": true})).expect("it was granted");
+    assert!(daemon.status("guest").is("stopped"));
+    error(call(&daemon), ErrorCode::Unavailable);
+    daemon.operate("start", &json!({"plugin": "guest"})).expect("it can go on with nothing");
+    assert_eq!(reads(&daemon, &path), "ENOENT");
+    daemon.operate("revoke", &json!({"plugin": "guest", "forget": true})).expect("it is forgotten");
+    assert_eq!(pending(&daemon), ["guest 1.0.0"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The configuration decides without asking, and nobody decides otherwise.
+#[test]
+fn the_configuration_goes_before() {
+    let (_folder, path) = files();
+    let asks = json!([{"file_read": [path]}, "execute_code"]);
+    let rules =
+        format!("[permissions]\nrules = [{{ permission = \"file_read\", scope = [{path:?}], decision = \"deny\" }},\n");
+    let source = "{ source = \"SOURCE\", decision = \"allow\" }]\n";
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let options = DaemonOptions::with([guest("1.0.0", &asks)]);
+    let configuration = rules + &source.replace("SOURCE", &folder.path().join("plugins").display().to_string());
+    let daemon = Daemon::start(options.configuration(&configuration).folder(folder));
+    let all = [
+        format!("file_read:{path} denied permissions.rules[0]"),
+        "execute_code granted permissions.rules[1]".to_owned(),
+    ];
+    assert_eq!(decided(&daemon, "*"), all);
+    expect_echo(&daemon, "guest");
+    let refused = json!({"plugin": "guest", "permissions": [format!("file_read:{path}")]});
+    let refused = error(daemon.operate("grant", &refused), ErrorCode::PermissionDenied);
+    assert_eq!(refused.message, format!("file_read:{path} is denied by `permissions.rules[0]` in palisade.toml"));
+    // What a rule allows an operator can take back.
+    daemon.operate("revoke", &json!({"plugin": "guest", "permissions": ["execute_code"]})).expect("it is granted");
+    assert_eq!(decided(&daemon, "*")[1], format!("execute_code denied {}", who()));
+    daemon.stop_and_expect_no_orphans();
+
+    let configured = format!("{ASK}[plugins.guest]\ngrant = [{{ file_read = [{path:?}] }}]\n");
+    let daemon = Daemon::start(DaemonOptions::with([guest("1.0.0", &asks)]).configuration(&configured));
+    let all =
+        [format!("file_read:{path} granted plugins.guest.grant"), "execute_code denied plugins.guest.grant".to_owned()];
+    assert_eq!(decided(&daemon, "*"), all);
+    for operation in ["grant", "revoke"] {
+        let refused = error(daemon.operate(operation, &json!({"plugin": "guest"})), ErrorCode::InvalidParams);
+        assert_eq!(refused.message, "what guest may do is decided by `plugins.guest.grant` in palisade.toml");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Losing what was said loses no permission's fence.
+#[test]
+fn without_its_database_everything_is_asked_for_again() {
+    let daemon = Daemon::start(DaemonOptions::with([guest("1.0.0", &json!(["execute_code"]))]).configuration(ASK));
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
+    expect_echo(&daemon, "guest");
+    let folder = daemon.kill_nine();
+    let database = folder.path().join("state/registry.sqlite3");
+    fs::write(&database, b"no database at all, and long enough to be none".repeat(20)).expect("it is ours");
+    for suffix in ["-wal", "-shm"] {
+        let beside = folder.path().join(format!("state/registry.sqlite3{suffix}"));
+        if beside.exists() {
+            fs::remove_file(beside).expect("it is ours");
+        }
+    }
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(ASK));
+    error(call(&daemon), ErrorCode::ConsentRequired);
+    assert_eq!(pending(&daemon), ["guest 1.0.0"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Somebody at a terminal is shown what is asked for, and why, and what he answers is done.
+#[test]
+fn at_a_terminal_the_question_is_asked() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASK));
+    let asks = json!([{"permission": "execute_code", "reason": "It runs pdftotext."}]);
+    let package = guest("1.0.0", &json!([])).with("permissions_required", asks);
+    let folder = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+    let at_a_terminal = |arguments: &str, answer: &str| {
+        let line = format!("{} --socket {} {arguments}", built("palisade").display(), daemon.socket().display());
+        let mut script = command("script");
+        script.env("NO_COLOR", "1");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = script.spawn().expect("script can be executed");
+        child.stdin.take().expect("it is piped").write_all(answer.as_bytes()).expect("it reads");
+        let output = child.wait_with_output().expect("it ends");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (status, shown) = at_a_terminal(&format!("install {}", folder.display()), "n\n");
+    assert_eq!(status, Some(0), "{shown}");
+    for text in ["guest 1.0.0 is installed", "execute_code  asked", "It runs pdftotext.", "Grant all of this? [y/N]"] {
+        expect_text(&shown, text);
+    }
+    expect_text(&shown, "nothing is granted, and it takes no calls");
+    assert_eq!(pending(&daemon), ["guest 1.0.0"]);
+    let (status, shown) = at_a_terminal("grant guest", "y\n");
+    assert_eq!(status, Some(0), "{shown}");
+    expect_text(&shown, "execute_code  granted");
+    expect_echo(&daemon, "guest");
+    let (status, shown) = at_a_terminal("grant guest", "");
+    assert_eq!(status, Some(0), "{shown}");
+    expect_text(&shown, "guest waits for nobody's consent");
+    daemon.stop_and_expect_no_orphans();
+}
