@@ -15,6 +15,7 @@ mod gather;
 mod install;
 mod record;
 mod remove;
+mod source;
 mod switch;
 
 use std::collections::HashMap;

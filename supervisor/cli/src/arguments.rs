@@ -91,10 +91,10 @@ pub(crate) enum Command {
     },
     /// Forget the failures of plugins, so that they may be started again
     Reset(Targets),
-    /// Install the package in a folder
+    /// Install the package in a folder or in an archive
     Install {
-        /// The folder with plugin.json
-        folder: PathBuf,
+        /// The folder with plugin.json; or a .tar.zst, .tar.gz or .tar of it; or the URL of either, as in file:///srv/echo.tar.zst
+        source: PathBuf,
         /// Also where what it depends on is not there
         #[arg(long)]
         force: bool,
