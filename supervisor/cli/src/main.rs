@@ -13,6 +13,7 @@ mod follow;
 mod limits;
 mod new;
 mod output;
+mod pack;
 mod packages;
 mod params;
 mod plugins;
@@ -109,7 +110,8 @@ fn main() -> ExitCode {
         }
         Command::Completions { shell } => completions(shell),
         Command::Validate { folder, run } => validate::validate(&folder, run, &screen, as_json),
-        Command::New(new) => new::new(&new),
+        Command::Pack(pack) => pack::pack(&pack, &screen, as_json).map(|()| 0),
+        Command::New(new) => new::new(&new, as_json),
         Command::Keygen(keygen) => trust::keygen(keygen, as_json).map(|()| 0),
         Command::Sign(sign) => trust::sign(&sign, as_json).map(|()| 0),
         Command::Verify(verify) => trust::verify(verify, &screen, as_json).map(|()| 0),
@@ -220,6 +222,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Run(_)
         | Command::Completions { .. }
         | Command::Validate { .. }
+        | Command::Pack(_)
         | Command::New(_)
         | Command::Keygen(_)
         | Command::Sign(_)
