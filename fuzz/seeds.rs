@@ -5,15 +5,26 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use palisade_protocol::{HEADER_BYTES, check_body};
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in
-        ["frames", "message", "body", "value", "error_body", "payload", "manifest", "client_hello", "http", "elf"]
-    {
+    for target in [
+        "frames",
+        "message",
+        "body",
+        "value",
+        "error_body",
+        "payload",
+        "manifest",
+        "client_hello",
+        "http",
+        "elf",
+        "archive",
+    ] {
         fs::create_dir_all(corpus.join(target))?;
     }
     for plugin in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins"))? {
@@ -27,6 +38,12 @@ fn main() -> std::io::Result<()> {
     // Its header and segments; all of it would be cut off where it is no program any more.
     let own = fs::read(std::env::current_exe()?)?;
     fs::write(corpus.join("elf").join("own"), &own[..own.len().min(4096)])?;
+    let tar = archive()?;
+    let gzip = flate2::read::GzEncoder::new(tar.as_slice(), flate2::Compression::fast());
+    let zstandard = ruzstd::encoding::compress_to_vec(tar.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+    fs::write(corpus.join("archive").join("tar"), &tar)?;
+    fs::write(corpus.join("archive").join("gzip"), gzip.bytes().collect::<Result<Vec<_>, _>>()?)?;
+    fs::write(corpus.join("archive").join("zstandard"), zstandard)?;
     for (name, text) in HTTP {
         fs::write(corpus.join("http").join(name), text)?;
     }
@@ -51,6 +68,18 @@ fn main() -> std::io::Result<()> {
     }
     fs::write(corpus.join("frames").join("all"), [&[13][..], &all].concat())?;
     fs::write(corpus.join("message").join("all"), &all)
+}
+
+/// A package as an archive, with a name that does not fit into its entry.
+fn archive() -> std::io::Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in [("some/plugin.json", "{}"), (&format!("some/{}/run", "long".repeat(40)), "#!/bin/sh\n")] {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        archive.append_data(&mut header, name, content.as_bytes())?;
+    }
+    archive.into_inner()
 }
 
 /// A manifest that uses the fields which the shipped plugins do without.

@@ -16,6 +16,7 @@ mod gather;
 mod install;
 mod record;
 mod remove;
+mod source;
 mod switch;
 
 use std::collections::{BTreeMap, HashMap};

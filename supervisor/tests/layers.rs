@@ -21,6 +21,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("config", &["model"]),
     ("events", &["model"]),
     ("trust", &["model"]),
+    ("archive", &["trust"]),
     ("store", &["model", "trust"]),
     ("sandbox", &["model"]),
     ("egress", &["blocking", "model"]),
@@ -29,7 +30,10 @@ const PARTS: &[(&str, &[&str])] = &[
     ("sandbox::probe", &["model", "process", "sandbox"]),
     ("plugin", &["blocking", "egress", "events", "model", "process", "sandbox", "store", "trust", "wire"]),
     ("registry", &["model", "plugin", "store"]),
-    ("packages", &["blocking", "config", "egress", "events", "model", "plugin", "registry", "store", "trust"]),
+    (
+        "packages",
+        &["archive", "blocking", "config", "egress", "events", "model", "plugin", "registry", "store", "trust"],
+    ),
     ("router", &["model", "plugin", "registry"]),
     ("doctor", &["config", "model", "registry", "sandbox::probe"]),
     // Not `process`, `store` or `sandbox`; of the probe only what it found out, for `doctor`.

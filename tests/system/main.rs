@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod agents;
+mod archives;
 mod calls;
 mod chaos;
 mod charging;

@@ -138,7 +138,7 @@ fn a_package_that_cannot_be_installed_changes_nothing() {
         assert_eq!((listed(&daemon), kept()), (before.clone(), records.clone()), "{words}");
     };
     let nowhere = daemon.path().join("nowhere");
-    refused(&nowhere, ErrorCode::ConfigurationInvalid, "plugin.json cannot be read: No such file");
+    refused(&nowhere, ErrorCode::InvalidParams, "nowhere cannot be read: No such file");
     refused("relative".as_ref(), ErrorCode::InvalidParams, "relative is no absolute path");
     let odd = elsewhere(&daemon, &guest("not a version").with("entry_point", json!("/bin/sh")));
     refused(&odd, ErrorCode::ConfigurationInvalid, "version");

@@ -197,8 +197,8 @@ impl<'a> Admin<'a> {
         request.call().await
     }
 
-    /// Installs the package in a folder, which is not needed afterwards. The daemon reads it, so the path has to be absolute. `force`
-    /// also where what it depends on is not there.
+    /// Installs the package in a folder or in an archive, which is not needed afterwards. The daemon reads it, so the path has to be
+    /// absolute; it may be a `file:` URL as well. `force` also where what it depends on is not there.
     ///
     /// # Errors
     /// Any [`CallError`]; nothing is installed then.

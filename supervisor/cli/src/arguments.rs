@@ -91,10 +91,10 @@ pub(crate) enum Command {
     },
     /// Forget the failures of plugins, so that they may be started again
     Reset(Targets),
-    /// Install the package in a folder
+    /// Install the package in a folder or in an archive
     Install {
-        /// The folder with plugin.json
-        folder: PathBuf,
+        /// The folder with plugin.json; or a .tar.zst, .tar.gz or .tar of it; or the URL of either, as in file:///srv/echo.tar.zst
+        source: PathBuf,
         /// Grant all that it asks for without being asked
         #[arg(long, short)]
         yes: bool,
@@ -163,6 +163,8 @@ pub(crate) enum Command {
         #[arg(long)]
         run: bool,
     },
+    /// Write a package into one file, the same bytes for the same package; needs no daemon
+    Pack(Pack),
     /// Write the project of a new plugin in Rust; needs no daemon
     New(New),
     /// Print a completion script for a shell
@@ -250,6 +252,19 @@ pub(crate) struct New {
     /// Where the sources of palisade-sdk are [default: ../palisade/plugin-sdk, in a clone beside the project]
     #[arg(long, value_name = "DIR")]
     pub(crate) sdk: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pack {
+    /// The package's folder, with its plugin.json
+    #[arg(default_value = ".")]
+    pub(crate) folder: PathBuf,
+    /// The archive to write [default: ID-VERSION.tar.zst]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// The program, where it is built elsewhere: it becomes the entry point, and of the folder only plugin.json and the icon are packed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

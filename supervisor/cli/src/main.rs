@@ -13,6 +13,7 @@ mod follow;
 mod limits;
 mod new;
 mod output;
+mod pack;
 mod packages;
 mod params;
 mod permissions;
@@ -110,7 +111,8 @@ fn main() -> ExitCode {
         }
         Command::Completions { shell } => completions(shell),
         Command::Validate { folder, run } => validate::validate(&folder, run, &screen, as_json),
-        Command::New(new) => new::new(&new),
+        Command::Pack(pack) => pack::pack(&pack, &screen, as_json).map(|()| 0),
+        Command::New(new) => new::new(&new, as_json),
         Command::Keygen(keygen) => trust::keygen(keygen, as_json).map(|()| 0),
         Command::Sign(sign) => trust::sign(&sign, as_json).map(|()| 0),
         Command::Verify(verify) => trust::verify(verify, &screen, as_json).map(|()| 0),
@@ -212,7 +214,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Resume(targets) => plugins::change(context, Change::Resume, targets.plugins).await?,
         Command::Limit { plugin, changes } => limits::limit(context, &plugin, changes).await?,
         Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
-        Command::Install { folder, yes, force } => packages::install(context, &folder, force, yes).await?,
+        Command::Install { source, yes, force } => packages::install(context, &source, force, yes).await?,
         Command::Uninstall { targets, force } => packages::uninstall(context, &targets.plugins, force).await?,
         Command::Enable(targets) => plugins::change(context, Change::Enable, targets.plugins).await?,
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
@@ -229,6 +231,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Run(_)
         | Command::Completions { .. }
         | Command::Validate { .. }
+        | Command::Pack(_)
         | Command::New(_)
         | Command::Keygen(_)
         | Command::Sign(_)

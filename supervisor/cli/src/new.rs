@@ -9,6 +9,8 @@ use palisaded::model::ids::PluginId;
 
 use crate::arguments::New;
 use crate::failure::Failure;
+use crate::output::print;
+use crate::screen::harmless;
 
 /// The files of a project. `@NAME@` is the plugin's id, `@SDK@` where the SDK is.
 const FILES: [(&str, &str); 5] = [
@@ -16,7 +18,7 @@ const FILES: [(&str, &str); 5] = [
     ("README.md", include_str!("../template/README.md.in")),
     ("plugin.json", include_str!("../template/plugin.json.in")),
     ("src/main.rs", include_str!("../template/src/main.rs")),
-    (".gitignore", "/target\n/plugins\n"),
+    (".gitignore", "/target\n/*.tar.zst\n"),
 ];
 
 /// As the README of Palisade has it: a clone beside the project.
@@ -67,7 +69,7 @@ const NO_PROGRAMS: [&str; 40] = [
 ];
 
 /// `palisade new`
-pub(crate) fn new(new: &New) -> Result<u8, Failure> {
+pub(crate) fn new(new: &New, as_json: bool) -> Result<u8, Failure> {
     let id = PluginId::parse(&new.name).map_err(|error| Failure::code(ErrorCode::InvalidParams, error.to_string()))?;
     if NO_PROGRAMS.contains(&id.as_str()) {
         let message = format!("cargo builds no program with the name {id:?}", id = id.as_str());
@@ -94,7 +96,28 @@ pub(crate) fn new(new: &New) -> Result<u8, Failure> {
         let made = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
         made.map_err(|error| unwritable(&path, &error))?;
     }
+    if as_json {
+        let made =
+            serde_json::json!({ "folder": folder.to_string_lossy(), "id": id.as_str(), "next": next(id.as_str()) });
+        print(&format!("{made}\n"))?;
+    } else {
+        print(&format!("{}: from here to an answer\n", harmless(&folder.to_string_lossy())))?;
+        for command in next(id.as_str()) {
+            print(&format!("  {command}\n"))?;
+        }
+    }
     Ok(0)
+}
+
+/// What comes next, in the project's folder.
+fn next(id: &str) -> [String; 5] {
+    [
+        "cargo build".to_owned(),
+        "cargo test".to_owned(),
+        format!("palisade pack --program target/debug/{id}"),
+        format!("palisade install {id}-0.1.0.tar.zst"),
+        format!("palisade call {id} greet name=Ada"),
+    ]
 }
 
 /// Makes the folder, or finds it empty: nothing of anybody's is written over.

@@ -19,15 +19,21 @@ struct Install<'a> {
     force: bool,
 }
 
-/// `palisade install FOLDER`
-pub(crate) async fn install(context: &Context, folder: &Path, force: bool, yes: bool) -> Result<(), Failure> {
+/// `palisade install FOLDER|ARCHIVE|URL`
+pub(crate) async fn install(context: &Context, source: &Path, force: bool, yes: bool) -> Result<(), Failure> {
     // The daemon's folder is another one.
-    let path = std::path::absolute(folder)
-        .map_err(|error| Failure::code(ErrorCode::InvalidParams, format!("{}: {error}", folder.display())))?;
+    let path = if is_url(source) { Ok(source.to_owned()) } else { std::path::absolute(source) };
+    let path =
+        path.map_err(|error| Failure::code(ErrorCode::InvalidParams, format!("{}: {error}", source.display())))?;
     let answer = context.operate("install", &Install { path: &path, force }).await?;
     let installed: Installation = answer.decode()?;
     show(context, &answer, |_, screen| Ok(installation_text(&installed, screen)))?;
     permissions::after_install(context, &installed, yes).await
+}
+
+/// Which of them it can use is the daemon's to say.
+fn is_url(source: &Path) -> bool {
+    source.to_str().is_some_and(|text| text.contains("://") || text.starts_with("file:"))
 }
 
 fn installation_text(installed: &Installation, screen: &Screen) -> String {
@@ -62,6 +68,16 @@ fn removal_text(removed: &Removal, screen: &Screen) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_are_no_paths() {
+        for url in ["file:///a", "file:/a", "https://example.com/a.tar.zst"] {
+            assert!(is_url(Path::new(url)), "{url}");
+        }
+        for path in ["a", "/a", "a/file:", "C:a"] {
+            assert!(!is_url(Path::new(path)), "{path}");
+        }
+    }
 
     #[test]
     fn what_was_done_and_what_stays_is_said() {

@@ -250,7 +250,11 @@ fn a_project_is_written_where_nothing_is() {
     let folder = tempfile::tempdir().unwrap();
     let project = folder.path().join("deep/project");
     let path = project.to_str().unwrap();
-    assert_eq!(palisade(&["new", "word_count-2", "--path", path]), (0, String::new(), String::new()));
+    let said = format!(
+        "{path}: from here to an answer\n  cargo build\n  cargo test\n  palisade pack --program target/debug/word_count-2\n  \
+         palisade install word_count-2-0.1.0.tar.zst\n  palisade call word_count-2 greet name=Ada\n"
+    );
+    assert_eq!(palisade(&["new", "word_count-2", "--path", path]), (0, said, String::new()));
     assert_eq!(files(&project), [".gitignore", "Cargo.toml", "README.md", "plugin.json", "src"]);
     let text = |name: &str| fs::read_to_string(project.join(name)).unwrap();
     assert!(text("Cargo.toml").contains("name = \"word_count-2\"\n"));
@@ -278,4 +282,86 @@ fn a_project_is_written_where_nothing_is() {
     assert_eq!(status, 0, "a folder with a Cargo.toml may be the SDK's");
     let (status, _, _) = palisade(&["new", "some", "--sdk", "/nonexistent"]);
     assert_eq!(status, 2);
+}
+
+/// The same package is the same file, wherever it lies and whenever it was written; and what is said of it is so.
+#[test]
+fn a_package_is_packed_the_same_again() {
+    let packages = [1_000_000, 2_000_000].map(|seconds| {
+        let package = Package::new(&manifest(json!({})), "exit 1");
+        package.write("data/b", "b", if seconds == 1_000_000 { 0o600 } else { 0o644 });
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        for name in ["data/b", "main", "plugin.json"] {
+            fs::File::open(package.at(name)).unwrap().set_modified(time).unwrap();
+        }
+        package
+    });
+    let out = tempfile::tempdir().unwrap();
+    let [one, other] = packages.map(|package| {
+        let archive = out.path().join("some.tar.zst");
+        let folder = package.folder.path().to_str().unwrap();
+        let (status, stdout, stderr) = palisade(&["pack", folder, "--out", archive.to_str().unwrap()]);
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        let bytes = fs::read(&archive).unwrap();
+        let expected = format!("{}, {} bytes, sha256 ", archive.display(), bytes.len());
+        assert!(stdout.starts_with(&expected), "{stdout}");
+        let arguments = ["--json", "pack", folder, "--out", archive.to_str().unwrap()];
+        let told: Value = serde_json::from_str(&palisade(&arguments).1).unwrap();
+        assert_eq!((&told["id"], &told["version"], &told["entries"]), (&json!("some"), &json!("1.0.0"), &json!(4)));
+        assert!(stdout.contains(told["digest"].as_str().unwrap()));
+        (bytes, told["digest"].clone())
+    });
+    assert_eq!(one, other);
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_is_no_package_is_not_packed() {
+    let package = Package::new(&manifest(json!({})), "exit 1");
+    let folder = package.folder.path().to_str().unwrap().to_owned();
+    let out = tempfile::tempdir().unwrap();
+    let archive = out.path().join("some.tar.zst");
+    let pack = |more: &[&str]| {
+        let (status, stdout, stderr) =
+            palisade(&[&["pack", &folder, "--out", archive.to_str().unwrap()], more].concat());
+        assert_eq!((stdout.as_str(), fs::read_dir(out.path()).unwrap().count()), ("", 0));
+        (status, stderr)
+    };
+    let refused = |more: &[&str], status, words: &str| {
+        let (found, stderr) = pack(more);
+        assert!(found == status && stderr.contains(words), "{found} {stderr}");
+    };
+    fs::remove_file(package.at("main")).unwrap();
+    refused(&[], 4, "the entry point main is not in ");
+    refused(&["--program", "/nonexistent"], 2, "/nonexistent cannot be copied: ");
+    refused(&["--program", "/dev/zero"], 2, "/dev/zero cannot be copied: it is no file");
+    package.write("main", "", 0o4755);
+    refused(&[], 4, "main has a setuid or setgid bit");
+    package.write("main", "", 0o755);
+    symlink("/etc/passwd", package.at("link")).unwrap();
+    refused(&[], 4, "link is a symbolic link");
+    package.write("plugin.json", "{}", 0o644);
+    refused(&[], 4, "plugin.json: ");
+    fs::remove_file(package.at("plugin.json")).unwrap();
+    refused(&[], 4, "plugin.json cannot be read: No such file");
+    let within = package.at("some.tar.zst");
+    package.write("plugin.json", manifest(json!({})).to_string(), 0o644);
+    let (status, _, stderr) = palisade(&["pack", &folder, "--out", within.to_str().unwrap()]);
+    assert!(status == 2 && stderr.contains("would lie in the package itself"), "{status} {stderr}");
+}
+
+/// Of a project with sources only what a package is made of is packed.
+#[test]
+fn a_program_that_is_built_elsewhere_is_packed() {
+    let package = Package::new(&manifest(json!({"entry_point": "bin/main", "icon": "icon.svg"})), "exit 1");
+    package.write("icon.svg", "<svg/>", 0o644);
+    package.write("src/main.rs", "fn main() {}", 0o644);
+    let archive = package.at("some.tar.zst");
+    let (folder, program) = (package.folder.path().to_str().unwrap().to_owned(), package.at("main"));
+    let arguments =
+        ["--json", "pack", &folder, "--program", program.to_str().unwrap(), "--out", archive.to_str().unwrap()];
+    let (status, stdout, stderr) = palisade(&arguments);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    // plugin.json, bin, bin/main, icon.svg
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["entries"], 4);
 }

@@ -1,6 +1,5 @@
 //! The operations that change which packages there are and what is known of them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
@@ -18,7 +17,7 @@ pub(super) const NAMES: &[&str] =
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct InstallParams {
-    path: PathBuf,
+    path: String,
     #[serde(default)]
     force: bool,
 }

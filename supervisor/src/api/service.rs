@@ -124,7 +124,12 @@ pub const ACTIONS: &[Row] = &[
     ("events", "What happens, from now on.", &[PLUGIN_OPTIONAL, ("follow", "boolean", false)], true),
     ("doctor", "What this host can do, and what is wrong.", &[], false),
     ("version", "The daemon's version.", &[], false),
-    ("install", "Installs the package in a folder.", &[("path", "string", true), ("force", "boolean", false)], false),
+    (
+        "install",
+        "Installs the package in a folder or an archive.",
+        &[("path", "string", true), ("force", "boolean", false)],
+        false,
+    ),
     (
         "uninstall",
         "Removes an installed version; its data stay.",

@@ -8,7 +8,9 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Serialize;
 
 use super::record::{self, Record};
+use super::source::{self, Source};
 use super::{INSTALLED_MAX, Packages, no_room, run};
+use crate::archive::{self, ArchiveError};
 use crate::events::{EventKind, unix_ms};
 use crate::plugin::admission;
 use crate::registry::{self, Found, Registry};
@@ -29,18 +31,22 @@ pub struct Installed {
 }
 
 impl Packages {
-    /// Installs the package in this folder, which is not needed afterwards.
+    /// Installs the package in this folder, or in this archive, by its path or a `file:` URL; it is not needed afterwards.
     ///
     /// Not cancel safe: the package may have been copied, or be installed and not started.
     ///
     /// # Errors
     /// `configuration_invalid` for a package that cannot be used, with all that is wrong with it; `invalid_params` where that version is
-    /// there already in another form, or the folder is none; `dependency_unavailable` where what it needs is not here, unless `force` is
+    /// there already in another form, or there is no folder or archive; `dependency_unavailable` where what it needs is not here, unless `force` is
     /// given; `resource_exhausted` where there is no room.
-    pub async fn install(&self, folder: &Path, force: bool, who: &str) -> Result<Installed, ErrorBody> {
+    pub async fn install(&self, from: &str, force: bool, who: &str) -> Result<Installed, ErrorBody> {
+        let source = source::path_of(from)?;
         let _one_change = self.changing.lock().await;
-        let (store, host, source) = (self.around.store.clone(), self.around.host.clone(), folder.to_owned());
-        let (found, snapshot) = run(move || take_in(&store, &host.rules, &source)).await??;
+        let (found, snapshot) = run({
+            let (store, host, source) = (self.around.store.clone(), self.around.host.clone(), source.clone());
+            move || take_in(&store, &host.rules, &source)
+        })
+        .await??;
         let (id, version) = (found.manifest.id.clone(), found.manifest.version.clone());
         let mut answer = Installed {
             id: id.to_string(),
@@ -67,7 +73,7 @@ impl Packages {
         }
         let written = Record {
             digest: snapshot.digest.clone(),
-            source: folder.display().to_string(),
+            source: source.display().to_string(),
             installed_unix_ms: unix_ms(SystemTime::now()),
             installed_by: who.to_owned(),
         };
@@ -102,17 +108,28 @@ impl Packages {
 
 /// Copies a package into the store, for good, and reads the copy.
 fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<(Found, Snapshot), ErrorBody> {
-    let refused = |reason: String| ErrorBody::new(ErrorCode::ConfigurationInvalid, reason);
-    if !source.is_absolute() {
-        let message = format!("{} is no absolute path, and the daemon's folder is another", source.display());
-        return Err(ErrorBody::new(ErrorCode::InvalidParams, message));
-    }
+    let (folder, unpacked) = match source::open(source)? {
+        Source::Folder => (source.to_owned(), None),
+        Source::Archive(file) => {
+            let workspace = store.workspace().map_err(|error| not_stored(&error))?;
+            let go_on = || store.is_open();
+            let folder =
+                archive::unpack(file, workspace.path(), &go_on).map_err(|error| not_unpacked(source, &error))?;
+            (folder, Some(workspace))
+        }
+    };
+    // Where it was unpacked tells nobody anything.
+    let refused = |reason: String| {
+        let reason = reason.replace(&folder.display().to_string(), &source.display().to_string());
+        ErrorBody::new(ErrorCode::ConfigurationInvalid, reason)
+    };
     // What is wrong with the manifest is told before anything is copied.
-    registry::read(source).map_err(refused)?;
-    let snapshot = store.stage_durably(source).map_err(|error| match &error {
-        StoreError::Write { .. } => ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()),
+    registry::read(&folder).map_err(refused)?;
+    let snapshot = store.stage_durably(&folder).map_err(|error| match &error {
+        StoreError::Write { .. } | StoreError::Closing => not_stored(&error),
         _ => refused(error.to_string()),
     })?;
+    drop(unpacked);
     // The copy counts: the folder may have changed since.
     let mut found = registry::read(&snapshot.path).map_err(refused)?;
     let warnings = admission::vouch(&snapshot, rules, source, &found.manifest).map_err(|failure| {
@@ -121,4 +138,19 @@ fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<(Found, Snapsh
     })?;
     found.warnings.extend(warnings);
     Ok((found, snapshot))
+}
+
+fn not_stored(error: &StoreError) -> ErrorBody {
+    let code = if let StoreError::Closing = error { ErrorCode::Unavailable } else { ErrorCode::ResourceExhausted };
+    ErrorBody::new(code, error.to_string())
+}
+
+fn not_unpacked(source: &Path, error: &ArchiveError) -> ErrorBody {
+    let code = match error {
+        ArchiveError::Read(_) => ErrorCode::InvalidParams,
+        ArchiveError::Write { .. } => ErrorCode::ResourceExhausted,
+        ArchiveError::GivenUp => ErrorCode::Unavailable,
+        _ => ErrorCode::ConfigurationInvalid,
+    };
+    ErrorBody::new(code, format!("{} {error}", source.display()))
 }

@@ -15,10 +15,10 @@ pub mod database;
 mod sweep;
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -71,6 +71,28 @@ pub struct Snapshot {
     /// Where it lies.
     pub path: PathBuf,
     _hold: Arc<()>,
+}
+
+/// A folder for what is looked at before it is copied, and for nobody but the daemon. It goes with this, or when the store is opened.
+#[derive(Debug)]
+pub struct Workspace {
+    path: PathBuf,
+}
+
+impl Workspace {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(&self.path) {
+            tracing::warn!(%error, "what was unpacked stays until the daemon starts anew");
+        }
+    }
 }
 
 /// Where snapshots are kept.
@@ -156,6 +178,24 @@ impl Store {
 
     fn staging_path(&self) -> PathBuf {
         self.staging().join(self.staged.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// Makes an empty folder on the disk of the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Write`]
+    pub fn workspace(&self) -> Result<Workspace, StoreError> {
+        let path = self.staging_path();
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Workspace { path }),
+            Err(source) => Err(StoreError::Write { path, source }),
+        }
+    }
+
+    /// Whether the daemon goes on, and what takes long is still wanted.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.closing.load(Ordering::Relaxed)
     }
 
     /// Copies the package at `source`. Blocks; what is in the store already is not copied again.

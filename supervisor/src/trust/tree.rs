@@ -22,7 +22,7 @@ pub const PACKAGE_BYTES_MAX: u64 = 512 << 20;
 pub const PACKAGE_FILES_MAX: usize = 20_000;
 
 /// Deepest folder in one package.
-const DEPTH_MAX: usize = 32;
+pub const DEPTH_MAX: usize = 32;
 
 /// What does not belong to a package, wherever in it such a folder or file lies.
 pub const LEFT_OUT: [&str; 3] = [".git", "target", "node_modules"];
