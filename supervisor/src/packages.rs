@@ -15,6 +15,7 @@ mod gather;
 mod install;
 mod record;
 mod remove;
+mod statistics;
 mod switch;
 
 use std::collections::HashMap;
@@ -30,6 +31,8 @@ use tokio::task::JoinHandle;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
 pub use self::remove::Removed;
+use self::statistics::Accounts;
+pub use self::statistics::Usage;
 use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
@@ -78,6 +81,7 @@ pub struct Packages {
     records: PathBuf,
     reserve: Arc<Reserve>,
     numbers: Mutex<HashMap<PluginId, Arc<Numbers>>>,
+    accounts: Arc<Accounts>,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     changing: tokio::sync::Mutex<()>,
 }
@@ -105,6 +109,7 @@ impl Packages {
             records: state.join("installed"),
             reserve: Arc::new(Reserve::open(state.join("generations"))),
             numbers: Mutex::default(),
+            accounts: Arc::default(),
             tasks: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }
@@ -167,6 +172,7 @@ impl Packages {
         }
         let surroundings = Surroundings { bus: bus.clone(), hub: hub.clone(), started: *started };
         let (handle, task) = actor::start(blueprint, surroundings, numbers);
+        self.accounts.open(&id, handle.version(), handle.counters());
         lock(&self.tasks).insert((id, handle.version().clone()), task);
         handle
     }

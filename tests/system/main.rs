@@ -23,6 +23,7 @@ mod operations;
 mod packages;
 mod permissions;
 mod python;
+mod registry;
 mod required;
 mod runtimes;
 mod starts;

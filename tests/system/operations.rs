@@ -84,7 +84,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 14, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 15, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -486,6 +486,10 @@ fn every_operation_answers_what_the_page_says() {
     assert!(removed["data"].is_string(), "{removed}");
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
 
+    let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
+    let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
+    assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
+
     ask::<admin::DaemonStatus>(page, &daemon, "a daemon", "status", &json!({}));
     let report = ask::<Value>(page, &daemon, "a report", "doctor", &json!({}));
     let checks: Vec<admin::Check> = serde_json::from_value(report["checks"].clone()).expect("they are checks");
@@ -630,6 +634,9 @@ fn the_types_of_the_client_are_the_pages() {
         ("Check", "a report", "checks[]."),
         ("Installation", "an installation", ""),
         ("Removal", "a removal", ""),
+        ("Usage", "a usage", ""),
+        ("VersionUsage", "a usage", "plugins[]."),
+        ("Latency", "a usage", "plugins[].latency."),
         ("NotEnforced", "a status", "not_enforced[]."),
     ] {
         let paths = page.tables[table].keys().filter_map(|path| path.strip_prefix(prefix));

@@ -219,6 +219,15 @@ impl<'a> Admin<'a> {
         self.request("uninstall", &Force { target: target.into(), force }).call().await
     }
 
+    /// How plugins are used: all of them, or those that are meant; also versions that are not there any more.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn stats(&self, target: Target<'a>) -> Result<Vec<VersionUsage>, CallError> {
+        let usage: Usage = self.request("stats", &target).call().await?;
+        Ok(usage.plugins)
+    }
+
     /// Log lines, as they were written. Endless when they are followed.
     ///
     /// # Errors
@@ -389,6 +398,64 @@ pub struct Removal {
     /// The folder of its data, which stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+}
+
+/// How plugins are used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// By id and version.
+    pub plugins: Vec<VersionUsage>,
+}
+
+/// How a version is used, over all daemons that kept their state in the same folder.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VersionUsage {
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Whether there still is that version.
+    pub present: bool,
+    /// How often it was installed.
+    pub installs: u64,
+    /// Calls that have ended, however.
+    pub calls: u64,
+    /// Ended well.
+    pub ok: u64,
+    /// Ended with an error of the plugin's.
+    pub errors: u64,
+    /// Too late.
+    pub timed_out: u64,
+    /// Failed with their process.
+    pub crashed: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+    /// Turned away at once.
+    pub refused: u64,
+    /// When the last call came, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used_unix_ms: Option<u64>,
+    /// How long answers took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+}
+
+/// How long a plugin's answers took, from when the supervisor let the call in; at most an eighth more than it was.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// How many answers that is about.
+    pub answers: u64,
+    /// Half of them took no longer.
+    pub p50_us: u64,
+    /// Nine of ten.
+    pub p90_us: u64,
+    /// Ninety-nine of a hundred.
+    pub p99_us: u64,
+    /// All of them.
+    pub max_us: u64,
 }
 
 /// A plugin is enabled unless somebody has disabled it.

@@ -111,6 +111,11 @@ pub(crate) enum Command {
     Enable(Targets),
     /// Stop versions, and let them take no calls until they are enabled
     Disable(Targets),
+    /// Show how plugins are used: installations, calls, errors, how long they took
+    Stats {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: Option<String>,
+    },
     /// Make a key to sign packages with, and print what the configuration has to say of it
     Keygen(Keygen),
     /// Write checksum and signature into a package's plugin.json

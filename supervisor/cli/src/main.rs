@@ -16,6 +16,7 @@ mod output;
 mod packages;
 mod params;
 mod plugins;
+mod registry;
 mod run;
 mod screen;
 mod times;
@@ -215,6 +216,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Uninstall { targets, force } => packages::uninstall(context, &targets.plugins, force).await?,
         Command::Enable(targets) => plugins::change(context, Change::Enable, targets.plugins).await?,
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
+        Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

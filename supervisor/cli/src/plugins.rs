@@ -16,7 +16,7 @@ use crate::value::{self, Layout};
 use crate::{Context, operate, params};
 
 #[derive(Serialize)]
-struct Nothing {}
+pub(crate) struct Nothing {}
 
 #[derive(Serialize)]
 pub(crate) struct Target<'a> {

@@ -7,11 +7,11 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::service::{Service, StopParams, Which, parameters, value};
+use super::service::{Service, StatusParams, StopParams, Which, parameters, value};
 use crate::packages::Packages;
 
 /// Their names.
-pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable"];
+pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable", "stats"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +37,10 @@ impl Service {
                 let work = async move { packages.uninstall(&plugin, version.as_deref(), force, &who).await };
                 value(&to_its_end(work).await?)
             }
+            "stats" => {
+                let StatusParams { plugin, version } = parameters(params)?;
+                value(&self.packages()?.usage(plugin.as_deref(), version.as_deref()).await?)
+            }
             _ => {
                 let Which { plugin, version } = parameters(params)?;
                 let (packages, enable) = (self.changeable()?, action == "enable");
@@ -50,6 +54,10 @@ impl Service {
     /// The packages, while they can be changed.
     fn changeable(&self) -> Result<Arc<Packages>, ErrorBody> {
         self.refuse_while_stopping()?;
+        self.packages()
+    }
+
+    fn packages(&self) -> Result<Arc<Packages>, ErrorBody> {
         let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
         self.packages.clone().ok_or_else(none)
     }

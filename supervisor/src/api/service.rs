@@ -133,6 +133,7 @@ pub const ACTIONS: &[Row] = &[
     ),
     ("enable", "Has a version take calls again.", &[PLUGIN, VERSION], false),
     ("disable", "Stops a version, and has it take no calls, until it is enabled.", &[PLUGIN, VERSION], false),
+    ("stats", "How plugins are used: installations, calls, how long they took.", &[PLUGIN_OPTIONAL, VERSION], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -161,9 +162,9 @@ pub(super) struct Which {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct StatusParams {
-    plugin: Option<String>,
-    version: Option<String>,
+pub(super) struct StatusParams {
+    pub plugin: Option<String>,
+    pub version: Option<String>,
 }
 
 #[derive(Deserialize)]

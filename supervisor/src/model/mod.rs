@@ -30,6 +30,7 @@ pub mod saturation;
 pub mod schema;
 pub mod specifier;
 pub mod status;
+pub mod tally;
 pub mod trust;
 pub mod version;
 pub mod watchdog;

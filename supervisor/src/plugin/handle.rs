@@ -144,6 +144,12 @@ impl Handle {
         self.shared.enabled.store(enabled, Ordering::Relaxed);
     }
 
+    /// Its calls, counted.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
+    }
+
     /// What its generations are made from.
     #[must_use]
     pub fn blueprint(&self) -> &Blueprint {

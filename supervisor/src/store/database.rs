@@ -22,8 +22,11 @@ use semver::Version;
 
 use crate::model::ids::PluginId;
 
+pub mod statistics;
+
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE switched (
         id TEXT NOT NULL, version TEXT NOT NULL, enabled INTEGER NOT NULL, at_unix_ms INTEGER NOT NULL,
         PRIMARY KEY (id, version)
@@ -36,7 +39,9 @@ const MIGRATIONS: [&str; 1] = ["
         id TEXT NOT NULL, version TEXT NOT NULL, installs INTEGER NOT NULL DEFAULT 0, calls INTEGER NOT NULL DEFAULT 0,
         errors INTEGER NOT NULL DEFAULT 0, last_used_unix_ms INTEGER, PRIMARY KEY (id, version)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    statistics::MIGRATION,
+];
 
 /// So much of the trail is kept.
 const AUDIT_ROWS_MAX: i64 = 100_000;
@@ -480,7 +485,11 @@ mod tests {
         drop(connection);
         let database = Database::open(&path);
         let Condition::Volatile { reason } = database.condition() else { panic!("{:?}", database.condition()) };
-        assert_eq!(reason, "it is of version 99, and this palisaded knows none beyond 1; it is left as it is");
+        let last = MIGRATIONS.len();
+        assert_eq!(
+            *reason,
+            format!("it is of version 99, and this palisaded knows none beyond {last}; it is left as it is")
+        );
         let connection = Connection::open(&path).unwrap();
         assert_eq!(connection.query_row("SELECT count(*) FROM later", [], |row| row.get::<_, u32>(0)).unwrap(), 0);
     }
@@ -498,13 +507,24 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_makes_a_copy_first() {
+    fn a_migration_makes_a_copy_first_and_keeps_what_there_was() {
         let (folder, path) = folder();
-        let mut connection = Connection::open(&path).unwrap();
-        connection.execute_batch("CREATE TABLE old (what TEXT); PRAGMA user_version = 0").unwrap();
-        // As if the present form were the second one.
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.execute_batch("INSERT INTO statistics (id, version, installs) VALUES ('echo', '1.0.0', 3)").unwrap();
         connection.pragma_update(None, "user_version", 1).unwrap();
-        assert!(migrate(&path, &mut connection).is_ok());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "there was nothing to do");
+        drop(connection);
+        let database = Database::open(&path);
+        assert_eq!(database.condition(), &Condition::Good);
+        let (id, version) = pair("echo", "1.0.0");
+        assert_eq!(database.installs(&id, &version).unwrap(), 3);
+        drop(database);
+        let copy = Connection::open(folder.path().join("registry.sqlite3.version-1")).unwrap();
+        assert_eq!(copy.query_row("SELECT installs FROM statistics", [], |row| row.get::<_, u64>(0)).unwrap(), 3);
+        assert_eq!(copy.pragma_query_value(None, "user_version", |row| row.get::<_, usize>(0)).unwrap(), 1);
+        // There is nothing to do any more, and no copy to make.
+        fs::remove_file(folder.path().join("registry.sqlite3.version-1")).unwrap();
+        assert_eq!(Database::open(&path).condition(), &Condition::Good);
+        assert!(!folder.path().join("registry.sqlite3.version-1").exists());
     }
 }

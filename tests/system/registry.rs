@@ -1,0 +1,99 @@
+//! What is known of plugins beside what they do at the moment: how they are used.
+
+use std::fs;
+use std::path::PathBuf;
+
+use palisade_protocol::ErrorCode;
+use palisade_tests::daemon::{Daemon, DaemonOptions};
+use palisade_tests::package::Package;
+use serde_json::{Value, json};
+
+use crate::support::{error, expect_echo, expect_text, hostile};
+
+fn guest(version: &str) -> Package {
+    Package::hostile("guest", "tame").with("version", json!(version)).environment("HOSTILE_VERSION", version)
+}
+
+/// Installs a package from a folder where no plugin directory is.
+fn install(daemon: &Daemon, package: &Package) -> PathBuf {
+    let folder = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+    daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+    folder
+}
+
+fn after_a_stop(daemon: Daemon) -> Daemon {
+    Daemon::start(DaemonOptions::with([]).folder(daemon.stop()))
+}
+
+/// How a version is used.
+fn usage(daemon: &Daemon, plugin: &str) -> Value {
+    let answer = daemon.operate("stats", &json!({ "plugin": plugin })).expect("it is known");
+    answer["plugins"][0].clone()
+}
+
+/// Every call is counted once, by its end, whichever daemon it came to and whatever became of the version since.
+#[test]
+fn what_is_counted_outlives_the_daemon_and_the_version() {
+    let daemon = Daemon::with([hostile("tame")]);
+    install(&daemon, &guest("1.0.0"));
+    let unused = usage(&daemon, "guest");
+    assert_eq!((&unused["installs"], &unused["calls"]), (&json!(1), &json!(0)));
+    assert_eq!((unused.get("latency"), unused.get("last_used_unix_ms")), (None, None));
+    for _ in 0..3 {
+        expect_echo(&daemon, "guest");
+    }
+    error(daemon.agent().call("guest", "no-such-deed", &json!(1)), ErrorCode::ActionNotFound);
+    error(daemon.agent().call("guest", "abort", &json!(1)), ErrorCode::Crashed);
+    let before = usage(&daemon, "guest");
+    assert_eq!((&before["ok"], &before["crashed"], &before["calls"]), (&json!(3), &json!(1), &json!(4)), "{before}");
+    assert_eq!(before["latency"]["answers"], 3, "only what was answered took its time: {before}");
+    // Made anew, it counts on.
+    for operation in ["disable", "enable"] {
+        daemon.operate(operation, &json!({"plugin": "guest"})).expect("it is there");
+    }
+    expect_echo(&daemon, "guest");
+    assert_eq!(usage(&daemon, "guest")["ok"], 4);
+
+    let daemon = after_a_stop(daemon);
+    let kept = usage(&daemon, "guest");
+    assert_eq!(
+        (&kept["ok"], &kept["crashed"], &kept["latency"]["answers"]),
+        (&json!(4), &json!(1), &json!(4)),
+        "{kept}"
+    );
+    expect_echo(&daemon, "guest");
+    let now = usage(&daemon, "guest");
+    assert_eq!(now["ok"], 5);
+    assert!(kept["last_used_unix_ms"].as_u64() < now["last_used_unix_ms"].as_u64(), "{kept} {now}");
+    let quantiles = ["p50_us", "p90_us", "p99_us", "max_us"].map(|name| now["latency"][name].as_u64());
+    assert!(quantiles[0] > Some(0) && quantiles.is_sorted(), "{now}");
+    daemon.operate("uninstall", &json!({"plugin": "guest"})).expect("it is installed");
+
+    let daemon = after_a_stop(daemon);
+    let gone = usage(&daemon, "guest");
+    assert_eq!((&gone["present"], &gone["ok"], &gone["installs"]), (&json!(false), &json!(5), &json!(1)));
+    let all = daemon.operate("stats", &json!({})).expect("it answers");
+    let names: Vec<_> = all["plugins"].as_array().expect("a list").iter().map(|one| &one["id"]).collect();
+    assert_eq!(names, ["guest", "hostile"]);
+    error(daemon.operate("stats", &json!({"plugin": "guest", "version": "^2"})), ErrorCode::PluginNotFound);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A database without room for statistics has no room for them, and all else goes on.
+#[test]
+fn a_database_that_is_damaged_meanwhile_costs_statistics_only() {
+    let daemon = Daemon::with([Package::echo()]);
+    expect_echo(&daemon, "echo");
+    for end in ["", "-wal", "-shm"] {
+        let file = daemon.path().join(format!("state/registry.sqlite3{end}"));
+        fs::write(file, "this is no database, and never was one").expect("it is ours");
+    }
+    let told = error(daemon.operate("stats", &json!({})), ErrorCode::Unavailable);
+    expect_text(&told.message, "registry.sqlite3 cannot be used");
+    expect_echo(&daemon, "echo");
+    let daemon = after_a_stop(daemon);
+    expect_text(&daemon.log(), "how plugins are used is not written down");
+    expect_echo(&daemon, "echo");
+    assert_eq!(usage(&daemon, "echo")["ok"], 1, "counted since");
+    daemon.stop_and_expect_no_orphans();
+}
