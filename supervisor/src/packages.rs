@@ -15,6 +15,7 @@ mod gather;
 mod install;
 mod record;
 mod remove;
+pub mod search;
 mod statistics;
 mod switch;
 

@@ -84,7 +84,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 15, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 17, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -320,6 +320,19 @@ fn every_operation_answers_what_the_page_says() {
         Package::new("wrong", Entry::Missing).with("version", json!("one")),
         Package::hostile("lesser", "tame").with("require", json!(["disk"])),
         Package::new("words", Entry::Bytes(b"for whoever reads them\n".to_vec())).with("runtime", json!("there")),
+        Package::new("asker", Entry::Bytes(b"for nobody\n".to_vec()))
+            .with("author", json!("Somebody"))
+            .with("license", json!("MIT"))
+            .with("homepage", json!("https://example.com/asker"))
+            .with("tags", json!(["one", "two"]))
+            .with("capabilities", json!(["custom"]))
+            .with(
+                "dependencies",
+                json!({"plugins": [
+                    {"id": "echo", "version": "^0.1", "reason": "to say it again"},
+                    {"id": "nowhere", "version": "*", "optional": true},
+                ]}),
+            ),
         Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec())).with("runtime", json!("gone")),
     ];
     let configuration = format!(
@@ -343,7 +356,7 @@ fn every_operation_answers_what_the_page_says() {
     ask::<admin::Listing>(page, &daemon, "a listing", "list", &json!({}));
     assert_eq!(status(page, "missing")["state"], "failed");
     info(page, "missing");
-    for plugin in ["words", "letters"] {
+    for plugin in ["words", "letters", "asker"] {
         info(page, plugin);
     }
     let link = daemon.plugins().join("missing/link");
@@ -478,6 +491,7 @@ fn every_operation_answers_what_the_page_says() {
         assert_eq!(answer["enabled"], enabled);
         events_until(page, &mut watcher, events, |event| event["kind"] == format!("package_{operation}d"));
     }
+    assert_eq!(info(page, "guest")["installed"]["source"], json!(package));
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed.get("data").is_none(), "it has not run: {removed}");
     ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
@@ -486,6 +500,14 @@ fn every_operation_answers_what_the_page_says() {
     assert!(removed["data"].is_string(), "{removed}");
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
 
+    ask::<admin::Found>(page, &daemon, "what was found", "search", &json!({}));
+    let found = ask::<admin::Found>(page, &daemon, "what was found", "search", &json!({"text": "SAYS"}));
+    assert_eq!((&found["plugins"][0]["id"], &found["plugins"][0]["found_in"]), (&json!("echo"), &json!("description")));
+    let overview = ask::<admin::Overview>(page, &daemon, "an overview", "capabilities", &json!({}));
+    let custom = json!({"capability": "custom", "plugins": ["asker 0.1.0"]});
+    assert!(overview["capabilities"].as_array().expect("a list").contains(&custom), "{overview}");
+    let hostile = ask::<admin::Overview>(page, &daemon, "an overview", "capabilities", &of("hostile"));
+    assert_eq!(hostile["plugin"]["announced"], true);
     let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
     let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
     assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
@@ -634,6 +656,14 @@ fn the_types_of_the_client_are_the_pages() {
         ("Check", "a report", "checks[]."),
         ("Installation", "an installation", ""),
         ("Removal", "a removal", ""),
+        ("Found", "what was found", ""),
+        ("Hit", "what was found", "plugins[]."),
+        ("Overview", "an overview", ""),
+        ("Providers", "an overview", "capabilities[]."),
+        ("Abilities", "an overview", "plugin."),
+        ("Ability", "an overview", "plugin.actions[]."),
+        ("Need", "an info", "dependencies[]."),
+        ("Origin", "an info", "installed."),
         ("Usage", "a usage", ""),
         ("VersionUsage", "a usage", "plugins[]."),
         ("Latency", "a usage", "plugins[].latency."),

@@ -31,6 +31,47 @@ fn usage(daemon: &Daemon, plugin: &str) -> Value {
     answer["plugins"][0].clone()
 }
 
+fn ids(answer: &Value) -> Vec<&str> {
+    answer["plugins"].as_array().expect("a list").iter().filter_map(|one| one["id"].as_str()).collect()
+}
+
+/// What a plugin says of itself finds it, before it runs and after; what it depends on is told with what there is of it.
+#[test]
+fn plugins_are_found_by_what_they_say_of_themselves() {
+    let described = Package::echo().with("description", json!("Repeats")).with("tags", json!(["parrot"]));
+    let daemon = Daemon::with([described, hostile("tame")]);
+    let needs = json!({"plugins": [{"id": "echo", "version": "^0.1"}, {"id": "guest", "version": "^1"}]});
+    let search = |parameters: Value| daemon.operate("search", &parameters).expect("it answers");
+    for version in ["1.0.0", "1.1.0"] {
+        install(&daemon, &guest(version).with("kind", json!("workflow")));
+    }
+    install(&daemon, &Package::hostile("needs", "tame").with("dependencies", needs));
+    assert_eq!(ids(&search(json!({"text": "Parrot"}))), ["echo"]);
+    let guests = search(json!({"kind": "workflow"}));
+    let versions: Vec<_> = guests["plugins"].as_array().expect("a list").iter().map(|one| &one["version"]).collect();
+    assert_eq!(versions, ["1.1.0", "1.0.0"], "the highest first");
+    assert_eq!(ids(&search(json!({"permission": "execute_code", "text": "host"}))), ["hostile"]);
+    // Only its program knows its actions.
+    assert_eq!(ids(&search(json!({"text": "swallow"}))), [""; 0]);
+    expect_echo(&daemon, "hostile");
+    assert_eq!(ids(&search(json!({"text": "swallow"}))), ["hostile"]);
+    assert_eq!(ids(&search(json!({"state": "active"}))), ["hostile"]);
+    daemon.operate("disable", &json!({"plugin": "guest", "version": "=1.1.0"})).expect("it is there");
+    assert_eq!(search(json!({"state": "disabled"}))["plugins"][0]["version"], "1.1.0");
+    let refused = error(daemon.operate("search", &json!({"kind": "toool"})), ErrorCode::InvalidParams);
+    expect_text(&refused.message, "there are tool, llm_provider");
+
+    let info = |plugin: &str| daemon.operate("info", &json!({ "plugin": plugin })).expect("it is known");
+    let met: Vec<_> =
+        info("needs")["dependencies"].as_array().expect("a list").iter().map(|one| one["met_by"].clone()).collect();
+    assert_eq!(met, ["0.1.0", "1.0.0"], "what is disabled does not count");
+    assert_eq!(info("echo")["dependants"], json!(["needs 0.1.0"]));
+    assert_eq!((info("echo").get("installed"), info("needs")["installed"]["by"].is_string()), (None, true));
+    daemon.operate("disable", &json!({"plugin": "guest", "version": "=1.0.0"})).expect("it is there");
+    assert_eq!(info("needs")["dependencies"][1].get("met_by"), None);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// Every call is counted once, by its end, whichever daemon it came to and whatever became of the version since.
 #[test]
 fn what_is_counted_outlives_the_daemon_and_the_version() {

@@ -111,6 +111,13 @@ pub(crate) enum Command {
     Enable(Targets),
     /// Stop versions, and let them take no calls until they are enabled
     Disable(Targets),
+    /// Look for plugins: all that is given has to hold
+    Search(Search),
+    /// Show who can do what, or what a plugin can do
+    Capabilities {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: Option<String>,
+    },
     /// Show how plugins are used: installations, calls, errors, how long they took
     Stats {
         /// PLUGIN or PLUGIN@VERSION
@@ -148,6 +155,27 @@ pub(crate) struct Run {
     /// Arguments for palisaded; `palisaded --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     pub(crate) arguments: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// Words that id, name, tags, description or actions have, in whatever case
+    pub(crate) text: Vec<String>,
+    /// A tag
+    #[arg(long)]
+    pub(crate) tag: Option<String>,
+    /// data_processing, model_inference, agent_skill, integration, visualization, monitoring, security or custom
+    #[arg(long)]
+    pub(crate) capability: Option<String>,
+    /// tool, llm_provider, data_source, ui_extension or workflow
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// A permission that is asked for, such as file_read
+    #[arg(long)]
+    pub(crate) permission: Option<String>,
+    /// A state, such as active, or disabled
+    #[arg(long)]
+    pub(crate) state: Option<String>,
 }
 
 #[derive(Debug, Args)]

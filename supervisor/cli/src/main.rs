@@ -216,6 +216,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Uninstall { targets, force } => packages::uninstall(context, &targets.plugins, force).await?,
         Command::Enable(targets) => plugins::change(context, Change::Enable, targets.plugins).await?,
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
+        Command::Search(search) => registry::search(context, &search).await?,
+        Command::Capabilities { plugin } => registry::capabilities(context, plugin.as_deref()).await?,
         Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,

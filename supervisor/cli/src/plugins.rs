@@ -1,6 +1,6 @@
 //! `list`, `status`, `info`, and the commands that change what a plugin does.
 
-use palisade_client::admin::{Change, DaemonStatus, Listing, PluginInfo, PluginStatus};
+use palisade_client::admin::{Change, DaemonStatus, Listing, Need, Origin, PluginInfo, PluginStatus};
 use palisade_client::{CallError, Raw};
 use palisade_protocol::{ActionInfo, ErrorCode, GuaranteeState, StreamInfo, StreamKind};
 use serde::{Deserialize, Serialize};
@@ -302,6 +302,20 @@ fn limits(limits: Option<&Value>) -> String {
 fn info_text(info: &PluginInfo, screen: &Screen) -> String {
     let mut fields = Fields { screen, text: status_text(&info.status, screen) };
     fields.prose("description", &one_line(info.description.as_deref().unwrap_or_default()));
+    fields.add("kind", &one_line(&info.kind));
+    fields.prose("capabilities", &one_line(&info.capabilities.join(", ")));
+    fields.prose("tags", &one_line(&info.tags.join(", ")));
+    fields.add("author", &one_line(info.author.as_deref().unwrap_or_default()));
+    fields.add("license", &one_line(info.license.as_deref().unwrap_or_default()));
+    fields.add("homepage", &one_line(info.homepage.as_deref().unwrap_or_default()));
+    for need in &info.dependencies {
+        fields.prose("depends on", &depends_on(need, screen));
+    }
+    fields.prose("needed by", &one_line(&info.dependants.join(", ")));
+    if let Some(Origin { source, at_unix_ms, by }) = &info.installed {
+        let text = format!("{}, by {}, from {}", stamp(*at_unix_ms), one_line(by), one_line(source));
+        fields.prose("installed", &text);
+    }
     fields.add("source", &one_line(&info.source));
     fields.add("entry point", &one_line(&info.entry_point));
     if let Some(runtime) = &info.runtime {
@@ -347,6 +361,18 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
         text.push_str(&guarantees);
     }
     text
+}
+
+/// A plugin that another depends on, and whether it is there.
+fn depends_on(need: &Need, screen: &Screen) -> String {
+    let what = format!("{} {}", one_line(&need.id), one_line(&need.version));
+    let met = match &need.met_by {
+        Some(version) => format!("{} is there", one_line(version)),
+        None if need.optional => "missing, and optional".to_owned(),
+        None => screen.tone("missing", Tone::Bad),
+    };
+    let why = need.reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+    format!("{what} ({met}){why}")
 }
 
 /// Which controls are not enforced, by how far they hold; the reasons are long, and `info` has them.

@@ -8,10 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::service::{Service, StatusParams, StopParams, Which, parameters, value};
-use crate::packages::Packages;
+use crate::model::search::Said;
+use crate::packages::{Packages, search};
 
 /// Their names.
-pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable", "stats"];
+pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable", "stats", "search", "capabilities"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +20,17 @@ struct InstallParams {
     path: PathBuf,
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchParams {
+    text: Option<String>,
+    tag: Option<String>,
+    capability: Option<String>,
+    kind: Option<String>,
+    permission: Option<String>,
+    state: Option<String>,
 }
 
 impl Service {
@@ -36,6 +48,26 @@ impl Service {
                 let packages = self.changeable()?;
                 let work = async move { packages.uninstall(&plugin, version.as_deref(), force, &who).await };
                 value(&to_its_end(work).await?)
+            }
+            "search" => {
+                let SearchParams { text, tag, capability, kind, permission, state } = parameters(params)?;
+                let said = Said {
+                    text: text.as_deref(),
+                    tag: tag.as_deref(),
+                    capability: capability.as_deref(),
+                    kind: kind.as_deref(),
+                    permission: permission.as_deref(),
+                    state: state.as_deref(),
+                };
+                value(&search::search(&*self.registry()?, said)?)
+            }
+            "capabilities" => {
+                let StatusParams { plugin, version } = parameters(params)?;
+                let registry = self.registry()?;
+                value(&match plugin {
+                    Some(plugin) => search::abilities(registry.find_any(&plugin, version.as_deref())?),
+                    None => search::providers(&registry),
+                })
             }
             "stats" => {
                 let StatusParams { plugin, version } = parameters(params)?;

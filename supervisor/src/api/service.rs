@@ -21,7 +21,7 @@ use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, CpuOver};
 use crate::model::status::{PluginState, PreparedLaunchers, quoted};
-use crate::packages::Packages;
+use crate::packages::{Packages, search};
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
 use crate::plugin::limiting;
@@ -134,6 +134,20 @@ pub const ACTIONS: &[Row] = &[
     ("enable", "Has a version take calls again.", &[PLUGIN, VERSION], false),
     ("disable", "Stops a version, and has it take no calls, until it is enabled.", &[PLUGIN, VERSION], false),
     ("stats", "How plugins are used: installations, calls, how long they took.", &[PLUGIN_OPTIONAL, VERSION], false),
+    (
+        "search",
+        "Plugins by what they say of themselves, the best first.",
+        &[
+            ("text", "string", false),
+            ("tag", "string", false),
+            ("capability", "string", false),
+            ("kind", "string", false),
+            ("permission", "string", false),
+            ("state", "string", false),
+        ],
+        false,
+    ),
+    ("capabilities", "Who can do what, or what a plugin can do.", &[PLUGIN_OPTIONAL, VERSION], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -410,6 +424,12 @@ impl Service {
                 None => blueprint.intended_guarantees(has_run),
             };
             map.insert("guarantees".to_owned(), value(&guarantees)?);
+            let installed = match &self.packages {
+                Some(packages) => packages.installation(handle.id(), handle.version()).await?,
+                None => None,
+            };
+            let about = value(&search::about(&*self.registry()?, handle, installed))?;
+            map.extend(about.as_object().cloned().unwrap_or_default());
             if blueprint.trace_denials {
                 map.insert("denied".to_owned(), value(&handle.refusals(process.is_some()).await)?);
             }

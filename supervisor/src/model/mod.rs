@@ -28,6 +28,7 @@ pub mod runtime;
 pub mod sampled;
 pub mod saturation;
 pub mod schema;
+pub mod search;
 pub mod specifier;
 pub mod status;
 pub mod tally;
