@@ -11,6 +11,7 @@
 //! Invariants: one change at a time; a change that fails leaves everything as it was; calls see the registry before a change or after it.
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
+mod deprecate;
 mod gather;
 mod install;
 mod record;
@@ -29,6 +30,7 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use tokio::task::JoinHandle;
 
+use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
 pub use self::remove::Removed;
@@ -83,6 +85,7 @@ pub struct Packages {
     reserve: Arc<Reserve>,
     numbers: Mutex<HashMap<PluginId, Arc<Numbers>>>,
     accounts: Arc<Accounts>,
+    deprecations: Deprecations,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     changing: tokio::sync::Mutex<()>,
 }
@@ -106,6 +109,7 @@ impl Packages {
         Self {
             around,
             live,
+            deprecations: Deprecations::read(&database),
             database: Arc::new(database),
             records: state.join("installed"),
             reserve: Arc::new(Reserve::open(state.join("generations"))),
@@ -174,6 +178,7 @@ impl Packages {
         let surroundings = Surroundings { bus: bus.clone(), hub: hub.clone(), started: *started };
         let (handle, task) = actor::start(blueprint, surroundings, numbers);
         self.accounts.open(&id, handle.version(), handle.counters());
+        self.deprecations.apply(&handle);
         lock(&self.tasks).insert((id, handle.version().clone()), task);
         handle
     }

@@ -279,7 +279,8 @@ impl Registry {
         self.plugins.get(id).into_iter().flatten()
     }
 
-    /// The plugin that a call with `id` and `specifier` is for: the highest enabled version that fits.
+    /// The plugin that a call with `id` and `specifier` is for: the highest enabled version that fits, and a deprecated one only if no
+    /// other does.
     ///
     /// # Errors
     /// `plugin_not_found`, `version_not_found`, `unavailable` where what fits is disabled, `invalid_params` for a specifier that is
@@ -321,7 +322,8 @@ impl Registry {
             })?,
         };
         let usable = versions.iter().filter(|(_, handle)| handle.is_enabled() || !enabled).map(|(version, _)| version);
-        if let Some(found) = specifier.highest(usable).and_then(|version| versions.get(version)) {
+        let is_last = |version: &Version| versions.get(version).is_some_and(|handle| handle.deprecated().is_some());
+        if let Some(found) = specifier.highest_but(usable, is_last).and_then(|version| versions.get(version)) {
             return Ok(found);
         }
         if let Some(disabled) = specifier.highest(versions.keys()) {

@@ -492,6 +492,20 @@ fn every_operation_answers_what_the_page_says() {
         events_until(page, &mut watcher, events, |event| event["kind"] == format!("package_{operation}d"));
     }
     assert_eq!(info(page, "guest")["installed"]["source"], json!(package));
+    for (reason, undo) in [(Some("it forgets"), false), (None, false), (None, true)] {
+        let mut parameters = json!({"plugin": "guest", "undo": undo});
+        if let Some(reason) = reason {
+            parameters["reason"] = json!(reason);
+        }
+        let answer = ask::<admin::PluginStatus>(page, &daemon, "a status", "deprecate", &parameters);
+        assert_eq!(answer.get("deprecated").is_some(), !undo, "{answer}");
+        if reason.is_some() {
+            ask::<Value>(page, &daemon, "a description", "describe", &of("guest"));
+            daemon.operate("stop", &of("guest")).expect("it runs");
+        }
+        let kind = if undo { "package_undeprecated" } else { "package_deprecated" };
+        events_until(page, &mut watcher, events, |event| event["kind"] == kind);
+    }
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed.get("data").is_none(), "it has not run: {removed}");
     ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
@@ -648,6 +662,7 @@ fn the_types_of_the_client_are_the_pages() {
         ("PluginStatus", "a status", ""),
         ("GenerationStatus", "a status", "generations[]."),
         ("Dossier", "a status", "last_failure."),
+        ("Deprecation", "a status", "deprecated."),
         ("CallCounters", "a status", "calls."),
         ("PluginInfo", "an info", ""),
         ("Refusal", "an info", "denied[]."),

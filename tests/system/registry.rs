@@ -1,13 +1,15 @@
-//! What is known of plugins beside what they do at the moment: how they are used.
+//! What is known of plugins beside what they do at the moment: how they are used, found and chosen.
 
 use std::fs;
 use std::path::PathBuf;
 
-use palisade_protocol::ErrorCode;
+use palisade_protocol::{Call, ErrorCode};
 use palisade_tests::daemon::{Daemon, DaemonOptions};
 use palisade_tests::package::Package;
+use palisade_tests::wire::pack;
 use serde_json::{Value, json};
 
+use crate::cli::palisade;
 use crate::support::{error, expect_echo, expect_text, hostile};
 
 fn guest(version: &str) -> Package {
@@ -136,5 +138,66 @@ fn a_database_that_is_damaged_meanwhile_costs_statistics_only() {
     expect_text(&daemon.log(), "how plugins are used is not written down");
     expect_echo(&daemon, "echo");
     assert_eq!(usage(&daemon, "echo")["ok"], 1, "counted since");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The version that a call gets, as the plugin says itself.
+fn serves(daemon: &Daemon, version: Option<&str>) -> Result<String, palisade_protocol::ErrorBody> {
+    let mut agent = daemon.agent();
+    let call = Call { action: "environment", plugin: Some("guest"), version, ..Call::default() };
+    let id = agent.begin_with(&call, &pack(&json!(null)));
+    agent.finish(id).map(|found| found["HOSTILE_VERSION"].as_str().unwrap_or_default().to_owned())
+}
+
+/// It takes calls, and every other that fits goes before it; whoever calls it is told once.
+#[test]
+fn a_deprecated_version_is_the_last_that_is_chosen() {
+    let daemon = Daemon::with([Package::echo()]);
+    for version in ["1.0.0", "1.1.0", "2.0.0-rc.1"] {
+        install(&daemon, &guest(version));
+    }
+    let deprecate = |daemon: &Daemon, version: &str, undo: bool| {
+        let reason = if undo { json!(null) } else { json!("it forgets") };
+        let parameters = json!({"plugin": "guest", "version": version, "reason": reason, "undo": undo});
+        daemon.operate("deprecate", &parameters)
+    };
+    error(daemon.operate("deprecate", &json!({"plugin": "guest"})), ErrorCode::InvalidParams);
+    let long = json!({"plugin": "guest", "version": "=1.1.0", "reason": "x".repeat(513)});
+    error(daemon.operate("deprecate", &long), ErrorCode::InvalidParams);
+    assert_eq!(serves(&daemon, None), Ok("1.1.0".into()));
+    deprecate(&daemon, "=1.1.0", false).expect("it is there");
+    let expected = |daemon: &Daemon| {
+        assert_eq!(serves(daemon, None), Ok("1.0.0".into()));
+        assert_eq!(serves(daemon, Some("^1")), Ok("1.0.0".into()));
+        assert_eq!(serves(daemon, Some("^1.1")), Ok("1.1.0".into()), "where no other fits");
+        assert_eq!(serves(daemon, Some("==1.1.0")), Ok("1.1.0".into()), "of whoever names it");
+    };
+    expected(&daemon);
+    let daemon = after_a_stop(daemon);
+    expected(&daemon);
+    expect_text(&daemon.log(), "guest 1.1.0 is deprecated: it forgets");
+    let described = |version: &str| {
+        daemon.operate("describe", &json!({"plugin": "guest", "version": version})).expect("it is known")
+    };
+    assert_eq!(described("=1.1.0")["deprecated"], "guest 1.1.0 is deprecated: it forgets");
+    assert_eq!(described("=1.0.0").get("deprecated"), None);
+    let told = palisade(&daemon.socket(), &["call", "guest@^1.1", "echo", "--params", "7"]);
+    assert_eq!((told.status, told.stdout.as_str()), (Some(0), "7\n"), "{}", told.stderr);
+    assert_eq!(told.stderr, "palisade: warning: guest 1.1.0 is deprecated: it forgets\n");
+    let silent = palisade(&daemon.socket(), &["--json", "call", "guest@^1.1", "echo", "--params", "7"]);
+    assert_eq!((silent.stdout.as_str(), silent.stderr.as_str()), ("7\n", ""));
+    let list = palisade(&daemon.socket(), &["list"]).stdout;
+    assert_eq!(list.lines().filter(|line| line.contains(", deprecated")).count(), 1, "{list}");
+    // A release that is deprecated goes before a pre-release that nobody asked for.
+    deprecate(&daemon, "=1.0.0", false).expect("it is there");
+    assert_eq!(serves(&daemon, None), Ok("1.1.0".into()));
+    for _ in 0..2 {
+        deprecate(&daemon, "=1.1.0", true).expect("it is there");
+    }
+    assert_eq!(serves(&daemon, Some("^1")), Ok("1.1.0".into()));
+    daemon.operate("uninstall", &json!({"plugin": "guest", "version": "=1.0.0"})).expect("it is installed");
+    install(&daemon, &guest("1.0.0"));
+    let status = daemon.operate("status", &json!({"plugin": "guest", "version": "=1.0.0"})).expect("it is there");
+    assert_eq!(status.get("deprecated"), None, "what is removed is forgotten");
     daemon.stop_and_expect_no_orphans();
 }

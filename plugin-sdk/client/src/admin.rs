@@ -122,6 +122,15 @@ struct Force<'a> {
 }
 
 #[derive(Serialize)]
+struct Deprecate<'a> {
+    #[serde(flatten)]
+    target: Target<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    undo: bool,
+}
+
+#[derive(Serialize)]
 struct Describe<'a> {
     #[serde(flatten)]
     target: Target<'a>,
@@ -278,6 +287,26 @@ impl<'a> Admin<'a> {
         Ok(usage.plugins)
     }
 
+    /// Has others be chosen before a version, and whoever uses it be told.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn deprecate(
+        &self,
+        target: impl Into<Target<'a>>,
+        reason: Option<&str>,
+    ) -> Result<PluginStatus, CallError> {
+        self.request("deprecate", &Deprecate { target: target.into(), reason, undo: false }).call().await
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn undeprecate(&self, target: impl Into<Target<'a>>) -> Result<PluginStatus, CallError> {
+        self.request("deprecate", &Deprecate { target: target.into(), reason: None, undo: true }).call().await
+    }
+
     /// Log lines, as they were written. Endless when they are followed.
     ///
     /// # Errors
@@ -346,6 +375,8 @@ pub struct PluginSummary {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Whether somebody has said that it is better not used any more.
+    pub deprecated: bool,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
     pub state: String,
     /// When it entered the state, in milliseconds since the epoch.
@@ -375,6 +406,9 @@ pub struct PluginStatus {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Somebody has said that it is better not used any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deprecated: Option<Deprecation>,
     /// As in [`PluginSummary::state`].
     pub state: String,
     /// Why it is in this state, where that is not plain.
@@ -480,6 +514,8 @@ pub struct Hit {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Whether somebody has said that it is better not used any more.
+    pub deprecated: bool,
     /// As in [`PluginSummary::state`].
     pub state: String,
     /// Where the text was found: `id`, `name`, `tag`, `description` or `action`.
@@ -637,6 +673,19 @@ pub struct Latency {
     pub p99_us: u64,
     /// All of them.
     pub max_us: u64,
+}
+
+/// That a version is better not used any more: it takes calls, and others are chosen before it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Deprecation {
+    /// Since when, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+    /// Who said so: `uid:0`.
+    pub by: String,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A plugin is enabled unless somebody has disabled it.

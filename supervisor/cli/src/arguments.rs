@@ -123,6 +123,17 @@ pub(crate) enum Command {
         /// PLUGIN or PLUGIN@VERSION
         plugin: Option<String>,
     },
+    /// Have others be chosen before a version, and whoever uses it be told
+    Deprecate {
+        /// PLUGIN@VERSION, or PLUGIN where there is one version
+        plugin: String,
+        /// Why, for whoever uses it
+        #[arg(long, value_name = "TEXT", conflicts_with = "undo")]
+        reason: Option<String>,
+        /// Take that back
+        #[arg(long)]
+        undo: bool,
+    },
     /// Make a key to sign packages with, and print what the configuration has to say of it
     Keygen(Keygen),
     /// Write checksum and signature into a package's plugin.json

@@ -218,6 +218,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
         Command::Search(search) => registry::search(context, &search).await?,
         Command::Capabilities { plugin } => registry::capabilities(context, plugin.as_deref()).await?,
+        Command::Deprecate { plugin, reason, undo } => {
+            registry::deprecate(context, &plugin, reason.as_deref(), undo).await?;
+        }
         Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,

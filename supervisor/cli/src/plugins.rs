@@ -1,6 +1,6 @@
 //! `list`, `status`, `info`, and the commands that change what a plugin does.
 
-use palisade_client::admin::{Change, DaemonStatus, Listing, Need, Origin, PluginInfo, PluginStatus};
+use palisade_client::admin::{Change, DaemonStatus, Deprecation, Listing, Need, Origin, PluginInfo, PluginStatus};
 use palisade_client::{CallError, Raw};
 use palisade_protocol::{ActionInfo, ErrorCode, GuaranteeState, StreamInfo, StreamKind};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub(crate) struct Describe<'a> {
 pub(crate) struct Described {
     #[serde(default)]
     pub(crate) actions: Vec<ActionInfo>,
+    /// A sentence for whoever uses it all the same.
+    #[serde(default)]
+    pub(crate) deprecated: Option<String>,
 }
 
 pub(crate) fn target(target: &str) -> Target<'_> {
@@ -80,10 +83,7 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
             vec![
                 Cell::new(&plugin.id, Tone::Strong),
                 (&plugin.version).into(),
-                match plugin.enabled {
-                    true => Cell::new(&plugin.state, Tone::of_state(&plugin.state)),
-                    false => Cell::new("disabled", Tone::Faint),
-                },
+                marked(&plugin.state, plugin.enabled, plugin.deprecated),
                 since(plugin.since_unix_ms).into(),
                 plugin.calls_in_flight.to_string().into(),
                 plugin.restarts.to_string().into(),
@@ -92,6 +92,16 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
         })
         .collect();
     screen.fitting_table(&["PLUGIN", "VERSION", "STATE", "SINCE", "BUSY", "RESTARTS", "DESCRIPTION"], &rows)
+}
+
+/// A state, or that it takes no calls; and that it is better not used.
+pub(crate) fn marked(state: &str, enabled: bool, deprecated: bool) -> Cell {
+    match (enabled, deprecated) {
+        (true, false) => Cell::new(state, Tone::of_state(state)),
+        (true, true) => Cell::new(format!("{state}, deprecated"), Tone::Careful),
+        (false, false) => Cell::new("disabled", Tone::Faint),
+        (false, true) => Cell::new("disabled, deprecated", Tone::Faint),
+    }
 }
 
 /// `1 call`, `2 calls`.
@@ -179,6 +189,11 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     if !status.enabled {
         let id = one_line(&status.id);
         fields.add("disabled", &format!("it takes no calls; `palisade enable {id}@{}`", one_line(&status.version)));
+    }
+    if let Some(Deprecation { at_unix_ms, by, reason }) = &status.deprecated {
+        let why = reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+        let text = format!("since {}, by {}{why}", stamp(*at_unix_ms), one_line(by));
+        fields.prose("deprecated", &screen.tone(&text, Tone::Careful));
     }
     fields.prose("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
     for shortfall in &status.degraded {
@@ -436,7 +451,7 @@ pub(crate) async fn action_info(context: &Context, plugin: &str, action: &str) -
     let (plugin, version) = split_target(plugin);
     let answer = context.operate("describe", &Describe { plugin, version, action }).await?;
     show(context, &answer, |answer, screen| {
-        let Described { actions } = answer.decode()?;
+        let Described { actions, .. } = answer.decode()?;
         let found = actions.iter().find(|found| found.name == action);
         let unknown = || Failure::code(ErrorCode::ActionNotFound, format!("`{plugin}` has no action `{action}`"));
         Ok(action_text(plugin, found.ok_or_else(unknown)?, screen))

@@ -1,12 +1,13 @@
-//! What is known of plugins beside what they do at the moment: `search`, `capabilities` and `stats`.
+//! What is known of plugins beside what they do at the moment: `search`, `capabilities`, `stats`, and `deprecate`.
 
 use std::time::Duration;
 
 use palisade_client::admin::{Abilities, Ability, Found, Overview, Providers, Search, Usage, VersionUsage};
 use palisade_protocol::StreamKind;
+use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::plugins::{Nothing, show, target};
+use crate::plugins::{Nothing, Target, marked, show, target};
 use crate::screen::{Cell, Screen, Tone, one_line};
 use crate::times::since;
 use crate::{Context, arguments};
@@ -35,10 +36,7 @@ fn found_text(found: &Found, screen: &Screen) -> String {
                 Cell::new(&hit.id, Tone::Strong),
                 (&hit.version).into(),
                 (&hit.kind).into(),
-                match hit.enabled {
-                    true => Cell::new(&hit.state, Tone::of_state(&hit.state)),
-                    false => Cell::new("disabled", Tone::Faint),
-                },
+                marked(&hit.state, hit.enabled, hit.deprecated),
                 hit.tags.join(" ").into(),
                 hit.description.as_ref().unwrap_or(&hit.name).into(),
             ]
@@ -108,6 +106,26 @@ fn traits(action: &Ability) -> String {
         action.endless.then_some("endless"),
     ];
     traits.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+#[derive(Serialize)]
+struct Deprecate<'a> {
+    #[serde(flatten)]
+    target: Target<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    undo: bool,
+}
+
+/// `palisade deprecate PLUGIN`
+pub(crate) async fn deprecate(
+    context: &Context,
+    plugin: &str,
+    reason: Option<&str>,
+    undo: bool,
+) -> Result<(), Failure> {
+    let answer = context.operate("deprecate", &Deprecate { target: target(plugin), reason, undo }).await?;
+    show(context, &answer, |_, _| Ok(String::new()))
 }
 
 /// `palisade stats [PLUGIN]`

@@ -12,7 +12,8 @@ use crate::model::search::Said;
 use crate::packages::{Packages, search};
 
 /// Their names.
-pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable", "stats", "search", "capabilities"];
+pub(super) const NAMES: &[&str] =
+    &["install", "uninstall", "enable", "disable", "stats", "search", "capabilities", "deprecate"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +21,16 @@ struct InstallParams {
     path: PathBuf,
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeprecateParams {
+    plugin: String,
+    version: Option<String>,
+    reason: Option<String>,
+    #[serde(default)]
+    undo: bool,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +79,13 @@ impl Service {
                     Some(plugin) => search::abilities(registry.find_any(&plugin, version.as_deref())?),
                     None => search::providers(&registry),
                 })
+            }
+            "deprecate" => {
+                let DeprecateParams { plugin, version, reason, undo } = parameters(params)?;
+                let packages = self.changeable()?;
+                let work = async move { packages.deprecate(&plugin, version.as_deref(), reason, undo, &who).await };
+                let handle = to_its_end(work).await?;
+                value(&handle.status().await)
             }
             "stats" => {
                 let StatusParams { plugin, version } = parameters(params)?;

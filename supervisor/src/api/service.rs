@@ -133,6 +133,12 @@ pub const ACTIONS: &[Row] = &[
     ),
     ("enable", "Has a version take calls again.", &[PLUGIN, VERSION], false),
     ("disable", "Stops a version, and has it take no calls, until it is enabled.", &[PLUGIN, VERSION], false),
+    (
+        "deprecate",
+        "Has others be chosen before a version, and whoever uses it be told.",
+        &[PLUGIN, VERSION, ("reason", "string", false), ("undo", "boolean", false)],
+        false,
+    ),
     ("stats", "How plugins are used: installations, calls, how long they took.", &[PLUGIN_OPTIONAL, VERSION], false),
     (
         "search",
@@ -164,6 +170,7 @@ pub const CHANGES: &[&str] = &[
     "uninstall",
     "enable",
     "disable",
+    "deprecate",
     "shutdown",
 ];
 
@@ -475,7 +482,11 @@ impl Service {
             Some(name) => vec![actions.get(plugin, name)?.info()],
             None => actions.infos(),
         };
-        Ok(json!({ "actions": value(&infos)? }))
+        let mut description = json!({ "actions": value(&infos)? });
+        if let Some(warning) = handle.warning() {
+            description["deprecated"] = json!(warning);
+        }
+        Ok(description)
     }
 
     async fn act(&self, plugin: &str, version: Option<&str>, operation: Operation) -> Result<Value, ErrorBody> {

@@ -81,6 +81,9 @@ pub struct PluginStatus {
     pub name: String,
     /// Whether its operator lets it take calls.
     pub enabled: bool,
+    /// Somebody has said that it is better not used any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecated: Option<Deprecation>,
     pub state: PluginState,
     /// Why it is in this state, where that is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,6 +113,16 @@ pub struct PluginStatus {
     pub calls: CallCounters,
 }
 
+/// That a version is better not used any more: it takes calls, and others are chosen before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deprecation {
+    pub at_unix_ms: u64,
+    /// `uid:0`, or whoever else it was.
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// A control that holds less than it could, or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotEnforced {
@@ -126,6 +139,8 @@ pub struct PluginSummary {
     pub name: String,
     /// Whether its operator lets it take calls.
     pub enabled: bool,
+    /// Whether somebody has said that it is better not used any more.
+    pub deprecated: bool,
     pub state: PluginState,
     pub since_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -352,6 +367,7 @@ mod tests {
             version: Version::new(1, 2, 3),
             name: "Echo".into(),
             enabled: true,
+            deprecated: Some(Deprecation { at_unix_ms: 3, by: "uid:0".into(), reason: None }),
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),
             since_unix_ms: 1,

@@ -36,6 +36,7 @@ pub struct Hit {
     pub capabilities: Vec<&'static str>,
     pub tags: Vec<String>,
     pub enabled: bool,
+    pub deprecated: bool,
     pub state: PluginState,
     /// Where the text was found.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,6 +163,7 @@ fn hit(place: Option<Place>, handle: &Handle) -> Hit {
         capabilities: capabilities(manifest),
         tags: manifest.about.tags.clone(),
         enabled: handle.is_enabled(),
+        deprecated: handle.deprecated().is_some(),
         state: handle.state(),
         found_in: place.map(Place::as_str),
     }

@@ -22,10 +22,11 @@ use semver::Version;
 
 use crate::model::ids::PluginId;
 
+pub mod deprecated;
 pub mod statistics;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE switched (
         id TEXT NOT NULL, version TEXT NOT NULL, enabled INTEGER NOT NULL, at_unix_ms INTEGER NOT NULL,
@@ -41,6 +42,7 @@ const MIGRATIONS: [&str; 2] = [
     ) STRICT, WITHOUT ROWID;
 ",
     statistics::MIGRATION,
+    deprecated::MIGRATION,
 ];
 
 /// So much of the trail is kept.
@@ -95,7 +97,7 @@ pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`.
+    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`.
     pub what: String,
     pub id: String,
     pub version: String,
@@ -226,7 +228,7 @@ impl Database {
         })
     }
 
-    /// Notes that a version is gone; whether it was disabled is forgotten with it.
+    /// Notes that a version is gone; whether it was disabled or deprecated is forgotten with it.
     ///
     /// # Errors
     /// [`DatabaseError`], and nothing was noted.
@@ -234,6 +236,8 @@ impl Database {
         self.change(entry, |transaction| {
             transaction
                 .execute("DELETE FROM switched WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
+            transaction
+                .execute("DELETE FROM deprecated WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
             Ok(())
         })
     }
