@@ -297,6 +297,10 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
             }
         }
     });
+    let counting = tokio::spawn({
+        let packages = packages.clone();
+        async move { packages.go_on_writing_statistics().await }
+    });
     let (leave, leaving) = watch::channel(false);
     let agents = tokio::spawn({
         let service = service.clone();
@@ -347,6 +351,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         tracing::warn!("a launcher that was being prepared did not end in time");
     }
     launchers.close().await;
+    counting.abort();
+    // No call is left that could be counted after this.
+    packages.write_statistics().await;
     alive.abort();
     let _ = sweeping.await;
     looks.abort();

@@ -80,6 +80,10 @@ pub enum EventKind {
     PackageEnabled,
     /// A version takes none any more.
     PackageDisabled,
+    /// A version is better not used any more.
+    PackageDeprecated,
+    /// That was taken back.
+    PackageUndeprecated,
     /// The daemon takes calls.
     DaemonStarted,
     /// The daemon begins to shut down.

@@ -12,11 +12,14 @@
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
 pub mod consent;
+mod deprecate;
 mod gather;
 mod install;
 mod record;
 mod remove;
+pub mod search;
 mod source;
+mod statistics;
 mod switch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,9 +32,12 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use tokio::task::JoinHandle;
 
+use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
 pub use self::remove::Removed;
+use self::statistics::Accounts;
+pub use self::statistics::Usage;
 use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
@@ -81,6 +87,8 @@ pub struct Packages {
     records: PathBuf,
     reserve: Arc<Reserve>,
     numbers: Mutex<HashMap<PluginId, Arc<Numbers>>>,
+    accounts: Arc<Accounts>,
+    deprecations: Deprecations,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
@@ -111,10 +119,12 @@ impl Packages {
             around,
             live,
             consents: Mutex::new(consents),
+            deprecations: Deprecations::read(&database),
             database: Arc::new(database),
             records: state.join("installed"),
             reserve: Arc::new(Reserve::open(state.join("generations"))),
             numbers: Mutex::default(),
+            accounts: Arc::default(),
             tasks: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }
@@ -180,6 +190,8 @@ impl Packages {
         }
         let surroundings = Surroundings { bus: bus.clone(), hub: hub.clone(), started: *started };
         let (handle, task) = actor::start(blueprint, surroundings, numbers);
+        self.accounts.open(&id, handle.version(), handle.counters());
+        self.deprecations.apply(&handle);
         lock(&self.tasks).insert((id, handle.version().clone()), task);
         handle
     }

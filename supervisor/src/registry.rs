@@ -280,7 +280,7 @@ impl Registry {
     }
 
     /// The plugin that a call with `id` and `specifier` is for: of the versions that fit, the highest that is enabled and waits for nobody's
-    /// consent.
+    /// consent, and a deprecated one only if no other does.
     ///
     /// # Errors
     /// `plugin_not_found`, `version_not_found`, `unavailable` where what fits is disabled, `consent_required` where what it asks for has
@@ -322,7 +322,8 @@ impl Registry {
             })?,
         };
         let usable = versions.iter().filter(|(_, handle)| handle.is_in_use() || !enabled).map(|(version, _)| version);
-        if let Some(found) = specifier.highest(usable).and_then(|version| versions.get(version)) {
+        let is_last = |version: &Version| versions.get(version).is_some_and(|handle| handle.deprecated().is_some());
+        if let Some(found) = specifier.highest_but(usable, is_last).and_then(|version| versions.get(version)) {
             return Ok(found);
         }
         let awaiting = versions.iter().filter(|(_, handle)| handle.is_enabled()).map(|(version, _)| version);

@@ -881,6 +881,19 @@ impl Daemon {
         self.expect_nothing_left();
     }
 
+    /// Ends it by SIGTERM, and returns its folder for the next daemon.
+    ///
+    /// # Panics
+    /// When it ends otherwise than well.
+    pub fn stop(mut self) -> tempfile::TempDir {
+        self.remember();
+        self.terminate();
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "the daemon ended with {status}; its log:\n{}", self.log());
+        self.expect_no_process_left();
+        self.folder.take().expect("a daemon has its folder until its end")
+    }
+
     /// Ends it by SIGKILL, expects that all it started dies with it, and returns its folder for the next daemon.
     ///
     /// # Panics

@@ -33,7 +33,7 @@ fn unknown_names() {
     let operation = error(agent.call("palisade", "fly", &json!({})), ErrorCode::ActionNotFound);
     expect_text(&operation.message, "fly");
     expect_text(operation.hint.as_deref().unwrap_or_default(), "its operations are list, status, ");
-    let near = error(agent.call("palisade", "stats", &json!({})), ErrorCode::ActionNotFound);
+    let near = error(agent.call("palisade", "statu", &json!({})), ErrorCode::ActionNotFound);
     expect_text(near.hint.as_deref().unwrap_or_default(), "did you mean \"status\"?");
     // What is wrong is shown, and not sent back whole.
     let long = "x".repeat(32_000);

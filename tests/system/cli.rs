@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use crate::support::{daemon_with, expect_text, hostile};
 
 /// What a run of `palisade` came to.
-struct Ran {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ran {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-fn palisade(socket: &Path, arguments: &[&str]) -> Ran {
+pub(crate) fn palisade(socket: &Path, arguments: &[&str]) -> Ran {
     let mut command = command(built("palisade"));
     command.arg("--socket").arg(socket).args(arguments).stdin(Stdio::null()).env("NO_COLOR", "1");
     let Output { status, stdout, stderr } = command.output().expect("it can be executed");

@@ -25,6 +25,7 @@ mod operations;
 mod packages;
 mod permissions;
 mod python;
+mod registry;
 mod required;
 mod runtimes;
 mod starts;

@@ -89,7 +89,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 16, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 19, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -326,6 +326,19 @@ fn every_operation_answers_what_the_page_says() {
         Package::new("wrong", Entry::Missing).with("version", json!("one")),
         Package::hostile("lesser", "tame").with("require", json!(["disk"])),
         Package::new("words", Entry::Bytes(b"for whoever reads them\n".to_vec())).with("runtime", json!("there")),
+        Package::new("asker", Entry::Bytes(b"for nobody\n".to_vec()))
+            .with("author", json!("Somebody"))
+            .with("license", json!("MIT"))
+            .with("homepage", json!("https://example.com/asker"))
+            .with("tags", json!(["one", "two"]))
+            .with("capabilities", json!(["custom"]))
+            .with(
+                "dependencies",
+                json!({"plugins": [
+                    {"id": "echo", "version": "^0.1", "reason": "to say it again"},
+                    {"id": "nowhere", "version": "*", "optional": true},
+                ]}),
+            ),
         Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec())).with("runtime", json!("gone")),
     ];
     let keys = tempfile::tempdir().expect("the temporary folder is writable");
@@ -354,7 +367,7 @@ fn every_operation_answers_what_the_page_says() {
     ask::<admin::Listing>(page, &daemon, "a listing", "list", &json!({}));
     assert_eq!(status(page, "missing")["state"], "failed");
     info(page, "missing");
-    for plugin in ["words", "letters"] {
+    for plugin in ["words", "letters", "asker"] {
         info(page, plugin);
     }
     let link = daemon.plugins().join("missing/link");
@@ -519,6 +532,21 @@ fn every_operation_answers_what_the_page_says() {
         assert_eq!(answer["enabled"], enabled);
         events_until(page, &mut watcher, events, |event| event["kind"] == format!("package_{operation}d"));
     }
+    assert_eq!(info(page, "guest")["installed"]["source"], json!(package));
+    for (reason, undo) in [(Some("it forgets"), false), (None, false), (None, true)] {
+        let mut parameters = json!({"plugin": "guest", "undo": undo});
+        if let Some(reason) = reason {
+            parameters["reason"] = json!(reason);
+        }
+        let answer = ask::<admin::PluginStatus>(page, &daemon, "a status", "deprecate", &parameters);
+        assert_eq!(answer.get("deprecated").is_some(), !undo, "{answer}");
+        if reason.is_some() {
+            ask::<Value>(page, &daemon, "a description", "describe", &of("guest"));
+            daemon.operate("stop", &of("guest")).expect("it runs");
+        }
+        let kind = if undo { "package_undeprecated" } else { "package_deprecated" };
+        events_until(page, &mut watcher, events, |event| event["kind"] == kind);
+    }
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed.get("data").is_none(), "it has not run: {removed}");
     ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
@@ -526,6 +554,18 @@ fn every_operation_answers_what_the_page_says() {
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed["data"].is_string(), "{removed}");
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
+
+    ask::<admin::Found>(page, &daemon, "what was found", "search", &json!({}));
+    let found = ask::<admin::Found>(page, &daemon, "what was found", "search", &json!({"text": "SAYS"}));
+    assert_eq!((&found["plugins"][0]["id"], &found["plugins"][0]["found_in"]), (&json!("echo"), &json!("description")));
+    let overview = ask::<admin::Overview>(page, &daemon, "an overview", "capabilities", &json!({}));
+    let custom = json!({"capability": "custom", "plugins": ["asker 0.1.0"]});
+    assert!(overview["capabilities"].as_array().expect("a list").contains(&custom), "{overview}");
+    let hostile = ask::<admin::Overview>(page, &daemon, "an overview", "capabilities", &of("hostile"));
+    assert_eq!(hostile["plugin"]["announced"], true);
+    let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
+    let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
+    assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
 
     ask::<admin::DaemonStatus>(page, &daemon, "a daemon", "status", &json!({}));
     let report = ask::<Value>(page, &daemon, "a report", "doctor", &json!({}));
@@ -668,6 +708,7 @@ fn the_types_of_the_client_are_the_pages() {
         ("PluginStatus", "a status", ""),
         ("GenerationStatus", "a status", "generations[]."),
         ("Dossier", "a status", "last_failure."),
+        ("Deprecation", "a status", "deprecated."),
         ("CallCounters", "a status", "calls."),
         ("PluginInfo", "an info", ""),
         ("Refusal", "an info", "denied[]."),
@@ -679,6 +720,17 @@ fn the_types_of_the_client_are_the_pages() {
         ("Permissions", "permissions", ""),
         ("Permission", "permissions", "permissions[]."),
         ("Definition", "permissions", "definitions[]."),
+        ("Found", "what was found", ""),
+        ("Hit", "what was found", "plugins[]."),
+        ("Overview", "an overview", ""),
+        ("Providers", "an overview", "capabilities[]."),
+        ("Abilities", "an overview", "plugin."),
+        ("Ability", "an overview", "plugin.actions[]."),
+        ("Need", "an info", "dependencies[]."),
+        ("Origin", "an info", "installed."),
+        ("Usage", "a usage", ""),
+        ("VersionUsage", "a usage", "plugins[]."),
+        ("Latency", "a usage", "plugins[].latency."),
         ("NotEnforced", "a status", "not_enforced[]."),
     ] {
         let paths = page.tables[table].keys().filter_map(|path| path.strip_prefix(prefix));

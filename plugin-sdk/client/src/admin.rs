@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use palisade_protocol::{ActionInfo, Guarantee, GuaranteeState, Level};
+use palisade_protocol::{ActionInfo, Guarantee, GuaranteeState, Level, StreamKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -91,11 +91,43 @@ pub struct LogQuery<'a> {
     pub level: Option<Level>,
 }
 
+/// Which plugins are looked for. What is absent does not matter, all else has to hold.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Search<'a> {
+    /// Words that id, name, tags, description or actions have, in whatever case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<&'a str>,
+    /// A tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<&'a str>,
+    /// A capability, as in `plugin.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capability: Option<&'a str>,
+    /// A kind, as in `plugin.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'a str>,
+    /// A permission that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permission: Option<&'a str>,
+    /// A state, or `disabled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<&'a str>,
+}
+
 #[derive(Serialize)]
 struct Force<'a> {
     #[serde(flatten)]
     target: Target<'a>,
     force: bool,
+}
+
+#[derive(Serialize)]
+struct Deprecate<'a> {
+    #[serde(flatten)]
+    target: Target<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    undo: bool,
 }
 
 #[derive(Serialize)]
@@ -253,6 +285,62 @@ impl<'a> Admin<'a> {
         self.request("revoke", revocation).call().await
     }
 
+    /// The versions that fit, the best first.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn search(&self, query: &Search<'_>) -> Result<Vec<Hit>, CallError> {
+        let found: Found = self.request("search", query).call().await?;
+        Ok(found.plugins)
+    }
+
+    /// Who has which capability.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn capabilities(&self) -> Result<Vec<Providers>, CallError> {
+        let overview: Overview = self.request("capabilities", &Nothing {}).call().await?;
+        Ok(overview.capabilities)
+    }
+
+    /// What a plugin can do, as far as that is known without starting it.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn abilities(&self, target: impl Into<Target<'a>>) -> Result<Abilities, CallError> {
+        let overview: Overview = self.request("capabilities", &target.into()).call().await?;
+        Ok(overview.plugin.unwrap_or_default())
+    }
+
+    /// How plugins are used: all of them, or those that are meant; also versions that are not there any more.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn stats(&self, target: Target<'a>) -> Result<Vec<VersionUsage>, CallError> {
+        let usage: Usage = self.request("stats", &target).call().await?;
+        Ok(usage.plugins)
+    }
+
+    /// Has others be chosen before a version, and whoever uses it be told.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn deprecate(
+        &self,
+        target: impl Into<Target<'a>>,
+        reason: Option<&str>,
+    ) -> Result<PluginStatus, CallError> {
+        self.request("deprecate", &Deprecate { target: target.into(), reason, undo: false }).call().await
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn undeprecate(&self, target: impl Into<Target<'a>>) -> Result<PluginStatus, CallError> {
+        self.request("deprecate", &Deprecate { target: target.into(), reason: None, undo: true }).call().await
+    }
+
     /// Log lines, as they were written. Endless when they are followed.
     ///
     /// # Errors
@@ -323,6 +411,8 @@ pub struct PluginSummary {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// Whether somebody has said that it is better not used any more.
+    pub deprecated: bool,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
     pub state: String,
     /// When it entered the state, in milliseconds since the epoch.
@@ -354,6 +444,9 @@ pub struct PluginStatus {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// Somebody has said that it is better not used any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deprecated: Option<Deprecation>,
     /// As in [`PluginSummary::state`].
     pub state: String,
     /// Why it is in this state, where that is not plain.
@@ -522,6 +615,210 @@ pub struct Removal {
     pub data: Option<String>,
 }
 
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Found {
+    /// The best first.
+    pub plugins: Vec<Hit>,
+}
+
+/// A version that was found.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hit {
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Its name for people.
+    pub name: String,
+    /// What it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Its kind.
+    pub kind: String,
+    /// Its capabilities.
+    pub capabilities: Vec<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Whether its operator lets it take calls.
+    #[serde(default = "by_default")]
+    pub enabled: bool,
+    /// Whether somebody has said that it is better not used any more.
+    pub deprecated: bool,
+    /// As in [`PluginSummary::state`].
+    pub state: String,
+    /// Where the text was found: `id`, `name`, `tag`, `description` or `action`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found_in: Option<String>,
+}
+
+/// What `capabilities` answers: of all plugins, or of one.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overview {
+    /// Every capability that there is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Providers>,
+    /// What the plugin can do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<Abilities>,
+}
+
+/// Who has a capability.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Providers {
+    /// Its name.
+    pub capability: String,
+    /// Who has it, as `id version`.
+    pub plugins: Vec<String>,
+}
+
+/// What a plugin can do.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Abilities {
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its capabilities.
+    pub capabilities: Vec<String>,
+    /// Whether its program has said what its actions are, or else only its manifest.
+    pub announced: bool,
+    /// Its actions, as far as they are known.
+    pub actions: Vec<Ability>,
+}
+
+/// An action, in short.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ability {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub description: String,
+    /// The names of its parameters; those that may be left out end in `?`.
+    pub parameters: Vec<String>,
+    /// The stream that it reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reads: Option<StreamKind>,
+    /// The stream that it writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams: Option<StreamKind>,
+    /// Whether it says meanwhile how far it is, as its manifest has it.
+    pub progress: bool,
+    /// Whether doing it twice is as good as once.
+    pub idempotent: bool,
+    /// Whether it runs until it is cancelled.
+    pub endless: bool,
+}
+
+/// A plugin that another depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Need {
+    /// Its id.
+    pub id: String,
+    /// Which versions will do.
+    pub version: String,
+    /// Whether it does without where there is none.
+    pub optional: bool,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The version that fits, if one is there and enabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub met_by: Option<String>,
+}
+
+/// How a version came here.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// From where.
+    pub source: String,
+    /// When, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+    /// Who did it: `uid:0`.
+    pub by: String,
+}
+
+/// How plugins are used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// By id and version.
+    pub plugins: Vec<VersionUsage>,
+}
+
+/// How a version is used, over all daemons that kept their state in the same folder.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VersionUsage {
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Whether there still is that version.
+    pub present: bool,
+    /// How often it was installed.
+    pub installs: u64,
+    /// Calls that have ended, however.
+    pub calls: u64,
+    /// Ended well.
+    pub ok: u64,
+    /// Ended with an error of the plugin's.
+    pub errors: u64,
+    /// Too late.
+    pub timed_out: u64,
+    /// Failed with their process.
+    pub crashed: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+    /// Turned away at once.
+    pub refused: u64,
+    /// When the last call came, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used_unix_ms: Option<u64>,
+    /// How long answers took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+}
+
+/// How long a plugin's answers took, from when the supervisor let the call in; at most an eighth more than it was.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// How many answers that is about.
+    pub answers: u64,
+    /// Half of them took no longer.
+    pub p50_us: u64,
+    /// Nine of ten.
+    pub p90_us: u64,
+    /// Ninety-nine of a hundred.
+    pub p99_us: u64,
+    /// All of them.
+    pub max_us: u64,
+}
+
+/// That a version is better not used any more: it takes calls, and others are chosen before it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Deprecation {
+    /// Since when, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+    /// Who said so: `uid:0`.
+    pub by: String,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// A plugin is enabled unless somebody has disabled it.
 fn by_default() -> bool {
     true
@@ -631,6 +928,28 @@ pub struct PluginInfo {
     /// What it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Who made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// Its licence, an SPDX expression.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Its address on the web.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub homepage: Option<String>,
+    /// What kind of plugin it is.
+    pub kind: String,
+    /// What it can be looked for by.
+    pub capabilities: Vec<String>,
+    /// The same, in its author's words.
+    pub tags: Vec<String>,
+    /// What it depends on.
+    pub dependencies: Vec<Need>,
+    /// Plugins that depend on it, as `id version`.
+    pub dependants: Vec<String>,
+    /// How it came here, if it was installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub installed: Option<Origin>,
     /// Where the package was found.
     pub source: String,
     /// What is executed.

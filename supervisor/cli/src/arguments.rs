@@ -147,6 +147,29 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with_all = ["permissions", "stop"])]
         forget: bool,
     },
+    /// Look for plugins: all that is given has to hold
+    Search(Search),
+    /// Show who can do what, or what a plugin can do
+    Capabilities {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: Option<String>,
+    },
+    /// Show how plugins are used: installations, calls, errors, how long they took
+    Stats {
+        /// PLUGIN or PLUGIN@VERSION
+        plugin: Option<String>,
+    },
+    /// Have others be chosen before a version, and whoever uses it be told
+    Deprecate {
+        /// PLUGIN@VERSION, or PLUGIN where there is one version
+        plugin: String,
+        /// Why, for whoever uses it
+        #[arg(long, value_name = "TEXT", conflicts_with = "undo")]
+        reason: Option<String>,
+        /// Take that back
+        #[arg(long)]
+        undo: bool,
+    },
     /// Make a key to sign packages with, and print what the configuration has to say of it
     Keygen(Keygen),
     /// Write checksum and signature into a package's plugin.json
@@ -181,6 +204,27 @@ pub(crate) struct Run {
     /// Arguments for palisaded; `palisaded --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     pub(crate) arguments: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// Words that id, name, tags, description or actions have, in whatever case
+    pub(crate) text: Vec<String>,
+    /// A tag
+    #[arg(long)]
+    pub(crate) tag: Option<String>,
+    /// data_processing, model_inference, agent_skill, integration, visualization, monitoring, security or custom
+    #[arg(long)]
+    pub(crate) capability: Option<String>,
+    /// tool, llm_provider, data_source, ui_extension or workflow
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// A permission that is asked for, such as file_read
+    #[arg(long)]
+    pub(crate) permission: Option<String>,
+    /// A state, such as active, or disabled
+    #[arg(long)]
+    pub(crate) state: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use crate::attend::Attendant;
 use crate::failure::Failure;
 use crate::output::{Output, Reader};
 use crate::plugins::{Describe, Described};
-use crate::screen::{Screen, harmless};
+use crate::screen::{Label, Screen, harmless};
 use crate::times::now_unix_ms;
 use crate::value::{self, Layout};
 use crate::{Context, Limit, operate, params};
@@ -157,7 +157,10 @@ async fn describe(
     limit: Option<Limit>,
 ) -> Result<ActionInfo, CallError> {
     let params = Describe { plugin, version, action };
-    let Described { actions } = operate(&context.client, "describe", &params, limit).await?;
+    let Described { actions, deprecated } = operate(&context.client, "describe", &params, limit).await?;
+    if let Some(warning) = deprecated.filter(|_| !context.json) {
+        let _ = context.screen.error_line(&context.screen.labelled(Label::Warning, &harmless(&warning)));
+    }
     // One that is not described is called all the same; the plugin decides.
     Ok(actions
         .into_iter()

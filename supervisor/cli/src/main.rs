@@ -18,6 +18,7 @@ mod packages;
 mod params;
 mod permissions;
 mod plugins;
+mod registry;
 mod run;
 mod screen;
 mod times;
@@ -226,6 +227,12 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Revoke { plugin, permissions, stop, forget } => {
             permissions::revoke(context, &plugin, &permissions, stop, forget).await?;
         }
+        Command::Search(search) => registry::search(context, &search).await?,
+        Command::Capabilities { plugin } => registry::capabilities(context, plugin.as_deref()).await?,
+        Command::Deprecate { plugin, reason, undo } => {
+            registry::deprecate(context, &plugin, reason.as_deref(), undo).await?;
+        }
+        Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

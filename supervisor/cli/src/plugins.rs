@@ -1,6 +1,6 @@
 //! `list`, `status`, `info`, and the commands that change what a plugin does.
 
-use palisade_client::admin::{Change, DaemonStatus, Listing, PluginInfo, PluginStatus};
+use palisade_client::admin::{Change, DaemonStatus, Deprecation, Listing, Need, Origin, PluginInfo, PluginStatus};
 use palisade_client::{CallError, Raw};
 use palisade_protocol::{ActionInfo, ErrorCode, GuaranteeState, StreamInfo, StreamKind};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::value::{self, Layout};
 use crate::{Context, operate, params};
 
 #[derive(Serialize)]
-struct Nothing {}
+pub(crate) struct Nothing {}
 
 #[derive(Serialize)]
 pub(crate) struct Target<'a> {
@@ -40,6 +40,9 @@ pub(crate) struct Describe<'a> {
 pub(crate) struct Described {
     #[serde(default)]
     pub(crate) actions: Vec<ActionInfo>,
+    /// A sentence for whoever uses it all the same.
+    #[serde(default)]
+    pub(crate) deprecated: Option<String>,
 }
 
 pub(crate) fn target(target: &str) -> Target<'_> {
@@ -80,10 +83,7 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
             vec![
                 Cell::new(&plugin.id, Tone::Strong),
                 (&plugin.version).into(),
-                match plugin.enabled {
-                    true => Cell::new(&plugin.state, Tone::of_state(&plugin.state)),
-                    false => Cell::new("disabled", Tone::Faint),
-                },
+                marked(&plugin.state, plugin.enabled, plugin.deprecated),
                 since(plugin.since_unix_ms).into(),
                 plugin.calls_in_flight.to_string().into(),
                 plugin.restarts.to_string().into(),
@@ -92,6 +92,16 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
         })
         .collect();
     screen.fitting_table(&["PLUGIN", "VERSION", "STATE", "SINCE", "BUSY", "RESTARTS", "DESCRIPTION"], &rows)
+}
+
+/// A state, or that it takes no calls; and that it is better not used.
+pub(crate) fn marked(state: &str, enabled: bool, deprecated: bool) -> Cell {
+    match (enabled, deprecated) {
+        (true, false) => Cell::new(state, Tone::of_state(state)),
+        (true, true) => Cell::new(format!("{state}, deprecated"), Tone::Careful),
+        (false, false) => Cell::new("disabled", Tone::Faint),
+        (false, true) => Cell::new("disabled, deprecated", Tone::Faint),
+    }
 }
 
 /// `1 call`, `2 calls`.
@@ -179,6 +189,11 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     if !status.enabled {
         let id = one_line(&status.id);
         fields.add("disabled", &format!("it takes no calls; `palisade enable {id}@{}`", one_line(&status.version)));
+    }
+    if let Some(Deprecation { at_unix_ms, by, reason }) = &status.deprecated {
+        let why = reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+        let text = format!("since {}, by {}{why}", stamp(*at_unix_ms), one_line(by));
+        fields.prose("deprecated", &screen.tone(&text, Tone::Careful));
     }
     fields.prose("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
     for shortfall in &status.degraded {
@@ -302,6 +317,20 @@ fn limits(limits: Option<&Value>) -> String {
 fn info_text(info: &PluginInfo, screen: &Screen) -> String {
     let mut fields = Fields { screen, text: status_text(&info.status, screen) };
     fields.prose("description", &one_line(info.description.as_deref().unwrap_or_default()));
+    fields.add("kind", &one_line(&info.kind));
+    fields.prose("capabilities", &one_line(&info.capabilities.join(", ")));
+    fields.prose("tags", &one_line(&info.tags.join(", ")));
+    fields.add("author", &one_line(info.author.as_deref().unwrap_or_default()));
+    fields.add("license", &one_line(info.license.as_deref().unwrap_or_default()));
+    fields.add("homepage", &one_line(info.homepage.as_deref().unwrap_or_default()));
+    for need in &info.dependencies {
+        fields.prose("depends on", &depends_on(need, screen));
+    }
+    fields.prose("needed by", &one_line(&info.dependants.join(", ")));
+    if let Some(Origin { source, at_unix_ms, by }) = &info.installed {
+        let text = format!("{}, by {}, from {}", stamp(*at_unix_ms), one_line(by), one_line(source));
+        fields.prose("installed", &text);
+    }
     fields.add("source", &one_line(&info.source));
     fields.add("entry point", &one_line(&info.entry_point));
     if let Some(runtime) = &info.runtime {
@@ -347,6 +376,18 @@ fn info_text(info: &PluginInfo, screen: &Screen) -> String {
         text.push_str(&guarantees);
     }
     text
+}
+
+/// A plugin that another depends on, and whether it is there.
+fn depends_on(need: &Need, screen: &Screen) -> String {
+    let what = format!("{} {}", one_line(&need.id), one_line(&need.version));
+    let met = match &need.met_by {
+        Some(version) => format!("{} is there", one_line(version)),
+        None if need.optional => "missing, and optional".to_owned(),
+        None => screen.tone("missing", Tone::Bad),
+    };
+    let why = need.reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+    format!("{what} ({met}){why}")
 }
 
 /// Which controls are not enforced, by how far they hold; the reasons are long, and `info` has them.
@@ -410,7 +451,7 @@ pub(crate) async fn action_info(context: &Context, plugin: &str, action: &str) -
     let (plugin, version) = split_target(plugin);
     let answer = context.operate("describe", &Describe { plugin, version, action }).await?;
     show(context, &answer, |answer, screen| {
-        let Described { actions } = answer.decode()?;
+        let Described { actions, .. } = answer.decode()?;
         let found = actions.iter().find(|found| found.name == action);
         let unknown = || Failure::code(ErrorCode::ActionNotFound, format!("`{plugin}` has no action `{action}`"));
         Ok(action_text(plugin, found.ok_or_else(unknown)?, screen))

@@ -7,12 +7,25 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::service::{NoParams, Service, StatusParams, StopParams, Which, parameters, value};
-use crate::packages::Packages;
+use crate::model::search::Said;
 use crate::packages::consent::{self, Grant, Revocation};
+use crate::packages::{Packages, search};
 
 /// Their names.
-pub(super) const NAMES: &[&str] =
-    &["install", "uninstall", "enable", "disable", "permissions", "pending", "grant", "revoke"];
+pub(super) const NAMES: &[&str] = &[
+    "install",
+    "uninstall",
+    "enable",
+    "disable",
+    "permissions",
+    "pending",
+    "grant",
+    "revoke",
+    "stats",
+    "search",
+    "capabilities",
+    "deprecate",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +48,16 @@ struct GrantParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct DeprecateParams {
+    plugin: String,
+    version: Option<String>,
+    reason: Option<String>,
+    #[serde(default)]
+    undo: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RevokeParams {
     plugin: String,
     version: Option<String>,
@@ -43,6 +66,17 @@ struct RevokeParams {
     stop: bool,
     #[serde(default)]
     forget: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchParams {
+    text: Option<String>,
+    tag: Option<String>,
+    capability: Option<String>,
+    kind: Option<String>,
+    permission: Option<String>,
+    state: Option<String>,
 }
 
 impl Service {
@@ -63,12 +97,12 @@ impl Service {
             }
             "permissions" => {
                 let StatusParams { plugin, version } = parameters(params)?;
-                let shown = self.any_packages()?.permissions(plugin.as_deref(), version.as_deref(), false)?;
+                let shown = self.packages()?.permissions(plugin.as_deref(), version.as_deref(), false)?;
                 Ok(json!({ "plugins": value(&shown)? }))
             }
             "pending" => {
                 parameters::<NoParams>(params)?;
-                let shown = self.any_packages()?.permissions(None, None, true)?;
+                let shown = self.packages()?.permissions(None, None, true)?;
                 Ok(json!({ "plugins": value(&shown)? }))
             }
             "grant" => {
@@ -85,6 +119,37 @@ impl Service {
                 let handle = to_its_end(async move { packages.revoke(&revocation, &who).await }).await?;
                 value(&consent::permissions(&handle))
             }
+            "search" => {
+                let SearchParams { text, tag, capability, kind, permission, state } = parameters(params)?;
+                let said = Said {
+                    text: text.as_deref(),
+                    tag: tag.as_deref(),
+                    capability: capability.as_deref(),
+                    kind: kind.as_deref(),
+                    permission: permission.as_deref(),
+                    state: state.as_deref(),
+                };
+                value(&search::search(&*self.registry()?, said)?)
+            }
+            "capabilities" => {
+                let StatusParams { plugin, version } = parameters(params)?;
+                let registry = self.registry()?;
+                value(&match plugin {
+                    Some(plugin) => search::abilities(registry.find_any(&plugin, version.as_deref())?),
+                    None => search::providers(&registry),
+                })
+            }
+            "deprecate" => {
+                let DeprecateParams { plugin, version, reason, undo } = parameters(params)?;
+                let packages = self.changeable()?;
+                let work = async move { packages.deprecate(&plugin, version.as_deref(), reason, undo, &who).await };
+                let handle = to_its_end(work).await?;
+                value(&handle.status().await)
+            }
+            "stats" => {
+                let StatusParams { plugin, version } = parameters(params)?;
+                value(&self.packages()?.usage(plugin.as_deref(), version.as_deref()).await?)
+            }
             _ => {
                 let Which { plugin, version } = parameters(params)?;
                 let (packages, enable) = (self.changeable()?, action == "enable");
@@ -98,10 +163,10 @@ impl Service {
     /// The packages, while they can be changed.
     fn changeable(&self) -> Result<Arc<Packages>, ErrorBody> {
         self.refuse_while_stopping()?;
-        self.any_packages()
+        self.packages()
     }
 
-    fn any_packages(&self) -> Result<Arc<Packages>, ErrorBody> {
+    fn packages(&self) -> Result<Arc<Packages>, ErrorBody> {
         let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
         self.packages.clone().ok_or_else(none)
     }

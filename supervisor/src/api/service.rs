@@ -21,7 +21,7 @@ use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, CpuOver};
 use crate::model::status::{PluginState, PreparedLaunchers, quoted};
-use crate::packages::Packages;
+use crate::packages::{Packages, search};
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
 use crate::plugin::limiting;
@@ -158,6 +158,27 @@ pub const ACTIONS: &[Row] = &[
         &[PLUGIN, VERSION, ("permissions", "array", false), ("stop", "boolean", false), ("forget", "boolean", false)],
         false,
     ),
+    (
+        "deprecate",
+        "Has others be chosen before a version, and whoever uses it be told.",
+        &[PLUGIN, VERSION, ("reason", "string", false), ("undo", "boolean", false)],
+        false,
+    ),
+    ("stats", "How plugins are used: installations, calls, how long they took.", &[PLUGIN_OPTIONAL, VERSION], false),
+    (
+        "search",
+        "Plugins by what they say of themselves, the best first.",
+        &[
+            ("text", "string", false),
+            ("tag", "string", false),
+            ("capability", "string", false),
+            ("kind", "string", false),
+            ("permission", "string", false),
+            ("state", "string", false),
+        ],
+        false,
+    ),
+    ("capabilities", "Who can do what, or what a plugin can do.", &[PLUGIN_OPTIONAL, VERSION], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -176,6 +197,7 @@ pub const CHANGES: &[&str] = &[
     "disable",
     "grant",
     "revoke",
+    "deprecate",
     "shutdown",
 ];
 
@@ -436,6 +458,12 @@ impl Service {
                 None => blueprint.intended_guarantees(has_run),
             };
             map.insert("guarantees".to_owned(), value(&guarantees)?);
+            let installed = match &self.packages {
+                Some(packages) => packages.installation(handle.id(), handle.version()).await?,
+                None => None,
+            };
+            let about = value(&search::about(&*self.registry()?, handle, installed))?;
+            map.extend(about.as_object().cloned().unwrap_or_default());
             if blueprint.trace_denials {
                 map.insert("denied".to_owned(), value(&handle.refusals(process.is_some()).await)?);
             }
@@ -481,7 +509,11 @@ impl Service {
             Some(name) => vec![actions.get(plugin, name)?.info()],
             None => actions.infos(),
         };
-        Ok(json!({ "actions": value(&infos)? }))
+        let mut description = json!({ "actions": value(&infos)? });
+        if let Some(warning) = handle.warning() {
+            description["deprecated"] = json!(warning);
+        }
+        Ok(description)
     }
 
     async fn act(&self, plugin: &str, version: Option<&str>, operation: Operation) -> Result<Value, ErrorBody> {

@@ -105,8 +105,21 @@ impl Specifier {
 
     /// The one that is taken: the highest that matches, or else the highest pre-release in range.
     pub fn highest<'v>(&self, versions: impl IntoIterator<Item = &'v Version> + Clone) -> Option<&'v Version> {
+        self.highest_but(versions, |_| false)
+    }
+
+    /// The same, where some are taken only if no other of their kind will do. A release that is taken last still goes before a
+    /// pre-release that nobody asked for.
+    pub fn highest_but<'v>(
+        &self,
+        versions: impl IntoIterator<Item = &'v Version> + Clone,
+        is_last: impl Fn(&Version) -> bool,
+    ) -> Option<&'v Version> {
         let best = |fits: &dyn Fn(&Version) -> bool| versions.clone().into_iter().filter(|version| fits(version)).max();
-        best(&|version| self.matches(version)).or_else(|| best(&|version| self.admits(version)))
+        best(&|version| self.matches(version) && !is_last(version))
+            .or_else(|| best(&|version| self.matches(version)))
+            .or_else(|| best(&|version| self.admits(version) && !is_last(version)))
+            .or_else(|| best(&|version| self.admits(version)))
     }
 
     fn excludes(&self, version: &Version) -> bool {

@@ -83,6 +83,9 @@ pub struct PluginStatus {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// Somebody has said that it is better not used any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecated: Option<Deprecation>,
     pub state: PluginState,
     /// Why it is in this state, where that is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,6 +115,16 @@ pub struct PluginStatus {
     pub calls: CallCounters,
 }
 
+/// That a version is better not used any more: it takes calls, and others are chosen before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deprecation {
+    pub at_unix_ms: u64,
+    /// `uid:0`, or whoever else it was.
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// A control that holds less than it could, or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotEnforced {
@@ -130,6 +143,8 @@ pub struct PluginSummary {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// Whether somebody has said that it is better not used any more.
+    pub deprecated: bool,
     pub state: PluginState,
     pub since_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -357,6 +372,7 @@ mod tests {
             name: "Echo".into(),
             enabled: true,
             awaits_consent: false,
+            deprecated: Some(Deprecation { at_unix_ms: 3, by: "uid:0".into(), reason: None }),
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),
             since_unix_ms: 1,

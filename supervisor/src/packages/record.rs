@@ -13,7 +13,7 @@ use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
 
 /// No record is longer.
-const RECORD_BYTES_MAX: u64 = 64 << 10;
+pub(super) const RECORD_BYTES_MAX: u64 = 64 << 10;
 
 /// One installed version, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -76,6 +76,7 @@ impl Packages {
         without.take(&id, &version);
         self.live.replace(without);
         drop(registry);
+        self.deprecations.forget(&id, &version);
         self.tell(EventKind::PackageRemoved, &id, &version, None);
         let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
         self.end(&handle, task).await;

@@ -81,6 +81,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         blueprint,
         counters: Arc::new(Counters::default()),
         enabled: true.into(),
+        deprecated: None.into(),
         board: board.into(),
     });
     let actor = Actor {

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use palisade_protocol::{
@@ -20,6 +20,7 @@ use super::following::{Follow, Following};
 use super::inbox::Inbox;
 use crate::model::call::LimitedBy;
 use crate::model::status::{CallCounters, clip};
+use crate::model::tally::{self, Latencies, Tally};
 use crate::wire::OwnedFrame;
 
 /// The most credit that may be outstanding in one direction of one call.
@@ -172,6 +173,7 @@ impl Call {
     #[must_use]
     pub fn new(new: NewCall, plugin_limit: Duration, counters: Arc<Counters>) -> Arc<Self> {
         let begun = Instant::now();
+        counters.used(begun);
         let deadline = crate::model::call::deadline(begun, new.caller_limit, None, plugin_limit);
         Arc::new(Self {
             action: new.action,
@@ -327,7 +329,7 @@ impl Call {
             Phase::Done => {}
             Phase::Waiting => {
                 drop(state);
-                self.end_cancelled("cancelled before it reached the plugin");
+                self.cancelled_unbegun("cancelled before it reached the plugin");
             }
             Phase::Running { .. } => {
                 state.cancel.get_or_insert(reason);
@@ -409,7 +411,7 @@ impl Call {
         self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.counters.waiting.fetch_add(1, Ordering::Relaxed);
         if cancelled {
-            self.end_cancelled("cancelled while the plugin was replaced");
+            self.cancelled_unbegun("cancelled while the plugin was replaced");
         }
         !cancelled
     }
@@ -426,28 +428,29 @@ impl Call {
         self.reply_to.0.frame(self.reply_to.1, kind, flags, content, Ends::No);
     }
 
-    /// A large frame of the plugin's; `ends` when it completes the answer.
-    pub fn pass_large(&self, frame: OwnedFrame, ends: Ends) {
+    /// A large frame of the plugin's; `ends` when it completes the answer, which came at `now`.
+    pub fn pass_large(&self, frame: OwnedFrame, ends: Ends, now: Instant) {
         let mut state = self.state();
         if matches!(state.phase, Phase::Done) {
             return;
         }
         state.answered = true;
         if ends == Ends::Yes {
-            self.leave(&mut state, &self.counters.ok);
+            self.leave(&mut state, &self.counters.ok, Some(now));
         }
         drop(state);
         self.reply_to.0.large(self.reply_to.1, frame, ends);
     }
 
-    /// The frame with which the plugin ends the call. Nothing happens if it has ended.
-    pub fn end(&self, kind: Kind, flags: Flags, content: &[u8]) {
-        let counter = match kind {
-            Kind::Err => &self.counters.errors,
-            Kind::Cancelled => &self.counters.cancelled,
-            _ => &self.counters.ok,
-        };
-        self.finish(counter, kind, flags, content);
+    /// The plugin's answer, which ends the call and came at `now`. Nothing happens if it has ended.
+    pub fn end(&self, kind: Kind, flags: Flags, content: &[u8], now: Instant) {
+        let counter = if kind == Kind::Err { &self.counters.errors } else { &self.counters.ok };
+        self.finish(counter, Some(now), kind, flags, content);
+    }
+
+    /// Ends the call as cancelled.
+    pub fn end_cancelled(&self, content: &[u8]) {
+        self.finish(&self.counters.cancelled, None, Kind::Cancelled, Flags::NONE, content);
     }
 
     /// Ends the call with an error of the host's.
@@ -460,32 +463,34 @@ impl Call {
             }
             _ => &self.counters.errors,
         };
-        self.finish(counter, Kind::Err, Flags::NONE, &error_body(error));
+        self.finish(counter, None, Kind::Err, Flags::NONE, &error_body(error));
     }
 
-    fn end_cancelled(&self, message: &str) {
-        let body = body(&Cancelled { message: Some(message.to_owned()) });
-        self.finish(&self.counters.cancelled, Kind::Cancelled, Flags::NONE, &body);
+    fn cancelled_unbegun(&self, message: &str) {
+        self.end_cancelled(&body(&Cancelled { message: Some(message.to_owned()) }));
     }
 
-    fn finish(&self, counter: &AtomicU64, kind: Kind, flags: Flags, content: &[u8]) {
+    fn finish(&self, counter: &AtomicU64, answered: Option<Instant>, kind: Kind, flags: Flags, content: &[u8]) {
         let mut state = self.state();
         if matches!(state.phase, Phase::Done) {
             return;
         }
-        self.leave(&mut state, counter);
+        self.leave(&mut state, counter, answered);
         drop(state);
         self.reply_to.0.frame(self.reply_to.1, kind, flags, content, Ends::Yes);
     }
 
-    /// The one way to `Done`.
-    fn leave(&self, state: &mut State, counter: &AtomicU64) {
+    /// The one way to `Done`; `answered`: when the plugin's answer came.
+    fn leave(&self, state: &mut State, counter: &AtomicU64, answered: Option<Instant>) {
         let gauge = match state.phase {
             Phase::Waiting => &self.counters.waiting,
             Phase::Running { .. } | Phase::Done => &self.counters.in_flight,
         };
         gauge.fetch_sub(1, Ordering::Relaxed);
         counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(now) = answered {
+            self.counters.answered(now.saturating_duration_since(self.begun));
+        }
         state.phase = Phase::Done;
         state.follow = Following::default();
     }
@@ -516,8 +521,10 @@ pub struct Begun {
 }
 
 /// The calls of one plugin version, counted; `waiting` and `in_flight` together are what admission looks at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
+    /// What `last_used` counts from.
+    since: Instant,
     waiting: AtomicU32,
     in_flight: AtomicU32,
     ok: AtomicU64,
@@ -526,9 +533,66 @@ pub struct Counters {
     timed_out: AtomicU64,
     crashed: AtomicU64,
     refused: AtomicU64,
+    /// When the last call came, in nanoseconds; 0 for never.
+    last_used: AtomicU64,
+    /// A bucket each of [`tally`]; most versions are never called.
+    latencies: OnceLock<Box<[AtomicU64]>>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            waiting: AtomicU32::default(),
+            in_flight: AtomicU32::default(),
+            ok: AtomicU64::default(),
+            errors: AtomicU64::default(),
+            cancelled: AtomicU64::default(),
+            timed_out: AtomicU64::default(),
+            crashed: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            last_used: AtomicU64::default(),
+            latencies: OnceLock::new(),
+        }
+    }
 }
 
 impl Counters {
+    /// Notes when a call came. No increment: of two that come at once either may be the last.
+    fn used(&self, at: Instant) {
+        let nanoseconds = at.saturating_duration_since(self.since).as_nanos();
+        self.last_used.store(u64::try_from(nanoseconds).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    }
+
+    /// Counts how long the plugin took for an answer.
+    fn answered(&self, took: Duration) {
+        let buckets = self.latencies.get_or_init(|| (0..tally::BUCKETS).map(|_| AtomicU64::default()).collect());
+        if let Some(bucket) = buckets.get(tally::bucket(took)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// All that is kept of it; `now` in both clocks.
+    #[must_use]
+    pub fn tally(&self, now: Instant, now_unix_ms: u64) -> Tally {
+        let CallCounters { ok, errors, cancelled, timed_out, crashed, refused, .. } = self.snapshot();
+        let counts = self.latencies.get().into_iter().flatten();
+        let used = Some(self.last_used.load(Ordering::Relaxed)).filter(|nanoseconds| *nanoseconds > 0);
+        let ago =
+            |nanoseconds| now.saturating_duration_since(self.since + Duration::from_nanos(nanoseconds)).as_millis();
+        let before = |nanoseconds| now_unix_ms.saturating_sub(u64::try_from(ago(nanoseconds)).unwrap_or(u64::MAX));
+        Tally {
+            ok,
+            errors,
+            cancelled,
+            timed_out,
+            crashed,
+            refused,
+            latencies: Latencies::of(counts.map(|count| count.load(Ordering::Relaxed))),
+            last_used_unix_ms: used.map(before),
+        }
+    }
+
     /// Counts a call that comes in, unless `max` are there already.
     pub fn admit(&self, max: u32) -> bool {
         let admitted = self.present() < max;

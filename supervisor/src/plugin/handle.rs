@@ -20,7 +20,7 @@ use crate::events::unix_ms;
 use crate::model::generation::StopWhy;
 use crate::model::guarantee::not_enforced;
 use crate::model::ids::{Generation, PluginId};
-use crate::model::status::{Dossier, PluginInfo, PluginState, PluginStatus};
+use crate::model::status::{Deprecation, Dossier, PluginInfo, PluginState, PluginStatus};
 use crate::process::REFUSALS_TOLD_WITHIN;
 
 /// What the actor is told.
@@ -98,6 +98,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// Whether its operator lets it take calls.
     pub enabled: AtomicBool,
+    /// Whether others are to be chosen before it.
+    pub deprecated: Mutex<Option<Deprecation>>,
     /// What it is doing.
     pub board: Mutex<Board>,
 }
@@ -154,6 +156,31 @@ impl Handle {
     /// Lets it take calls, or none.
     pub fn set_enabled(&self, enabled: bool) {
         self.shared.enabled.store(enabled, Ordering::Relaxed);
+    }
+
+    /// What was said against its use, if anything was. Who chooses among versions asks this.
+    #[must_use]
+    pub fn deprecated(&self) -> Option<Deprecation> {
+        self.shared.deprecated.lock().expect("nothing panics while it holds this").clone()
+    }
+
+    /// Says something against its use, or takes that back.
+    pub fn set_deprecated(&self, deprecated: Option<Deprecation>) {
+        *self.shared.deprecated.lock().expect("nothing panics while it holds this") = deprecated;
+    }
+
+    /// A sentence for whoever uses it all the same.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let Deprecation { reason, .. } = self.deprecated()?;
+        let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        Some(format!("{} {} is deprecated{why}", self.id(), self.version()))
+    }
+
+    /// Its calls, counted.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
     }
 
     /// What its generations are made from.
@@ -303,6 +330,7 @@ impl Handle {
             name: manifest.name.clone(),
             enabled: self.is_enabled(),
             awaits_consent: self.awaits_consent(),
+            deprecated: self.deprecated(),
             state: board.state,
             reason: board.reason.clone(),
             since_unix_ms: unix_ms(board.since),
@@ -338,6 +366,7 @@ impl Handle {
             name: manifest.name.clone(),
             enabled: self.is_enabled(),
             awaits_consent: self.awaits_consent(),
+            deprecated: self.deprecated().is_some(),
             state: board.state,
             since_unix_ms: unix_ms(board.since),
             generation: board.generation,

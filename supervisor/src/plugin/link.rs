@@ -569,7 +569,7 @@ impl Link {
                         let length = frame.content.len();
                         let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
                         let Verdict { kind, ends } = flight.judge(kind, flags, length)?;
-                        flight.call.pass_large(owned.readdressed(kind, flags, id), ends);
+                        flight.call.pass_large(owned.readdressed(kind, flags, id), ends, now);
                         if ends == Ends::Yes {
                             self.ended(id, now);
                         }
@@ -596,7 +596,7 @@ impl Link {
                 match ends {
                     Ends::No => flight.call.pass(kind, flags, frame.content),
                     Ends::Yes => {
-                        flight.call.end(kind, flags, frame.content);
+                        flight.call.end(kind, flags, frame.content, now);
                         self.ended(id, now);
                     }
                 }
@@ -606,7 +606,7 @@ impl Link {
                 let (error, _) = frame.message::<ErrorBody>(kind).map_err(sentence)?;
                 let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
                 // The defaults that the plugin left out are filled in here, once for every kind of caller.
-                flight.call.end(Kind::Err, Flags::NONE, &error_body(&error));
+                flight.call.end(Kind::Err, Flags::NONE, &error_body(&error), now);
                 self.ended(id, now);
                 Ok(None)
             }
@@ -621,7 +621,7 @@ impl Link {
                         flight.call.fail(&timed_out(flight, &plugin));
                     }
                     Stage::Cancelling(CancelReason::Draining) => flight.call.fail(&drained(&plugin)),
-                    _ => flight.call.end(Kind::Cancelled, Flags::NONE, frame.content),
+                    _ => flight.call.end_cancelled(frame.content),
                 }
                 self.ended(id, now);
                 Ok(None)
@@ -874,7 +874,7 @@ fn overdue_answer(flight: &InFlight, reason: CancelReason, plugin: &str) {
         CancelReason::Draining => flight.call.fail(&drained(plugin)),
         CancelReason::Caller | CancelReason::Other => {
             let body = super::call::body(&palisade_protocol::Cancelled { message: None });
-            flight.call.end(Kind::Cancelled, Flags::NONE, &body);
+            flight.call.end_cancelled(&body);
         }
     }
 }

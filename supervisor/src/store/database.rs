@@ -24,8 +24,11 @@ use semver::Version;
 
 use crate::model::ids::PluginId;
 
+pub mod deprecated;
+pub mod statistics;
+
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 2] = [FIRST, consents::MIGRATION];
+const MIGRATIONS: [&str; 4] = [FIRST, consents::MIGRATION, statistics::MIGRATION, deprecated::MIGRATION];
 
 /// What is disabled, what was done, what was counted.
 const FIRST: &str = "
@@ -95,7 +98,7 @@ pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`.
+    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`.
     pub what: String,
     pub id: String,
     pub version: String,
@@ -226,7 +229,7 @@ impl Database {
         })
     }
 
-    /// Notes that a version is gone; whether it was disabled is forgotten with it.
+    /// Notes that a version is gone; whether it was disabled or deprecated is forgotten with it.
     ///
     /// # Errors
     /// [`DatabaseError`], and nothing was noted.
@@ -234,6 +237,8 @@ impl Database {
         self.change(entry, |transaction| {
             transaction
                 .execute("DELETE FROM switched WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
+            transaction
+                .execute("DELETE FROM deprecated WHERE id = ?1 AND version = ?2", params![entry.id, entry.version])?;
             Ok(())
         })
     }
@@ -485,7 +490,11 @@ mod tests {
         drop(connection);
         let database = Database::open(&path);
         let Condition::Volatile { reason } = database.condition() else { panic!("{:?}", database.condition()) };
-        assert_eq!(reason, "it is of version 99, and this palisaded knows none beyond 2; it is left as it is");
+        let last = MIGRATIONS.len();
+        assert_eq!(
+            *reason,
+            format!("it is of version 99, and this palisaded knows none beyond {last}; it is left as it is")
+        );
         let connection = Connection::open(&path).unwrap();
         assert_eq!(connection.query_row("SELECT count(*) FROM later", [], |row| row.get::<_, u32>(0)).unwrap(), 0);
     }
@@ -503,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_makes_a_copy_first() {
+    fn a_migration_makes_a_copy_first_and_keeps_what_there_was() {
         let (folder, path) = folder();
         let mut connection = Connection::open(&path).unwrap();
         connection.execute_batch(FIRST).unwrap();

@@ -92,7 +92,7 @@ fn whatever_the_order_a_call_has_one_end_and_is_counted_once() {
             let _ = call.begin(inbox, 2);
         }),
         ("cancel", |call, _| call.cancel(CancelReason::Caller)),
-        ("ok", |call, _| call.end(Kind::Ok, Flags::NONE, &[0x80, 0xc0])),
+        ("ok", |call, _| call.end(Kind::Ok, Flags::NONE, &[0x80, 0xc0], Instant::now())),
         ("fail", |call, _| call.fail(&ErrorBody::new(ErrorCode::Crashed, "gone"))),
         ("requeue", |call, _| {
             let _ = call.requeue(false);
@@ -139,9 +139,32 @@ fn admission_counts_what_is_there_and_nothing_else() {
     assert!(second.begin(&inbox, 4).is_none(), "it has ended");
     assert!(first.requeue(true));
     assert_eq!(numbers(&counters), (1, 0));
-    first.end(Kind::Ok, Flags::NONE, &[0x80]);
+    first.end(Kind::Ok, Flags::NONE, &[0x80], Instant::now());
     assert_eq!(numbers(&counters), (0, 0));
     assert!(counters.admit(1));
+}
+
+/// Only what the plugin has answered says how long it takes; when there was a call, every one of them.
+#[test]
+fn what_is_counted_says_how_long_answers_took_and_when_the_last_call_came() {
+    let counters = Arc::new(Counters::default());
+    let tally = || counters.tally(Instant::now(), 1_000_000);
+    assert_eq!(tally(), Tally::default());
+    let (answered, _) = call("echo", &[], false, &counters);
+    answered.end(Kind::Ok, Flags::NONE, &[0x80], answered.begun + Duration::from_secs(2));
+    let (wrong, _) = call("echo", &[], false, &counters);
+    wrong.end(Kind::Err, Flags::NONE, &[0x80], wrong.begun + Duration::from_millis(1));
+    let (late, _) = call("echo", &[], false, &counters);
+    late.fail(&ErrorBody::new(ErrorCode::Timeout, "too late"));
+    let (unwanted, _) = call("echo", &[], false, &counters);
+    unwanted.cancel(CancelReason::Caller);
+    let last = counters.since + Duration::from_nanos(counters.last_used.load(Ordering::Relaxed));
+    assert_eq!(last, unwanted.begun);
+    let now = counters.tally(last + Duration::from_secs(5), 1_000_000);
+    assert_eq!((now.ok, now.errors, now.timed_out, now.cancelled, now.calls()), (1, 1, 1, 1, 4));
+    assert_eq!((now.latencies.count(), now.last_used_unix_ms), (2, Some(995_000)));
+    let longest = now.latencies.longest().unwrap();
+    assert!((2000..2251).contains(&longest.as_millis()), "{longest:?}");
 }
 
 #[test]

@@ -481,7 +481,7 @@ fn what_was_not_written_or_may_be_repeated_comes_back_and_the_rest_fails() {
     assert_eq!(unheard.kinds(), []);
     assert_eq!(bench.present(), (3, 0));
     for call in returned {
-        call.end(Kind::Ok, Flags::NONE, &[0x80]);
+        call.end(Kind::Ok, Flags::NONE, &[0x80], bench.now);
     }
     assert_eq!(bench.present(), (0, 0));
 }
@@ -549,7 +549,7 @@ fn a_plugin_that_does_not_read_is_not_handed_all_that_its_callers_sent() {
     // What needs no room does not wait for it.
     calls[1].cancel(CancelReason::Caller);
     bench.link.poke(4, bench.now);
-    calls[2].end(Kind::Ok, Flags::NONE, &[0x80]);
+    calls[2].end(Kind::Ok, Flags::NONE, &[0x80], bench.now);
     bench.ok(6).unwrap();
     let mut frames = bench.written();
     assert!(frames.contains(&(Kind::Cancel, 4)));
