@@ -11,6 +11,7 @@
 //! Invariants: one change at a time; a change that fails leaves everything as it was; calls see the registry before a change or after it.
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
+pub mod discovery;
 mod gather;
 mod install;
 mod record;

@@ -12,6 +12,7 @@ mod cli;
 mod contract;
 mod cycles;
 mod denials;
+mod discovery;
 mod egress;
 mod exhaustion;
 mod floods;

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use semver::Version;
 
+use super::discovery::{self, Looked, shadowed};
 use super::{INSTALLED_MAX, Packages, record};
 use crate::blocking;
 use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
-use crate::plugin::admission::{self, Admitted};
 use crate::plugin::handle::Command;
-use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
+use crate::registry::{DirectoryError, Found, Registry, Rejected};
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
 
@@ -35,18 +35,7 @@ impl Packages {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         blocking::run(move || {
-            let Discovery { found, rejected } = registry::discover(&directories)?;
-            let staged = found
-                .into_iter()
-                .map(|mut found| {
-                    let admitted = admission::admit(&store, &host.rules, &found.path, &found.manifest);
-                    let snapshot = admitted.map(|Admitted { snapshot, warnings }| {
-                        found.warnings.extend(warnings);
-                        snapshot
-                    });
-                    (found, snapshot)
-                })
-                .collect();
+            let Looked { staged, rejected } = discovery::look(&directories, &store, &host.rules, &database)?;
             let switched = database.switched().unwrap_or_else(|error| {
                 tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
                 BTreeMap::new()
@@ -115,15 +104,7 @@ impl Gathered {
                         (&other.manifest.id, &other.manifest.version) == (&manifest.id, &manifest.version)
                     };
                     match self.staged.iter().map(|(found, _)| found).find(|other| same(other)) {
-                        Some(earlier) => {
-                            let reason = format!(
-                                "{} {} is shadowed by {}, which comes first",
-                                manifest.id,
-                                manifest.version,
-                                earlier.path.display()
-                            );
-                            self.rejected.push(Rejected { path, reason });
-                        }
+                        Some(earlier) => self.rejected.push(shadowed(path, manifest, &earlier.path)),
                         None => self.staged.push((found, Ok(snapshot))),
                     }
                 }

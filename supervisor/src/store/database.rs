@@ -9,6 +9,8 @@
 //! all, and after a copy was made; a database of a later version is not touched.
 //! Elsewhere: everything here blocks; whoever calls it has a thread for it.
 
+mod cache;
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -22,8 +24,11 @@ use semver::Version;
 
 use crate::model::ids::PluginId;
 
+pub use cache::Remembered;
+
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE switched (
         id TEXT NOT NULL, version TEXT NOT NULL, enabled INTEGER NOT NULL, at_unix_ms INTEGER NOT NULL,
         PRIMARY KEY (id, version)
@@ -36,7 +41,14 @@ const MIGRATIONS: [&str; 1] = ["
         id TEXT NOT NULL, version TEXT NOT NULL, installs INTEGER NOT NULL DEFAULT 0, calls INTEGER NOT NULL DEFAULT 0,
         errors INTEGER NOT NULL DEFAULT 0, last_used_unix_ms INTEGER, PRIMARY KEY (id, version)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE discovered (
+        path BLOB NOT NULL PRIMARY KEY, form TEXT NOT NULL, stamp BLOB NOT NULL, manifest BLOB NOT NULL,
+        digest TEXT NOT NULL, checksum TEXT NOT NULL, warnings TEXT NOT NULL, seal BLOB NOT NULL
+    ) STRICT;
+",
+];
 
 /// So much of the trail is kept.
 const AUDIT_ROWS_MAX: i64 = 100_000;
@@ -480,7 +492,7 @@ mod tests {
         drop(connection);
         let database = Database::open(&path);
         let Condition::Volatile { reason } = database.condition() else { panic!("{:?}", database.condition()) };
-        assert_eq!(reason, "it is of version 99, and this palisaded knows none beyond 1; it is left as it is");
+        assert_eq!(reason, "it is of version 99, and this palisaded knows none beyond 2; it is left as it is");
         let connection = Connection::open(&path).unwrap();
         assert_eq!(connection.query_row("SELECT count(*) FROM later", [], |row| row.get::<_, u32>(0)).unwrap(), 0);
     }
@@ -502,8 +514,8 @@ mod tests {
         let (folder, path) = folder();
         let mut connection = Connection::open(&path).unwrap();
         connection.execute_batch("CREATE TABLE old (what TEXT); PRAGMA user_version = 0").unwrap();
-        // As if the present form were the second one.
-        connection.pragma_update(None, "user_version", 1).unwrap();
+        // As if this were the present form.
+        connection.pragma_update(None, "user_version", MIGRATIONS.len()).unwrap();
         assert!(migrate(&path, &mut connection).is_ok());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "there was nothing to do");
     }
