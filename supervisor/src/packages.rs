@@ -16,7 +16,9 @@ mod gather;
 mod install;
 mod record;
 mod remove;
+mod rescan;
 mod switch;
+mod watch;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,6 +33,8 @@ use tokio::task::JoinHandle;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
 pub use self::remove::Removed;
+pub use self::rescan::{Rescanned, Trusting};
+pub use self::watch::Watcher;
 use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
@@ -81,6 +85,8 @@ pub struct Packages {
     numbers: Mutex<HashMap<PluginId, Arc<Numbers>>>,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     changing: tokio::sync::Mutex<()>,
+    /// Which changes of plugin directories are not noticed, and why.
+    unwatched: Mutex<Option<String>>,
 }
 
 impl Packages {
@@ -108,6 +114,7 @@ impl Packages {
             numbers: Mutex::default(),
             tasks: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            unwatched: Mutex::default(),
         }
     }
 

@@ -67,6 +67,8 @@ pub struct DirectoryError {
     pub problem: String,
     /// What to do.
     pub hint: &'static str,
+    /// Whether there is none, rather than one that cannot be read.
+    pub is_missing: bool,
 }
 
 /// Looks for packages: folders with a `plugin.json`, directly below each directory. A directory that is itself a package counts
@@ -88,11 +90,13 @@ impl Listing {
     /// # Errors
     /// [`DirectoryError`], and nothing was added.
     pub fn add(&mut self, directory: &Path) -> Result<(), DirectoryError> {
-        let problem = |problem: String, hint| DirectoryError { path: directory.to_owned(), problem, hint };
+        let problem =
+            |problem: String, hint| DirectoryError { path: directory.to_owned(), problem, hint, is_missing: false };
         let unreadable = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                problem("does not exist".to_owned(), "create it, or take it out of --plugins or plugin_directories")
-            }
+            std::io::ErrorKind::NotFound => DirectoryError {
+                is_missing: true,
+                ..problem("does not exist".to_owned(), "create it, or take it out of --plugins or plugin_directories")
+            },
             std::io::ErrorKind::NotADirectory => {
                 problem("is not a folder".to_owned(), "name the folder that holds plugin folders")
             }
@@ -349,7 +353,7 @@ impl Registry {
         if let Some(rejected) = rejected {
             let message = format!("the package {} cannot be used: {}", rejected.path.display(), rejected.reason);
             return ErrorBody::new(ErrorCode::ConfigurationInvalid, message)
-                .with_hint("correct it, then restart the daemon");
+                .with_hint("correct it; `palisade rescan` looks at it again");
         }
         let error = ErrorBody::new(ErrorCode::PluginNotFound, format!("there is no plugin {}", quoted(id)));
         match crate::plugin::actions::nearest(id, self.plugins.keys().map(PluginId::as_str)) {
@@ -386,6 +390,11 @@ impl Registry {
     #[must_use]
     pub fn rejected(&self) -> &[Rejected] {
         &self.rejected
+    }
+
+    /// Says anew which those are.
+    pub fn set_rejected(&mut self, rejected: Vec<Rejected>) {
+        self.rejected = rejected;
     }
 
     /// Who needs whom, by id, as far as both are here.

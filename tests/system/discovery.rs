@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use palisade_protocol::ErrorCode;
-use palisade_tests::daemon::{Daemon, DaemonOptions};
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
 use serde_json::{Value, json};
 
@@ -15,10 +15,12 @@ fn restarted(daemon: Daemon) -> Daemon {
     Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()))
 }
 
-/// How many packages the daemon has found, and how many of them it has not read.
+/// How many packages the daemon has found when it started, and how many of them it has not read.
 fn looked(daemon: &Daemon) -> String {
     let log = daemon.log();
-    let line = log.lines().rfind(|line| line.contains("looked into the plugin directories"));
+    // The log of the daemon before stands before.
+    let (_, since) = log.rsplit_once("this host cgroup").expect("the daemon says what its host is");
+    let line = since.lines().find(|line| line.contains("looked into the plugin directories"));
     let told = line.unwrap_or_else(|| panic!("{log}")).split_whitespace();
     told.filter(|word| word.starts_with("packages=") || word.starts_with("unchanged=")).collect::<Vec<_>>().join(" ")
 }
@@ -144,7 +146,191 @@ fn what_is_remembered_falsely_runs_nothing_else() {
     let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
     assert_eq!(looked(&daemon), "packages=2 unchanged=2");
     let refused = error(daemon.agent().call("echo", "echo", &json!(1)), ErrorCode::InitializationFailed);
-    expect_text(&refused.message, "its plugin.json was changed; ");
+    expect_text(&refused.message, "its plugin.json was changed; `palisade rescan` reads it anew");
     expect_echo(&daemon, "other");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What a look brings, without the rejected ones' other fields: the lists of plugins, and the names of the folders that are not used.
+fn rescan(daemon: &Daemon) -> Value {
+    let mut found = daemon.operate("rescan", &json!({})).expect("it looks");
+    found.as_object_mut().expect("a map").remove("rejected");
+    found
+}
+
+fn found(added: &[&str], changed: &[&str], removed: &[&str]) -> Value {
+    json!({ "added": added, "changed": changed, "removed": removed })
+}
+
+/// A daemon whose plugin directories nobody watches but whoever asks for it.
+fn unwatched(packages: impl IntoIterator<Item = Package>) -> Daemon {
+    Daemon::start(DaemonOptions::with(packages).configuration("watch = false\n"))
+}
+
+/// Each kind of broken package is told with a sentence of its own, and keeps no other from being used.
+#[test]
+fn a_package_that_cannot_be_used_is_told_and_keeps_no_other_from_being_used() {
+    let daemon = unwatched([Package::echo()]);
+    let plugins = daemon.plugins();
+    let folder = |name: &str| {
+        let folder = plugins.join(name);
+        fs::create_dir_all(&folder).expect("it is ours");
+        folder
+    };
+    fs::write(folder("cut").join("plugin.json"), "{\"id\": \"cut\", \"na").expect("it is ours");
+    fs::write(folder("empty").join("plugin.json"), "").expect("it is ours");
+    fs::write(folder("list").join("plugin.json"), "[1, 2]").expect("it is ours");
+    fs::write(folder("odd").join("plugin.json"), "{\"id\": \"Odd\", \"surprise\": 1}").expect("it is ours");
+    fs::create_dir(folder("inner").join("plugin.json")).expect("it is ours");
+    std::os::unix::fs::symlink("/etc/hostname", folder("linked").join("plugin.json")).expect("it is ours");
+    // Its manifest was copied, and the rest not yet.
+    Package::new("half", palisade_tests::package::Entry::Missing).write(&plugins, daemon.marker());
+    // The same id and version in two folders: the first by name.
+    let twin = Package::hostile("echo", "tame").write(&daemon.path().join("elsewhere"), daemon.marker());
+    fs::rename(twin, plugins.join("twin")).expect("it is ours");
+    folder("no-package");
+    fs::write(plugins.join("a file"), "which is none either").expect("it is ours");
+
+    assert_eq!(rescan(&daemon), found(&["half 0.1.0"], &[], &[]));
+    let list = daemon.operate("list", &json!({})).expect("there is a list");
+    let told: Vec<_> = list["rejected"].as_array().expect("a list").iter().collect();
+    let at = |name: &str| plugins.join(name).display().to_string();
+    let expected = [
+        ("cut", format!("{}/plugin.json: ", at("cut"))),
+        ("empty", format!("{}/plugin.json: ", at("empty"))),
+        ("inner", format!("{}/plugin.json is not a file", at("inner"))),
+        ("linked", format!("{}/plugin.json is a symbolic link; a package holds files and folders alone", at("linked"))),
+        ("list", format!("{}/plugin.json: ", at("list"))),
+        ("odd", format!("{}/plugin.json: ", at("odd"))),
+        ("twin", format!("echo 0.1.0 is shadowed by {}, which comes first", at("echo"))),
+    ];
+    let mut paths: Vec<_> = told.iter().map(|one| one["path"].as_str().unwrap_or_default().to_owned()).collect();
+    paths.sort();
+    assert_eq!(paths, expected.clone().map(|(name, _)| at(name)), "{told:?}");
+    for (name, words) in expected {
+        let one = told.iter().find(|one| one["path"] == at(name)).expect("it is there");
+        expect_text(one["reason"].as_str().unwrap_or_default(), &words);
+        // Whoever asks for it by the folder's name is told as well.
+        if !["twin", "echo"].contains(&name) {
+            let refused = error(daemon.agent().call(name, "echo", &json!(1)), ErrorCode::ConfigurationInvalid);
+            expect_text(&refused.message, &words);
+        }
+    }
+    let refused = error(daemon.agent().call("half", "echo", &json!(1)), ErrorCode::InitializationFailed);
+    expect_text(&refused.message, "the entry point main is not in the package");
+    expect_echo(&daemon, "echo");
+    // Once it is whole it is used.
+    Package::hostile("half", "tame").write(&plugins, daemon.marker());
+    assert_eq!(rescan(&daemon), found(&[], &["half 0.1.0"], &[]));
+    expect_echo(&daemon, "half");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What the daemon lists: each plugin with its place and digest, and what is not used.
+fn registry(daemon: &Daemon) -> Value {
+    let list = daemon.operate("list", &json!({})).expect("there is a list");
+    let plugins = list["plugins"].as_array().expect("a list").iter().map(|one| {
+        let plugin =
+            json!({"plugin": one["id"], "version": format!("={}", one["version"].as_str().unwrap_or_default())});
+        let info = daemon.operate("info", &plugin).expect("it is known");
+        json!([
+            one["id"],
+            one["version"],
+            one["enabled"],
+            one["description"],
+            info["source"],
+            info["snapshot"]["digest"]
+        ])
+    });
+    json!({ "plugins": plugins.collect::<Vec<_>>(), "rejected": list["rejected"] })
+}
+
+/// Whatever is done to the folders, what is there after a look is what a daemon finds that starts on them.
+#[test]
+fn a_look_finds_what_a_new_daemon_finds() {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let (first, second) = (folder.path().join("plugins"), folder.path().join("second"));
+    fs::create_dir_all(&second).expect("it is ours");
+    let options = |folder| {
+        let options = DaemonOptions::with([]).folder(folder).configuration("watch = false\n");
+        options.arguments(&["--plugins", &second.display().to_string()])
+    };
+    let second_folder = second.clone();
+    let mut daemon = Daemon::start(options(folder));
+    let marker = daemon.marker().to_owned();
+    let guest = |version: &str, said: &str| {
+        let guest = Package::hostile("guest", "tame").with("version", json!(version));
+        guest.with("description", json!(said)).environment("HOSTILE_VERSION", version)
+    };
+    // Into a folder of that name, in place of what is there.
+    let place = |directory: &Path, name: &str, package: &Package| {
+        let whole = package.write(&directory.with_extension("staging"), &marker);
+        let target = directory.join(name);
+        let _ = fs::remove_dir_all(&target);
+        fs::rename(whole, target).expect("it is ours");
+    };
+    let remove = |directory: &Path, name: &str| fs::remove_dir_all(directory.join(name)).expect("it is ours");
+    let steps: [(&str, &dyn Fn()); 9] = [
+        ("one in the second directory", &|| place(&second_folder, "b", &guest("1.0.0", "second"))),
+        ("one that goes before it", &|| place(&first, "z", &guest("1.0.0", "first"))),
+        ("one that goes before both", &|| place(&first, "a", &guest("1.0.0", "the very first"))),
+        ("another version", &|| place(&second_folder, "c", &guest("1.1.0", "newer"))),
+        ("other contents", &|| place(&first, "a", &guest("1.0.0", "the very first, mended"))),
+        ("a broken one", &|| fs::write(first.join("z/plugin.json"), "{").expect("it is ours")),
+        ("the first one goes", &|| remove(&first, "a")),
+        ("the broken one goes, and a version", &|| {
+            remove(&first, "z");
+            remove(&second_folder, "c");
+        }),
+        ("a folder is another", &|| fs::rename(second_folder.join("b"), first.join("b")).expect("it is ours")),
+    ];
+    for (what, step) in steps {
+        step();
+        let changes = rescan(&daemon);
+        let after = registry(&daemon);
+        let again = rescan(&daemon);
+        assert_eq!(again, found(&[], &[], &[]), "{what}: nothing has changed since {changes}");
+        daemon = Daemon::start(options(daemon.kill_nine()));
+        assert_eq!(after, registry(&daemon), "{what}: {changes}");
+    }
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Nobody has to ask: a folder that appears is a plugin, one that changes is begun anew, one that goes ends it; and the others go on.
+#[test]
+fn what_changes_is_noticed() {
+    let daemon = Daemon::with([Package::echo()]);
+    expect_echo(&daemon, "echo");
+    let before = daemon.process_of("echo");
+    let plugins = daemon.plugins();
+    let listed = |plugin: &str| {
+        let list = daemon.operate("list", &json!({})).expect("there is a list");
+        list["plugins"].as_array().expect("a list").iter().any(|one| one["id"] == plugin)
+    };
+    let rejected = || {
+        let list = daemon.operate("list", &json!({})).expect("there is a list");
+        list["rejected"].as_array().expect("a list").len()
+    };
+    // Half of it first: it is told as what it is, and looked at again when the rest comes.
+    fs::create_dir(plugins.join("guest")).expect("it is ours");
+    fs::write(plugins.join("guest/plugin.json"), "{").expect("it is ours");
+    wait_for("the half of a package", || (rejected() == 1).then_some(()));
+    Package::hostile("guest", "tame").write(&plugins, daemon.marker());
+    wait_for("the new plugin", || listed("guest").then_some(()));
+    expect_echo(&daemon, "guest");
+    assert_eq!(rejected(), 0);
+    let old = daemon.process_of("guest");
+    Package::hostile("guest", "tame").with("description", json!("changed")).write(&plugins, daemon.marker());
+    wait_for("the changed plugin", || {
+        let info = daemon.operate("info", &json!({"plugin": "guest"})).expect("it is known");
+        (info["description"] == "changed").then_some(())
+    });
+    expect_echo(&daemon, "guest");
+    assert_ne!(daemon.process_of("guest"), old);
+    fs::remove_dir_all(plugins.join("guest")).expect("it is ours");
+    wait_for("the end of the plugin", || (!listed("guest")).then_some(()));
+    error(daemon.agent().call("guest", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    assert_eq!(daemon.process_of("echo"), before, "it is none of its business");
     daemon.stop_and_expect_no_orphans();
 }

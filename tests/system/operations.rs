@@ -5,6 +5,7 @@
 //! Elsewhere: what the answers mean is what the other files here test; `{"missed"}` is tested beside `api::unix`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
@@ -84,7 +85,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 14, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 15, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -484,6 +485,19 @@ fn every_operation_answers_what_the_page_says() {
     daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed["data"].is_string(), "{removed}");
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
+
+    let seen = ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    assert_eq!(seen["added"], json!([]), "{seen}");
+    let late = Package::hostile("late", "tame");
+    let folder = late.write(&daemon.plugins(), daemon.marker());
+    ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_added");
+    late.with("description", json!("changed")).write(&daemon.plugins(), daemon.marker());
+    ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_changed");
+    fs::remove_dir_all(folder).expect("it is ours");
+    ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
 
     ask::<admin::DaemonStatus>(page, &daemon, "a daemon", "status", &json!({}));

@@ -215,6 +215,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Uninstall { targets, force } => packages::uninstall(context, &targets.plugins, force).await?,
         Command::Enable(targets) => plugins::change(context, Change::Enable, targets.plugins).await?,
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
+        Command::Rescan => packages::rescan(context).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

@@ -7,11 +7,11 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::service::{Service, StopParams, Which, parameters, value};
-use crate::packages::Packages;
+use super::service::{NoParams, Service, StopParams, Which, parameters, value};
+use crate::packages::{Packages, Trusting};
 
 /// Their names.
-pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable"];
+pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable", "rescan"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +36,11 @@ impl Service {
                 let packages = self.changeable()?;
                 let work = async move { packages.uninstall(&plugin, version.as_deref(), force, &who).await };
                 value(&to_its_end(work).await?)
+            }
+            "rescan" => {
+                parameters::<NoParams>(params)?;
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.rescan(Trusting::Nothing).await }).await?)
             }
             _ => {
                 let Which { plugin, version } = parameters(params)?;

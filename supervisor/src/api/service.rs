@@ -133,6 +133,7 @@ pub const ACTIONS: &[Row] = &[
     ),
     ("enable", "Has a version take calls again.", &[PLUGIN, VERSION], false),
     ("disable", "Stops a version, and has it take no calls, until it is enabled.", &[PLUGIN, VERSION], false),
+    ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -149,6 +150,7 @@ pub const CHANGES: &[&str] = &[
     "uninstall",
     "enable",
     "disable",
+    "rescan",
     "shutdown",
 ];
 
@@ -330,8 +332,13 @@ impl Service {
                 let registry = self.registry()?;
                 let (one_by_one, prepared) = (self.one_by_one.borrow(), self.prepared.borrow());
                 let forgets = self.packages.as_ref().and_then(|packages| packages.forgets());
-                let (one_by_one, forgets) = (one_by_one.as_deref(), forgets.as_deref());
-                value(&doctor::report(&self.host, &self.config, one_by_one, &prepared, &registry, forgets))
+                let unwatched = self.packages.as_ref().and_then(|packages| packages.unwatched());
+                let known = doctor::Known {
+                    one_by_one: one_by_one.as_deref(),
+                    forgets: forgets.as_deref(),
+                    unwatched: unwatched.as_deref(),
+                };
+                value(&doctor::report(&self.host, &self.config, &known, &prepared, &registry))
             }
             "version" => {
                 parameters::<NoParams>(params)?;
@@ -620,7 +627,7 @@ async fn next<T: Clone>(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NoParams {}
+pub(super) struct NoParams {}
 
 pub(super) fn parameters<T: DeserializeOwned>(params: &[u8]) -> Result<T, ErrorBody> {
     palisade_protocol::decode_value(params).map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, error.to_string()))

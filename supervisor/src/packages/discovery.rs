@@ -47,14 +47,23 @@ pub fn look(
     rules: &Rules,
     database: &Database,
 ) -> Result<Looked, DirectoryError> {
-    let listing = registry::list(directories)?;
+    Ok(look_at(registry::list(directories)?, store, rules, database))
+}
+
+/// The same in directories that were listed already.
+pub(super) fn look_at(listing: Listing, store: &Store, rules: &Rules, database: &Database) -> Looked {
     let form = form(rules);
     let remembered = form.as_deref().map_or(Ok(Vec::new()), |form| database.remembered(form));
     let remembered = remembered.unwrap_or_else(|error| {
         tracing::warn!(%error, "what was found earlier is not known, and every package is read");
         Vec::new()
     });
-    Ok(look_at(listing, store, rules, remembered, form.map(|form| (form, database))))
+    look_through(listing, store, rules, remembered, form.map(|form| (form, database)))
+}
+
+/// The same where nothing is believed of what was found earlier.
+pub(super) fn look_anew(listing: Listing, store: &Store, rules: &Rules, database: &Database) -> Looked {
+    look_through(listing, store, rules, Vec::new(), form(rules).map(|form| (form, database)))
 }
 
 /// A package whose manifest is known.
@@ -67,7 +76,7 @@ struct Read {
     admitted: Option<Admitted>,
 }
 
-fn look_at(
+fn look_through(
     listing: Listing,
     store: &Store,
     rules: &Rules,

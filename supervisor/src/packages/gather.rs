@@ -14,16 +14,17 @@ use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
 use crate::plugin::handle::Command;
 use crate::registry::{DirectoryError, Found, Registry, Rejected};
+use crate::store::database::Database;
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
 
 /// What was found when the daemon started.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
-    rejected: Vec<Rejected>,
+    pub(super) staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
+    pub(super) rejected: Vec<Rejected>,
     /// What an operator has said of versions.
-    switched: BTreeMap<(PluginId, Version), bool>,
+    pub(super) switched: BTreeMap<(PluginId, Version), bool>,
 }
 
 impl Packages {
@@ -35,14 +36,8 @@ impl Packages {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         blocking::run(move || {
-            let Looked { staged, rejected } = discovery::look(&directories, &store, &host.rules, &database)?;
-            let switched = database.switched().unwrap_or_else(|error| {
-                tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
-                BTreeMap::new()
-            });
-            let mut gathered = Gathered { staged, rejected, switched };
-            gathered.add_installed(&records, &store, &host.rules);
-            Ok(gathered)
+            let looked = discovery::look(&directories, &store, &host.rules, &database)?;
+            Ok(Gathered::of(looked, &records, &store, &host.rules, &database))
         })
         .await
     }
@@ -81,6 +76,18 @@ impl Packages {
 }
 
 impl Gathered {
+    /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
+    pub(super) fn of(looked: Looked, records: &Path, store: &Store, rules: &Rules, database: &Database) -> Self {
+        let Looked { staged, rejected } = looked;
+        let switched = database.switched().unwrap_or_else(|error| {
+            tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
+            BTreeMap::new()
+        });
+        let mut gathered = Self { staged, rejected, switched };
+        gathered.add_installed(records, store, rules);
+        gathered
+    }
+
     /// The ids of all that was found.
     pub fn ids(&self) -> impl Iterator<Item = &PluginId> {
         self.staged.iter().map(|(found, _)| &found.manifest.id)

@@ -81,7 +81,7 @@ fn look(snapshot: Snapshot, rules: &Rules, source: &Path, manifest: &Manifest) -
         .map_err(|error| unreadable(&error))?;
     let (copied, _) = Manifest::parse(&bytes).map_err(|error| unreadable(&error))?;
     if copied != *manifest {
-        let message = "its plugin.json was changed; restart the daemon, which reads it anew";
+        let message = "its plugin.json was changed; `palisade rescan` reads it anew";
         return Err(refused(None, message.to_owned()));
     }
     let held = check(&snapshot, rules, source, (manifest, &bytes))?;

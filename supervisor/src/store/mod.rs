@@ -162,6 +162,12 @@ impl Store {
         self.staging().join(self.staged.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
+    /// Whether nothing is copied any more.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
     /// Copies the package at `source`. Blocks; what is in the store already is not copied again.
     ///
     /// # Errors
