@@ -5,6 +5,7 @@
 //! system call of the first costs a little more.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, oneshot};
 
@@ -40,9 +41,52 @@ pub async fn run_in<T: Send + 'static>(
     told.await.map_err(|_| io::Error::other("it panicked"))
 }
 
+/// So many threads share one piece of work.
+const SHARERS_MAX: usize = 4;
+
+/// It is not shared by more than have so many pieces each to do.
+const PIECES_MIN: usize = 8;
+
+/// Does the same with each of `pieces`, for which there may be several threads until all is done, and returns what comes of each in
+/// their order. Blocks.
+pub fn share<P: Sync, T: Send>(pieces: &[P], work: impl Fn(&P) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let share = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = pieces.get(at) else { return done };
+            done.push((at, work(piece)));
+        }
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let sharers = processors.min(SHARERS_MAX).min(pieces.len() / PIECES_MIN);
+    let mut done = std::thread::scope(|scope| {
+        // Where there is no thread to be had, the others do it.
+        let beside = (1..sharers)
+            .map_while(|_| std::thread::Builder::new().name("blocking".to_owned()).spawn_scoped(scope, share).ok());
+        let beside: Vec<_> = beside.collect();
+        let mut done = share();
+        for one in beside {
+            done.extend(one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, done)| done).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shared_is_done_once_and_in_order() {
+        for pieces in [0, 1, 7, 100, 1000] {
+            let pieces: Vec<usize> = (0..pieces).collect();
+            assert_eq!(share(&pieces, |piece| piece * 2), pieces.iter().map(|piece| piece * 2).collect::<Vec<_>>());
+        }
+    }
 
     #[tokio::test]
     async fn what_comes_of_it_is_told_and_a_panic_is_an_error() {

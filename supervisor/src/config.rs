@@ -77,6 +77,8 @@ pub struct Config {
     pub egress: egress::Egress,
     /// So much is kept free on the state folder's file system.
     pub disk_reserve_mib: u64,
+    /// Whether changes in plugin directories are looked at as they are made.
+    pub watch: bool,
     /// What becomes of programs that are odd.
     pub checks: Checks,
     /// What is required of packages, and who may sign them.
@@ -115,6 +117,7 @@ struct ConfigFile {
     socket_group: Option<Group>,
     lent_uids: Option<[u32; 2]>,
     disk_reserve_mib: Option<u64>,
+    watch: Option<bool>,
     prepared_launchers: Option<usize>,
     #[serde(default)]
     defaults: Defaults,
@@ -345,6 +348,7 @@ impl Config {
             egress,
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
+            watch: file.watch.unwrap_or(true),
             disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
             checks: file.checks.understand(),
             trust,

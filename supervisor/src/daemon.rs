@@ -257,6 +257,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
 
     let alive = tokio::spawn(signs_of_life());
 
+    // What changes from here on is looked at once more.
+    let watcher = packages.begin_watching().await;
     // Agents that connect meanwhile wait in the socket's queue, and find every plugin.
     let mut looking = pin!(packages.gather());
     let found = tokio::select! {
@@ -301,6 +303,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         let packages = packages.clone();
         async move { packages.go_on_writing_statistics().await }
     });
+    let (stop_watching, watching) = watch::channel(false);
+    let watching = watcher.map(|watcher| tokio::spawn(packages.clone().watch(watcher, watching)));
     let (leave, leaving) = watch::channel(false);
     let agents = tokio::spawn({
         let service = service.clone();
@@ -324,6 +328,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     store.close();
     service.bus.publish(Event::new(EventKind::DaemonStopping));
     service.stopping.store(true, Ordering::Relaxed);
+    let _ = stop_watching.send(true);
     stock.close().await;
     {
         let mut stopping = pin!(service.stop_plugins());
@@ -356,6 +361,13 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     packages.write_statistics().await;
     alive.abort();
     let _ = sweeping.await;
+    // It may be in the middle of a look, which changes nothing any more.
+    if let Some(watching) = watching {
+        let abort = watching.abort_handle();
+        if tokio::time::timeout(LAST_ANSWERS, watching).await.is_err() {
+            abort.abort();
+        }
+    }
     looks.abort();
     counts.abort();
     tracing::info!("stopped");

@@ -48,16 +48,25 @@ impl Report {
     }
 }
 
-/// What is known about this host and configuration. `one_by_one` is why launchers are no copies, if they are not; `forgets` is what is
-/// wrong with the registry's database.
+/// What is wrong of that which only some daemons have.
+#[derive(Debug, Default)]
+pub struct Known<'a> {
+    /// Why launchers are no copies, if they are not.
+    pub one_by_one: Option<&'a str>,
+    /// What is wrong with the registry's database.
+    pub forgets: Option<&'a str>,
+    /// Which changes in plugin directories are not noticed.
+    pub unwatched: Option<&'a str>,
+}
+
+/// What is known about this host and configuration.
 #[must_use]
 pub fn report(
     host: &Host,
     config: &Config,
-    one_by_one: Option<&str>,
+    known: &Known<'_>,
     prepared: &PreparedLaunchers,
     registry: &Registry,
-    forgets: Option<&str>,
 ) -> Report {
     let ability = |name, ability: &Ability, missing: Outcome, what: &str| match ability {
         Ability::Yes => Check { name, state: Outcome::Ok, summary: what.to_owned(), hint: None },
@@ -147,8 +156,9 @@ pub fn report(
             hint: None,
         },
     });
-    checks.push(launchers(one_by_one));
-    checks.push(database(forgets));
+    checks.push(launchers(known.one_by_one));
+    checks.push(database(known.forgets));
+    checks.push(watching(known.unwatched));
     checks.push(prepared_launchers(prepared));
     let directories: Vec<_> = config.plugin_directories.iter().map(|path| path.display().to_string()).collect();
     checks.push(if directories.is_empty() {
@@ -272,6 +282,22 @@ fn database(forgets: Option<&str>) -> Check {
             state: Outcome::Warn,
             summary: problem.to_owned(),
             hint: Some("see registry.sqlite3 in the state folder; say again which versions are disabled".to_owned()),
+        },
+    }
+}
+
+fn watching(unwatched: Option<&str>) -> Check {
+    let name = "watching";
+    match unwatched {
+        None => {
+            let summary = "changes of plugin directories are noticed".to_owned();
+            Check { name, state: Outcome::Ok, summary, hint: None }
+        }
+        Some(problem) => Check {
+            name,
+            state: Outcome::Warn,
+            summary: problem.to_owned(),
+            hint: Some("`palisade rescan` looks at what has changed".to_owned()),
         },
     }
 }

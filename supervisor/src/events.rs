@@ -74,7 +74,11 @@ pub enum EventKind {
     ConsentRequired,
     /// A version was installed.
     PackageInstalled,
-    /// An installed version was removed.
+    /// A version has appeared in a plugin directory.
+    PackageAdded,
+    /// A version is there with other contents, or in another place, and was begun anew.
+    PackageChanged,
+    /// A version is gone: an installed one was removed, or its folder.
     PackageRemoved,
     /// A version takes calls again.
     PackageEnabled,

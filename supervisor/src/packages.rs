@@ -13,14 +13,17 @@
 
 pub mod consent;
 mod deprecate;
+pub mod discovery;
 mod gather;
 mod install;
 mod record;
 mod remove;
+mod rescan;
 pub mod search;
 mod source;
 mod statistics;
 mod switch;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -36,8 +39,10 @@ use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
 pub use self::remove::Removed;
+pub use self::rescan::{Rescanned, Trusting};
 use self::statistics::Accounts;
 pub use self::statistics::Usage;
+pub use self::watch::Watcher;
 use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
@@ -93,6 +98,8 @@ pub struct Packages {
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
     changing: tokio::sync::Mutex<()>,
+    /// Which changes of plugin directories are not noticed, and why.
+    unwatched: Mutex<Option<String>>,
 }
 
 impl Packages {
@@ -127,6 +134,7 @@ impl Packages {
             accounts: Arc::default(),
             tasks: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            unwatched: Mutex::default(),
         }
     }
 

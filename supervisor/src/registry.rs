@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::model::dependency::{self, Graph};
 use crate::model::ids::PluginId;
-use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest, Warning};
 use crate::model::resolution::{self, Offers, Unresolvable};
 use crate::model::specifier::Specifier;
 use crate::model::status::quoted;
@@ -40,7 +40,7 @@ pub struct Found {
 }
 
 /// A folder that looks like a package and cannot be used as one.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rejected {
     /// The folder.
     pub path: PathBuf,
@@ -48,12 +48,12 @@ pub struct Rejected {
     pub reason: String,
 }
 
-/// What a look into the plugin directories brought.
-#[derive(Debug, Default)]
-pub struct Discovery {
-    /// Packages, first the ones that win.
-    pub found: Vec<Found>,
-    /// Folders that cannot be used.
+/// The folders in the plugin directories that have a manifest.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Those, in the order of their precedence.
+    pub folders: Vec<PathBuf>,
+    /// Those of which not even that much can be said.
     pub rejected: Vec<Rejected>,
 }
 
@@ -67,40 +67,52 @@ pub struct DirectoryError {
     pub problem: String,
     /// What to do.
     pub hint: &'static str,
+    /// Whether there is none, rather than one that cannot be read.
+    pub is_missing: bool,
 }
 
 /// Looks for packages: folders with a `plugin.json`, directly below each directory. A directory that is itself a package counts
-/// as one.
+/// as one. The order is that of the directories, and of the names in each.
 ///
 /// # Errors
 /// [`DirectoryError`] for a directory that is missing or cannot be read.
-pub fn discover(directories: &[PathBuf]) -> Result<Discovery, DirectoryError> {
-    let mut discovery = Discovery::default();
+pub fn list(directories: &[PathBuf]) -> Result<Listing, DirectoryError> {
+    let mut listing = Listing::default();
     for directory in directories {
-        let problem = |problem: String, hint| DirectoryError { path: directory.clone(), problem, hint };
-        let metadata = fs::metadata(directory).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                problem("does not exist".to_owned(), "create it, or take it out of --plugins or plugin_directories")
+        listing.add(directory)?;
+    }
+    Ok(listing)
+}
+
+impl Listing {
+    /// Adds what lies in one more directory.
+    ///
+    /// # Errors
+    /// [`DirectoryError`], and nothing was added.
+    pub fn add(&mut self, directory: &Path) -> Result<(), DirectoryError> {
+        let problem =
+            |problem: String, hint| DirectoryError { path: directory.to_owned(), problem, hint, is_missing: false };
+        let unreadable = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => DirectoryError {
+                is_missing: true,
+                ..problem("does not exist".to_owned(), "create it, or take it out of --plugins or plugin_directories")
+            },
+            std::io::ErrorKind::NotADirectory => {
+                problem("is not a folder".to_owned(), "name the folder that holds plugin folders")
             }
             _ => problem(format!("cannot be read: {error}"), "see its permissions and those of the folders above it"),
-        })?;
-        if !metadata.is_dir() {
-            return Err(problem("is not a folder".to_owned(), "name the folder that holds plugin folders"));
-        }
-        let unreadable = |error: std::io::Error| {
-            problem(format!("cannot be read: {error}"), "see its permissions and those of the folders above it")
         };
         // Before anything in it is looked at: what cannot be read is no package that is odd.
         let entries = fs::read_dir(directory).map_err(unreadable)?;
         match manifest_of(directory) {
             Ok(true) => {
-                discovery.look_at(directory);
-                continue;
+                self.folders.push(directory.to_owned());
+                return Ok(());
             }
             Ok(false) => {}
             Err(reason) => {
-                discovery.reject(directory, reason);
-                continue;
+                self.rejected.push(Rejected { path: directory.to_owned(), reason });
+                return Ok(());
             }
         }
         let mut folders = Vec::new();
@@ -117,35 +129,12 @@ pub fn discover(directories: &[PathBuf]) -> Result<Discovery, DirectoryError> {
         folders.sort();
         for folder in folders {
             match manifest_of(&folder) {
-                Ok(true) => discovery.look_at(&folder),
+                Ok(true) => self.folders.push(folder),
                 Ok(false) => {}
-                Err(reason) => discovery.reject(&folder, reason),
+                Err(reason) => self.rejected.push(Rejected { path: folder, reason }),
             }
         }
-    }
-    Ok(discovery)
-}
-
-impl Discovery {
-    fn look_at(&mut self, folder: &Path) {
-        match read(folder) {
-            Ok(found) => {
-                let (id, version) = (&found.manifest.id, &found.manifest.version);
-                let earlier =
-                    self.found.iter().find(|other| (&other.manifest.id, &other.manifest.version) == (id, version));
-                if let Some(earlier) = earlier {
-                    let reason = format!("{id} {version} is shadowed by {}, which comes first", earlier.path.display());
-                    self.reject(folder, reason);
-                } else {
-                    self.found.push(found);
-                }
-            }
-            Err(reason) => self.reject(folder, reason),
-        }
-    }
-
-    fn reject(&mut self, folder: &Path, reason: String) {
-        self.rejected.push(Rejected { path: folder.to_owned(), reason });
+        Ok(())
     }
 }
 
@@ -191,6 +180,14 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
 /// # Errors
 /// What is wrong with it, all of it.
 pub fn read(folder: &Path) -> Result<Found, String> {
+    read_with_text(folder).map(|(found, _)| found)
+}
+
+/// Reads a package's manifest, and returns it as it is written too.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with_text(folder: &Path) -> Result<(Found, Vec<u8>), String> {
     let path = folder.join("plugin.json");
     // It may be something else by now, which is not followed and not waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -204,16 +201,26 @@ pub fn read(folder: &Path) -> Result<Found, String> {
     // One byte more than allowed, so that the parser sees that it is too long.
     let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| unreadable(&path, &error))?;
-    let (manifest, warnings) = Manifest::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    if let Some(wanted) = manifest.host.as_ref().filter(|wanted| !wanted.admits(&own_version())) {
-        let own = own_version();
-        return Err(format!("{}: dependencies.host wants palisaded {wanted}, and this is {own}", path.display()));
-    }
+    let (manifest, warnings) = understand(folder, &bytes)?;
     let mut warnings: Vec<_> = warnings.into_iter().map(|warning| warning.to_string()).collect();
     for left_out in store::LEFT_OUT.iter().filter(|name| folder.join(name).is_dir()) {
         warnings.push(format!("the folder {left_out} is left out of the package; what it needs has to lie elsewhere"));
     }
-    Ok(Found { manifest, path: folder.to_owned(), warnings })
+    Ok((Found { manifest, path: folder.to_owned(), warnings }, bytes))
+}
+
+/// What the manifest of the package in that folder says, which is this text.
+///
+/// # Errors
+/// As [`read`].
+pub fn understand(folder: &Path, text: &[u8]) -> Result<(Manifest, Vec<Warning>), String> {
+    let path = folder.join("plugin.json");
+    let (manifest, warnings) = Manifest::parse(text).map_err(|error| format!("{}: {error}", path.display()))?;
+    if let Some(wanted) = manifest.host.as_ref().filter(|wanted| !wanted.admits(&own_version())) {
+        let own = own_version();
+        return Err(format!("{}: dependencies.host wants palisaded {wanted}, and this is {own}", path.display()));
+    }
+    Ok((manifest, warnings))
 }
 
 /// The daemon's own version, which a manifest may have a word on.
@@ -353,7 +360,7 @@ impl Registry {
         if let Some(rejected) = rejected {
             let message = format!("the package {} cannot be used: {}", rejected.path.display(), rejected.reason);
             return ErrorBody::new(ErrorCode::ConfigurationInvalid, message)
-                .with_hint("correct it, then restart the daemon");
+                .with_hint("correct it; `palisade rescan` looks at it again");
         }
         let error = ErrorBody::new(ErrorCode::PluginNotFound, format!("there is no plugin {}", quoted(id)));
         match crate::plugin::actions::nearest(id, self.plugins.keys().map(PluginId::as_str)) {
@@ -390,6 +397,11 @@ impl Registry {
     #[must_use]
     pub fn rejected(&self) -> &[Rejected] {
         &self.rejected
+    }
+
+    /// Says anew which those are.
+    pub fn set_rejected(&mut self, rejected: Vec<Rejected>) {
+        self.rejected = rejected;
     }
 
     /// Who needs whom, by id, as far as both are here.

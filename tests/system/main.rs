@@ -14,6 +14,7 @@ mod consent;
 mod contract;
 mod cycles;
 mod denials;
+mod discovery;
 mod egress;
 mod exhaustion;
 mod floods;

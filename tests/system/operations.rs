@@ -5,6 +5,7 @@
 //! Elsewhere: what the answers mean is what the other files here test; `{"missed"}` is tested beside `api::unix`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, SystemTime};
@@ -89,7 +90,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 19, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 20, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -566,6 +567,18 @@ fn every_operation_answers_what_the_page_says() {
     let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
     let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
     assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
+    let seen = ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    assert_eq!(seen["added"], json!([]), "{seen}");
+    let late = Package::hostile("late", "tame");
+    let folder = late.write(&daemon.plugins(), daemon.marker());
+    ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_added");
+    late.with("description", json!("changed")).write(&daemon.plugins(), daemon.marker());
+    ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_changed");
+    fs::remove_dir_all(folder).expect("it is ours");
+    ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
 
     ask::<admin::DaemonStatus>(page, &daemon, "a daemon", "status", &json!({}));
     let report = ask::<Value>(page, &daemon, "a report", "doctor", &json!({}));

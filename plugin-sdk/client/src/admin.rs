@@ -341,6 +341,14 @@ impl<'a> Admin<'a> {
         self.request("deprecate", &Deprecate { target: target.into(), reason: None, undo: true }).call().await
     }
 
+    /// Has the supervisor look into the plugin directories again, and read everything; returns what that has changed.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn rescan(&self) -> Result<Rescan, CallError> {
+        self.request("rescan", &Nothing {}).call().await
+    }
+
     /// Log lines, as they were written. Endless when they are followed.
     ///
     /// # Errors
@@ -817,6 +825,20 @@ pub struct Deprecation {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What a look into the plugin directories has changed; plugins as `id version`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rescan {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those that have other contents, or come from another place; they were begun anew.
+    pub changed: Vec<String>,
+    /// Those whose package is gone.
+    pub removed: Vec<String>,
+    /// Packages that cannot be used.
+    pub rejected: Vec<Rejected>,
 }
 
 /// A plugin is enabled unless somebody has disabled it.

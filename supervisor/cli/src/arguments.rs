@@ -170,6 +170,8 @@ pub(crate) enum Command {
         #[arg(long)]
         undo: bool,
     },
+    /// Look into the plugin directories again, and say what has changed
+    Rescan,
     /// Make a key to sign packages with, and print what the configuration has to say of it
     Keygen(Keygen),
     /// Write checksum and signature into a package's plugin.json

@@ -233,6 +233,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
             registry::deprecate(context, &plugin, reason.as_deref(), undo).await?;
         }
         Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
+        Command::Rescan => packages::rescan(context).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

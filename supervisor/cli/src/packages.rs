@@ -1,8 +1,8 @@
-//! `install` and `uninstall`.
+//! `install`, `uninstall` and `rescan`.
 
 use std::path::Path;
 
-use palisade_client::admin::{Installation, Removal};
+use palisade_client::admin::{Installation, Removal, Rescan};
 use palisade_protocol::ErrorCode;
 use serde::Serialize;
 
@@ -65,9 +65,30 @@ fn removal_text(removed: &Removal, screen: &Screen) -> String {
     text
 }
 
+/// `palisade rescan`
+pub(crate) async fn rescan(context: &Context) -> Result<(), Failure> {
+    let answer = context.operate("rescan", &serde_json::json!({})).await?;
+    show(context, &answer, |answer, screen| Ok(rescan_text(&answer.decode()?, screen)))
+}
+
+fn rescan_text(found: &Rescan, screen: &Screen) -> String {
+    let mut text = String::new();
+    for (plugins, how) in [(&found.added, "is new"), (&found.changed, "has changed"), (&found.removed, "is gone")] {
+        for plugin in plugins {
+            text += &format!("{} {how}\n", screen.tone(&one_line(plugin), Tone::Strong));
+        }
+    }
+    for rejected in &found.rejected {
+        let told = format!("{} is not used: {}\n", harmless(&rejected.path), harmless(&rejected.reason));
+        text += &screen.tone(&told, Tone::Careful);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use palisade_client::admin::Rejected;
 
     #[test]
     fn urls_are_no_paths() {
@@ -96,5 +117,14 @@ mod tests {
             removal_text(&removed, &Screen::plain()),
             "echo 1.0.0 is removed\nother 2.0.0 is without it now\nits data stay in /var/lib/\\u{1b}\n"
         );
+        let found = Rescan {
+            added: vec!["a 1.0.0".into()],
+            changed: vec!["b 1.0.0".into()],
+            removed: vec!["c 1.0.0".into()],
+            rejected: vec![Rejected { path: "/p/d".into(), reason: "it is\x1b odd".into() }],
+        };
+        let told = "a 1.0.0 is new\nb 1.0.0 has changed\nc 1.0.0 is gone\n/p/d is not used: it is\\u{1b} odd\n";
+        assert_eq!(rescan_text(&found, &Screen::plain()), told);
+        assert_eq!(rescan_text(&Rescan::default(), &Screen::plain()), "");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::service::{NoParams, Service, StatusParams, StopParams, Which, parameters, value};
 use crate::model::search::Said;
 use crate::packages::consent::{self, Grant, Revocation};
-use crate::packages::{Packages, search};
+use crate::packages::{Packages, Trusting, search};
 
 /// Their names.
 pub(super) const NAMES: &[&str] = &[
@@ -25,6 +25,7 @@ pub(super) const NAMES: &[&str] = &[
     "search",
     "capabilities",
     "deprecate",
+    "rescan",
 ];
 
 #[derive(Deserialize)]
@@ -149,6 +150,11 @@ impl Service {
             "stats" => {
                 let StatusParams { plugin, version } = parameters(params)?;
                 value(&self.packages()?.usage(plugin.as_deref(), version.as_deref()).await?)
+            }
+            "rescan" => {
+                parameters::<NoParams>(params)?;
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.rescan(Trusting::Nothing).await }).await?)
             }
             _ => {
                 let Which { plugin, version } = parameters(params)?;

@@ -179,6 +179,7 @@ pub const ACTIONS: &[Row] = &[
         false,
     ),
     ("capabilities", "Who can do what, or what a plugin can do.", &[PLUGIN_OPTIONAL, VERSION], false),
+    ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -198,6 +199,7 @@ pub const CHANGES: &[&str] = &[
     "grant",
     "revoke",
     "deprecate",
+    "rescan",
     "shutdown",
 ];
 
@@ -379,8 +381,13 @@ impl Service {
                 let registry = self.registry()?;
                 let (one_by_one, prepared) = (self.one_by_one.borrow(), self.prepared.borrow());
                 let forgets = self.packages.as_ref().and_then(|packages| packages.forgets());
-                let (one_by_one, forgets) = (one_by_one.as_deref(), forgets.as_deref());
-                value(&doctor::report(&self.host, &self.config, one_by_one, &prepared, &registry, forgets))
+                let unwatched = self.packages.as_ref().and_then(|packages| packages.unwatched());
+                let known = doctor::Known {
+                    one_by_one: one_by_one.as_deref(),
+                    forgets: forgets.as_deref(),
+                    unwatched: unwatched.as_deref(),
+                };
+                value(&doctor::report(&self.host, &self.config, &known, &prepared, &registry))
             }
             "version" => {
                 parameters::<NoParams>(params)?;

@@ -7,22 +7,23 @@ use std::path::Path;
 
 use semver::Version;
 
+use super::discovery::{self, Looked, shadowed};
 use super::{INSTALLED_MAX, Packages, record};
 use crate::blocking;
 use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
-use crate::plugin::admission::{self, Admitted};
-use crate::registry::{self, DirectoryError, Discovery, Found, Registry, Rejected};
+use crate::registry::{DirectoryError, Found, Registry, Rejected};
+use crate::store::database::Database;
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
 
 /// What was found when the daemon started.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
-    rejected: Vec<Rejected>,
+    pub(super) staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
+    pub(super) rejected: Vec<Rejected>,
     /// What an operator has said of versions.
-    switched: BTreeMap<(PluginId, Version), bool>,
+    pub(super) switched: BTreeMap<(PluginId, Version), bool>,
 }
 
 impl Packages {
@@ -34,25 +35,8 @@ impl Packages {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         blocking::run(move || {
-            let Discovery { found, rejected } = registry::discover(&directories)?;
-            let staged = found
-                .into_iter()
-                .map(|mut found| {
-                    let admitted = admission::admit(&store, &host.rules, &found.path, &found.manifest);
-                    let snapshot = admitted.map(|Admitted { snapshot, warnings }| {
-                        found.warnings.extend(warnings);
-                        snapshot
-                    });
-                    (found, snapshot)
-                })
-                .collect();
-            let switched = database.switched().unwrap_or_else(|error| {
-                tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
-                BTreeMap::new()
-            });
-            let mut gathered = Gathered { staged, rejected, switched };
-            gathered.add_installed(&records, &store, &host.rules);
-            Ok(gathered)
+            let looked = discovery::look(&directories, &store, &host.rules, &database)?;
+            Ok(Gathered::of(looked, &records, &store, &host.rules, &database))
         })
         .await
     }
@@ -89,6 +73,18 @@ impl Packages {
 }
 
 impl Gathered {
+    /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
+    pub(super) fn of(looked: Looked, records: &Path, store: &Store, rules: &Rules, database: &Database) -> Self {
+        let Looked { staged, rejected } = looked;
+        let switched = database.switched().unwrap_or_else(|error| {
+            tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
+            BTreeMap::new()
+        });
+        let mut gathered = Self { staged, rejected, switched };
+        gathered.add_installed(records, store, rules);
+        gathered
+    }
+
     /// The ids of all that was found.
     pub fn ids(&self) -> impl Iterator<Item = &PluginId> {
         self.staged.iter().map(|(found, _)| &found.manifest.id)
@@ -112,15 +108,7 @@ impl Gathered {
                         (&other.manifest.id, &other.manifest.version) == (&manifest.id, &manifest.version)
                     };
                     match self.staged.iter().map(|(found, _)| found).find(|other| same(other)) {
-                        Some(earlier) => {
-                            let reason = format!(
-                                "{} {} is shadowed by {}, which comes first",
-                                manifest.id,
-                                manifest.version,
-                                earlier.path.display()
-                            );
-                            self.rejected.push(Rejected { path, reason });
-                        }
+                        Some(earlier) => self.rejected.push(shadowed(path, manifest, &earlier.path)),
                         None => self.staged.push((found, Ok(snapshot))),
                     }
                 }

@@ -1,6 +1,7 @@
 //! Takes a package into the store, and lets it be used or not: as a daemon starts, and whenever one that failed is looked at again.
 //!
-//! Invariant: what is looked at is the copy that will run, not the folder that it was made from, which may be another by now.
+//! Invariant: what is looked at is the copy that will run, not the folder that it was made from, which may be another by now. What an
+//! earlier daemon found may be presumed until a plugin is first used; then the package is copied and looked at like any other.
 //! Elsewhere: what is required is `trust`'s business, and what a manifest says `model::manifest`'s.
 
 use std::fs::File;
@@ -20,8 +21,17 @@ use crate::trust::{Candidate, Rules};
 pub struct Admitted {
     /// The copy that runs.
     pub snapshot: Snapshot,
-    /// What is odd about it.
-    pub warnings: Vec<String>,
+    /// What is odd about it by what is required of it.
+    pub held: Option<String>,
+    /// What is odd about its program.
+    pub inspected: Vec<String>,
+}
+
+impl Admitted {
+    /// All that is odd about it.
+    pub fn warnings(self) -> impl Iterator<Item = String> {
+        self.held.into_iter().chain(self.inspected)
+    }
 }
 
 /// Copies the package that was found at `source` with that manifest, and checks the copy. Blocks.
@@ -30,8 +40,23 @@ pub struct Admitted {
 /// Why it is not used.
 pub fn admit(store: &Store, rules: &Rules, source: &Path, manifest: &Manifest) -> Result<Admitted, LaunchFailure> {
     let snapshot = store.stage(source).map_err(|error| refused(None, error.to_string()))?;
-    let warnings = vouch(&snapshot, rules, source, manifest)?;
-    Ok(Admitted { snapshot, warnings })
+    look(snapshot, rules, source, manifest)
+}
+
+/// Lets the package be used that an earlier daemon has copied and checked, and that is as it was. What is required of it now, and what
+/// time it is now, counts.
+///
+/// # Errors
+/// Why it is not used.
+pub fn presume(
+    snapshot: Snapshot,
+    inspected: Vec<String>,
+    rules: &Rules,
+    source: &Path,
+    (manifest, bytes): (&Manifest, &[u8]),
+) -> Result<Admitted, LaunchFailure> {
+    let held = check(&snapshot, rules, source, (manifest, bytes))?;
+    Ok(Admitted { snapshot, held, inspected })
 }
 
 /// Checks a copy that was made of `source`, by the rules for what lies there; and says what is odd about it. Blocks.
@@ -44,6 +69,10 @@ pub fn vouch(
     source: &Path,
     manifest: &Manifest,
 ) -> Result<Vec<String>, LaunchFailure> {
+    Ok(look(snapshot.clone(), rules, source, manifest)?.warnings().collect())
+}
+
+fn look(snapshot: Snapshot, rules: &Rules, source: &Path, manifest: &Manifest) -> Result<Admitted, LaunchFailure> {
     let unreadable = |error: &dyn std::fmt::Display| refused(None, format!("plugin.json: {error}"));
     let mut bytes = Vec::new();
     // One byte more than allowed, so that the parser sees that it is too long.
@@ -52,26 +81,35 @@ pub fn vouch(
         .map_err(|error| unreadable(&error))?;
     let (copied, _) = Manifest::parse(&bytes).map_err(|error| unreadable(&error))?;
     if copied != *manifest {
-        let message = "its plugin.json was changed; restart the daemon, which reads it anew";
+        let message = "its plugin.json was changed; `palisade rescan` reads it anew";
         return Err(refused(None, message.to_owned()));
     }
-    let candidate = Candidate { manifest, bytes: &bytes, checksum: &snapshot.checksum };
-    let held = rules
-        .check(candidate, rules.policy_of(source), SystemTime::now())
-        .map_err(|refusal| refused(Some(refusal.code()), refusal.to_string()))?;
-    let mut warnings: Vec<_> = held.warning.into_iter().collect();
+    let held = check(&snapshot, rules, source, (manifest, &bytes))?;
+    let mut inspected = Vec::new();
     // What cannot be executed at all is refused with what to do about it where it would be; what a runtime executes is its own affair.
     let entry = manifest.entry_point.as_str();
     if manifest.runtime.is_none()
         && let Ok(EntryPoint { program: Program::Elf, .. }) = snapshot.entry_point(entry)
     {
-        let inspected = rules.inspect(&snapshot.path, entry);
-        if let Some(reason) = inspected.refused {
+        let found = rules.inspect(&snapshot.path, entry);
+        if let Some(reason) = found.refused {
             return Err(refused(Some(ErrorCode::CheckFailed), reason));
         }
-        warnings.extend(inspected.warnings);
+        inspected = found.warnings;
     }
-    Ok(warnings)
+    Ok(Admitted { snapshot, held, inspected })
+}
+
+/// Whether what is required of packages from there is so; and what is odd where it need not be.
+fn check(
+    snapshot: &Snapshot,
+    rules: &Rules,
+    source: &Path,
+    (manifest, bytes): (&Manifest, &[u8]),
+) -> Result<Option<String>, LaunchFailure> {
+    let candidate = Candidate { manifest, bytes, checksum: &snapshot.checksum };
+    let held = rules.check(candidate, rules.policy_of(source), SystemTime::now());
+    Ok(held.map_err(|refusal| refused(Some(refusal.code()), refusal.to_string()))?.warning)
 }
 
 fn refused(code: Option<ErrorCode>, message: String) -> LaunchFailure {

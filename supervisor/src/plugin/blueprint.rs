@@ -13,6 +13,7 @@ use super::admission;
 use super::network::{self, Network};
 
 use super::sampler::Sampler;
+use crate::blocking;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::guarantee::Required;
 use crate::model::ids::Generation;
@@ -165,6 +166,15 @@ impl Blueprint {
     /// Why not.
     pub fn executable(&self) -> Result<(), LaunchFailure> {
         let snapshot = self.snapshot()?;
+        // Not the word of an earlier daemon, where it is a refusal.
+        if snapshot.is_presumed && self.executable_in(&snapshot).is_err() {
+            self.look_again();
+            return self.executable_in(&self.snapshot()?);
+        }
+        self.executable_in(&snapshot)
+    }
+
+    fn executable_in(&self, snapshot: &Snapshot) -> Result<(), LaunchFailure> {
         let entry = self.manifest.entry_point.as_str();
         if let Some(runtime) = self.runtime().map_err(lasting)? {
             snapshot.script(entry)?;
@@ -201,6 +211,32 @@ impl Blueprint {
         }
     }
 
+    /// The copy that runs, once this daemon has seen for itself that it is the package.
+    async fn seen(&self) -> Result<Snapshot, LaunchFailure> {
+        let snapshot = self.snapshot()?;
+        if !snapshot.is_presumed {
+            return Ok(snapshot);
+        }
+        let (store, host) = (self.store.clone(), self.host.clone());
+        let (source, manifest) = (self.source.clone(), self.manifest.clone());
+        let looked = blocking::run(move || admission::admit(&store, &host.rules, &source, &manifest)).await;
+        let seen = looked.map_err(|error| {
+            let message = format!("there is no thread to look at the package: {error}");
+            LaunchFailure { message, outlook: Outlook::Shortage, code: None }
+        })?;
+        let seen = seen.map(|admitted| admitted.snapshot).and_then(|seen| {
+            // Who signed it decided about what it may do, and that was by what was believed.
+            if self.consent.signer.is_some() && seen.checksum != snapshot.checksum {
+                return Err(lasting(
+                    "the package is not the one that was found; `palisade rescan` looks again".to_owned(),
+                ));
+            }
+            Ok(seen)
+        });
+        self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone_from(&seen);
+        seen
+    }
+
     /// Starts a process. Blocks for about as long as a small program takes to be executed. Whoever has the child holds the snapshot
     /// that it runs from.
     ///
@@ -210,7 +246,7 @@ impl Blueprint {
         self.accept_consent()?;
         self.accept_the_host()?;
         self.manifest.accepts(&self.configuration).map_err(lasting)?;
-        let snapshot = self.snapshot()?;
+        let snapshot = self.seen().await?;
         // First of all: many starts may wait for their launchers at once, and none is to keep much meanwhile.
         let waiting = self.host.launchers.attend(self.host.stock.take()).await;
         let waiting = waiting.map_err(|error| not_spawned(error.into()))?;

@@ -9,6 +9,7 @@
 //! all, and after a copy was made; a database of a later version is not touched.
 //! Elsewhere: everything here blocks; whoever calls it has a thread for it.
 
+mod cache;
 pub mod consents;
 
 use std::collections::BTreeMap;
@@ -27,8 +28,11 @@ use crate::model::ids::PluginId;
 pub mod deprecated;
 pub mod statistics;
 
+pub use cache::Remembered;
+
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 4] = [FIRST, consents::MIGRATION, statistics::MIGRATION, deprecated::MIGRATION];
+const MIGRATIONS: [&str; 5] =
+    [FIRST, consents::MIGRATION, statistics::MIGRATION, deprecated::MIGRATION, cache::MIGRATION];
 
 /// What is disabled, what was done, what was counted.
 const FIRST: &str = "

@@ -12,6 +12,7 @@
 //! Elsewhere: which version is used is the registry's business; what `plugin.json` says is `model::manifest`'s.
 
 pub mod database;
+mod stamp;
 mod sweep;
 
 use std::collections::HashMap;
@@ -31,6 +32,7 @@ use crate::trust::tree::{self, Entry, PACKAGE_FILES_MAX, TreeError, What};
 
 pub use crate::trust::program::Program;
 pub use crate::trust::tree::LEFT_OUT;
+pub use stamp::Stamp;
 pub use sweep::{KEPT, Swept};
 
 /// Most files whose digest is remembered for as long as they do not change.
@@ -70,6 +72,8 @@ pub struct Snapshot {
     pub checksum: String,
     /// Where it lies.
     pub path: PathBuf,
+    /// Whether this daemon has not looked at it yet, and believes what an earlier one said.
+    pub is_presumed: bool,
     _hold: Arc<()>,
 }
 
@@ -229,7 +233,7 @@ impl Store {
         // By this a sweep knows the newest. Where it cannot be set, an earlier one holds.
         let _ = File::open(&path).and_then(|folder| folder.set_modified(SystemTime::now()));
         let hold = self.hold(&digest);
-        Ok(Snapshot { digest, checksum: tree::checksum_of(&entries), path, _hold: hold })
+        Ok(Snapshot { digest, checksum: tree::checksum_of(&entries), path, is_presumed: false, _hold: hold })
     }
 
     /// The same for a package that is to be there for good: when this returns, the snapshot is on the disk.
@@ -274,7 +278,32 @@ impl Store {
             return Err(altered(&path));
         }
         let hold = self.hold(digest);
-        Ok(Snapshot { digest: digest.to_owned(), checksum: tree::checksum_of(&entries), path, _hold: hold })
+        Ok(Snapshot {
+            digest: digest.to_owned(),
+            checksum: tree::checksum_of(&entries),
+            path,
+            is_presumed: false,
+            _hold: hold,
+        })
+    }
+
+    /// The snapshot of this digest, of which nothing is known but that there is one: it is not to be run before it was looked at. Blocks
+    /// for no longer than one `stat`.
+    #[must_use]
+    pub fn presume(&self, digest: &str, checksum: &str) -> Option<Snapshot> {
+        let _nothing_goes = self.copying.read().unwrap_or_else(PoisonError::into_inner);
+        let path = self.snapshots().join(digest);
+        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) || !path.is_dir() {
+            return None;
+        }
+        let hold = self.hold(digest);
+        Some(Snapshot {
+            digest: digest.to_owned(),
+            checksum: checksum.to_owned(),
+            path,
+            is_presumed: true,
+            _hold: hold,
+        })
     }
 
     /// What a file of a snapshot is, whose bytes stay where they are.

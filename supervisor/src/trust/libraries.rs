@@ -5,8 +5,10 @@
 //! Invariants: so many files are looked at and no more; nothing outside of what a plugin sees counts as found.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::elf::{Image, MACHINE};
@@ -63,6 +65,18 @@ impl System {
             folders.extend(named.take(FOLDERS_MAX).map(PathBuf::from));
         }
         Self { root: root.to_owned(), seen: seen.collect(), folders: folders.into_iter().collect() }
+    }
+
+    /// Where libraries are looked for, and what changes when one is added there or taken away. Blocks.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut all = String::new();
+        for folder in self.folders.iter().chain(&self.seen) {
+            let times = fs::metadata(self.root.join(folder.strip_prefix("/").unwrap_or(folder))).ok().map(|found| {
+                (found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec())
+            });
+            let _ = writeln!(all, "{folder:?} {times:?}");
+        }
+        all
     }
 
     /// The file at that absolute path, if a plugin sees it.

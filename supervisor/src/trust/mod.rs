@@ -208,6 +208,12 @@ impl Rules {
         self.keys.iter().filter_map(|(name, key)| Some((name, key.as_ref().err()?.as_str())))
     }
 
+    /// What [`Rules::inspect`] depends on beside the package, as text that is another where that is. Blocks.
+    #[must_use]
+    pub fn inspection(&self) -> String {
+        format!("{:?}\n{}", self.checks, self.system.fingerprint())
+    }
+
     /// Looks at the program of the package in that folder, if it is one that the kernel executes. Blocks.
     #[must_use]
     pub fn inspect(&self, package: &Path, entry: &str) -> Inspected {
@@ -220,6 +226,9 @@ impl Rules {
     /// What is required of a package in that folder.
     #[must_use]
     pub fn policy_of(&self, folder: &Path) -> Policy {
+        if self.settings.sources.is_empty() {
+            return self.settings.policy_of(folder);
+        }
         // A source may be named by a link. What is found in one belongs to it, wherever a link in it leads.
         let resolved = match (folder.parent(), folder.file_name()) {
             (Some(parent), Some(name)) => real(parent).join(name),

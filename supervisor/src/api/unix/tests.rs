@@ -45,6 +45,7 @@ fn config() -> Config {
         lent_uids: 1..=1,
         egress: Default::default(),
         disk_reserve_mib: 0,
+        watch: false,
         checks: Default::default(),
         permissions: Default::default(),
         trust: Default::default(),

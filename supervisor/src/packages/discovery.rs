@@ -1,0 +1,205 @@
+//! What lies in the plugin directories, without reading again what an earlier look has read.
+//!
+//! A package whose stamp holds is presumed to be what it was: its manifest comes from the database, and its snapshot is one that the store
+//! has. What is required of packages is asked anew each time, for the rules, the keys and the time may be others. Before a plugin is first
+//! used, its package is copied and checked like any other, so what is remembered can be wrong and costs time only.
+//!
+//! Invariants: what is found does not depend on the order in which a folder lists its entries, nor on what is remembered; a package that
+//! cannot be used keeps no other from being used.
+//! Elsewhere: whether a package has changed is `store::Stamp`'s answer; what is kept of it `store::database`'s.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use semver::Version;
+use sha2::{Digest, Sha256};
+
+use crate::blocking;
+use crate::model::generation::LaunchFailure;
+use crate::model::ids::PluginId;
+use crate::model::manifest::Manifest;
+use crate::plugin::admission::{self, Admitted};
+use crate::registry::{self, DirectoryError, Found, Listing, Rejected};
+use crate::store::database::{Database, Remembered};
+use crate::store::{Snapshot, Stamp, Store};
+use crate::trust::Rules;
+
+/// A package, and the copy that runs or why there is none.
+pub type Staged = (Found, Result<Snapshot, LaunchFailure>);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Packages, and of several with the same id and version the one that comes first.
+    pub staged: Vec<Staged>,
+    /// Folders that look like packages and cannot be used as one.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Finds the packages in these directories, those of the first before those of the next. Blocks.
+///
+/// # Errors
+/// [`DirectoryError`] for a directory that cannot be searched.
+pub fn look(
+    directories: &[PathBuf],
+    store: &Store,
+    rules: &Rules,
+    database: &Database,
+) -> Result<Looked, DirectoryError> {
+    Ok(look_at(registry::list(directories)?, store, rules, database))
+}
+
+/// The same in directories that were listed already.
+pub(super) fn look_at(listing: Listing, store: &Store, rules: &Rules, database: &Database) -> Looked {
+    let form = form(rules);
+    let remembered = form.as_deref().map_or(Ok(Vec::new()), |form| database.remembered(form));
+    let remembered = remembered.unwrap_or_else(|error| {
+        tracing::warn!(%error, "what was found earlier is not known, and every package is read");
+        Vec::new()
+    });
+    look_through(listing, store, rules, remembered, form.map(|form| (form, database)))
+}
+
+/// The same where nothing is believed of what was found earlier.
+pub(super) fn look_anew(listing: Listing, store: &Store, rules: &Rules, database: &Database) -> Looked {
+    look_through(listing, store, rules, Vec::new(), form(rules).map(|form| (form, database)))
+}
+
+/// A package whose manifest is known.
+struct Read {
+    found: Found,
+    text: Vec<u8>,
+    /// As it was before it was read; nothing where that is not to be relied on.
+    stamp: Option<Stamp>,
+    /// What is presumed of it.
+    admitted: Option<Admitted>,
+}
+
+fn look_through(
+    listing: Listing,
+    store: &Store,
+    rules: &Rules,
+    remembered: Vec<Remembered>,
+    into: Option<(String, &Database)>,
+) -> Looked {
+    let Listing { folders, mut rejected } = listing;
+    let remembered: HashMap<_, _> = remembered.into_iter().map(|one| (one.path.clone(), one)).collect();
+    let read = blocking::share(&folders, |folder| read(folder, remembered.get(folder), store, rules));
+    let mut first: HashMap<(PluginId, Version), PathBuf> = HashMap::new();
+    let mut winners = Vec::new();
+    for (folder, read) in folders.iter().zip(read) {
+        match read {
+            Ok(read) => {
+                let Manifest { id, version, .. } = &read.found.manifest;
+                match first.get(&(id.clone(), version.clone())) {
+                    Some(earlier) => rejected.push(shadowed(folder.clone(), &read.found.manifest, earlier)),
+                    None => {
+                        first.insert((id.clone(), version.clone()), folder.clone());
+                        winners.push(read);
+                    }
+                }
+            }
+            Err(reason) => rejected.push(Rejected { path: folder.clone(), reason }),
+        }
+    }
+    // In the order of the folders, wherever it was noticed.
+    let places: BTreeMap<_, _> = folders.iter().enumerate().map(|(place, folder)| (folder, place)).collect();
+    rejected.sort_by_cached_key(|rejected| places.get(&rejected.path).copied());
+    let admitted = blocking::share(&winners, |read| match &read.admitted {
+        Some(_) => None,
+        None => Some(admission::admit(store, rules, &read.found.path, &read.found.manifest)),
+    });
+    let mut looked = Looked { staged: Vec::with_capacity(winners.len()), rejected };
+    let mut new = Vec::new();
+    let mut known = HashSet::new();
+    for (read, admitted) in winners.into_iter().zip(admitted) {
+        let Read { mut found, text, stamp, admitted: presumed } = read;
+        let is_new = admitted.is_some();
+        let snapshot = match presumed.map(Ok).or(admitted) {
+            Some(Ok(admitted)) => {
+                if !is_new {
+                    known.insert(found.path.clone());
+                } else if let Some(stamp) = stamp {
+                    known.insert(found.path.clone());
+                    new.push(Remembered {
+                        path: found.path.clone(),
+                        stamp: stamp.bytes().to_vec(),
+                        manifest: text,
+                        digest: admitted.snapshot.digest.clone(),
+                        checksum: admitted.snapshot.checksum.clone(),
+                        warnings: Warnings::write(&found.warnings, &admitted.inspected),
+                    });
+                }
+                let snapshot = admitted.snapshot.clone();
+                found.warnings.extend(admitted.warnings());
+                Ok(snapshot)
+            }
+            Some(Err(failure)) => Err(failure),
+            None => continue,
+        };
+        looked.staged.push((found, snapshot));
+    }
+    let (packages, unchanged) = (looked.staged.len(), known.len() - new.len());
+    tracing::info!(packages, unchanged, "looked into the plugin directories");
+    let gone: Vec<_> = remembered.keys().filter(|path| !known.contains(*path)).map(PathBuf::as_path).collect();
+    if let Some((form, database)) = into
+        && !(new.is_empty() && gone.is_empty())
+        && let Err(error) = database.remember(&form, &new, &gone)
+    {
+        tracing::warn!(%error, "what was found is not remembered, and the next start reads every package");
+    }
+    looked
+}
+
+fn read(folder: &Path, remembered: Option<&Remembered>, store: &Store, rules: &Rules) -> Result<Read, String> {
+    if let Some(read) = remembered.and_then(|remembered| presume(folder, remembered, store, rules)) {
+        return Ok(read);
+    }
+    let stamp = Stamp::take(folder);
+    let (found, text) = registry::read_with_text(folder)?;
+    Ok(Read { found, text, stamp, admitted: None })
+}
+
+/// What an earlier look has found, if the package is as it was and may be used as it may have been.
+fn presume(folder: &Path, remembered: &Remembered, store: &Store, rules: &Rules) -> Option<Read> {
+    if !Stamp::holds(&remembered.stamp, folder) {
+        return None;
+    }
+    let (manifest, _) = registry::understand(folder, &remembered.manifest).ok()?;
+    let Warnings(warnings, inspected) = Warnings::read(&remembered.warnings)?;
+    let snapshot = store.presume(&remembered.digest, &remembered.checksum)?;
+    let admitted = admission::presume(snapshot, inspected, rules, folder, (&manifest, &remembered.manifest)).ok()?;
+    let found = Found { manifest, path: folder.to_owned(), warnings };
+    Some(Read { found, text: Vec::new(), stamp: None, admitted: Some(admitted) })
+}
+
+/// What was odd about the manifest, and about the program.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Warnings(Vec<String>, Vec<String>);
+
+impl Warnings {
+    fn write(found: &[String], inspected: &[String]) -> String {
+        serde_json::to_string(&(found, inspected)).unwrap_or_default()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+/// What is said of a package that another of the same id and version goes before.
+pub(super) fn shadowed(path: PathBuf, manifest: &Manifest, earlier: &Path) -> Rejected {
+    let Manifest { id, version, .. } = manifest;
+    Rejected { path, reason: format!("{id} {version} is shadowed by {}, which comes first", earlier.display()) }
+}
+
+/// What is another wherever what was found may not be believed: by another build of the daemon, for another user, or where other checks
+/// are asked for or the host has other libraries. Nothing where that cannot be told, and nothing is remembered then.
+fn form(rules: &Rules) -> Option<String> {
+    let own = std::fs::metadata("/proc/self/exe").ok()?;
+    let own = (own.dev(), own.ino(), own.size(), own.mtime(), own.mtime_nsec(), own.ctime(), own.ctime_nsec());
+    let user = rustix::process::geteuid().as_raw();
+    let all = format!("{} {own:?} {user}\n{}", env!("CARGO_PKG_VERSION"), rules.inspection());
+    Some(crate::trust::tree::hex(&Sha256::digest(all)))
+}

@@ -1,0 +1,205 @@
+//! What has changed in the plugin directories while the daemon runs, and what follows.
+//!
+//! Everything is found as by a daemon that starts now, and compared with what there is: so the registry comes out as that daemon's would,
+//! also where the first of two packages of the same id and version goes and the second appears. Packages that are as they were go on.
+//!
+//! Invariant: a plugin ends when its folder is gone, and not when that can only not be looked at.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use palisade_protocol::ErrorBody;
+use semver::Version;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::discovery;
+use super::{Gathered, Packages, lock, run};
+use crate::blocking;
+use crate::events::EventKind;
+use crate::model::generation::LaunchFailure;
+use crate::model::ids::PluginId;
+use crate::plugin::handle::Handle;
+use crate::registry::{Found, Listing, Registry, Rejected};
+use crate::store::Snapshot;
+
+/// So many plugins end at once.
+const ENDING_MAX: usize = 64;
+
+/// Whether what was found earlier is believed of packages that are as they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trusting {
+    /// It is: what has changed has left a trace.
+    Stamps,
+    /// Nothing is; every package is read.
+    Nothing,
+}
+
+/// What a look into the plugin directories has changed. Plugins are named as `id version`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Rescanned {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those that have other contents, or come from another place.
+    pub changed: Vec<String>,
+    /// Those whose package is gone.
+    pub removed: Vec<String>,
+    /// Packages that cannot be used.
+    pub rejected: Vec<Rejected>,
+}
+
+impl Rescanned {
+    /// Whether any plugin is another than before.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        !(self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty())
+    }
+}
+
+impl Packages {
+    /// Looks into the plugin directories, and has the plugins be what lies there.
+    ///
+    /// Not cancel safe: a plugin may have ended, and not be there anew.
+    ///
+    /// # Errors
+    /// `resource_exhausted` where there is no thread to look with.
+    pub async fn rescan(self: &Arc<Self>, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
+        let _one_change = self.changing.lock().await;
+        let registry = self.registry()?;
+        let (gathered, unreadable) = self.look_again(trusting).await?;
+        let Gathered { staged, rejected, switched } = gathered;
+        let mut rescanned = Rescanned { rejected: rejected.clone(), ..Rescanned::default() };
+        let mut next = Registry::clone(&registry);
+        next.set_rejected(rejected);
+
+        let there: BTreeSet<_> = staged.iter().map(|(found, _)| key(found)).collect();
+        let cannot_be_seen =
+            |handle: &Handle| unreadable.iter().any(|directory| handle.blueprint().source.starts_with(directory));
+        let gone: Vec<Handle> = registry
+            .all()
+            .filter(|handle| {
+                !there.contains(&(handle.id().clone(), handle.version().clone())) && !cannot_be_seen(handle)
+            })
+            .cloned()
+            .collect();
+        for handle in &gone {
+            next.take(handle.id(), handle.version());
+            rescanned.removed.push(name(handle));
+        }
+        // From here on no call is for one of those.
+        self.live.replace(next.clone());
+        for handle in &gone {
+            self.tell(EventKind::PackageRemoved, handle.id(), handle.version(), None);
+        }
+        self.end_all(gone).await;
+
+        for (found, snapshot) in staged {
+            let (id, version) = key(&found);
+            let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle.clone());
+            if old.as_ref().is_some_and(|old| is_same(old, &found, &snapshot)) {
+                continue;
+            }
+            let enabled = switched.get(&(id.clone(), version.clone())).copied();
+            let enabled = enabled.unwrap_or(found.manifest.default_enabled);
+            let (kind, list) = match old {
+                Some(_) => (EventKind::PackageChanged, &mut rescanned.changed),
+                None => (EventKind::PackageAdded, &mut rescanned.added),
+            };
+            let Some(handle) = self.replaced(old, found, snapshot).await else { break };
+            handle.set_enabled(enabled);
+            list.push(name(&handle));
+            next.put(handle.clone());
+            self.live.replace(next.clone());
+            self.tell(kind, &id, &version, None);
+            self.set_off(&handle).await;
+        }
+        if rescanned.has_changes() {
+            let store = self.around.store.clone();
+            // In its own time: what is kept for a return is decided there.
+            tokio::spawn(async move {
+                if let Err(error) = blocking::run(move || store.sweep()).await {
+                    tracing::warn!(%error, "superfluous snapshots stay until the next start");
+                }
+            });
+        }
+        Ok(rescanned)
+    }
+
+    /// Everything that a daemon finds which starts now; and the directories of which not even that can be said.
+    async fn look_again(&self, trusting: Trusting) -> Result<(Gathered, Vec<PathBuf>), ErrorBody> {
+        let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
+        let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
+        run(move || {
+            let mut listing = Listing::default();
+            let mut unreadable = Vec::new();
+            for directory in directories {
+                if let Err(error) = listing.add(&directory) {
+                    if !error.is_missing {
+                        unreadable.push(directory.clone());
+                    }
+                    listing.rejected.push(Rejected { path: directory, reason: error.to_string() });
+                }
+            }
+            let looked = match trusting {
+                Trusting::Stamps => discovery::look_at(listing, &store, &host.rules, &database),
+                Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
+            };
+            (Gathered::of(looked, &records, &store, &host.rules, &database), unreadable)
+        })
+        .await
+    }
+
+    /// The plugin of a package in place of the one that there was: that one ends, its calls as at a stop, and the other is made; but none
+    /// once the daemon stops, which would not know of it.
+    async fn replaced(
+        &self,
+        old: Option<Handle>,
+        found: Found,
+        snapshot: Result<Snapshot, LaunchFailure>,
+    ) -> Option<Handle> {
+        if let Some(old) = old {
+            let task = lock(&self.tasks).remove(&(old.id().clone(), old.version().clone()));
+            self.end(&old, task).await;
+        }
+        if !self.around.store.is_open() {
+            return None;
+        }
+        if let Err(reason) = &snapshot {
+            tracing::warn!(plugin = %found.manifest.id, reason = %reason.message, "the package cannot be used");
+        }
+        Some(self.make(found, snapshot))
+    }
+
+    async fn end_all(self: &Arc<Self>, handles: Vec<Handle>) {
+        let mut ending = JoinSet::new();
+        for handle in handles {
+            if ending.len() == ENDING_MAX {
+                ending.join_next().await;
+            }
+            let packages = self.clone();
+            let task = lock(&self.tasks).remove(&(handle.id().clone(), handle.version().clone()));
+            ending.spawn(async move { packages.end(&handle, task).await });
+        }
+        while ending.join_next().await.is_some() {}
+    }
+}
+
+fn key(found: &Found) -> (PluginId, Version) {
+    (found.manifest.id.clone(), found.manifest.version.clone())
+}
+
+fn name(handle: &Handle) -> String {
+    format!("{} {}", handle.id(), handle.version())
+}
+
+/// Whether the plugin is what a daemon would make of this.
+fn is_same(handle: &Handle, found: &Found, snapshot: &Result<Snapshot, LaunchFailure>) -> bool {
+    let blueprint = handle.blueprint();
+    let same_snapshot = match (blueprint.snapshot(), snapshot) {
+        (Ok(old), Ok(new)) => old.digest == new.digest,
+        (Err(old), Err(new)) => old.message == new.message,
+        _ => false,
+    };
+    same_snapshot && blueprint.source == found.path && blueprint.manifest == found.manifest
+}
