@@ -21,6 +21,8 @@ fn main() -> Exit {
         .with(Action::new("echo", "Returns its parameters as they came.").idempotent().handler(echo))
         .action("blob", "Returns that many bytes as one value.", blob)
         .with(Action::new("pour", "Sends that many bytes as a stream.").output_bytes().handler(pour))
+        .action("register", "Takes ten fields, which are checked.", register)
+        .action("accept", "Takes whatever comes.", accept)
         .action("misbehave", "Spins, forks, floods its log and fills its memory, for as long as it lives.", misbehave)
         .with(Action::new("drink", "Takes a stream of bytes and touches them.").input_bytes().handler(drink))
         .run()
@@ -28,6 +30,44 @@ fn main() -> Exit {
 
 async fn echo(_call: Call, params: Raw) -> Result<Raw> {
     Ok(params)
+}
+
+/// Ten fields, as actions have them.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are checked, and that is all")]
+struct Form {
+    #[schemars(length(min = 1, max = 64))]
+    title: String,
+    author: String,
+    #[schemars(range(min = 1, max = 10_000))]
+    pages: u32,
+    price: f64,
+    is_public: bool,
+    language: Language,
+    tags: Vec<String>,
+    size: Size,
+    note: Option<String>,
+    #[serde(default)]
+    revision: u32,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Language {
+    English,
+    Finnish,
+    Greek,
+}
+
+/// The daemon checks the parameters by the schema, and the SDK by their type.
+async fn register(_call: Call, _form: Form) -> Result<()> {
+    Ok(())
+}
+
+/// Nobody does.
+async fn accept(_call: Call, _params: Raw) -> Result<()> {
+    Ok(())
 }
 
 /// How much is wanted.

@@ -201,3 +201,66 @@ fn a_deprecated_version_is_the_last_that_is_chosen() {
     assert_eq!(status.get("deprecated"), None, "what is removed is forgotten");
     daemon.stop_and_expect_no_orphans();
 }
+
+/// Every form that a version can be asked for in, over the socket and by the command line: the same version answers.
+#[test]
+fn a_call_gets_the_version_that_its_specifier_names() {
+    let daemon = Daemon::with([Package::echo()]);
+    let there = ["1.1.0", "1.2.0", "1.2.3", "1.3.0-rc.1", "1.9.0", "2.0.0", "2.1.0-beta.1", "3.0.0-rc.1"];
+    for version in there {
+        install(&daemon, &guest(version));
+    }
+    for (specifier, version) in [
+        (None, "2.0.0"),
+        (Some("*"), "2.0.0"),
+        (Some("1.2.3"), "1.9.0"),
+        (Some("=1.2.3"), "1.2.3"),
+        (Some("=1.2"), "1.2.3"),
+        (Some("==1.2.3"), "1.2.3"),
+        (Some("==1.2"), "1.2.0"),
+        (Some("==1.2.*"), "1.2.3"),
+        (Some("^1.2"), "1.9.0"),
+        (Some("~1.2"), "1.2.3"),
+        (Some("~=1.2.1"), "1.2.3"),
+        (Some("~=1.2"), "1.9.0"),
+        (Some("1.*"), "1.9.0"),
+        (Some("1.2.x"), "1.2.3"),
+        (Some(">=1.2,<2"), "1.9.0"),
+        (Some(">=1.2, <1.9"), "1.2.3"),
+        (Some(">1.2.3, <=1.9"), "1.9.0"),
+        (Some("!=2.0.0"), "1.9.0"),
+        (Some("^1, !=1.9.0"), "1.2.3"),
+        // Pre-releases: asked for by name, or where nothing else fits.
+        (Some(">=1.3.0-rc.1, <1.9"), "1.3.0-rc.1"),
+        (Some("==1.3.0-rc.1"), "1.3.0-rc.1"),
+        (Some(">2.1, <3.0.1"), "3.0.0-rc.1"),
+        (Some(">2.0.0, <3"), "2.1.0-beta.1"),
+    ] {
+        assert_eq!(serves(&daemon, specifier), Ok(version.into()), "{specifier:?}");
+        let target = specifier.map_or("guest".to_owned(), |specifier| format!("guest@{specifier}"));
+        let ran = palisade(&daemon.socket(), &["--json", "call", &target, "environment"]);
+        assert_eq!(ran.status, Some(0), "{target}: {}", ran.stderr);
+        let environment: Value = serde_json::from_str(&ran.stdout).expect("it is JSON");
+        assert_eq!(environment["HOSTILE_VERSION"], version, "{target}");
+    }
+    for specifier in ["^3", ">2, <2.0.1", "==1.2.4", "~=1.9.1"] {
+        let refused = serves(&daemon, Some(specifier)).expect_err("there is none");
+        assert_eq!(refused.code, ErrorCode::VersionNotFound, "{specifier}: {refused}");
+        assert_eq!(refused.message, format!("no version of guest fits {specifier}"));
+        assert_eq!(refused.hint, Some(format!("there is {}", there.join(", "))), "{specifier}");
+        let ran = palisade(&daemon.socket(), &["call", &format!("guest@{specifier}"), "environment"]);
+        assert_eq!(ran.status, Some(3), "{}", ran.stderr);
+        expect_text(&ran.stderr, &there.join(", "));
+    }
+    for (specifier, what) in
+        [("==1!1.0", "has an epoch"), ("~=1", "at least two numbers"), ("1.0.post1", "post-release")]
+    {
+        let refused = serves(&daemon, Some(specifier)).expect_err("that is none");
+        assert_eq!(refused.code, ErrorCode::InvalidParams, "{specifier}: {refused}");
+        expect_text(&refused.message, what);
+        let ran = palisade(&daemon.socket(), &["call", &format!("guest@{specifier}"), "environment"]);
+        assert_eq!(ran.status, Some(4), "{}", ran.stderr);
+        expect_text(&ran.stderr, what);
+    }
+    daemon.stop_and_expect_no_orphans();
+}

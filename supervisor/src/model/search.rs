@@ -206,11 +206,11 @@ mod tests {
         vec![
             manifest("pdf", &json!({"name": "Pages"})),
             manifest("pdf-tools", &json!({"capabilities": ["data_processing"], "kind": "workflow"})),
-            manifest("reader", &json!({"name": "Reads PDF", "permissions_required": [{"permission": "file_read"}]})),
-            manifest("scan", &json!({"tags": ["pdfs", "paper"], "capabilities": ["data_processing", "custom"]})),
-            manifest("text", &json!({"description": "Text out of a PDF file"})),
-            manifest("web", &json!({"actions": [{"name": "fetch", "description": "A pdf, or a page"}]})),
-            manifest("zip", &json!({})),
+            manifest("zoo", &json!({"name": "Reads PDF", "permissions_required": [{"permission": "file_read"}]})),
+            manifest("web", &json!({"tags": ["pdfs", "paper"], "capabilities": ["data_processing", "custom"]})),
+            manifest("paper", &json!({"description": "Text out of a PDF file"})),
+            manifest("fetcher", &json!({"actions": [{"name": "fetch", "description": "A pdf, or a page"}]})),
+            manifest("archive", &json!({})),
         ]
     }
 
@@ -221,9 +221,9 @@ mod tests {
         let mut hits: Vec<_> = manifests
             .iter()
             .filter_map(|manifest| {
-                let is_zip = manifest.id.as_str() == "zip";
-                let actions = if is_zip { &actions[..] } else { &[] };
-                let candidate = Candidate { manifest, enabled: !is_zip, state: PluginState::Stopped, actions };
+                let is_archive = manifest.id.as_str() == "archive";
+                let actions = if is_archive { &actions[..] } else { &[] };
+                let candidate = Candidate { manifest, enabled: !is_archive, state: PluginState::Stopped, actions };
                 Some((query.find(&candidate)?, &manifest.id, &manifest.version))
             })
             .collect();
@@ -235,26 +235,28 @@ mod tests {
     #[test]
     fn what_is_found_comes_by_the_place_where_it_was_found() {
         let text = |text| Said { text: Some(text), ..Said::default() };
-        let everything = ["pdf", "pdf-tools", "reader", "scan", "text", "web", "zip"];
+        // None of it by chance: by id they would come otherwise.
+        let ranked = ["pdf", "pdf-tools", "zoo", "web", "paper", "archive", "fetcher"];
+        let by_id = ["archive", "fetcher", "paper", "pdf", "pdf-tools", "web", "zoo"];
         for said in ["pdf", "PDF"] {
-            assert_eq!(found(text(said)), everything, "{said}");
+            assert_eq!(found(text(said)), ranked, "{said}");
         }
-        assert_eq!(found(Said::default()), everything, "whoever looks for nothing finds all, by id");
-        assert_eq!(found(text("  ")), everything);
-        assert_eq!(found(text("pdf file")), ["text", "zip"], "each word, and the worst decides");
+        assert_eq!(found(Said::default()), by_id, "whoever looks for nothing finds all, by id");
+        assert_eq!(found(text("  ")), by_id);
+        assert_eq!(found(text("pdf file")), ["paper", "archive"], "each word, and the worst decides");
         assert_eq!(found(text("nothing of the kind")), [""; 0]);
-        assert_eq!(found(text("FETCH")), ["web"]);
+        assert_eq!(found(text("PDF,")), ["fetcher"]);
     }
 
     #[test]
     fn every_filter_has_to_hold() {
         let none = Said::default();
-        assert_eq!(found(Said { capability: Some("data_processing"), ..none }), ["pdf-tools", "scan"]);
-        assert_eq!(found(Said { capability: Some("data_processing"), tag: Some("Paper"), ..none }), ["scan"]);
+        assert_eq!(found(Said { capability: Some("data_processing"), ..none }), ["pdf-tools", "web"]);
+        assert_eq!(found(Said { capability: Some("data_processing"), tag: Some("Paper"), ..none }), ["web"]);
         assert_eq!(found(Said { kind: Some("workflow"), ..none }), ["pdf-tools"]);
-        assert_eq!(found(Said { kind: Some("workflow"), text: Some("zip"), ..none }), [""; 0]);
-        assert_eq!(found(Said { permission: Some("file_read"), ..none }), ["reader"]);
-        assert_eq!(found(Said { state: Some("disabled"), ..none }), ["zip"]);
+        assert_eq!(found(Said { kind: Some("workflow"), text: Some("zoo"), ..none }), [""; 0]);
+        assert_eq!(found(Said { permission: Some("file_read"), ..none }), ["zoo"]);
+        assert_eq!(found(Said { state: Some("disabled"), ..none }), ["archive"]);
         assert_eq!(found(Said { state: Some("stopped"), ..none }).len(), 7);
         assert_eq!(found(Said { state: Some("active"), ..none }), [""; 0]);
     }

@@ -410,6 +410,133 @@ mod tests {
         }
     }
 
+    /// The spellings that Python's tools have, each with exactly the versions that it takes, and the one that is chosen.
+    #[test]
+    fn the_spellings_of_python_take_exactly_these() {
+        let all = [
+            "1.1.9",
+            "1.2.0-rc.1",
+            "1.2.0",
+            "1.2.3-rc.1",
+            "1.2.3-rc.2",
+            "1.2.3",
+            "1.2.4-rc.1",
+            "1.2.4",
+            "1.3.0-rc.1",
+            "1.3.0",
+            "2.0.0-rc.1",
+            "2.0.0",
+            "2.1.0",
+        ]
+        .map(v);
+        let releases = ["1.1.9", "1.2.0", "1.2.3", "1.2.4", "1.3.0", "2.0.0", "2.1.0"];
+        let but =
+            |left_out: &[&str]| releases.iter().filter(|one| !left_out.contains(one)).copied().collect::<Vec<_>>();
+        for (specifier, taken, chosen) in [
+            ("==1.2.3", vec!["1.2.3"], "1.2.3"),
+            ("== 1.2.3", vec!["1.2.3"], "1.2.3"),
+            ("==1.2", vec!["1.2.0"], "1.2.0"),
+            ("==2", vec!["2.0.0"], "2.0.0"),
+            ("==1.2.*", vec!["1.2.0", "1.2.3", "1.2.4"], "1.2.4"),
+            ("==1.*", vec!["1.1.9", "1.2.0", "1.2.3", "1.2.4", "1.3.0"], "1.3.0"),
+            ("==1.2.3-rc.1", vec!["1.2.3-rc.1"], "1.2.3-rc.1"),
+            ("==3", vec![], ""),
+            ("!=1.2.3", but(&["1.2.3"]), "2.1.0"),
+            ("!=2.1", but(&["2.1.0"]), "2.0.0"),
+            ("!=2", but(&["2.0.0"]), "2.1.0"),
+            ("!=2.*", but(&["2.0.0", "2.1.0"]), "1.3.0"),
+            ("!=1.2.*", but(&["1.2.0", "1.2.3", "1.2.4"]), "2.1.0"),
+            ("!=1.2.3-rc.1", but(&[]), "2.1.0"),
+            ("!=1.2.3, !=1.2.4, ~=1.2.1", vec![], "1.2.4-rc.1"),
+            ("~=1.2.3", vec!["1.2.3", "1.2.4"], "1.2.4"),
+            ("~=1.2", vec!["1.2.0", "1.2.3", "1.2.4", "1.3.0"], "1.3.0"),
+            ("~= 1.2", vec!["1.2.0", "1.2.3", "1.2.4", "1.3.0"], "1.3.0"),
+            ("~=1.2.3-rc.2", vec!["1.2.3-rc.2", "1.2.3", "1.2.4"], "1.2.4"),
+            ("~=1.2, !=1.3.0", vec!["1.2.0", "1.2.3", "1.2.4"], "1.2.4"),
+            ("~=2.0, ==2.1", vec!["2.1.0"], "2.1.0"),
+            ("~=1.3.1", vec![], ""),
+            // Nothing that was released: then what was meant to be, but nothing of the next.
+            ("~=1.2.4, !=1.2.4", vec![], ""),
+            ("==1.2.4, !=1.2.4", vec![], ""),
+        ] {
+            let parsed = Specifier::parse(specifier).unwrap();
+            let found: Vec<_> = all.iter().filter(|version| parsed.matches(version)).map(ToString::to_string).collect();
+            assert_eq!(found, taken, "{specifier}");
+            let highest = parsed.highest(&all).map(ToString::to_string).unwrap_or_default();
+            assert_eq!(highest, chosen, "{specifier}");
+        }
+    }
+
+    /// What SemVer lacks is an error which says so, whatever stands before it.
+    #[test]
+    fn the_versions_of_python_are_refused_with_what_they_are() {
+        for (version, what) in [
+            ("1!1.2.3", "has an epoch"),
+            ("1.2.3.post1", "is a post-release"),
+            ("1.2.post1", "is a post-release"),
+            ("1.2.3.dev4", "is a development release"),
+            ("1.2.dev4", "is a development release"),
+            ("1.2.3rc1", "joins its pre-release without a hyphen"),
+            ("1.2.3a1", "joins its pre-release without a hyphen"),
+            ("1.2.3+ubuntu.1", "names build metadata or a local version"),
+            ("v1.2.3", "lacks a version number after its operator|begins with a letter"),
+        ] {
+            for operator in ["==", "!=", "~=", "== ", "^", ">=", "<", ""] {
+                let text = format!("{operator}{version}");
+                let told = Specifier::parse(&text).unwrap_err().to_string();
+                assert!(what.split('|').any(|what| told.contains(what)), "{text}: {told}");
+                // In a list as well.
+                assert!(Specifier::parse(&format!("^1, {text}")).is_err(), "{text}");
+            }
+        }
+        for (text, what) in [
+            ("===1.2.3", "compares texts, which SemVer does not have; write `==`"),
+            ("~=1", "needs at least two numbers after `~=`"),
+            ("~=1.*", "needs at least two numbers after `~=`"),
+            ("~=18446744073709551615.1", "has a number that is too large"),
+            ("!=", "a version is missing"),
+            ("==1.2.3, ", "is empty; there is a comma too many"),
+        ] {
+            let told = Specifier::parse(text).unwrap_err().to_string();
+            assert!(told.contains(what), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn those_that_are_last_are_taken_when_no_other_of_their_kind_will_do() {
+        let all = ["1.0.0", "1.1.0", "1.2.0-rc.1", "2.0.0"].map(v);
+        for (specifier, last, chosen) in [
+            ("*", &["2.0.0"][..], "1.1.0"),
+            ("^1", &["1.1.0"], "1.0.0"),
+            ("^1", &["1.0.0", "1.1.0"], "1.1.0"),
+            ("^1.1", &["1.1.0"], "1.1.0"),
+            ("=1.1.0", &["1.1.0"], "1.1.0"),
+            (">1.1.0, <2", &["1.2.0-rc.1"], "1.2.0-rc.1"),
+            ("^3", &["2.0.0"], ""),
+        ] {
+            let specifier = Specifier::parse(specifier).unwrap();
+            let is_last = |version: &Version| last.contains(&version.to_string().as_str());
+            let found = specifier.highest_but(&all, is_last).map(ToString::to_string).unwrap_or_default();
+            assert_eq!(found, chosen, "{specifier} without {last:?}");
+        }
+    }
+
+    /// One of Cargo's comparators: an operator, and one to three numbers, the last of which may be `*`.
+    fn any_comparator() -> impl Strategy<Value = String> {
+        let op = prop_oneof![Just("="), Just("^"), Just("~"), Just(">"), Just(">="), Just("<"), Just("<="), Just("")];
+        (op, any_version(), 0..=5_usize).prop_map(|(op, bound, form)| {
+            let Version { major, minor, patch, .. } = bound;
+            match form {
+                0 => format!("{op}{major}"),
+                1 => format!("{op}{major}.{minor}"),
+                2 => format!("{major}.*"),
+                3 => format!("{major}.{minor}.*"),
+                4 => format!("{op} {major}.{minor}.{patch}"),
+                _ => format!("{op}{bound}"),
+            }
+        })
+    }
+
     fn any_version() -> impl Strategy<Value = Version> {
         let number = prop_oneof![0..4u64, Just(u64::MAX)];
         let pre = prop_oneof![3 => Just(""), 1 => Just("-0"), 1 => Just("-rc.1"), 1 => Just("-rc.2")];
@@ -437,6 +564,46 @@ mod tests {
             }
             // Whatever matches is admitted, so the second choice never loses the first.
             prop_assert!(!specifier.matches(&version) || specifier.admits(&version));
+        }
+
+        /// What Cargo's forms take is what the crate says, pre-releases and all; and so is what they choose, as long as anything fits.
+        #[test]
+        fn the_forms_of_cargo_take_and_choose_what_the_crate_says(
+            clauses in prop::collection::vec(any_comparator(), 1..4),
+            versions in prop::collection::vec(any_version(), 1..8),
+        ) {
+            let text = clauses.join(", ");
+            let (ours, theirs) = (Specifier::parse(&text).unwrap(), VersionReq::parse(&text).unwrap());
+            for version in &versions {
+                prop_assert_eq!(ours.matches(version), theirs.matches(version), "{} {}", text, version);
+            }
+            let fitting = versions.iter().filter(|version| theirs.matches(version)).max();
+            if fitting.is_some() {
+                prop_assert_eq!(ours.highest(&versions), fitting, "{}", text);
+            } else if let Some(found) = ours.highest(&versions) {
+                prop_assert!(!found.pre.is_empty() && ours.admits(found), "{} {}", text, found);
+            }
+        }
+
+        /// The spellings of Python's are other words for what the crate has.
+        #[test]
+        fn the_spellings_of_python_are_other_words_for_these(bound in any_version(), version in any_version()) {
+            let Version { major, minor, patch, .. } = bound;
+            let theirs = |text: String| VersionReq::parse(&text).unwrap().matches(&version);
+            let ours = |text: String| Specifier::parse(&text).unwrap().matches(&version);
+            prop_assert_eq!(ours(format!("=={bound}")), theirs(format!("={bound}")));
+            prop_assert_eq!(ours(format!("=={major}.{minor}")), theirs(format!("={major}.{minor}.0")));
+            prop_assert_eq!(ours(format!("=={major}.{minor}.*")), theirs(format!("{major}.{minor}.*")));
+            prop_assert_eq!(
+                ours(format!("!={bound}")), theirs("*".into()) && version.cmp_precedence(&bound).is_ne(), "{} {}", bound, version
+            );
+            if let (Some(next_minor), Some(next_major)) = (minor.checked_add(1), major.checked_add(1)) {
+                let below = format!(", <{major}.{next_minor}.0");
+                prop_assert_eq!(ours(format!("~={bound}")), theirs(format!(">={bound}{below}")), "{} {}", bound, version);
+                let below = format!(", <{next_major}.0.0");
+                prop_assert_eq!(ours(format!("~={major}.{minor}")), theirs(format!(">={major}.{minor}.0{below}")));
+            }
+            let _ = patch;
         }
 
         #[test]

@@ -28,6 +28,14 @@ pub(crate) fn echo_frame(plugin: &str, payload_bytes: usize) -> Vec<u8> {
     frame
 }
 
+/// A call with these parameters, in the same way.
+pub(crate) fn call_frame(plugin: &str, action: &str, params: &impl serde::Serialize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let call = Call { action, plugin: Some(plugin), ..Call::default() };
+    encode(&mut frame, Kind::Call, Flags::NONE, 1, &call, &palisade_tests::wire::pack(params));
+    frame
+}
+
 /// Gives the frame the next number and returns that.
 fn renumber(frame: &mut [u8], next_id: &mut u64) -> u64 {
     let id = *next_id;

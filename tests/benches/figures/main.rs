@@ -17,6 +17,7 @@ mod measure;
 mod memory;
 mod payload;
 mod scale;
+mod schema;
 mod start;
 mod subject;
 mod table;
@@ -68,6 +69,7 @@ struct Group {
 
 const GROUPS: &[Group] = &[
     Group { names: call::NAMES, run: call::run },
+    Group { names: schema::NAMES, run: schema::run },
     Group { names: throughput::PIPELINED, run: throughput::pipelined },
     Group { names: throughput::AGENTS, run: throughput::agents },
     Group { names: payload::NAMES, run: payload::run },
