@@ -18,8 +18,8 @@ use crate::model::ids::PluginId;
 use crate::model::specifier::Specifier;
 use crate::model::tally::Tally;
 use crate::plugin::call::Counters;
-use crate::store::database::Database;
 use crate::store::database::statistics::Statistics;
+use crate::store::database::{Database, DatabaseError};
 
 /// So often what was counted is written down, if there is anything.
 const WRITTEN_EVERY: Duration = Duration::from_secs(60);
@@ -131,6 +131,13 @@ impl Accounts {
         }
     }
 
+    /// Forgets all of a version that is gone. Blocks.
+    fn forget(&self, id: &PluginId, version: &Version, database: &Database) -> Result<(), DatabaseError> {
+        let _moving = lock(&self.moving);
+        lock(&self.versions).remove(&(id.clone(), version.clone()));
+        database.forget_statistics(id, version)
+    }
+
     /// All that is known. Blocks.
     fn all(&self, database: &Database) -> Result<BTreeMap<(PluginId, Version), Statistics>, ErrorBody> {
         let _moving = lock(&self.moving);
@@ -160,6 +167,17 @@ impl Packages {
             tokio::time::sleep(WRITTEN_EVERY).await;
             self.write_statistics().await;
         }
+    }
+
+    /// Forgets how a version was used that is gone, and whose calls have ended.
+    ///
+    /// # Errors
+    /// `resource_exhausted` where the database cannot be written.
+    pub async fn forget_statistics(&self, id: &PluginId, version: &Version) -> Result<(), ErrorBody> {
+        let (accounts, database, id, version) =
+            (self.accounts.clone(), self.database.clone(), id.clone(), version.clone());
+        let forgotten = run(move || accounts.forget(&id, &version, &database)).await?;
+        forgotten.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))
     }
 
     /// How versions are used: all, those of an id, or of these those that fit; also such that are not there any more.
@@ -265,6 +283,13 @@ mod tests {
         accounts.write(&database);
         assert!(lock(&accounts.versions).is_empty());
         assert_eq!(refused(&accounts.all(&database).unwrap()), 4);
+        let third = Arc::new(Counters::default());
+        accounts.open(&id, &version, &third);
+        third.refuse();
+        drop(third);
+        accounts.forget(&id, &version, &database).unwrap();
+        accounts.write(&database);
+        assert_eq!(accounts.all(&database).unwrap(), BTreeMap::new(), "nothing of it comes back");
     }
 
     /// What could not be written is owed, and written when it can be.
