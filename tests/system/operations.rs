@@ -484,6 +484,10 @@ fn every_operation_answers_what_the_page_says() {
     daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed["data"].is_string(), "{removed}");
+    ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
+    let purge = json!({"plugin": "guest", "purge": true});
+    let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &purge);
+    assert_eq!(removed["purged"], true);
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
 
     ask::<admin::DaemonStatus>(page, &daemon, "a daemon", "status", &json!({}));

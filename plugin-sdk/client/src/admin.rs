@@ -219,6 +219,22 @@ impl<'a> Admin<'a> {
         self.request("uninstall", &Force { target: target.into(), force }).call().await
     }
 
+    /// The same, and what the plugin leaves goes too: its data, and what is remembered of it. Where other versions are there, that is
+    /// theirs and stays.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn purge(&self, target: impl Into<Target<'a>>, force: bool) -> Result<Removal, CallError> {
+        #[derive(Serialize)]
+        struct Purge<'a> {
+            #[serde(flatten)]
+            target: Target<'a>,
+            force: bool,
+            purge: bool,
+        }
+        self.request("uninstall", &Purge { target: target.into(), force, purge: true }).call().await
+    }
+
     /// Log lines, as they were written. Endless when they are followed.
     ///
     /// # Errors
@@ -386,9 +402,14 @@ pub struct Removal {
     pub version: String,
     /// Plugins that depended on it and are without it now, as `id version`.
     pub broken: Vec<String>,
-    /// The folder of its data, which stays.
+    /// The folder of its data, where that stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+    /// The archive of it that is kept, from which it can be installed again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+    /// Whether everything of the plugin is gone.
+    pub purged: bool,
 }
 
 /// A plugin is enabled unless somebody has disabled it.

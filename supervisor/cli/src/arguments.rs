@@ -95,17 +95,23 @@ pub(crate) enum Command {
     Install {
         /// The folder with plugin.json; or a .tar.zst, .tar.gz or .tar of it; or the URL of either, as in file:///srv/echo.tar.zst
         source: PathBuf,
+        /// Start it as well, and wait until it is ready
+        #[arg(long)]
+        load: bool,
         /// Also where what it depends on is not there
         #[arg(long)]
         force: bool,
     },
-    /// Remove installed versions; their data stay
+    /// Remove installed versions; an archive of each is kept, and their data stay
     Uninstall {
         #[command(flatten)]
         targets: Targets,
         /// Also where others depend on them
         #[arg(long)]
         force: bool,
+        /// Keep no archive, and remove the data too, where no other version has them, and all that is remembered of the plugin
+        #[arg(long)]
+        purge: bool,
     },
     /// Let versions take calls again
     Enable(Targets),

@@ -213,8 +213,10 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Resume(targets) => plugins::change(context, Change::Resume, targets.plugins).await?,
         Command::Limit { plugin, changes } => limits::limit(context, &plugin, changes).await?,
         Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
-        Command::Install { source, force } => packages::install(context, &source, force).await?,
-        Command::Uninstall { targets, force } => packages::uninstall(context, &targets.plugins, force).await?,
+        Command::Install { source, load, force } => packages::install(context, &source, load, force).await?,
+        Command::Uninstall { targets, force, purge } => {
+            packages::uninstall(context, &targets.plugins, force, purge).await?;
+        }
         Command::Enable(targets) => plugins::change(context, Change::Enable, targets.plugins).await?,
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
         Command::Doctor => return doctor::doctor(context).await,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use palisade_client::admin::{Installation, Removal};
+use palisade_client::admin::{Installation, PluginStatus, Removal};
 use palisade_protocol::ErrorCode;
 use serde::Serialize;
 
@@ -12,6 +12,14 @@ use crate::plugins::{Target, show, target};
 use crate::screen::{Screen, Tone, harmless, one_line};
 
 #[derive(Serialize)]
+struct Uninstall<'a> {
+    #[serde(flatten)]
+    target: Target<'a>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    purge: bool,
+}
+
+#[derive(Serialize)]
 struct Install<'a> {
     path: &'a Path,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -19,13 +27,29 @@ struct Install<'a> {
 }
 
 /// `palisade install FOLDER|ARCHIVE|URL`
-pub(crate) async fn install(context: &Context, source: &Path, force: bool) -> Result<(), Failure> {
+pub(crate) async fn install(context: &Context, source: &Path, load: bool, force: bool) -> Result<(), Failure> {
     // The daemon's folder is another one.
     let path = if is_url(source) { Ok(source.to_owned()) } else { std::path::absolute(source) };
     let path =
         path.map_err(|error| Failure::code(ErrorCode::InvalidParams, format!("{}: {error}", source.display())))?;
     let answer = context.operate("install", &Install { path: &path, force }).await?;
-    show(context, &answer, |answer, screen| Ok(installation_text(&answer.decode()?, screen)))
+    show(context, &answer, |answer, screen| Ok(installation_text(&answer.decode()?, screen)))?;
+    if load { start(context, &answer.decode()?).await } else { Ok(()) }
+}
+
+/// Starts what was installed. Whatever becomes of that, it is installed.
+async fn start(context: &Context, installed: &Installation) -> Result<(), Failure> {
+    let Installation { id, version, .. } = installed;
+    let only = format!("={version}");
+    let target = Target { plugin: id, version: Some(&only), force: false };
+    let answer = context.operate("start", &target).await.map_err(|failure| {
+        let installed = format!("{id} {version} is installed all the same");
+        failure.about(&format!("{id} {version} was not started")).with_hint_if_none(&installed)
+    })?;
+    show(context, &answer, |answer, _| {
+        let status: PluginStatus = answer.decode()?;
+        Ok(format!("it is {}\n", one_line(&status.state)))
+    })
 }
 
 /// Which of them it can use is the daemon's to say.
@@ -41,23 +65,32 @@ fn installation_text(installed: &Installation, screen: &Screen) -> String {
 }
 
 /// `palisade uninstall PLUGIN…`, one after the other.
-pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool) -> Result<(), Failure> {
+pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool, purge: bool) -> Result<(), Failure> {
     for plugin in plugins {
-        let answer = context.operate("uninstall", &Target { force, ..target(plugin) }).await;
+        let target = Target { force, ..target(plugin) };
+        let answer = context.operate("uninstall", &Uninstall { target, purge }).await;
         let answer = answer.map_err(|failure| if plugins.len() > 1 { failure.about(plugin) } else { failure })?;
-        show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, screen)))?;
+        show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, purge, screen)))?;
     }
     Ok(())
 }
 
-fn removal_text(removed: &Removal, screen: &Screen) -> String {
+fn removal_text(removed: &Removal, purge: bool, screen: &Screen) -> String {
     let what = screen.tone(&format!("{} {}", one_line(&removed.id), one_line(&removed.version)), Tone::Strong);
     let mut text = format!("{what} is removed\n");
     for broken in &removed.broken {
         text += &screen.tone(&format!("{} is without it now\n", one_line(broken)), Tone::Careful);
     }
     if let Some(data) = &removed.data {
-        text += &format!("its data stay in {}\n", harmless(data));
+        let whose =
+            if purge { "other versions of it are there, and its data are theirs: they stay" } else { "its data stay" };
+        text += &format!("{whose} in {}\n", harmless(data));
+    }
+    if removed.purged {
+        text += "nothing of it stays\n";
+    }
+    if let Some(archive) = &removed.archive {
+        text += &format!("to have it again: palisade install {}\n", harmless(archive));
     }
     text
 }
@@ -88,10 +121,20 @@ mod tests {
             version: "1.0.0".into(),
             broken: vec!["other 2.0.0".into()],
             data: Some("/var/lib/\x1b".into()),
+            archive: Some("/var/lib/echo.tar.zst".into()),
+            purged: false,
         };
         assert_eq!(
-            removal_text(&removed, &Screen::plain()),
-            "echo 1.0.0 is removed\nother 2.0.0 is without it now\nits data stay in /var/lib/\\u{1b}\n"
+            removal_text(&removed, false, &Screen::plain()),
+            "echo 1.0.0 is removed\nother 2.0.0 is without it now\nits data stay in /var/lib/\\u{1b}\n\
+             to have it again: palisade install /var/lib/echo.tar.zst\n"
         );
+        let shared = Removal { broken: vec![], archive: None, ..removed };
+        assert_eq!(
+            removal_text(&shared, true, &Screen::plain()),
+            "echo 1.0.0 is removed\nother versions of it are there, and its data are theirs: they stay in /var/lib/\\u{1b}\n"
+        );
+        let purged = Removal { data: None, purged: true, ..shared };
+        assert_eq!(removal_text(&purged, true, &Screen::plain()), "echo 1.0.0 is removed\nnothing of it stays\n");
     }
 }

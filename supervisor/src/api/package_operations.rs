@@ -6,8 +6,8 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::service::{Service, StopParams, Which, parameters, value};
-use crate::packages::Packages;
+use super::service::{Service, Which, parameters, value};
+use crate::packages::{Leaving, Packages};
 
 /// Their names.
 pub(super) const NAMES: &[&str] = &["install", "uninstall", "enable", "disable"];
@@ -18,6 +18,17 @@ struct InstallParams {
     path: String,
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UninstallParams {
+    plugin: String,
+    version: Option<String>,
+    #[serde(default)]
+    force: bool,
+    #[serde(default)]
+    purge: bool,
 }
 
 impl Service {
@@ -31,9 +42,10 @@ impl Service {
                 value(&to_its_end(async move { packages.install(&path, force, &who).await }).await?)
             }
             "uninstall" => {
-                let StopParams { plugin, version, force } = parameters(params)?;
+                let UninstallParams { plugin, version, force, purge } = parameters(params)?;
                 let packages = self.changeable()?;
-                let work = async move { packages.uninstall(&plugin, version.as_deref(), force, &who).await };
+                let leaving = if purge { Leaving::Purged } else { Leaving::Kept };
+                let work = async move { packages.uninstall(&plugin, version.as_deref(), force, leaving, &who).await };
                 value(&to_its_end(work).await?)
             }
             _ => {

@@ -132,8 +132,8 @@ pub const ACTIONS: &[Row] = &[
     ),
     (
         "uninstall",
-        "Removes an installed version; its data stay.",
-        &[PLUGIN, VERSION, ("force", "boolean", false)],
+        "Removes an installed version; its data stay, unless they are purged.",
+        &[PLUGIN, VERSION, ("force", "boolean", false), ("purge", "boolean", false)],
         false,
     ),
     ("enable", "Has a version take calls again.", &[PLUGIN, VERSION], false),

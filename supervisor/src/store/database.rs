@@ -9,6 +9,8 @@
 //! all, and after a copy was made; a database of a later version is not touched.
 //! Elsewhere: everything here blocks; whoever calls it has a thread for it.
 
+mod forget;
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
