@@ -579,8 +579,8 @@ fn count(folder: &Path) -> Option<usize> {
     Some(found)
 }
 
-/// Removes a tree whose folders may be read-only.
-fn remove_tree(path: &Path) -> Result<(), StoreError> {
+/// Removes a tree whose folders may be read-only. It must not be anybody's any more.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), StoreError> {
     let write = |source| StoreError::Write { path: path.to_owned(), source };
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
