@@ -103,6 +103,7 @@ impl Packages {
                 %reason, "the registry's database cannot be used; what is changed now is forgotten when the daemon ends"
             ),
         }
+        record::clear(&state.join("installed"));
         Self {
             around,
             live,

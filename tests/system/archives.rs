@@ -183,6 +183,11 @@ fn what_a_killed_daemon_was_unpacking_is_cleared_away() {
     let left = folder.path().join("state/store/staging/0/some/deep");
     fs::create_dir_all(&left).expect("it is ours");
     fs::write(left.join("file"), "half").expect("it is ours");
+    if let Some(uid) = other_user() {
+        for made in [left.join("file"), left.clone(), left.join(".."), left.join("../..")] {
+            std::os::unix::fs::chown(made, Some(uid), Some(uid)).expect("root may");
+        }
+    }
     let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
     assert_eq!(fs::read_dir(daemon.path().join("state/store/staging")).expect("it is there").count(), 0);
     expect_echo(&daemon, "echo");
