@@ -124,6 +124,7 @@ impl Packages {
                 %reason, "the registry's database cannot be used; what is changed now is forgotten when the daemon ends"
             ),
         }
+        record::clear(&state.join("installed"));
         let consents = database.consents().unwrap_or_else(|error| {
             tracing::error!(%error, "what was granted to plugins is not known, and is asked for again");
             BTreeMap::new()

@@ -19,6 +19,16 @@ fn guest() -> Package {
     Package::hostile("guest", "tame")
 }
 
+/// One that is quickly packed and unpacked, and only shows that it runs.
+fn small() -> Package {
+    Package::new("guest", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec())).with("restart", json!("never"))
+}
+
+fn expect_to_run(daemon: &Daemon, plugin: &str) {
+    let ended = daemon.agent().call(plugin, "echo", &json!(1)).expect_err("it exits with 3, which shows that it ran");
+    expect_text(&ended.message, "exited with code 3");
+}
+
 /// The package in one file, made as `palisade pack` makes it, and the digest that it is to have.
 fn packed(daemon: &Daemon, package: &Package, name: &str) -> (PathBuf, String) {
     let elsewhere = daemon.path().join("else where");
@@ -109,9 +119,9 @@ fn a_package_in_one_file_is_installed_and_called() {
 #[test]
 fn a_bad_archive_changes_nothing() {
     let daemon = Daemon::with([Package::echo()]);
-    let (good, _) = packed(&daemon, &guest(), "good.tar.zst");
+    let (good, _) = packed(&daemon, &small(), "good.tar.zst");
     install(&daemon, good.to_str().expect("it is text")).expect("it is installed");
-    expect_echo(&daemon, "guest");
+    expect_to_run(&daemon, "guest");
     let before = everything(&daemon);
     let refused = |from: &str, code: ErrorCode, words: &str| {
         let refused = error(install(&daemon, from), code);
@@ -149,7 +159,7 @@ fn a_bad_archive_changes_nothing() {
         refused(&text, ErrorCode::ConfigurationInvalid, words);
     }
     // What is wrong with the package in it is said as of a folder.
-    let (wrong, _) = packed(&daemon, &guest().with("version", json!("one")), "wrong.tar.zst");
+    let (wrong, _) = packed(&daemon, &small().with("version", json!("one")), "wrong.tar.zst");
     refused(
         wrong.to_str().expect("it is text"),
         ErrorCode::ConfigurationInvalid,
@@ -171,7 +181,7 @@ fn a_bad_archive_changes_nothing() {
     ] {
         assert!(!Path::new(&out).exists(), "{}", out.display());
     }
-    expect_echo(&daemon, "guest");
+    expect_to_run(&daemon, "guest");
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -183,6 +193,11 @@ fn what_a_killed_daemon_was_unpacking_is_cleared_away() {
     let left = folder.path().join("state/store/staging/0/some/deep");
     fs::create_dir_all(&left).expect("it is ours");
     fs::write(left.join("file"), "half").expect("it is ours");
+    if let Some(uid) = other_user() {
+        for made in [left.join("file"), left.clone(), left.join(".."), left.join("../..")] {
+            std::os::unix::fs::chown(made, Some(uid), Some(uid)).expect("root may");
+        }
+    }
     let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
     assert_eq!(fs::read_dir(daemon.path().join("state/store/staging")).expect("it is there").count(), 0);
     expect_echo(&daemon, "echo");
@@ -201,9 +216,9 @@ fn one_version_is_installed_once() {
         });
         agents.each_mut().map(|(agent, id)| agent.finish(*id))
     };
-    let (one, _) = packed(&daemon, &guest(), "one.tar.zst");
-    let (same, _) = packed(&daemon, &guest(), "same.tar.zst");
-    let (other, _) = packed(&daemon, &guest().with("description", json!("another")), "other.tar.zst");
+    let (one, _) = packed(&daemon, &small(), "one.tar.zst");
+    let (same, _) = packed(&daemon, &small(), "same.tar.zst");
+    let (other, _) = packed(&daemon, &small().with("description", json!("another")), "other.tar.zst");
     let was_there = outcomes([&one, &same]).map(|outcome| outcome.expect("it is installed")["was_there"].clone());
     assert!(was_there == [json!(false), json!(true)] || was_there == [json!(true), json!(false)], "{was_there:?}");
     let before = everything(&daemon);
@@ -215,7 +230,7 @@ fn one_version_is_installed_once() {
     assert_eq!(installed.expect("one of them is installed")["was_there"], false);
     let after = everything(&daemon);
     assert_eq!((&after.0, &after.1[..2]), (&before.0, &before.1[..2]));
-    expect_echo(&daemon, "guest");
+    expect_to_run(&daemon, "guest");
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -264,8 +279,7 @@ fn an_installation_for_which_there_is_no_room() {
         let script = [b"#!/bin/sh\n#".to_vec(), version.repeat((1 << 20) / version.len()).into_bytes()].concat();
         Package::new("large", Entry::Bytes(script)).with("version", json!(version))
     };
-    let small = Package::new("small", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec())).with("restart", json!("never"));
-    let daemon = Daemon::start(DaemonOptions::with([small]).small_disk(16384));
+    let daemon = Daemon::start(DaemonOptions::with([small()]).small_disk(16384));
     let disk = Disk::of(&daemon);
     let staging = || fs::read_dir(disk.state.join("store/staging")).expect("it is there").count();
     let known = || {
@@ -324,8 +338,7 @@ fn an_installation_for_which_there_is_no_room() {
     }
     assert_eq!(known(), (Some(3), json!([]), 2, 0));
     disk.empty();
-    let error = daemon.agent().call("small", "echo", &json!(1)).expect_err("it exits with 3, which shows that it ran");
-    expect_text(&error.message, "exited with code 3");
+    expect_to_run(&daemon, "guest");
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -291,7 +291,7 @@ fn packed_installed_and_loaded() {
         let archive = elsewhere.join(name).display().to_string();
         let packed = palisade(&socket, &["--json", "pack", &folder.display().to_string(), "--out", &archive]);
         assert_eq!(packed.status, Some(0), "{}", packed.stderr);
-        (archive, serde_json::from_str::<serde_json::Value>(&packed.stdout).expect("it is JSON"))
+        (archive, serde_json::from_str::<Value>(&packed.stdout).expect("it is JSON"))
     };
     let (archive, packed) = pack(&Package::hostile("guest", "tame"), "guest.tar.zst");
     let installed = palisade(&socket, &["install", "--load", &archive]);
