@@ -63,6 +63,8 @@ fn what_is_installed_outlives_its_folder_and_the_daemon() {
 #[test]
 fn an_installation_goes_on_without_whoever_asked_for_it() {
     let daemon = Daemon::with([Package::echo()]);
+    // It is copied when it is first used.
+    expect_echo(&daemon, "echo");
     let folder = elsewhere(&daemon, &guest("1.0.0"));
     let mut agent = daemon.agent();
     agent.begin("palisade", "install", &json!({ "path": folder }));
@@ -239,6 +241,8 @@ fn without_its_database_the_daemon_has_its_packages() {
 #[test]
 fn a_daemon_that_is_killed_while_it_installs() {
     let mut daemon = Daemon::with([Package::echo()]);
+    // It is copied when it is first used.
+    expect_echo(&daemon, "echo");
     let mut kept = 0;
     for round in 0..12_u64 {
         let folder = elsewhere(&daemon, &guest("1.0.0"));
