@@ -561,6 +561,9 @@ fn every_operation_answers_what_the_page_says() {
     daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed["data"].is_string(), "{removed}");
+    let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
+    let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
+    assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
     ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
     let purge = json!({"plugin": "guest", "purge": true});
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &purge);
@@ -575,9 +578,6 @@ fn every_operation_answers_what_the_page_says() {
     assert!(overview["capabilities"].as_array().expect("a list").contains(&custom), "{overview}");
     let hostile = ask::<admin::Overview>(page, &daemon, "an overview", "capabilities", &of("hostile"));
     assert_eq!(hostile["plugin"]["announced"], true);
-    let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
-    let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
-    assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
     let seen = ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     assert_eq!(seen["added"], json!([]), "{seen}");
     let late = Package::hostile("late", "tame");

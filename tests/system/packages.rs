@@ -66,6 +66,8 @@ fn what_is_installed_outlives_its_folder_and_the_daemon() {
 #[test]
 fn an_installation_goes_on_without_whoever_asked_for_it() {
     let daemon = Daemon::with([Package::echo()]);
+    // It is copied when it is first used.
+    expect_echo(&daemon, "echo");
     let folder = elsewhere(&daemon, &guest("1.0.0"));
     let mut agent = daemon.agent();
     agent.begin("palisade", "install", &json!({ "path": folder }));
@@ -245,6 +247,8 @@ fn a_daemon_that_is_killed_before_each_step_of_an_installation() {
     // Emulated, a daemon takes its time to start.
     let stride = if in_the_guest() { 9 } else { 1 };
     let mut daemon = Daemon::with([Package::echo()]);
+    // It is copied when it is first used.
+    expect_echo(&daemon, "echo");
     let (mut before, mut after) = (0, 0);
     for step in (0..).step_by(stride) {
         // Its contents are others each time, so that nothing of it is in the store.
