@@ -146,7 +146,7 @@ fn program(rules: &Rules, folder: &Path, manifest: &Manifest) -> Result<Vec<Find
     let refused = |why: String| Failure::code(ErrorCode::CheckFailed, format!("{}: {why}", folder.display()));
     match store::entry_point(folder, entry).map_err(|failure| refused(failure.message))?.program {
         Program::Elf => {
-            let inspected = rules.inspect(folder, entry);
+            let inspected = rules.inspect(folder, entry).map_err(|error| refused(error.to_string()))?;
             inspected.refused.map_or(Ok(inspected.findings), |why| Err(refused(why)))
         }
         Program::Script { interpreter, .. } if !Path::new(&interpreter).is_file() => Err(refused(format!(

@@ -18,7 +18,7 @@ use super::discovery;
 use super::{Gathered, Packages, lock, run};
 use crate::blocking;
 use crate::events::EventKind;
-use crate::model::generation::LaunchFailure;
+use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
 use crate::plugin::handle::Handle;
 use crate::registry::{Found, Listing, Registry, Rejected};
@@ -98,6 +98,10 @@ impl Packages {
             let (id, version) = key(&found);
             let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle.clone());
             if old.as_ref().is_some_and(|old| is_same(old, &found, &snapshot)) {
+                continue;
+            }
+            // What the daemon is short of says nothing of the package.
+            if old.is_some() && matches!(&snapshot, Err(failure) if failure.outlook != Outlook::Lasting) {
                 continue;
             }
             let enabled = switched.get(&(id.clone(), version.clone())).copied();

@@ -5,7 +5,7 @@
 //! Elsewhere: what is required is `trust`'s business, and what a manifest says `model::manifest`'s.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -13,7 +13,8 @@ use palisade_protocol::ErrorCode;
 
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
-use crate::store::{self, EntryPoint, Program, Snapshot, Store};
+use crate::store::{self, EntryPoint, Program, Snapshot, Store, StoreError};
+use crate::trust::tree::TreeError;
 use crate::trust::{Candidate, Rules};
 
 /// A package that may be used.
@@ -39,7 +40,7 @@ impl Admitted {
 /// # Errors
 /// Why it is not used.
 pub fn admit(store: &Store, rules: &Rules, source: &Path, manifest: &Manifest) -> Result<Admitted, LaunchFailure> {
-    let snapshot = store.stage(source).map_err(|error| refused(None, error.to_string()))?;
+    let snapshot = store.stage(source).map_err(|error| not_copied(&error))?;
     look(snapshot, rules, source, manifest)
 }
 
@@ -53,7 +54,7 @@ pub fn examine(
     source: &Path,
     (manifest, text): (&Manifest, &[u8]),
 ) -> Result<Admitted, LaunchFailure> {
-    let snapshot = store.examine(source).map_err(|error| refused(None, error.to_string()))?;
+    let snapshot = store.examine(source).map_err(|error| not_copied(&error))?;
     let held = check(&snapshot, rules, source, (manifest, text))?;
     let inspected = inspect(rules, source, manifest)?;
     Ok(Admitted { snapshot, held, inspected })
@@ -94,7 +95,7 @@ fn look(snapshot: Snapshot, rules: &Rules, source: &Path, manifest: &Manifest) -
     // One byte more than allowed, so that the parser sees that it is too long.
     File::open(snapshot.path.join("plugin.json"))
         .and_then(|file| file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| unreadable(&error))?;
+        .map_err(|error| LaunchFailure { outlook: outlook(&error), ..unreadable(&error) })?;
     let (copied, _) = Manifest::parse(&bytes).map_err(|error| unreadable(&error))?;
     if copied != *manifest {
         let message = "its plugin.json was changed; `palisade rescan` reads it anew";
@@ -112,7 +113,11 @@ fn inspect(rules: &Rules, package: &Path, manifest: &Manifest) -> Result<Vec<Str
     if manifest.runtime.is_none()
         && let Ok(EntryPoint { program: Program::Elf, .. }) = store::entry_point(package, entry)
     {
-        let found = rules.inspect(package, entry);
+        let found = rules.inspect(package, entry).map_err(|error| {
+            let message =
+                format!("its program cannot be looked at: {error}; the daemon is short of descriptors or memory");
+            LaunchFailure { message, outlook: Outlook::Shortage, code: None }
+        })?;
         if let Some(reason) = found.refused {
             return Err(refused(Some(ErrorCode::CheckFailed), reason));
         }
@@ -131,6 +136,19 @@ fn check(
     let candidate = Candidate { manifest, bytes, checksum: &snapshot.checksum };
     let held = rules.check(candidate, rules.policy_of(source), SystemTime::now());
     Ok(held.map_err(|refusal| refused(Some(refusal.code()), refusal.to_string()))?.warning)
+}
+
+/// What the daemon is short of passes, and says nothing of the package.
+fn not_copied(error: &StoreError) -> LaunchFailure {
+    let outlook = match error {
+        StoreError::Tree(TreeError::Read { source, .. }) | StoreError::Write { source, .. } => outlook(source),
+        _ => Outlook::Lasting,
+    };
+    LaunchFailure { outlook, ..refused(None, error.to_string()) }
+}
+
+fn outlook(error: &io::Error) -> Outlook {
+    error.raw_os_error().map_or(Outlook::Lasting, |errno| Outlook::of_errno(errno, Outlook::Lasting))
 }
 
 fn refused(code: Option<ErrorCode>, message: String) -> LaunchFailure {

@@ -226,7 +226,10 @@ impl Blueprint {
             }
             Ok(seen)
         });
-        self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone_from(&seen);
+        // What the daemon is short of says nothing of the package.
+        if !matches!(&seen, Err(failure) if failure.outlook != Outlook::Lasting) {
+            self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone_from(&seen);
+        }
         seen
     }
 

@@ -4,15 +4,17 @@
 //! host needs is the host's affair, and what a program loads later by name nobody can tell.
 //! Invariants: so many files are looked at and no more; nothing outside of what a plugin sees counts as found.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::elf::{Image, MACHINE};
 use crate::model::check::{Checks, Code, Finding};
+use crate::model::generation::Outlook;
 use crate::model::runtime::BESIDE_USR;
 
 /// Where a plugin sees its package.
@@ -86,13 +88,20 @@ impl System {
     }
 
     /// Whether it is there, of this machine and of 64 bits.
-    fn has(&self, path: &Path) -> bool {
+    ///
+    /// # Errors
+    /// The daemon is short of something, and cannot say.
+    fn has(&self, path: &Path) -> io::Result<bool> {
         let mut head = [0; 20];
-        let Some(mut file) = self.find(path).and_then(|found| File::open(found).ok()) else { return false };
+        let mut file = match self.find(path).map(File::open) {
+            Some(Ok(file)) => file,
+            Some(Err(error)) if is_shortage(&error) => return Err(error),
+            Some(Err(_)) | None => return Ok(false),
+        };
         let machine = |head: &[u8; 20]| u16::from_le_bytes([head[18], head[19]]);
-        file.read_exact(&mut head).is_ok()
+        Ok(file.read_exact(&mut head).is_ok()
             && head.starts_with(b"\x7fELF")
-            && (head[4], head[5], machine(&head)) == (2, 1, MACHINE)
+            && (head[4], head[5], machine(&head)) == (2, 1, MACHINE))
     }
 }
 
@@ -119,9 +128,12 @@ fn cached(root: &Path) -> Option<BTreeSet<PathBuf>> {
 }
 
 /// Looks at the program of a package, and at the libraries of the package that it needs. Blocks.
-#[must_use]
-pub fn inspect(package: &Path, entry: &str, system: &System, checks: &Checks) -> Vec<Finding> {
-    let mut search = Search { package, system, checks, findings: Vec::new(), seen: BTreeSet::new() };
+///
+/// # Errors
+/// The daemon is short of something, and what was found says nothing.
+pub fn inspect(package: &Path, entry: &str, system: &System, checks: &Checks) -> io::Result<Vec<Finding>> {
+    let short = RefCell::default();
+    let mut search = Search { package, system, checks, findings: Vec::new(), seen: BTreeSet::new(), short };
     let entry = PathBuf::from(entry);
     search.seen.insert(entry.clone());
     let mut waiting = VecDeque::from([(entry, Vec::new())]);
@@ -130,7 +142,12 @@ pub fn inspect(package: &Path, entry: &str, system: &System, checks: &Checks) ->
         waiting.extend(search.look(&relative, &inherited, is_program));
         is_program = false;
     }
-    search.findings
+    search.short.into_inner().map_or(Ok(search.findings), Err)
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    let outlook = error.raw_os_error().map(|errno| Outlook::of_errno(errno, Outlook::Lasting));
+    outlook == Some(Outlook::Shortage)
 }
 
 struct Search<'a> {
@@ -140,6 +157,8 @@ struct Search<'a> {
     findings: Vec<Finding>,
     /// The files of the package that are looked at.
     seen: BTreeSet<PathBuf>,
+    /// What the daemon was short of.
+    short: RefCell<Option<io::Error>>,
 }
 
 /// A file of the package, and where those that need it look for libraries, for it as well.
@@ -155,7 +174,11 @@ impl Search<'_> {
         // A pipe is not waited for.
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let opened = File::options().read(true).custom_flags(flags).open(self.package.join(place));
-        let opened = opened.map_err(|error| format!("cannot be read: {error}"));
+        let opened = opened.map_err(|error| {
+            let why = format!("cannot be read: {error}");
+            self.note(error);
+            why
+        });
         let image = match opened.and_then(|file| Image::read(&file)) {
             Ok(image) => image,
             Err(why) => {
@@ -261,7 +284,13 @@ impl Search<'_> {
                 let there = fs::symlink_metadata(self.package.join(relative)).is_ok_and(|found| found.is_file());
                 there.then(|| Place::Package(relative.to_owned()))
             }
-            Err(_) => self.system.has(path).then_some(Place::Host),
+            Err(_) => self.system.has(path).map_err(|error| self.note(error)).unwrap_or(false).then_some(Place::Host),
+        }
+    }
+
+    fn note(&self, error: io::Error) {
+        if is_shortage(&error) {
+            *self.short.borrow_mut() = Some(error);
         }
     }
 }

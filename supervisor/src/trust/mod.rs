@@ -19,6 +19,7 @@ pub mod signature;
 pub mod tree;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -215,12 +216,14 @@ impl Rules {
     }
 
     /// Looks at the program of the package in that folder, if it is one that the kernel executes. Blocks.
-    #[must_use]
-    pub fn inspect(&self, package: &Path, entry: &str) -> Inspected {
-        let findings = libraries::inspect(package, entry, &self.system, &self.checks);
+    ///
+    /// # Errors
+    /// The daemon is short of descriptors or memory, and cannot say.
+    pub fn inspect(&self, package: &Path, entry: &str) -> io::Result<Inspected> {
+        let findings = libraries::inspect(package, entry, &self.system, &self.checks)?;
         let told = |verdict| self.checks.judged(&findings, verdict).map(ToString::to_string).collect::<Vec<_>>();
         let (refused, warnings) = (told(Verdict::Refuse), told(Verdict::Warn));
-        Inspected { refused: (!refused.is_empty()).then(|| refused.join("; ")), warnings, findings }
+        Ok(Inspected { refused: (!refused.is_empty()).then(|| refused.join("; ")), warnings, findings })
     }
 
     /// What is required of a package in that folder.

@@ -34,7 +34,7 @@ impl Host {
     /// What is found of `package/bin/run`.
     fn found_with(&self, program: &Made, checks: &Checks) -> Vec<Finding> {
         self.write("package/bin/run", &Made { interpreter: program.interpreter.or(Some(LOADER)), ..program.clone() });
-        inspect(&self.at("package"), "bin/run", &System::beneath(self.0.path()), checks)
+        inspect(&self.at("package"), "bin/run", &System::beneath(self.0.path()), checks).unwrap()
     }
 
     fn found(&self, program: &Made) -> Vec<(Code, String)> {
@@ -191,7 +191,7 @@ fn how_it_was_built_is_judged_by_the_configuration() {
         assert_eq!(said.verdict(code), Verdict::Warn, "{code}");
     }
     fs::write(host.at("package/bin/alone"), Made { stack: Some(6), load: 5, ..Made::default() }.bytes()).unwrap();
-    let found = inspect(&host.at("package"), "bin/alone", &System::beneath(host.0.path()), &defaults);
+    let found = inspect(&host.at("package"), "bin/alone", &System::beneath(host.0.path()), &defaults).unwrap();
     assert_eq!(found.iter().map(|finding| finding.code).collect::<Vec<_>>(), [Code::Static]);
 }
 
