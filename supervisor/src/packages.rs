@@ -278,12 +278,19 @@ fn no_room(path: &Path, error: &io::Error) -> ErrorBody {
     ErrorBody::new(ErrorCode::ResourceExhausted, message)
 }
 
-/// The version that is meant; where there are several, it has to be said which.
+/// The version that is meant: a whole version means just that one; where there are several, it has to be said which.
 fn the_one(registry: &Registry, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {
     let handle = registry.find_any(plugin, version)?;
     let id = handle.id();
     let there: Vec<_> = registry.versions(id).map(|(version, _)| version.to_string()).collect();
+    let whole = version.and_then(|text| Version::parse(text).ok());
     match there.as_slice() {
+        // Another one that would do for a call is not the one that is meant here.
+        _ if whole.as_ref().is_some_and(|whole| whole != handle.version()) => {
+            let message = format!("there is no version {} of {id}", version.unwrap_or_default());
+            let hint = format!("there is {}", there.join(", "));
+            Err(ErrorBody::new(ErrorCode::VersionNotFound, message).with_hint(hint))
+        }
         [first, _, ..] if version.is_none() => {
             let message = format!("there are several versions of {id}: {}", there.join(", "));
             let hint = format!("say which, as in {id}@{first}");
