@@ -4,6 +4,7 @@
 //! ```text
 //! installed/ID@VERSION.json         what is installed: the digest of its snapshot, from where, when, by whom
 //! registry.sqlite3                  what is disabled, the audit trail, counts
+//! archive/ID-VERSION.tar.zst        what was uninstalled last
 //! ```
 //!
 //! What is installed runs from its snapshot alone, so the folder that it came from may go. Its record is a file of its own, which appears
@@ -12,6 +13,7 @@
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
 mod announced;
+mod archived;
 pub mod consent;
 mod deprecate;
 pub mod discovery;
@@ -24,6 +26,7 @@ pub mod search;
 mod source;
 mod statistics;
 mod switch;
+mod update;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -40,10 +43,11 @@ use tokio::task::JoinHandle;
 use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
-pub use self::remove::Removed;
+pub use self::remove::{Leaving, Removed};
 pub use self::rescan::{Rescanned, Trusting};
 use self::statistics::Accounts;
 pub use self::statistics::Usage;
+pub use self::update::{Leave, Updated, Updates};
 pub use self::watch::Watcher;
 use crate::blocking;
 use crate::config::{self, Config};
@@ -93,6 +97,8 @@ pub struct Packages {
     live: Arc<Live>,
     database: Arc<Database>,
     records: PathBuf,
+    archived: PathBuf,
+    generations: PathBuf,
     reserve: Arc<Reserve>,
     numbers: Mutex<HashMap<PluginId, Arc<Numbers>>>,
     accounts: Arc<Accounts>,
@@ -125,6 +131,7 @@ impl Packages {
                 %reason, "the registry's database cannot be used; what is changed now is forgotten when the daemon ends"
             ),
         }
+        record::clear(&state.join("installed"));
         let consents = database.consents().unwrap_or_else(|error| {
             tracing::error!(%error, "what was granted to plugins is not known, and is asked for again");
             BTreeMap::new()
@@ -138,6 +145,8 @@ impl Packages {
             deprecations: Deprecations::read(&database),
             database: Arc::new(database),
             records: state.join("installed"),
+            archived: state.join("archive"),
+            generations: state.join("generations"),
             reserve: Arc::new(Reserve::open(state.join("generations"))),
             numbers: Mutex::default(),
             accounts: Arc::default(),

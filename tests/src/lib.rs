@@ -11,5 +11,6 @@ pub mod network;
 pub mod package;
 pub mod process;
 pub mod rows;
+pub mod steps;
 pub mod wire;
 pub mod world;

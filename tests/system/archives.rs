@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
-use palisade_tests::daemon::Daemon;
-use palisade_tests::package::Package;
+use palisade_tests::daemon::{Daemon, DaemonOptions, other_user};
+use palisade_tests::package::{Entry, Package};
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
@@ -17,6 +17,16 @@ fn install(daemon: &Daemon, from: &str) -> Result<Value, ErrorBody> {
 
 fn guest() -> Package {
     Package::hostile("guest", "tame")
+}
+
+/// One that is quickly packed and unpacked, and only shows that it runs.
+fn small() -> Package {
+    Package::new("guest", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec())).with("restart", json!("never"))
+}
+
+fn expect_to_run(daemon: &Daemon, plugin: &str) {
+    let ended = daemon.agent().call(plugin, "echo", &json!(1)).expect_err("it exits with 3, which shows that it ran");
+    expect_text(&ended.message, "exited with code 3");
 }
 
 /// The package in one file, made as `palisade pack` makes it, and the digest that it is to have.
@@ -100,7 +110,7 @@ fn a_package_in_one_file_is_installed_and_called() {
     expect_text(&record, "else where/guest.tar.zst");
 
     fs::remove_file(&other).expect("it is ours");
-    let daemon = Daemon::start(palisade_tests::daemon::DaemonOptions::with([]).folder(daemon.kill_nine()));
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()));
     expect_echo(&daemon, "guest");
     daemon.stop_and_expect_no_orphans();
 }
@@ -109,9 +119,9 @@ fn a_package_in_one_file_is_installed_and_called() {
 #[test]
 fn a_bad_archive_changes_nothing() {
     let daemon = Daemon::with([Package::echo()]);
-    let (good, _) = packed(&daemon, &guest(), "good.tar.zst");
+    let (good, _) = packed(&daemon, &small(), "good.tar.zst");
     install(&daemon, good.to_str().expect("it is text")).expect("it is installed");
-    expect_echo(&daemon, "guest");
+    expect_to_run(&daemon, "guest");
     let before = everything(&daemon);
     let refused = |from: &str, code: ErrorCode, words: &str| {
         let refused = error(install(&daemon, from), code);
@@ -149,7 +159,7 @@ fn a_bad_archive_changes_nothing() {
         refused(&text, ErrorCode::ConfigurationInvalid, words);
     }
     // What is wrong with the package in it is said as of a folder.
-    let (wrong, _) = packed(&daemon, &guest().with("version", json!("one")), "wrong.tar.zst");
+    let (wrong, _) = packed(&daemon, &small().with("version", json!("one")), "wrong.tar.zst");
     refused(
         wrong.to_str().expect("it is text"),
         ErrorCode::ConfigurationInvalid,
@@ -171,7 +181,7 @@ fn a_bad_archive_changes_nothing() {
     ] {
         assert!(!Path::new(&out).exists(), "{}", out.display());
     }
-    expect_echo(&daemon, "guest");
+    expect_to_run(&daemon, "guest");
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -183,8 +193,192 @@ fn what_a_killed_daemon_was_unpacking_is_cleared_away() {
     let left = folder.path().join("state/store/staging/0/some/deep");
     fs::create_dir_all(&left).expect("it is ours");
     fs::write(left.join("file"), "half").expect("it is ours");
-    let daemon = Daemon::start(palisade_tests::daemon::DaemonOptions::with([]).folder(folder));
+    if let Some(uid) = other_user() {
+        for made in [left.join("file"), left.clone(), left.join(".."), left.join("../..")] {
+            std::os::unix::fs::chown(made, Some(uid), Some(uid)).expect("root may");
+        }
+    }
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
     assert_eq!(fs::read_dir(daemon.path().join("state/store/staging")).expect("it is there").count(), 0);
     expect_echo(&daemon, "echo");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Two who install the same version at the same time: it is installed once, and nothing is left of the other.
+#[test]
+fn one_version_is_installed_once() {
+    let daemon = Daemon::with([Package::echo()]);
+    let outcomes = |archives: [&Path; 2]| {
+        let mut agents = archives.map(|archive| {
+            let mut agent = daemon.agent();
+            let id = agent.begin("palisade", "install", &json!({ "path": archive }));
+            (agent, id)
+        });
+        agents.each_mut().map(|(agent, id)| agent.finish(*id))
+    };
+    let (one, _) = packed(&daemon, &small(), "one.tar.zst");
+    let (same, _) = packed(&daemon, &small(), "same.tar.zst");
+    let (other, _) = packed(&daemon, &small().with("description", json!("another")), "other.tar.zst");
+    let was_there = outcomes([&one, &same]).map(|outcome| outcome.expect("it is installed")["was_there"].clone());
+    assert!(was_there == [json!(false), json!(true)] || was_there == [json!(true), json!(false)], "{was_there:?}");
+    let before = everything(&daemon);
+    daemon.operate("uninstall", &json!({"plugin": "guest"})).expect("it is installed");
+    let [first, second] = outcomes([&one, &other]);
+    let (installed, refused) = if first.is_ok() { (first, second) } else { (second, first) };
+    let refused = error(refused, ErrorCode::InvalidParams);
+    expect_text(&refused.message, "guest 0.1.0 is there already, from ");
+    assert_eq!(installed.expect("one of them is installed")["was_there"], false);
+    let after = everything(&daemon);
+    assert_eq!((&after.0, &after.1[..2]), (&before.0, &before.1[..2]));
+    expect_to_run(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The disk of a daemon's state, of which as much is taken away as a test wants.
+struct Disk {
+    state: PathBuf,
+}
+
+impl Disk {
+    /// That of a daemon which has it in a mount namespace of its own.
+    fn of(daemon: &Daemon) -> Self {
+        let inside = daemon.path().join("state");
+        let inside = inside.strip_prefix("/").expect("it is absolute");
+        Self { state: PathBuf::from(format!("/proc/{}/root", daemon.pid())).join(inside) }
+    }
+
+    fn free(&self) -> u64 {
+        let status = rustix::fs::statvfs(&self.state).expect("it is mounted");
+        status.f_bfree * status.f_frsize
+    }
+
+    /// Leaves so much of it.
+    fn leave(&self, bytes: u64) {
+        let _ = fs::remove_file(self.state.join("filler"));
+        let taken = self.free().checked_sub(bytes).expect("there is as much");
+        let filler = vec![1; usize::try_from(taken).expect("it is small")];
+        fs::write(self.state.join("filler"), filler).expect("there is room for it");
+        assert_eq!(self.free(), bytes);
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.state.join("filler")).expect("it is there");
+    }
+}
+
+/// Wherever an installation is when the disk is full, it says so, nothing of it is there, and it succeeds when there is room.
+#[test]
+fn an_installation_for_which_there_is_no_room() {
+    if other_user().is_some() || !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can mount a small disk");
+        return;
+    }
+    const PAGE: u64 = 4096;
+    // Each version has a program of its own, of a mebibyte.
+    let large = |version: &str| {
+        let script = [b"#!/bin/sh\n#".to_vec(), version.repeat((1 << 20) / version.len()).into_bytes()].concat();
+        Package::new("large", Entry::Bytes(script)).with("version", json!(version))
+    };
+    let daemon = Daemon::start(DaemonOptions::with([small()]).small_disk(16384));
+    let disk = Disk::of(&daemon);
+    let staging = || fs::read_dir(disk.state.join("store/staging")).expect("it is there").count();
+    let known = || {
+        let list = daemon.operate("list", &json!({})).expect("there is a list");
+        let records = fs::read_dir(disk.state.join("installed")).expect("it is there").count();
+        (list["plugins"].as_array().map(Vec::len), list["rejected"].clone(), records, staging())
+    };
+    let fails = |from: &Path, free: u64, words: &str| {
+        let before = known();
+        disk.leave(free);
+        let refused = error(daemon.operate("install", &json!({ "path": from })), ErrorCode::ResourceExhausted);
+        expect_text(&refused.message, words);
+        assert_eq!(known(), before, "{words}");
+    };
+
+    // The archive is unpacked and copied; what it takes until then is twice what is in it.
+    let (archive, _) = packed(&daemon, &large("1.0.0"), "large.tar.zst");
+    fails(&archive, 0, "No space left on device");
+    fails(&archive, 512 << 10, "large.tar.zst cannot be unpacked: ");
+    fails(&archive, 1536 << 10, "in the store: No space left on device");
+    disk.empty();
+    daemon.operate("install", &json!({ "path": archive })).expect("there is room");
+    assert_eq!(known(), (Some(2), json!([]), 1, 0));
+
+    // A folder is copied, and then it is noted: in a file of its own, and in the database.
+    let folder = large("2.0.0").write(&daemon.path().join("elsewhere"), daemon.marker());
+    fails(&folder, 512 << 10, "in the store: No space left on device");
+    let mut free = 0;
+    let mut is_copied = false;
+    let mut seen = Vec::new();
+    loop {
+        disk.leave(free);
+        let before = known();
+        match daemon.operate("install", &json!({ "path": folder })) {
+            Ok(_) => break,
+            Err(refused) => {
+                assert_eq!(refused.code, ErrorCode::ResourceExhausted, "{}", refused.message);
+                assert_eq!(known(), before, "{}", refused.message);
+                seen.push(refused.message);
+            }
+        }
+        // Page by page where the program fits and what comes after it may not. Once it is in the store, nothing of it is copied again.
+        let programs = fs::read_dir(disk.state.join("store/files"))
+            .expect("it is there")
+            .filter(|file| file.as_ref().is_ok_and(|file| file.metadata().is_ok_and(|found| 1 << 20 < found.len())));
+        free = match programs.count() {
+            2 if !is_copied => 0,
+            1 if free < 250 * PAGE => free + 50 * PAGE,
+            _ => free + PAGE,
+        };
+        is_copied |= free == 0;
+        assert!(free < 4 << 20, "{seen:?}");
+    }
+    for words in ["/state/installed/large@2.0.0.json cannot be changed: No space left", "the registry's database "] {
+        assert!(seen.iter().any(|message| message.contains(words)), "{words}: {seen:#?}");
+    }
+    assert_eq!(known(), (Some(3), json!([]), 2, 0));
+    disk.empty();
+    expect_to_run(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What was removed can be had again from its archive; what is purged is gone, unless it is another version's as well.
+#[test]
+fn what_is_removed_is_kept_or_purged() {
+    let daemon = Daemon::with([Package::echo()]);
+    let mut digests = Vec::new();
+    for version in ["1.0.0", "2.0.0"] {
+        let package = guest().with("version", json!(version)).environment("HOSTILE_VERSION", version);
+        let (archive, digest) = packed(&daemon, &package, "guest.tar.zst");
+        install(&daemon, archive.to_str().expect("it is text")).expect("it is installed");
+        digests.push(digest);
+    }
+    daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
+    let state = daemon.path().join("state");
+    let is_there = |path: &str| state.join(path).exists();
+    let uninstall = |version: &str, purge: bool| {
+        let which = json!({"plugin": "guest", "version": version, "purge": purge});
+        daemon.operate("uninstall", &which).expect("it is installed")
+    };
+
+    let removed = uninstall("=2.0.0", false);
+    assert_eq!((&removed["purged"], is_there("data/guest")), (&json!(false), true));
+    let archive = removed["archive"].as_str().expect("it is kept").to_owned();
+    assert!(archive.ends_with("/state/archive/guest-2.0.0.tar.zst"), "{archive}");
+    assert_eq!(install(&daemon, &archive).expect("it is whole")["digest"], json!(digests[1]));
+    expect_echo(&daemon, "guest");
+
+    let shared = uninstall("=2.0.0", true);
+    assert_eq!((&shared["purged"], &shared["archive"]), (&json!(false), &Value::Null));
+    assert!(shared["data"].as_str().is_some_and(|data| data.ends_with("/data/guest")), "{shared}");
+    expect_echo(&daemon, "guest");
+    assert!(is_there("data/guest") && is_there("generations/guest"));
+
+    let purged = uninstall("=1.0.0", true);
+    assert_eq!((&purged["purged"], &purged["archive"], &purged["data"]), (&json!(true), &Value::Null, &Value::Null));
+    assert!(!is_there("data/guest") && !is_there("generations/guest"));
+    // It may come back, as if it had never been there.
+    install(&daemon, &archive).expect("what was kept before is there still");
+    assert_eq!(daemon.agent().call("guest", "data-held", &json!(1)), Ok(json!({"/data/held": "ok"})));
     daemon.stop_and_expect_no_orphans();
 }

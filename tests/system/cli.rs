@@ -279,3 +279,34 @@ fn members_of_the_sockets_group_are_let_in() {
     expect_text(&said, "palisade: error: this user may not use the socket ");
     daemon.stop_and_expect_no_orphans();
 }
+
+/// A package is packed, installed from that file and started, in three commands; what does not start is installed all the same.
+#[test]
+fn packed_installed_and_loaded() {
+    let daemon = Daemon::with([Package::echo()]);
+    let socket = daemon.socket();
+    let elsewhere = daemon.path().join("elsewhere");
+    let pack = |package: &Package, name: &str| {
+        let folder = package.write(&elsewhere, daemon.marker());
+        let archive = elsewhere.join(name).display().to_string();
+        let packed = palisade(&socket, &["--json", "pack", &folder.display().to_string(), "--out", &archive]);
+        assert_eq!(packed.status, Some(0), "{}", packed.stderr);
+        (archive, serde_json::from_str::<Value>(&packed.stdout).expect("it is JSON"))
+    };
+    let (archive, packed) = pack(&Package::hostile("guest", "tame"), "guest.tar.zst");
+    let installed = palisade(&socket, &["install", "--load", &archive]);
+    let digest = packed["digest"].as_str().expect("it is said");
+    let said = format!("guest 0.1.0 is installed, sha256 {digest}\nit is active\n");
+    assert_eq!((installed.status, installed.stdout.as_str(), installed.stderr.as_str()), (Some(0), said.as_str(), ""));
+
+    let script = Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec());
+    let (archive, _) = pack(&Package::new("failing", script).with("restart", json!("never")), "failing.tar.zst");
+    let installed = palisade(&socket, &["install", "--load", &archive]);
+    assert!(installed.stdout.starts_with("failing 0.1.0 is installed, sha256 "), "{}", installed.stdout);
+    assert_eq!(installed.status, Some(8), "{}", installed.stderr);
+    expect_text(&installed.stderr, "exited with code 3");
+    assert_eq!(daemon.status("failing").version, "0.1.0");
+    let removed = palisade(&socket, &["uninstall", "--purge", "failing"]);
+    assert_eq!((removed.status, removed.stdout.as_str()), (Some(0), "failing 0.1.0 is removed\nnothing of it stays\n"));
+    daemon.stop_and_expect_no_orphans();
+}

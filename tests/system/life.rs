@@ -419,11 +419,11 @@ fn a_socket_in_a_folder_that_does_not_exist() {
 
 /// A daemon that is stopped while it still copies packages does not finish them first.
 #[test]
-fn the_daemon_is_stopped_while_it_copies_packages() {
+fn the_daemon_is_stopped_while_it_reads_packages() {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let own = folder.path();
     let program = built("palisaded");
-    // Empty space, so that it costs this machine little; enough of it that the copy is seen under way.
+    // Empty space, so that it costs this machine little; enough of it that the reading is seen under way.
     for number in 0..4 {
         let id = format!("large-{number}");
         let package = own.join("plugins").join(&id);
@@ -444,9 +444,11 @@ fn the_daemon_is_stopped_while_it_copies_packages() {
     command.arg("--state-dir").arg(&state).arg("--socket").arg(own.join("s")).arg("--runtime-dir").arg(own.join("run"));
     command.arg("--plugins").arg(own.join("plugins")).env("HOME", own).stderr(std::process::Stdio::piped());
     let child = command.spawn().expect("it can be executed");
-    let staging = state.join("store/staging");
-    let copying = || std::fs::read_dir(&staging).is_ok_and(|mut entries| entries.next().is_some());
-    wait_for("a copy under way", || copying().then_some(()));
+    let descriptors = format!("/proc/{}/fd", child.id());
+    wait_for("a package that is read", || {
+        let mut open = std::fs::read_dir(&descriptors).ok()?.flatten();
+        open.any(|one| std::fs::read_link(one.path()).is_ok_and(|file| file.ends_with("blob"))).then_some(())
+    });
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("it is a pid"));
     nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
     let output = child.wait_with_output().expect("it is ours");
@@ -454,7 +456,10 @@ fn the_daemon_is_stopped_while_it_copies_packages() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     expect_text(&said, "asked to stop before the plugins were there");
     assert!(!said.contains(" ready "), "{said}");
-    assert!(!copying(), "a half copy is left");
+    assert!(
+        std::fs::read_dir(state.join("store/staging")).is_ok_and(|mut left| left.next().is_none()),
+        "a half copy is left"
+    );
 }
 
 /// What lies where the socket, the state or the runtime folder should be is named and left alone.
@@ -639,6 +644,8 @@ fn folders_that_are_left_out_of_a_package() {
     for warning in &warnings {
         assert_eq!(log.matches(warning).count(), 1, "{log}");
     }
+    // It is copied when it is first used.
+    expect_echo(&daemon, "hostile");
     let snapshot = Path::new(info["snapshot"]["path"].as_str().expect("it has been copied"));
     let mut there: Vec<_> = std::fs::read_dir(snapshot)
         .expect("it is there")
@@ -647,7 +654,6 @@ fn folders_that_are_left_out_of_a_package() {
     there.sort();
     assert_eq!(there, ["inner", "main", "plugin.json"]);
     assert!(!snapshot.join("inner/target").exists(), "wherever in the package it lies");
-    expect_echo(&daemon, "hostile");
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -674,6 +680,7 @@ fn the_store_does_not_only_grow() {
         }
         let daemon = Daemon::start(options);
         expect_echo(&daemon, "hostile");
+        expect_echo(&daemon, "echo");
         staged.push(digest(&daemon, "hostile"));
         used = Some(digest(&daemon, "echo"));
         folder = Some(daemon.kill_nine());
@@ -695,6 +702,7 @@ fn the_store_does_not_only_grow() {
     expected.extend(used);
     expected.insert(digest(&daemon, "hostile"));
     let snapshots = store.join("snapshots");
+    expect_echo(&daemon, "hostile");
     wait_for("the end of the sweep", || (names(&snapshots) == expected).then_some(()));
     assert_eq!(names(&store.join("staging")), BTreeSet::new());
     expect_echo(&daemon, "hostile");

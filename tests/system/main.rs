@@ -32,4 +32,5 @@ mod runtimes;
 mod starts;
 mod support;
 mod trust;
+mod updates;
 mod wire;

@@ -90,7 +90,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 20, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 21, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -518,6 +518,13 @@ fn every_operation_answers_what_the_page_says() {
     let listing = ask::<Value>(page, &daemon, "a permissions listing", "permissions", &of("asking"));
     assert_eq!(listing["plugins"][1]["definitions"][1], json!({"action": "wait", "change": "new"}), "{listing}");
     ask::<Value>(page, &daemon, "a permissions listing", "permissions", &of("missing"));
+    let third = asking("2.1.0", json!([{"name": "echo", "description": "Tells it"}, {"name": "wait"}]));
+    let third = json!({"plugin": "asking", "path": third["path"], "major": false, "force": false});
+    let updated = ask::<admin::Updates>(page, &daemon, "updates", "update", &third);
+    assert_eq!(updated["updates"][0]["updated"], true, "{updated}");
+    fs::remove_dir_all(daemon.path().join("elsewhere/asking")).expect("it is ours");
+    let failed = ask::<admin::Updates>(page, &daemon, "updates", "update", &json!({}));
+    assert_eq!(failed["failed"][0]["id"], "asking", "{failed}");
 
     // Packages come and go.
     let package = Package::hostile("guest", "tame").write(&daemon.path().join("elsewhere"), daemon.marker());
@@ -554,6 +561,13 @@ fn every_operation_answers_what_the_page_says() {
     daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed["data"].is_string(), "{removed}");
+    let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
+    let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
+    assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
+    ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
+    let purge = json!({"plugin": "guest", "purge": true});
+    let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &purge);
+    assert_eq!(removed["purged"], true);
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
 
     ask::<admin::Found>(page, &daemon, "what was found", "search", &json!({}));
@@ -564,9 +578,6 @@ fn every_operation_answers_what_the_page_says() {
     assert!(overview["capabilities"].as_array().expect("a list").contains(&custom), "{overview}");
     let hostile = ask::<admin::Overview>(page, &daemon, "an overview", "capabilities", &of("hostile"));
     assert_eq!(hostile["plugin"]["announced"], true);
-    let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
-    let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
-    assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
     let seen = ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     assert_eq!(seen["added"], json!([]), "{seen}");
     let late = Package::hostile("late", "tame");
@@ -730,6 +741,9 @@ fn the_types_of_the_client_are_the_pages() {
         ("Check", "a report", "checks[]."),
         ("Installation", "an installation", ""),
         ("Removal", "a removal", ""),
+        ("Updates", "updates", ""),
+        ("Update", "updates", "updates[]."),
+        ("NotUpdated", "updates", "failed[]."),
         ("Permissions", "permissions", ""),
         ("Permission", "permissions", "permissions[]."),
         ("Definition", "permissions", "definitions[]."),

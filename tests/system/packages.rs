@@ -3,13 +3,16 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::{Entry, Package};
+use palisade_tests::steps::Traced;
+use palisade_tests::wire::{BOUND, Next};
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, expect_text};
+use crate::support::{error, expect_echo, expect_text, in_the_guest};
 
 /// A package that lies where no plugin directory is.
 fn elsewhere(daemon: &Daemon, package: &Package) -> PathBuf {
@@ -63,6 +66,8 @@ fn what_is_installed_outlives_its_folder_and_the_daemon() {
 #[test]
 fn an_installation_goes_on_without_whoever_asked_for_it() {
     let daemon = Daemon::with([Package::echo()]);
+    // It is copied when it is first used.
+    expect_echo(&daemon, "echo");
     let folder = elsewhere(&daemon, &guest("1.0.0"));
     let mut agent = daemon.agent();
     agent.begin("palisade", "install", &json!({ "path": folder }));
@@ -235,41 +240,71 @@ fn without_its_database_the_daemon_has_its_packages() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// A daemon that is killed at whatever moment of an installation has the version whole or not at all, and can install it afterwards.
+/// A daemon that is killed before any step of an installation, each in turn, has the version whole or nothing of it, and can install it
+/// afterwards. The other package is as it was.
 #[test]
-fn a_daemon_that_is_killed_while_it_installs() {
+fn a_daemon_that_is_killed_before_each_step_of_an_installation() {
+    // Emulated, a daemon takes its time to start.
+    let stride = if in_the_guest() { 9 } else { 1 };
     let mut daemon = Daemon::with([Package::echo()]);
-    let mut kept = 0;
-    for round in 0..12_u64 {
-        let folder = elsewhere(&daemon, &guest("1.0.0"));
+    // It is copied when it is first used.
+    expect_echo(&daemon, "echo");
+    let (mut before, mut after) = (0, 0);
+    for step in (0..).step_by(stride) {
+        // Its contents are others each time, so that nothing of it is in the store.
+        let script = format!("#!/bin/sh\n# {step}\nexit 3\n").into_bytes();
+        let package = Package::new("guest", Entry::Bytes(script)).with("restart", json!("never"));
+        let folder = elsewhere(&daemon, &package);
         let mut agent = daemon.agent();
-        let asked = agent.begin("palisade", "install", &json!({ "path": folder }));
-        let _ = asked;
-        // Another moment in each round: none after the first of its traces was seen, and so on.
-        let state = daemon.path().join("state");
-        wait_for("a trace of it", || {
-            let there = |path: &str| fs::read_dir(state.join(path)).map_or(0, Iterator::count);
-            let traces = there("store/staging") + there("installed") + there("store/snapshots");
-            (traces as u64 >= round % 4).then_some(())
+        let traced = match Traced::of(daemon.pid()) {
+            Ok(traced) => traced,
+            Err(error) => {
+                println!("SKIPPED: the daemon cannot be traced here: {error}");
+                return;
+            }
+        };
+        let over = AtomicBool::new(false);
+        let came_so_far = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let id = agent.begin("palisade", "install", &json!({ "path": folder }));
+                while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
+                    if frame.id == id {
+                        over.store(true, Ordering::SeqCst);
+                    }
+                }
+            });
+            traced.kill_before(step, || over.load(Ordering::SeqCst))
         });
         daemon = restarted(daemon);
-        let list = listed(&daemon);
-        match list.len() {
-            1 => {}
-            2 => {
-                assert_eq!(list[1], "guest 1.0.0 true");
-                expect_echo(&daemon, "guest");
-                daemon.operate("uninstall", &json!({"plugin": "guest"})).expect("it is installed");
-                kept += 1;
-            }
-            _ => panic!("{list:?}"),
+        let list = daemon.operate("list", &json!({})).expect("there is a list");
+        assert_eq!(list["rejected"], json!([]), "step {step}: nothing is left half done");
+        let names = |folder: &str| {
+            let entries = fs::read_dir(daemon.path().join("state").join(folder)).expect("it is there");
+            entries.map(|entry| entry.expect("it is there").file_name().display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("store/staging"), [""; 0], "step {step}");
+        let (there, records) = (listed(&daemon), names("installed"));
+        if there.len() == 1 {
+            assert_eq!(records, [""; 0], "step {step}");
+            before += 1;
+            let installed = install(&daemon, &folder).expect("it can be installed");
+            assert_eq!(installed["was_there"], false);
+        } else {
+            assert_eq!(there, ["echo 0.1.0 true", "guest 0.1.0 true"], "step {step}");
+            after += 1;
         }
-        let rejected = daemon.operate("list", &json!({})).expect("there is a list")["rejected"].clone();
-        assert_eq!(rejected, json!([]), "nothing is left half done");
+        assert_eq!(names("installed"), ["guest@0.1.0.json"], "step {step}");
+        let ran =
+            daemon.agent().call("guest", "echo", &json!(1)).expect_err("it exits with 3, which shows that it ran");
+        expect_text(&ran.message, "exited with code 3");
+        expect_echo(&daemon, "echo");
+        daemon.operate("uninstall", &json!({"plugin": "guest", "purge": true})).expect("it is installed");
+        if !came_so_far {
+            break;
+        }
     }
-    eprintln!("installed in {kept} of 12 rounds");
-    install(&daemon, &elsewhere(&daemon, &guest("1.0.0"))).expect("it can be installed");
-    expect_echo(&daemon, "guest");
+    println!("of {} steps, {before} were before it was installed", before + after);
+    assert!(in_the_guest() || (10 < before && 2 < after), "{before} {after}");
     daemon.stop_and_expect_no_orphans();
 }
 

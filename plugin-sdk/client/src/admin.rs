@@ -251,6 +251,22 @@ impl<'a> Admin<'a> {
         self.request("uninstall", &Force { target: target.into(), force }).call().await
     }
 
+    /// The same, and what the plugin leaves goes too: its data, and what is remembered of it. Where other versions are there, that is
+    /// theirs and stays.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn purge(&self, target: impl Into<Target<'a>>, force: bool) -> Result<Removal, CallError> {
+        #[derive(Serialize)]
+        struct Purge<'a> {
+            #[serde(flatten)]
+            target: Target<'a>,
+            force: bool,
+            purge: bool,
+        }
+        self.request("uninstall", &Purge { target: target.into(), force, purge: true }).call().await
+    }
+
     /// What plugins ask for and what was decided: of one, or of all that ask for anything.
     ///
     /// # Errors
@@ -339,6 +355,30 @@ impl<'a> Admin<'a> {
     /// Any [`CallError`].
     pub async fn undeprecate(&self, target: impl Into<Target<'a>>) -> Result<PluginStatus, CallError> {
         self.request("deprecate", &Deprecate { target: target.into(), reason: None, undo: true }).call().await
+    }
+
+    /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. `major` also one
+    /// that may break whoever uses it.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn update(
+        &self,
+        plugin: Option<&str>,
+        path: Option<&str>,
+        major: bool,
+        force: bool,
+    ) -> Result<Updates, CallError> {
+        #[derive(Serialize)]
+        struct Update<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            plugin: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            path: Option<&'a str>,
+            major: bool,
+            force: bool,
+        }
+        self.request("update", &Update { plugin, path, major, force }).call().await
     }
 
     /// Has the supervisor look into the plugin directories again, and read everything; returns what that has changed.
@@ -618,9 +658,14 @@ pub struct Removal {
     pub version: String,
     /// Plugins that depended on it and are without it now, as `id version`.
     pub broken: Vec<String>,
-    /// The folder of its data, which stays.
+    /// The folder of its data, where that stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+    /// The archive of it that is kept, from which it can be installed again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+    /// Whether everything of the plugin is gone.
+    pub purged: bool,
 }
 
 /// What was found.
@@ -825,6 +870,46 @@ pub struct Deprecation {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What updates came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Updates {
+    /// Each plugin.
+    pub updates: Vec<Update>,
+    /// Those of which no newer version could be had.
+    pub failed: Vec<NotUpdated>,
+}
+
+/// What an update came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Update {
+    /// The plugin's id.
+    pub id: String,
+    /// The version that it had.
+    pub from: String,
+    /// The one that it has now.
+    pub version: String,
+    /// The digest of its snapshot, in hexadecimal.
+    pub digest: String,
+    /// From where it came.
+    pub source: String,
+    /// Whether anything was installed.
+    pub updated: bool,
+}
+
+/// Why a plugin was not updated.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NotUpdated {
+    /// The plugin's id.
+    pub id: String,
+    /// The name of the error.
+    pub code: String,
+    /// What is wrong: a sentence.
+    pub message: String,
 }
 
 /// What a look into the plugin directories has changed; plugins as `id version`.

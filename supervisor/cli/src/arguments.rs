@@ -98,22 +98,45 @@ pub(crate) enum Command {
         /// Grant all that it asks for without being asked
         #[arg(long, short)]
         yes: bool,
+        /// Start it as well, and wait until it is ready
+        #[arg(long)]
+        load: bool,
         /// Also where what it depends on is not there
         #[arg(long)]
         force: bool,
     },
-    /// Remove installed versions; their data stay
+    /// Remove installed versions; an archive of each is kept, and their data stay
     Uninstall {
         #[command(flatten)]
         targets: Targets,
         /// Also where others depend on them
         #[arg(long)]
         force: bool,
+        /// Keep no archive, and remove the data too, where no other version has them, and all that is remembered of the plugin
+        #[arg(long)]
+        purge: bool,
     },
     /// Let versions take calls again
     Enable(Targets),
     /// Stop versions, and let them take no calls until they are enabled
     Disable(Targets),
+    /// Install newer versions, from where plugins were installed
+    Update {
+        /// Which; otherwise all that were installed
+        plugin: Option<String>,
+        /// The folder, archive or file: URL that has the newer version
+        #[arg(long, value_name = "SOURCE", requires = "plugin")]
+        from: Option<PathBuf>,
+        /// Also a new major version, which may break whoever uses the plugin, without being asked
+        #[arg(long)]
+        major: bool,
+        /// Also where what it depends on is not there
+        #[arg(long)]
+        force: bool,
+        /// Grant all that it asks for without being asked
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Show what plugins ask for, and what was decided
     Permissions {
         /// PLUGIN or PLUGIN@VERSION; otherwise all that ask for anything

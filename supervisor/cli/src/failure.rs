@@ -73,6 +73,16 @@ impl Failure {
         self
     }
 
+    /// Whether it is an error of this code.
+    pub(crate) fn is(&self, code: ErrorCode) -> bool {
+        self.report.as_ref().is_some_and(|report| report.code == code.name())
+    }
+
+    /// What is wrong, as a sentence with an end.
+    pub(crate) fn sentence(&self) -> String {
+        self.report.as_ref().map(|report| format!("{}.", report.message)).unwrap_or_default()
+    }
+
     /// The same, unless it has one already.
     pub(crate) fn with_hint_if_none(self, hint: &str) -> Self {
         let has_one = self.report.as_ref().is_some_and(|report| report.hint.is_some());

@@ -1,8 +1,8 @@
-//! `install`, `uninstall` and `rescan`.
+//! `install`, `update`, `uninstall` and `rescan`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use palisade_client::admin::{Installation, Removal, Rescan};
+use palisade_client::admin::{Installation, PluginStatus, Removal, Rescan, Update as Updated, Updates};
 use palisade_protocol::ErrorCode;
 use serde::Serialize;
 
@@ -10,7 +10,15 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::permissions;
 use crate::plugins::{Target, show, target};
-use crate::screen::{Screen, Tone, harmless, one_line};
+use crate::screen::{Label, Screen, Tone, harmless, one_line};
+
+#[derive(Serialize)]
+struct Uninstall<'a> {
+    #[serde(flatten)]
+    target: Target<'a>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    purge: bool,
+}
 
 #[derive(Serialize)]
 struct Install<'a> {
@@ -19,16 +27,102 @@ struct Install<'a> {
     force: bool,
 }
 
+#[derive(Serialize)]
+struct Update<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plugin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a Path>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    major: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    force: bool,
+}
+
 /// `palisade install FOLDER|ARCHIVE|URL`
-pub(crate) async fn install(context: &Context, source: &Path, force: bool, yes: bool) -> Result<(), Failure> {
-    // The daemon's folder is another one.
-    let path = if is_url(source) { Ok(source.to_owned()) } else { std::path::absolute(source) };
-    let path =
-        path.map_err(|error| Failure::code(ErrorCode::InvalidParams, format!("{}: {error}", source.display())))?;
+pub(crate) async fn install(
+    context: &Context,
+    source: &Path,
+    load: bool,
+    force: bool,
+    yes: bool,
+) -> Result<(), Failure> {
+    let path = absolute(source)?;
     let answer = context.operate("install", &Install { path: &path, force }).await?;
     let installed: Installation = answer.decode()?;
     show(context, &answer, |_, screen| Ok(installation_text(&installed, screen)))?;
-    permissions::after_install(context, &installed, yes).await
+    permissions::after_install(context, &installed.id, &installed.version, yes).await?;
+    if load { start(context, &installed).await } else { Ok(()) }
+}
+
+/// As the daemon finds it, whose folder is another one.
+fn absolute(source: &Path) -> Result<PathBuf, Failure> {
+    let path = if is_url(source) { Ok(source.to_owned()) } else { std::path::absolute(source) };
+    path.map_err(|error| Failure::code(ErrorCode::InvalidParams, format!("{}: {error}", source.display())))
+}
+
+/// What an update may do without being asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Leave {
+    pub(crate) major: bool,
+    pub(crate) force: bool,
+    pub(crate) yes: bool,
+}
+
+/// `palisade update [PLUGIN]`
+pub(crate) async fn update(
+    context: &Context,
+    plugin: Option<&str>,
+    from: Option<&Path>,
+    leave: Leave,
+) -> Result<(), Failure> {
+    let path = from.map(absolute).transpose()?;
+    let wanted = Update { plugin, path: path.as_deref(), major: leave.major, force: leave.force };
+    let answer = match context.operate("update", &wanted).await {
+        Err(failure) if failure.is(ErrorCode::ConsentRequired) && !leave.major && permissions::can_ask(context) => {
+            let question = format!("{} Install it? [y/N] ", harmless(&failure.sentence()));
+            if !permissions::is_confirmed(&question) {
+                return Err(failure);
+            }
+            context.operate("update", &Update { major: true, ..wanted }).await?
+        }
+        answer => answer?,
+    };
+    let all: Updates = answer.decode()?;
+    show(context, &answer, |_, screen| Ok(all.updates.iter().map(|one| update_text(one, screen)).collect()))?;
+    for Updated { id, version, .. } in all.updates.iter().filter(|one| one.updated) {
+        permissions::after_install(context, id, version, leave.yes).await?;
+    }
+    for failed in &all.failed {
+        let text = format!("{}: {}", one_line(&failed.id), harmless(&failed.message));
+        let _ = context.screen.error_line(&context.screen.labelled(Label::Error, &text));
+    }
+    let code = all.failed.first().map(|failed| ErrorCode::from_name(&failed.code).unwrap_or(ErrorCode::Internal));
+    code.map_or(Ok(()), |code| Err(Failure::silent(code.exit_status())))
+}
+
+fn update_text(updated: &Updated, screen: &Screen) -> String {
+    let Updated { id, from, version, source, updated, .. } = updated;
+    let what = screen.tone(&format!("{} {}", one_line(id), one_line(version)), Tone::Strong);
+    match updated {
+        true => format!("{what} is installed, after {}\n", one_line(from)),
+        false => format!("{what} is the newest that there is in {}\n", harmless(source)),
+    }
+}
+
+/// Starts what was installed. Whatever becomes of that, it is installed.
+async fn start(context: &Context, installed: &Installation) -> Result<(), Failure> {
+    let Installation { id, version, .. } = installed;
+    let only = format!("={version}");
+    let target = Target { plugin: id, version: Some(&only), force: false };
+    let answer = context.operate("start", &target).await.map_err(|failure| {
+        let installed = format!("{id} {version} is installed all the same");
+        failure.about(&format!("{id} {version} was not started")).with_hint_if_none(&installed)
+    })?;
+    show(context, &answer, |answer, _| {
+        let status: PluginStatus = answer.decode()?;
+        Ok(format!("it is {}\n", one_line(&status.state)))
+    })
 }
 
 /// Which of them it can use is the daemon's to say.
@@ -44,23 +138,32 @@ fn installation_text(installed: &Installation, screen: &Screen) -> String {
 }
 
 /// `palisade uninstall PLUGIN…`, one after the other.
-pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool) -> Result<(), Failure> {
+pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool, purge: bool) -> Result<(), Failure> {
     for plugin in plugins {
-        let answer = context.operate("uninstall", &Target { force, ..target(plugin) }).await;
+        let target = Target { force, ..target(plugin) };
+        let answer = context.operate("uninstall", &Uninstall { target, purge }).await;
         let answer = answer.map_err(|failure| if plugins.len() > 1 { failure.about(plugin) } else { failure })?;
-        show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, screen)))?;
+        show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, purge, screen)))?;
     }
     Ok(())
 }
 
-fn removal_text(removed: &Removal, screen: &Screen) -> String {
+fn removal_text(removed: &Removal, purge: bool, screen: &Screen) -> String {
     let what = screen.tone(&format!("{} {}", one_line(&removed.id), one_line(&removed.version)), Tone::Strong);
     let mut text = format!("{what} is removed\n");
     for broken in &removed.broken {
         text += &screen.tone(&format!("{} is without it now\n", one_line(broken)), Tone::Careful);
     }
     if let Some(data) = &removed.data {
-        text += &format!("its data stay in {}\n", harmless(data));
+        let whose =
+            if purge { "other versions of it are there, and its data are theirs: they stay" } else { "its data stay" };
+        text += &format!("{whose} in {}\n", harmless(data));
+    }
+    if removed.purged {
+        text += "nothing of it stays\n";
+    }
+    if let Some(archive) = &removed.archive {
+        text += &format!("to have it again: palisade install {}\n", harmless(archive));
     }
     text
 }
@@ -112,11 +215,21 @@ mod tests {
             version: "1.0.0".into(),
             broken: vec!["other 2.0.0".into()],
             data: Some("/var/lib/\x1b".into()),
+            archive: Some("/var/lib/echo.tar.zst".into()),
+            purged: false,
         };
         assert_eq!(
-            removal_text(&removed, &Screen::plain()),
-            "echo 1.0.0 is removed\nother 2.0.0 is without it now\nits data stay in /var/lib/\\u{1b}\n"
+            removal_text(&removed, false, &Screen::plain()),
+            "echo 1.0.0 is removed\nother 2.0.0 is without it now\nits data stay in /var/lib/\\u{1b}\n\
+             to have it again: palisade install /var/lib/echo.tar.zst\n"
         );
+        let shared = Removal { broken: vec![], archive: None, ..removed };
+        assert_eq!(
+            removal_text(&shared, true, &Screen::plain()),
+            "echo 1.0.0 is removed\nother versions of it are there, and its data are theirs: they stay in /var/lib/\\u{1b}\n"
+        );
+        let purged = Removal { data: None, purged: true, ..shared };
+        assert_eq!(removal_text(&purged, true, &Screen::plain()), "echo 1.0.0 is removed\nnothing of it stays\n");
         let found = Rescan {
             added: vec!["a 1.0.0".into()],
             changed: vec!["b 1.0.0".into()],

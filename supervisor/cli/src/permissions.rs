@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use palisade_client::Raw;
-use palisade_client::admin::{Installation, Permissions};
+use palisade_client::admin::Permissions;
 use palisade_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 
@@ -130,9 +130,9 @@ pub(crate) async fn revoke(
 }
 
 /// Asks about what a version wants that has just been installed, if it waits for that.
-pub(crate) async fn after_install(context: &Context, installed: &Installation, yes: bool) -> Result<(), Failure> {
-    let exactly = format!("={}", installed.version);
-    let which = Which { plugin: Some(&installed.id), version: Some(&exactly) };
+pub(crate) async fn after_install(context: &Context, id: &str, version: &str, yes: bool) -> Result<(), Failure> {
+    let exactly = format!("={version}");
+    let which = Which { plugin: Some(id), version: Some(&exactly) };
     let listed: Listed = context.operate("permissions", &which).await?.decode()?;
     match listed.plugins.into_iter().find(|one| one.awaits_consent) {
         None => Ok(()),
@@ -149,7 +149,6 @@ pub(crate) async fn after_install(context: &Context, installed: &Installation, y
 /// Returns what was decided, if anything was.
 async fn ask(context: &Context, one: &Permissions, yes: bool) -> Result<Option<Raw>, Failure> {
     let name = format!("{}@{}", one_line(&one.plugin), one_line(&one.version));
-    let can_ask = !context.json && io::stdin().is_terminal() && context.screen.stderr_is_terminal;
     if !yes {
         print(&one_text(one, &context.screen))?;
     }
@@ -163,11 +162,10 @@ async fn ask(context: &Context, one: &Permissions, yes: bool) -> Result<Option<R
     }
     if !yes {
         let later = format!("`palisade grant {name}` grants it, `palisade revoke {name}` has it run without\n");
-        if !can_ask {
+        if !can_ask(context) {
             return print(&later).map(|()| None);
         }
-        eprint_now("Grant all of this? [y/N] ");
-        if !matches!(answered().as_deref(), Some("y" | "yes")) {
+        if !is_confirmed("Grant all of this? [y/N] ") {
             return print(&format!("nothing is granted, and it takes no calls; {later}")).map(|()| None);
         }
     }
@@ -189,6 +187,17 @@ fn asked(one: &Permissions) -> impl Iterator<Item = &str> {
 /// Whether it says nothing of for what, although it could.
 fn is_open(permission: &str) -> bool {
     permission != "execute_code" && !permission.contains(':')
+}
+
+/// Whether somebody is there to be asked.
+pub(crate) fn can_ask(context: &Context) -> bool {
+    !context.json && io::stdin().is_terminal() && context.screen.stderr_is_terminal
+}
+
+/// Asks, and takes anything but a yes for a no.
+pub(crate) fn is_confirmed(question: &str) -> bool {
+    eprint_now(question);
+    matches!(answered().as_deref(), Some("y" | "yes"))
 }
 
 fn eprint_now(text: &str) {

@@ -6,10 +6,10 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::service::{NoParams, Service, StatusParams, StopParams, Which, parameters, value};
+use super::service::{NoParams, Service, StatusParams, Which, parameters, value};
 use crate::model::search::Said;
 use crate::packages::consent::{self, Grant, Revocation};
-use crate::packages::{Packages, Trusting, search};
+use crate::packages::{Leave, Leaving, Packages, Trusting, search};
 
 /// Their names.
 pub(super) const NAMES: &[&str] = &[
@@ -26,6 +26,7 @@ pub(super) const NAMES: &[&str] = &[
     "capabilities",
     "deprecate",
     "rescan",
+    "update",
 ];
 
 #[derive(Deserialize)]
@@ -80,6 +81,28 @@ struct SearchParams {
     state: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UninstallParams {
+    plugin: String,
+    version: Option<String>,
+    #[serde(default)]
+    force: bool,
+    #[serde(default)]
+    purge: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateParams {
+    plugin: Option<String>,
+    path: Option<String>,
+    #[serde(default)]
+    major: bool,
+    #[serde(default)]
+    force: bool,
+}
+
 impl Service {
     /// Performs one of them. What was begun comes to its end, also when whoever asked for it does not wait any more.
     pub(super) async fn package_operation(&self, who: &str, action: &str, params: &[u8]) -> Result<Value, ErrorBody> {
@@ -91,9 +114,10 @@ impl Service {
                 value(&to_its_end(async move { packages.install(&path, force, &who).await }).await?)
             }
             "uninstall" => {
-                let StopParams { plugin, version, force } = parameters(params)?;
+                let UninstallParams { plugin, version, force, purge } = parameters(params)?;
                 let packages = self.changeable()?;
-                let work = async move { packages.uninstall(&plugin, version.as_deref(), force, &who).await };
+                let leaving = if purge { Leaving::Purged } else { Leaving::Kept };
+                let work = async move { packages.uninstall(&plugin, version.as_deref(), force, leaving, &who).await };
                 value(&to_its_end(work).await?)
             }
             "permissions" => {
@@ -150,6 +174,12 @@ impl Service {
             "stats" => {
                 let StatusParams { plugin, version } = parameters(params)?;
                 value(&self.packages()?.usage(plugin.as_deref(), version.as_deref()).await?)
+            }
+            "update" => {
+                let UpdateParams { plugin, path, major, force } = parameters(params)?;
+                let packages = self.changeable()?;
+                let leave = Leave { major, force };
+                value(&to_its_end(async move { packages.updates(plugin, path, leave, &who).await }).await?)
             }
             "rescan" => {
                 parameters::<NoParams>(params)?;

@@ -132,8 +132,8 @@ pub const ACTIONS: &[Row] = &[
     ),
     (
         "uninstall",
-        "Removes an installed version; its data stay.",
-        &[PLUGIN, VERSION, ("force", "boolean", false)],
+        "Removes an installed version; its data stay, unless they are purged.",
+        &[PLUGIN, VERSION, ("force", "boolean", false), ("purge", "boolean", false)],
         false,
     ),
     ("enable", "Has a version take calls again.", &[PLUGIN, VERSION], false),
@@ -179,6 +179,12 @@ pub const ACTIONS: &[Row] = &[
         false,
     ),
     ("capabilities", "Who can do what, or what a plugin can do.", &[PLUGIN_OPTIONAL, VERSION], false),
+    (
+        "update",
+        "Installs newer versions, from where plugins were installed or from elsewhere.",
+        &[PLUGIN_OPTIONAL, ("path", "string", false), ("major", "boolean", false), ("force", "boolean", false)],
+        false,
+    ),
     ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
@@ -200,6 +206,7 @@ pub const CHANGES: &[&str] = &[
     "revoke",
     "deprecate",
     "rescan",
+    "update",
     "shutdown",
 ];
 

@@ -3,11 +3,13 @@
 //! A version about which something has to be said takes no calls; others of its plugin do. What was said holds for the plugin, so that
 //! an update is asked about for what grew. An answer takes effect at once: the plugin is made anew with what it may do now.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -167,7 +169,7 @@ impl Packages {
             Some(definitions) => definitions == consent::Definitions::Ask,
         };
         let wants_bytes = manifest.signature.is_some() || (asks && !manifest.actions.is_empty());
-        let bytes = snapshot.filter(|_| wants_bytes).and_then(manifest_bytes);
+        let bytes = snapshot.filter(|_| wants_bytes).and_then(|snapshot| manifest_bytes(found, snapshot));
         let signer = snapshot.zip(bytes.as_deref()).and_then(|(snapshot, bytes)| {
             let candidate = Candidate { manifest, bytes, checksum: &snapshot.checksum };
             self.around.host.rules.signer(candidate, SystemTime::now())
@@ -549,12 +551,16 @@ fn not_to_be_taken(item: &Item, all: &[Item], handle: &Handle) -> ErrorBody {
         .with_hint(format!("it asks for {asked}"))
 }
 
-/// The bytes of the plugin.json of a snapshot.
-fn manifest_bytes(snapshot: &Snapshot) -> Option<Vec<u8>> {
+/// The bytes that the manifest was read from: in the snapshot, or where none is made yet, in what it will be made from.
+fn manifest_bytes(found: &Found, snapshot: &Snapshot) -> Option<Vec<u8>> {
+    let folder = if snapshot.is_presumed { &found.path } else { &snapshot.path };
     let mut bytes = Vec::new();
-    let file = File::open(snapshot.path.join("plugin.json")).ok()?;
+    // It may be something else by now, which is not followed and not waited for.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(folder.join("plugin.json")).ok()?;
     file.take(MANIFEST_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    // Another one by now says nothing of this one.
+    Manifest::parse(&bytes).is_ok_and(|(read, _)| read == found.manifest).then_some(bytes)
 }
 
 /// Each action of a manifest by its name, with the digest of what agents are told of it. How long it may take and how often it may run

@@ -1,8 +1,8 @@
 //! What lies in the plugin directories, without reading again what an earlier look has read.
 //!
-//! A package whose stamp holds is presumed to be what it was: its manifest comes from the database, and its snapshot is one that the store
-//! has. What is required of packages is asked anew each time, for the rules, the keys and the time may be others. Before a plugin is first
-//! used, its package is copied and checked like any other, so what is remembered can be wrong and costs time only.
+//! A package whose stamp holds is presumed to be what it was: its manifest and its digests come from the database. Any other is read and
+//! hashed. What is required of packages is asked anew each time, for the rules, the keys and the time may be others. Nothing is copied
+//! before a plugin is first used; then its copy is checked for itself, so what is remembered can be wrong and costs time only.
 //!
 //! Invariants: what is found does not depend on the order in which a folder lists its entries, nor on what is remembered; a package that
 //! cannot be used keeps no other from being used.
@@ -108,7 +108,7 @@ fn look_through(
     rejected.sort_by_cached_key(|rejected| places.get(&rejected.path).copied());
     let admitted = blocking::share(&winners, |read| match &read.admitted {
         Some(_) => None,
-        None => Some(admission::admit(store, rules, &read.found.path, &read.found.manifest)),
+        None => Some(admission::examine(store, rules, &read.found.path, (&read.found.manifest, &read.text))),
     });
     let mut looked = Looked { staged: Vec::with_capacity(winners.len()), rejected };
     let mut new = Vec::new();
@@ -202,4 +202,101 @@ fn form(rules: &Rules) -> Option<String> {
     let user = rustix::process::geteuid().as_raw();
     let all = format!("{} {own:?} {user}\n{}", env!("CARGO_PKG_VERSION"), rules.inspection());
     Some(crate::trust::tree::hex(&Sha256::digest(all)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::model::check::Checks;
+    use crate::model::trust::Settings;
+
+    const STEPS: usize = 150;
+
+    /// What was found, with all that can be told of it.
+    fn told(looked: &Looked) -> (Vec<String>, Vec<Rejected>) {
+        let staged = looked.staged.iter().map(|(found, snapshot)| {
+            let Manifest { id, version, description, .. } = &found.manifest;
+            let snapshot = snapshot.as_ref().map(|snapshot| (&snapshot.digest, &snapshot.checksum));
+            let snapshot = snapshot.map_err(|failure| &failure.message);
+            format!("{id} {version} {description:?} {:?} {:?} {snapshot:?}", found.path, found.warnings)
+        });
+        (staged.collect(), looked.rejected.clone())
+    }
+
+    fn one_of<'a>(random: &mut fastrand::Rng, all: &[&'a str]) -> &'a str {
+        all[random.usize(..all.len())]
+    }
+
+    /// One change of many kinds, to one of a few packages that often have the same id and version.
+    fn change(random: &mut fastrand::Rng, directories: &[PathBuf]) {
+        let directory = &directories[random.usize(..directories.len())];
+        let folder = directory.join(one_of(random, &["a", "b", "c"]));
+        let manifest = |random: &mut fastrand::Rng| {
+            serde_json::json!({
+                "id": one_of(random, &["one", "two"]), "name": "N", "entry_point": "main",
+                "version": one_of(random, &["1.0.0", "1.1.0"]), "description": one_of(random, &["this", "that"]),
+            })
+            .to_string()
+        };
+        match random.usize(..9) {
+            0 => drop(fs::remove_dir_all(&folder)),
+            1 if folder.is_dir() => drop(fs::write(folder.join("plugin.json"), "{\"id\": ")),
+            2 if folder.is_dir() => drop(fs::write(folder.join("more"), one_of(random, &["x", "y"]))),
+            3 if folder.is_dir() => drop(std::os::unix::fs::symlink("/etc/passwd", folder.join("link"))),
+            4 if folder.is_dir() => drop(fs::create_dir(folder.join("target"))),
+            5 => {
+                let other = directories[random.usize(..directories.len())].join(one_of(random, &["a", "b", "c"]));
+                drop(fs::rename(&folder, other));
+            }
+            6 if folder.is_dir() => drop(fs::write(folder.join("plugin.json"), manifest(random))),
+            _ => {
+                let _ = fs::remove_dir_all(&folder);
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join("plugin.json"), manifest(random)).unwrap();
+                fs::write(folder.join("main"), "#!/bin/sh\n").unwrap();
+                fs::set_permissions(folder.join("main"), fs::Permissions::from_mode(0o755)).unwrap();
+            }
+        }
+    }
+
+    /// Whatever becomes of the packages, who remembers finds what who remembers nothing finds.
+    #[test]
+    fn what_is_remembered_changes_nothing_that_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let directories = ["first", "second"].map(|name| folder.path().join(name));
+        for directory in &directories {
+            fs::create_dir(directory).unwrap();
+        }
+        let store = Store::open(folder.path().join("store"), tempfile::tempfile().unwrap()).unwrap();
+        let rules = Rules::open(Settings::default(), Checks::default());
+        let remembering = Database::open(&folder.path().join("registry.sqlite3"));
+        // It is in memory alone.
+        let forgetful = Database::open(&folder.path().join("gone/registry.sqlite3"));
+        let mut random = fastrand::Rng::with_seed(11);
+        for step in 0..STEPS {
+            for _ in 0..random.usize(..3) {
+                change(&mut random, &directories);
+            }
+            let looked = look(&directories, &store, &rules, &remembering).unwrap();
+            let anew = look_anew(registry::list(&directories).unwrap(), &store, &rules, &forgetful);
+            assert_eq!(told(&looked), told(&anew), "step {step}");
+        }
+        // And it does remember, once what was written is old enough.
+        let folder = directories[0].join("z");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("plugin.json"), r#"{"id": "z", "name": "Z", "version": "1.0.0", "entry_point": "z"}"#)
+            .unwrap();
+        let begun = std::time::Instant::now();
+        loop {
+            look(&directories, &store, &rules, &remembering).unwrap();
+            let remembered = remembering.remembered(&form(&rules).unwrap()).unwrap();
+            if remembered.iter().any(|one| one.path == folder) {
+                break;
+            }
+            assert!(begun.elapsed().as_secs() < 60, "nothing is remembered");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! How a version is installed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
@@ -30,6 +30,17 @@ pub struct Installed {
     pub was_there: bool,
 }
 
+/// A package that is in the store, and not installed yet.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub found: Found,
+    pub snapshot: Snapshot,
+    /// From where it was taken.
+    pub source: PathBuf,
+    /// Whether it is to take calls.
+    pub enabled: bool,
+}
+
 impl Packages {
     /// Installs the package in this folder, or in this archive, by its path or a `file:` URL; it is not needed afterwards.
     ///
@@ -42,11 +53,20 @@ impl Packages {
     pub async fn install(&self, from: &str, force: bool, who: &str) -> Result<Installed, ErrorBody> {
         let source = source::path_of(from)?;
         let _one_change = self.changing.lock().await;
-        let (found, snapshot) = run({
-            let (store, host, source) = (self.around.store.clone(), self.around.host.clone(), source.clone());
-            move || take_in(&store, &host.rules, &source)
-        })
-        .await??;
+        let (found, snapshot) = self.take_in(&source).await?;
+        let enabled = found.manifest.default_enabled;
+        self.put_in(Taken { found, snapshot, source, enabled }, force, who).await
+    }
+
+    /// Copies a package into the store, for good, and reads the copy.
+    pub(super) async fn take_in(&self, source: &Path) -> Result<(Found, Snapshot), ErrorBody> {
+        let (store, host, source) = (self.around.store.clone(), self.around.host.clone(), source.to_owned());
+        run(move || take_in(&store, &host.rules, &source)).await?
+    }
+
+    /// Has a package that was copied be an installed one. The caller sees to it that nothing else changes meanwhile.
+    pub(super) async fn put_in(&self, taken: Taken, force: bool, who: &str) -> Result<Installed, ErrorBody> {
+        let Taken { found, snapshot, source, enabled } = taken;
         let (id, version) = (found.manifest.id.clone(), found.manifest.version.clone());
         let mut answer = Installed {
             id: id.to_string(),
@@ -95,7 +115,7 @@ impl Packages {
         })
         .await??;
         let handle = self.make(found, Ok(snapshot));
-        handle.set_enabled(handle.blueprint().manifest.default_enabled);
+        handle.set_enabled(enabled);
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());
         self.live.replace(registry);

@@ -15,6 +15,9 @@ use crate::trust::Rules;
 /// No record is longer.
 pub(super) const RECORD_BYTES_MAX: u64 = 64 << 10;
 
+/// With what the name ends while it is written.
+const HALF: &str = "new";
+
 /// One installed version, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -56,9 +59,20 @@ pub(super) fn source_of(path: &Path) -> Option<PathBuf> {
     serde_json::from_slice::<Record>(&text).ok().map(|record| record.source.into())
 }
 
+/// Removes what a crash left half written.
+pub(super) fn clear(records: &Path) {
+    let half = |path: &Path| path.extension().is_some_and(|end| end == HALF);
+    let entries = fs::read_dir(records).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in entries.filter(|path| half(path)) {
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(file = %path.display(), %error, "what is half written stays");
+        }
+    }
+}
+
 /// Writes it so that it is there whole, and for good, or not at all.
 pub(super) fn write(path: &Path, record: &Record) -> io::Result<()> {
-    let staging = path.with_extension("new");
+    let staging = path.with_extension(HALF);
     let written = || {
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&staging)?;

@@ -1,19 +1,22 @@
 //! How an installed version is removed.
 
+use std::fmt::Display;
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use serde::Serialize;
 
 use super::record::sync_parent;
-use super::{Packages, lock, no_room, run, the_one};
+use super::{Packages, archived, lock, no_room, run, the_one};
 use crate::blocking;
 use crate::events::EventKind;
 use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
 use crate::registry::Registry;
+use crate::store::remove_tree;
 
 /// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,24 +27,39 @@ pub struct Removed {
     pub version: String,
     /// plugins that depended on it and are without it now,
     pub broken: Vec<String>,
-    /// and the folder of its data, which stays.
+    /// the folder of its data, where that stays,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
+    /// the archive of it that is kept,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<PathBuf>,
+    /// and whether everything of the plugin is gone.
+    pub purged: bool,
+}
+
+/// What becomes of what a version leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// It is kept: an archive of the version, and the plugin's data.
+    Kept,
+    /// It goes, the data too unless other versions have them.
+    Purged,
 }
 
 impl Packages {
-    /// Removes an installed version: its calls end as at a stop, and its data stay.
+    /// Removes an installed version: its calls end as at a stop.
     ///
     /// Not cancel safe: it may be removed, and not stopped yet.
     ///
     /// # Errors
     /// `plugin_not_found`, `version_not_found`; `invalid_params` where it lies in a plugin directory, where several fit, or where others
-    /// depend on it, unless `force` is given.
+    /// depend on it, unless `force` is given; `resource_exhausted` where it cannot be removed, or what it leaves cannot, as it then says.
     pub async fn uninstall(
         &self,
         plugin: &str,
         version: Option<&str>,
         force: bool,
+        leaving: Leaving,
         who: &str,
     ) -> Result<Removed, ErrorBody> {
         let _one_change = self.changing.lock().await;
@@ -62,6 +80,8 @@ impl Packages {
                 .with_hint("remove those first, or use --force, and they are without it"));
         }
         let entry = self.entry("uninstall", who, &id, &version, String::new());
+        // Held until it is archived, so that no sweep takes it.
+        let snapshot = handle.blueprint().snapshot().ok();
         let database = self.database.clone();
         run(move || {
             fs::remove_file(&record).and_then(|()| sync_parent(&record)).map_err(|error| no_room(&record, &error))?;
@@ -83,6 +103,22 @@ impl Packages {
         let data = handle.blueprint().data_folder();
         // Versions share it. One that was made beforehand and never used is nothing to be kept.
         let is_shared = self.registry()?.versions(&id).next().is_some();
+        let (mut archive, mut purged) = (None, false);
+        match (leaving, snapshot) {
+            (Leaving::Purged, _) if !is_shared => {
+                self.purge(&id, &version, &data, who).await?;
+                purged = true;
+            }
+            (Leaving::Kept, Some(snapshot)) => {
+                let (folder, name) = (self.archived.clone(), format!("{id}-{version}"));
+                let kept = run(move || archived::keep(&folder, &snapshot.path, &name)).await?;
+                // It is gone all the same, as was wanted.
+                archive = kept
+                    .inspect_err(|error| tracing::warn!(plugin = %id, %error, "no archive is kept of what was removed"))
+                    .ok();
+            }
+            _ => {}
+        }
         let stays = is_shared
             || run({
                 let data = data.clone();
@@ -97,7 +133,36 @@ impl Packages {
                 tracing::warn!(%error, "superfluous snapshots stay until the next start");
             }
         });
-        Ok(Removed { id: id.to_string(), version: version.to_string(), broken, data: stays.then_some(data) })
+        let data = stays.then_some(data);
+        Ok(Removed { id: id.to_string(), version: version.to_string(), broken, data, archive, purged })
+    }
+
+    /// Removes whatever is kept of an id of which no version is there any more: its data, the numbers of its generations, and all that
+    /// the database has of it, which `Database::forget` names.
+    async fn purge(&self, id: &PluginId, version: &Version, data: &Path, who: &str) -> Result<(), ErrorBody> {
+        // In this daemon's life the numbers go on.
+        let (data, numbers) = (data.to_owned(), self.generations.join(id.as_str()));
+        let entry = self.entry("purge", who, id, version, String::new());
+        let database = self.database.clone();
+        let left = |what: &str, error: &dyn Display| {
+            let message = format!("{id} {version} is removed, and {what} cannot be: {error}");
+            ErrorBody::new(ErrorCode::ResourceExhausted, message)
+        };
+        let done = run(move || {
+            remove_tree(&data).map_err(|error| ("its data", error.to_string()))?;
+            match fs::remove_file(&numbers) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(("the numbers of its processes", error.to_string()));
+                }
+                _ => {}
+            }
+            database.forget(&entry).map_err(|error| ("what the database has of it", error.to_string()))
+        })
+        .await?;
+        done.map_err(|(what, error)| left(what, &error))?;
+        lock(&self.consents).remove(id);
+        // What was counted and not yet written down goes as well.
+        self.forget_statistics(id, version).await
     }
 }
 

@@ -7,6 +7,7 @@ use crate::events::EventKind;
 use crate::model::generation::StopWhy;
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{self, Found, Registry};
+use crate::store::Snapshot;
 
 impl Packages {
     /// Has a version take calls, or take none. One that is disabled is stopped; other versions are as they were.
@@ -42,7 +43,13 @@ impl Packages {
         }
         // It begins as a daemon that starts would have it begin, with nothing held against it.
         let (blueprint, snapshot) = (handle.blueprint(), handle.blueprint().snapshot());
-        let read = snapshot.as_ref().ok().and_then(|snapshot| registry::read(&snapshot.path).ok());
+        // Where there is no copy yet, it is what would be copied.
+        let folder = |snapshot: &Snapshot| match snapshot.is_presumed {
+            true => blueprint.source.clone(),
+            false => snapshot.path.clone(),
+        };
+        let read = snapshot.as_ref().ok().and_then(|snapshot| registry::read(&folder(snapshot)).ok());
+        let read = read.filter(|read| read.manifest == blueprint.manifest);
         let anew = match read {
             Some(found) => {
                 let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));

@@ -136,7 +136,7 @@ impl Watcher {
     async fn refresh(&mut self, directories: Vec<PathBuf>) -> io::Result<Option<String>> {
         let (kernel, old) = (self.kernel.clone(), std::mem::take(&mut self.watched));
         let (watched, missed) = blocking::run(move || {
-            let mut adding = Adding { kernel: kernel.get_ref(), watched: HashSet::new(), missed: None };
+            let mut adding = Adding::new(kernel.get_ref(), WATCHES_MAX);
             for directory in &directories {
                 adding.directory(directory);
             }
@@ -184,12 +184,17 @@ impl Watcher {
 
 struct Adding<'a> {
     kernel: &'a OwnedFd,
+    most: usize,
     watched: HashSet<i32>,
     /// The first folder that could not be watched, and why.
     missed: Option<String>,
 }
 
-impl Adding<'_> {
+impl<'a> Adding<'a> {
+    fn new(kernel: &'a OwnedFd, most: usize) -> Self {
+        Self { kernel, most, watched: HashSet::new(), missed: None }
+    }
+
     /// A plugin directory, and the packages in it; or one that is a package itself.
     fn directory(&mut self, directory: &Path) {
         if !self.add(directory) {
@@ -220,8 +225,8 @@ impl Adding<'_> {
     }
 
     fn add(&mut self, folder: &Path) -> bool {
-        if self.watched.len() == WATCHES_MAX {
-            self.miss(folder, &format!("{WATCHES_MAX} folders are watched, and no more are"));
+        if self.watched.len() == self.most {
+            self.miss(folder, &format!("{} folders are watched, and no more are", self.most));
             return false;
         }
         // Only what changes something: the daemon's own reading is no event.
@@ -263,4 +268,72 @@ fn folders(folder: &Path, look: fn(PathBuf) -> io::Result<fs::Metadata>) -> Vec<
     let mut folders: Vec<_> = paths.filter(|path| look(path.clone()).is_ok_and(|found| found.is_dir())).collect();
     folders.sort();
     folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(folders: &[&str]) -> tempfile::TempDir {
+        let plugins = tempfile::tempdir().unwrap();
+        for folder in folders {
+            fs::create_dir_all(plugins.path().join(folder)).unwrap();
+        }
+        plugins
+    }
+
+    fn kernel() -> OwnedFd {
+        inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap()
+    }
+
+    /// What may become a package is watched, and of a package what belongs to it.
+    #[test]
+    fn what_can_change_something_is_watched() {
+        let plugins = made(&["a/inner/deep", "a/target/debug", "a/.git", "b/inner"]);
+        fs::write(plugins.path().join("a/plugin.json"), "{}").unwrap();
+        fs::write(plugins.path().join("file"), "").unwrap();
+        let kernel = kernel();
+        let mut adding = Adding::new(&kernel, WATCHES_MAX);
+        adding.directory(plugins.path());
+        // The directory, a with inner and deep, and b, which is no package yet.
+        assert_eq!((adding.watched.len(), adding.missed), (5, None));
+    }
+
+    #[test]
+    fn what_is_not_watched_is_said() {
+        let plugins = made(&["a", "b", "c"]);
+        let kernel = kernel();
+        let mut adding = Adding::new(&kernel, 3);
+        adding.directory(plugins.path());
+        let told = format!(
+            "changes in {} are not noticed: 3 folders are watched, and no more are",
+            plugins.path().join("c").display()
+        );
+        assert_eq!((adding.watched.len(), adding.missed), (3, Some(told)));
+        let mut adding = Adding::new(&kernel, 3);
+        adding.directory(Path::new("/nonexistent/plugins"));
+        let told = "changes in /nonexistent/plugins are not noticed: No such file or directory (os error 2)";
+        assert_eq!(adding.missed.as_deref(), Some(told));
+    }
+
+    /// What happens in a folder that has just appeared is noticed once it is watched, and a folder that has gone is watched no more.
+    #[tokio::test]
+    async fn folders_that_come_and_go() {
+        let plugins = made(&["a"]);
+        let directories = || vec![plugins.path().to_owned()];
+        let mut watcher = Watcher::new().unwrap();
+        assert_eq!(watcher.refresh(directories()).await.unwrap(), None);
+        assert_eq!(watcher.watched.len(), 2);
+        fs::create_dir(plugins.path().join("b")).unwrap();
+        watcher.changed().await.unwrap();
+        assert_eq!(watcher.refresh(directories()).await.unwrap(), None);
+        assert_eq!(watcher.watched.len(), 3);
+        fs::write(plugins.path().join("b/plugin.json"), "{}").unwrap();
+        watcher.changed().await.unwrap();
+        let aside = made(&[]);
+        fs::rename(plugins.path().join("b"), aside.path().join("b")).unwrap();
+        watcher.changed().await.unwrap();
+        assert_eq!(watcher.refresh(directories()).await.unwrap(), None);
+        assert_eq!(watcher.watched.len(), 2);
+    }
 }

@@ -1,7 +1,7 @@
 //! Takes a package into the store, and lets it be used or not: as a daemon starts, and whenever one that failed is looked at again.
 //!
-//! Invariant: what is looked at is the copy that will run, not the folder that it was made from, which may be another by now. What an
-//! earlier daemon found may be presumed until a plugin is first used; then the package is copied and looked at like any other.
+//! When a package is found, its folder is looked at, or what an earlier daemon found is presumed. It is copied before it is first used.
+//! Invariant: nothing runs but from a copy that was looked at itself; the folder may be another by then.
 //! Elsewhere: what is required is `trust`'s business, and what a manifest says `model::manifest`'s.
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use palisade_protocol::ErrorCode;
 
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
-use crate::store::{EntryPoint, Program, Snapshot, Store};
+use crate::store::{self, EntryPoint, Program, Snapshot, Store};
 use crate::trust::{Candidate, Rules};
 
 /// A package that may be used.
@@ -41,6 +41,22 @@ impl Admitted {
 pub fn admit(store: &Store, rules: &Rules, source: &Path, manifest: &Manifest) -> Result<Admitted, LaunchFailure> {
     let snapshot = store.stage(source).map_err(|error| refused(None, error.to_string()))?;
     look(snapshot, rules, source, manifest)
+}
+
+/// Looks at the package that was found with this text as its manifest, and copies nothing yet. Blocks.
+///
+/// # Errors
+/// Why it is not used.
+pub fn examine(
+    store: &Store,
+    rules: &Rules,
+    source: &Path,
+    (manifest, text): (&Manifest, &[u8]),
+) -> Result<Admitted, LaunchFailure> {
+    let snapshot = store.examine(source).map_err(|error| refused(None, error.to_string()))?;
+    let held = check(&snapshot, rules, source, (manifest, text))?;
+    let inspected = inspect(rules, source, manifest)?;
+    Ok(Admitted { snapshot, held, inspected })
 }
 
 /// Lets the package be used that an earlier daemon has copied and checked, and that is as it was. What is required of it now, and what
@@ -85,19 +101,24 @@ fn look(snapshot: Snapshot, rules: &Rules, source: &Path, manifest: &Manifest) -
         return Err(refused(None, message.to_owned()));
     }
     let held = check(&snapshot, rules, source, (manifest, &bytes))?;
-    let mut inspected = Vec::new();
+    let inspected = inspect(rules, &snapshot.path, manifest)?;
+    Ok(Admitted { snapshot, held, inspected })
+}
+
+/// Looks at the program of the package in that folder, and says what is odd about it.
+fn inspect(rules: &Rules, package: &Path, manifest: &Manifest) -> Result<Vec<String>, LaunchFailure> {
     // What cannot be executed at all is refused with what to do about it where it would be; what a runtime executes is its own affair.
     let entry = manifest.entry_point.as_str();
     if manifest.runtime.is_none()
-        && let Ok(EntryPoint { program: Program::Elf, .. }) = snapshot.entry_point(entry)
+        && let Ok(EntryPoint { program: Program::Elf, .. }) = store::entry_point(package, entry)
     {
-        let found = rules.inspect(&snapshot.path, entry);
+        let found = rules.inspect(package, entry);
         if let Some(reason) = found.refused {
             return Err(refused(Some(ErrorCode::CheckFailed), reason));
         }
-        inspected = found.warnings;
+        return Ok(found.warnings);
     }
-    Ok(Admitted { snapshot, held, inspected })
+    Ok(Vec::new())
 }
 
 /// Whether what is required of packages from there is so; and what is odd where it need not be.

@@ -32,7 +32,7 @@ use crate::sandbox::lend::{Lender, Lent};
 use crate::sandbox::runtime::{Found as Runtime, Runtimes};
 use crate::sandbox::seccomp::policy::Denials;
 use crate::sandbox::spec::{self, Identity, Inside};
-use crate::store::{EntryPoint, Program, Snapshot, Store};
+use crate::store::{self, EntryPoint, Program, Snapshot, Store};
 use crate::trust::Rules;
 
 /// What is taken for the daemon's own limit on descriptors where it cannot be read.
@@ -173,21 +173,14 @@ impl Blueprint {
     /// Why not.
     pub fn executable(&self) -> Result<(), LaunchFailure> {
         let snapshot = self.snapshot()?;
-        // Not the word of an earlier daemon, where it is a refusal.
-        if snapshot.is_presumed && self.executable_in(&snapshot).is_err() {
-            self.look_again();
-            return self.executable_in(&self.snapshot()?);
-        }
-        self.executable_in(&snapshot)
-    }
-
-    fn executable_in(&self, snapshot: &Snapshot) -> Result<(), LaunchFailure> {
+        // Where there is no copy yet, it is what would be copied.
+        let package = if snapshot.is_presumed { &self.source } else { &snapshot.path };
         let entry = self.manifest.entry_point.as_str();
         if let Some(runtime) = self.runtime().map_err(lasting)? {
-            snapshot.script(entry)?;
+            store::script(package, entry)?;
             return self.open_runtime(runtime).map(drop);
         }
-        let EntryPoint { path, program, .. } = snapshot.entry_point(entry)?;
+        let EntryPoint { path, program, .. } = store::entry_point(package, entry)?;
         arguments(&path, program).map(|_| ())
     }
 

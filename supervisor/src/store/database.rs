@@ -11,6 +11,7 @@
 
 mod cache;
 pub mod consents;
+mod forget;
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
 
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use crate::model::generation::{LaunchFailure, Outlook};
@@ -72,7 +73,7 @@ pub struct Snapshot {
     pub checksum: String,
     /// Where it lies.
     pub path: PathBuf,
-    /// Whether this daemon has not looked at it yet, and believes what an earlier one said.
+    /// Whether it is not staged yet by this daemon: this is what the package was when it was looked at, by this daemon or an earlier one.
     pub is_presumed: bool,
     _hold: Arc<()>,
 }
@@ -287,23 +288,26 @@ impl Store {
         })
     }
 
-    /// The snapshot of this digest, of which nothing is known but that there is one: it is not to be run before it was looked at. Blocks
-    /// for no longer than one `stat`.
+    /// The snapshot of this digest, which may not be there yet: it is staged before anything runs from it.
     #[must_use]
     pub fn presume(&self, digest: &str, checksum: &str) -> Option<Snapshot> {
-        let _nothing_goes = self.copying.read().unwrap_or_else(PoisonError::into_inner);
         let path = self.snapshots().join(digest);
-        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) || !path.is_dir() {
+        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
-        let hold = self.hold(digest);
-        Some(Snapshot {
-            digest: digest.to_owned(),
-            checksum: checksum.to_owned(),
-            path,
-            is_presumed: true,
-            _hold: hold,
-        })
+        let (digest, checksum, hold) = (digest.to_owned(), checksum.to_owned(), self.hold(digest));
+        Some(Snapshot { digest, checksum, path, is_presumed: true, _hold: hold })
+    }
+
+    /// The snapshot that the package at `source` would be if it were staged now. Blocks; nothing is copied.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub fn examine(&self, source: &Path) -> Result<Snapshot, StoreError> {
+        let entries = tree::walk(source, &Examining(self))?;
+        let digest = tree::digest_of_all(&entries);
+        let (path, hold) = (self.snapshots().join(&digest), self.hold(&digest));
+        Ok(Snapshot { digest, checksum: tree::checksum_of(&entries), path, is_presumed: true, _hold: hold })
     }
 
     /// What a file of a snapshot is, whose bytes stay where they are.
@@ -482,6 +486,23 @@ impl tree::Visitor for Recognizing<'_> {
     }
 }
 
+/// Goes through a package that is not copied yet.
+struct Examining<'a>(&'a Store);
+
+impl tree::Visitor for Examining<'_> {
+    type Error = StoreError;
+
+    fn go_on(&self) -> Result<(), StoreError> {
+        tree::Visitor::go_on(self.0)
+    }
+
+    fn take(&self, file: File, path: &Path) -> Result<(String, bool), StoreError> {
+        let taken = tree::take_hashed(file, path, &|| self.0.is_open());
+        self.go_on()?;
+        Ok(taken?)
+    }
+}
+
 /// The program that a snapshot's entry point is, opened.
 #[derive(Debug)]
 pub struct EntryPoint {
@@ -507,13 +528,21 @@ impl Snapshot {
     /// # Errors
     /// As above.
     pub fn script(&self, relative: &str) -> Result<(PathBuf, OwnedFd), LaunchFailure> {
-        let (path, file) = open(&self.path, relative)?;
-        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            let message = format!("the entry point {relative} is no regular file");
-            return Err(LaunchFailure { message, outlook: Outlook::Lasting, code: None });
-        }
-        Ok((path, file.into()))
+        script(&self.path, relative)
     }
+}
+
+/// The same in any package's folder.
+///
+/// # Errors
+/// As of a snapshot.
+pub fn script(package: &Path, relative: &str) -> Result<(PathBuf, OwnedFd), LaunchFailure> {
+    let (path, file) = open(package, relative)?;
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        let message = format!("the entry point {relative} is no regular file");
+        return Err(LaunchFailure { message, outlook: Outlook::Lasting, code: None });
+    }
+    Ok((path, file.into()))
 }
 
 /// The same in any package's folder.
@@ -528,7 +557,9 @@ pub fn entry_point(package: &Path, relative: &str) -> Result<EntryPoint, LaunchF
 
 fn open(package: &Path, relative: &str) -> Result<(PathBuf, File), LaunchFailure> {
     let path = package.join(relative);
-    let file = File::open(&path).map_err(|error| {
+    // It may be a pipe by now, where it is not in the store.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(|error| {
         let outlook = error.raw_os_error().map_or(Outlook::Lasting, |errno| Outlook::of_errno(errno, Outlook::Lasting));
         let message = match error.kind() {
             io::ErrorKind::NotFound => {
@@ -579,8 +610,8 @@ fn count(folder: &Path) -> Option<usize> {
     Some(found)
 }
 
-/// Removes a tree whose folders may be read-only.
-fn remove_tree(path: &Path) -> Result<(), StoreError> {
+/// Removes a tree whose folders may be read-only. It must not be anybody's any more.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), StoreError> {
     let write = |source| StoreError::Write { path: path.to_owned(), source };
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::elf::{Image, MACHINE};
@@ -152,7 +152,10 @@ impl Search<'_> {
 
     /// Looks at one file, and says which others of the package it needs.
     fn look(&mut self, place: &Path, inherited: &[PathBuf], is_program: bool) -> Vec<Waiting> {
-        let opened = File::open(self.package.join(place)).map_err(|error| format!("cannot be read: {error}"));
+        // A pipe is not waited for.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let opened = File::options().read(true).custom_flags(flags).open(self.package.join(place));
+        let opened = opened.map_err(|error| format!("cannot be read: {error}"));
         let image = match opened.and_then(|file| Image::read(&file)) {
             Ok(image) => image,
             Err(why) => {

@@ -234,18 +234,34 @@ pub fn checksum(source: &Path) -> Result<String, TreeError> {
         type Error = TreeError;
 
         fn take(&self, file: File, path: &Path) -> Result<(String, bool), TreeError> {
-            let unreadable = |source| TreeError::Read { path: path.to_owned(), source };
-            let metadata = file.metadata().map_err(unreadable)?;
-            // One byte more than it had, so that a file that grows is seen to, and need not end.
-            let (digest, bytes) = hash(&mut file.take(metadata.len() + 1)).map_err(unreadable)?;
-            if !metadata.is_file() || bytes != metadata.len() {
-                return Err(TreeError::Changed { path: path.to_owned() });
-            }
-            Ok((digest, metadata.permissions().mode() & 0o111 != 0))
+            take_hashed(file, path, &|| true)
         }
     }
 
     walk(source, &Hashing).map(|entries| checksum_of(&entries))
+}
+
+struct Asking<'a, R>(R, &'a dyn Fn() -> bool);
+
+impl<R: Read> Read for Asking<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.1)() { self.0.read(buffer) } else { Err(io::Error::other("it is not wanted any more")) }
+    }
+}
+
+/// The digest of a file that stays where it is, and whether it is executable. Ends early with an error where it is not to go on.
+///
+/// # Errors
+/// [`TreeError`]
+pub fn take_hashed(file: File, path: &Path, go_on: &dyn Fn() -> bool) -> Result<(String, bool), TreeError> {
+    let unreadable = |source| TreeError::Read { path: path.to_owned(), source };
+    let metadata = file.metadata().map_err(unreadable)?;
+    // One byte more than it had, so that a file that grows is seen to, and need not end.
+    let (digest, bytes) = hash(&mut Asking(file.take(metadata.len() + 1), go_on)).map_err(unreadable)?;
+    if !metadata.is_file() || bytes != metadata.len() {
+        return Err(TreeError::Changed { path: path.to_owned() });
+    }
+    Ok((digest, metadata.permissions().mode() & 0o111 != 0))
 }
 
 /// The SHA-256 of what can be read, and how much that was.

@@ -10,6 +10,7 @@ mod call;
 mod codec_relay;
 mod confined;
 mod confined_floor;
+mod discover;
 mod egress;
 mod floor;
 mod harm;
@@ -80,6 +81,8 @@ const GROUPS: &[Group] = &[
     Group { names: harm::KILL, run: harm::kill },
     Group { names: harm::NEIGHBOUR, run: harm::neighbour },
     Group { names: egress::NAMES, run: egress::run },
+    Group { names: discover::DISCOVER, run: discover::discover },
+    Group { names: discover::RESOLVE, run: discover::resolve },
     Group { names: memory::NAMES, run: memory::run },
 ];
 
