@@ -328,6 +328,13 @@ fn what_was_announced_first_outlives_a_daemon_that_is_killed() {
     let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration(ASK));
     install(&daemon, &announcing("1.1.0", &json!([{"name": "echo", "description": "other"}])));
     error(call_exactly(&daemon, "=1.1.0"), ErrorCode::ConsentRequired);
+    // Unlike what is purged.
+    for version in ["1.0.0", "1.1.0"] {
+        let purged = json!({"plugin": "guest", "version": format!("={version}"), "purge": true});
+        daemon.operate("uninstall", &purged).expect("it is installed");
+    }
+    install(&daemon, &announcing("1.1.0", &json!([{"name": "echo", "description": "other"}])));
+    assert_eq!(call(&daemon).expect("it is the first"), 1);
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -487,6 +487,14 @@ impl Packages {
         Ok(())
     }
 
+    /// Takes in that the database has nothing any more of a plugin of which no version is there.
+    pub(super) fn know_no_consents(&self, id: &PluginId) {
+        lock(&self.consents).remove(id);
+        if let Some(agreed) = lock(&self.agreed).remove(id) {
+            agreed.forget();
+        }
+    }
+
     /// Makes a version anew from its snapshot, with what holds for it now, and ends the one before. Calls go to the new one from the
     /// moment at which the old one takes none any more.
     async fn renew(&self, registry: &Registry, handle: &Handle, force: bool) -> Handle {
