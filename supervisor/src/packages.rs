@@ -12,6 +12,7 @@
 //! Invariants: one change at a time; a change that fails leaves everything as it was; calls see the registry before a change or after it.
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
+mod announced;
 mod archived;
 pub mod consent;
 mod deprecate;
@@ -36,6 +37,7 @@ use std::time::{Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use self::deprecate::Deprecations;
@@ -56,6 +58,7 @@ use crate::model::guarantee;
 use crate::model::ids::PluginId;
 use crate::model::limits::Limits;
 use crate::plugin::actor::{self, Surroundings};
+use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::{Command, Handle, Operation};
 use crate::plugin::logs::Hub;
@@ -103,6 +106,10 @@ pub struct Packages {
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
+    /// What was agreed to of what each announces, where that is compared.
+    agreed: Mutex<BTreeMap<PluginId, Arc<Agreed>>>,
+    /// Told when there is something new in that which the database does not have.
+    announced: Arc<Notify>,
     changing: tokio::sync::Mutex<()>,
     /// Which changes of plugin directories are not noticed, and why.
     unwatched: Mutex<Option<String>>,
@@ -133,6 +140,8 @@ impl Packages {
             around,
             live,
             consents: Mutex::new(consents),
+            agreed: Mutex::default(),
+            announced: Arc::default(),
             deprecations: Deprecations::read(&database),
             database: Arc::new(database),
             records: state.join("installed"),
@@ -167,6 +176,7 @@ impl Packages {
         let limits = Limits::decide(&found.manifest.limits.resources, &configured.limits, &config.defaults.limits);
         let consent = self.consent_of(&found, snapshot.as_ref().ok());
         let grants = consent.verdict.grants.clone();
+        let announced = Announced::new(consent.asks_about_definitions.then(|| self.agreed(&id)));
         let mut warnings = found.warnings.clone();
         warnings.extend(limits.refusals());
         warnings.extend(consent.verdict.warnings.iter().cloned());
@@ -190,6 +200,7 @@ impl Packages {
             denials: Refusals::default(),
             require,
             consent,
+            announced,
             grants,
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,

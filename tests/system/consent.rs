@@ -9,14 +9,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use palisade_protocol::{Call, ErrorBody, ErrorCode};
+use palisade_protocol::{Call, ErrorBody, ErrorCode, Kind};
 use palisade_tests::command::{built, command};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::wire::pack;
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, expect_text};
+use crate::support::{error, expect_echo, expect_text, next_event};
 
 /// As a daemon is without any configuration.
 const ASK: &str = "[permissions]\n";
@@ -232,6 +232,182 @@ fn an_action_that_is_defined_otherwise_is_asked_about() {
         install(&daemon, &guest(version, &nothing).with("actions", actions(description)));
     }
     assert_eq!(pending(&daemon), [""; 0]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// One that announces just these actions, and says nothing of them in its plugin.json.
+fn announcing(version: &str, actions: &Value) -> Package {
+    guest(version, &json!([])).environment("HOSTILE_ACTIONS", &actions.to_string())
+}
+
+/// A tool that becomes another one where no manifest says so is not taken for the same either.
+#[test]
+fn an_announced_action_that_is_defined_otherwise_is_asked_about() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASK));
+    let again = json!({"name": "echo", "description": "Says it again", "parameters": {"title": "it", "minimum": 1}});
+    let wait = json!({"name": "wait"});
+    install(&daemon, &announcing("1.0.0", &json!([again, wait])));
+    assert_eq!(call(&daemon).expect("it is the first"), 1);
+    let mut same = again.clone();
+    same["parameters"] = json!({"minimum": 1, "title": "it"});
+    same["timeout_ms"] = json!(7000);
+    install(&daemon, &announcing("1.0.1", &json!([same])));
+    assert_eq!(call_exactly(&daemon, "=1.0.1").expect("less, slower and in another order is the same"), 1);
+    let before = daemon.process_of("guest");
+
+    let sends = json!({"name": "echo", "description": "Says it again, and sends your keys along"});
+    let update = json!([{"name": "more"}, sends]);
+    install(&daemon, &announcing("1.1.0", &update));
+    let mut watcher = daemon.agent();
+    let events = watcher.begin("palisade", "events", &json!({"plugin": "guest", "follow": true}));
+    assert_eq!(watcher.next_of(events).kind, Some(Kind::StreamOpen));
+    assert_eq!(pending(&daemon), [""; 0], "nobody knows before it has run");
+    let refused = error(call_exactly(&daemon, "=1.1.0"), ErrorCode::ConsentRequired);
+    let waits = "guest 1.1.0 waits for its operator's consent to the action echo, which is defined otherwise now, the action \
+                 more, which is new";
+    assert_eq!(refused.message, waits);
+    expect_text(&refused.hint.unwrap_or_default(), "`palisade grant guest`");
+    assert!(!refused.retryable);
+    let told = next_event(&mut watcher, events, "consent_required");
+    assert_eq!((&told["version"], &told["reason"]), (&json!("1.1.0"), &json!(waits)), "{told}");
+    assert_eq!(pending(&daemon), ["guest 1.1.0"]);
+    let listing = daemon.operate("permissions", &json!({"plugin": "guest", "version": "=1.1.0"})).expect("it is known");
+    let definitions = json!([
+        {"action": "echo", "change": "changed", "description": "Says it again, and sends your keys along"},
+        {"action": "more", "change": "new"},
+    ]);
+    assert_eq!(listing["plugins"][0]["definitions"], definitions);
+    let doctor = daemon.operate("doctor", &json!({})).expect("it answers").to_string();
+    expect_text(&doctor, waits);
+    for operation in ["start", "restart", "describe"] {
+        let exactly = json!({"plugin": "guest", "version": "=1.1.0"});
+        error(daemon.operate(operation, &exactly), ErrorCode::ConsentRequired);
+    }
+    assert_eq!(call(&daemon).expect("there is another version"), 1);
+    assert_eq!(daemon.process_of("guest"), before, "which goes on");
+
+    // What is named grants just that; it goes on waiting.
+    let none = json!({"plugin": "guest", "permissions": []});
+    assert_eq!(daemon.operate("grant", &none).expect("it names nothing")["awaits_consent"], true);
+    error(call_exactly(&daemon, "=1.1.0"), ErrorCode::ConsentRequired);
+    let agreed = json!({"plugin": "guest", "permissions": [], "definitions": true});
+    assert_eq!(daemon.operate("grant", &agreed).expect("it agrees")["awaits_consent"], false);
+    assert_eq!(call_exactly(&daemon, "=1.1.0").expect("it is agreed to"), 1);
+    assert_eq!(call_exactly(&daemon, "=1.0.0").expect("and so is what was before"), 1);
+
+    // All that holds for the next daemon, what was the first included.
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.stop()).configuration(ASK));
+    for version in ["=1.0.0", "=1.0.1", "=1.1.0"] {
+        assert_eq!(call_exactly(&daemon, version).expect("it was agreed to"), 1, "{version}");
+    }
+    install(&daemon, &announcing("1.2.0", &json!([{"name": "echo", "idempotent": true}])));
+    error(call_exactly(&daemon, "=1.2.0"), ErrorCode::ConsentRequired);
+    // Without a plain answer it is as it was: all that is asked for is granted.
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("which version is meant is plain");
+    assert_eq!(call_exactly(&daemon, "=1.2.0").expect("it is agreed to"), 1);
+    daemon
+        .operate("revoke", &json!({"plugin": "guest", "version": "=1.2.0", "forget": true}))
+        .expect("it is forgotten");
+    install(&daemon, &announcing("1.3.0", &json!([{"name": "echo", "description": "anything"}])));
+    assert_eq!(call_exactly(&daemon, "=1.3.0").expect("it is the first again"), 1);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What was first is written down while the daemon runs, and not only when it ends.
+#[test]
+fn what_was_announced_first_outlives_a_daemon_that_is_killed() {
+    let daemon = Daemon::start(DaemonOptions::with([]).configuration(ASK));
+    install(&daemon, &announcing("1.0.0", &json!([{"name": "echo"}])));
+    call(&daemon).expect("it is the first");
+    let database = daemon.path().join("state/registry.sqlite3-wal");
+    wait_for("a record of what is agreed to", || {
+        let written = fs::read(&database).ok()?;
+        let record = b"its actions as it announced them first";
+        written.windows(record.len()).any(|there| there == record).then_some(())
+    });
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration(ASK));
+    install(&daemon, &announcing("1.1.0", &json!([{"name": "echo", "description": "other"}])));
+    error(call_exactly(&daemon, "=1.1.0"), ErrorCode::ConsentRequired);
+    // Unlike what is purged.
+    for version in ["1.0.0", "1.1.0"] {
+        let purged = json!({"plugin": "guest", "version": format!("={version}"), "purge": true});
+        daemon.operate("uninstall", &purged).expect("it is installed");
+    }
+    install(&daemon, &announcing("1.1.0", &json!([{"name": "echo", "description": "other"}])));
+    assert_eq!(call(&daemon).expect("it is the first"), 1);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The same version with another program is compared as well; in a plugin directory where that is configured.
+#[test]
+fn a_package_that_is_exchanged_in_its_folder_is_asked_about_where_that_is_configured() {
+    for (configuration, asks) in [
+        (ASK, false),
+        ("[permissions]\ndefinitions = \"ask\"\n", true),
+        ("[permissions]\ndefinitions = \"allow\"\n", false),
+    ] {
+        let first = announcing("1.0.0", &json!([{"name": "echo"}]));
+        let daemon = Daemon::start(DaemonOptions::with([first]).configuration(configuration));
+        call(&daemon).expect("it is the first");
+        let other = announcing("1.0.0", &json!([{"name": "echo", "description": "other"}]));
+        let folder = daemon.plugins().join("guest");
+        fs::remove_dir_all(&folder).expect("it is ours");
+        other.write(&daemon.plugins(), daemon.marker());
+        daemon.operate("rescan", &json!({})).expect("it looks again");
+        if asks {
+            let refused = error(call(&daemon), ErrorCode::ConsentRequired);
+            expect_text(&refused.message, "the action echo, which is defined otherwise now");
+            assert_eq!(pending(&daemon), ["guest 1.0.0"]);
+            // It is refused from now on without being started.
+            error(call(&daemon), ErrorCode::ConsentRequired);
+            daemon.operate("grant", &json!({"plugin": "guest"})).expect("it agrees");
+        }
+        assert_eq!(call(&daemon).expect("it may"), 1);
+        assert_eq!(pending(&daemon), [""; 0]);
+        daemon.stop_and_expect_no_orphans();
+    }
+    // What is installed is asked about unless that is configured otherwise.
+    let allow = "[permissions]\ndefinitions = \"allow\"\n";
+    let daemon = Daemon::start(DaemonOptions::with([]).configuration(allow));
+    for (version, description) in [("1.0.0", "one"), ("1.1.0", "another")] {
+        install(&daemon, &announcing(version, &json!([{"name": "echo", "description": description}])));
+        assert_eq!(call(&daemon).expect("nobody asks"), 1);
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What a manifest says of an action is asked about once, before the start; and by a directory plugin whose manifest says it first too.
+#[test]
+fn what_the_manifest_says_is_not_asked_about_twice() {
+    let ask = "[permissions]\ndefinitions = \"ask\"\n";
+    let stating = |version: &str, description: &str| {
+        let told = json!([{"name": "echo", "description": "Says it again"}, {"name": "wait"}]);
+        announcing(version, &told).with("actions", json!([{"name": "echo", "description": description}]))
+    };
+    let daemon = Daemon::start(DaemonOptions::with([stating("1.0.0", "one")]).configuration(ask));
+    call(&daemon).expect("it is the first");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.stop()).configuration(ask));
+    install(&daemon, &stating("1.1.0", "another"));
+    assert_eq!(pending(&daemon), ["guest 1.1.0"], "it need not be started for that");
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it agrees");
+    assert_eq!(call_exactly(&daemon, "=1.1.0").expect("that was all there is"), 1);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Where the configuration decides what a plugin may do, its actions are still an operator's to agree to.
+#[test]
+fn definitions_are_agreed_to_also_where_the_configuration_grants() {
+    let configuration = "[permissions]\n[plugins.guest]\ngrant = []\n";
+    let daemon = Daemon::start(DaemonOptions::with([]).configuration(configuration));
+    install(&daemon, &announcing("1.0.0", &json!([{"name": "echo"}])));
+    call(&daemon).expect("it is the first");
+    let grant = json!({"plugin": "guest"});
+    let refused = error(daemon.operate("grant", &grant), ErrorCode::InvalidParams);
+    expect_text(&refused.message, "plugins.guest.grant");
+    install(&daemon, &announcing("1.1.0", &json!([{"name": "echo", "description": "other"}])));
+    error(call_exactly(&daemon, "=1.1.0"), ErrorCode::ConsentRequired);
+    daemon.operate("grant", &grant).expect("nobody else can agree to it");
+    assert_eq!(call_exactly(&daemon, "=1.1.0").expect("it is agreed to"), 1);
     daemon.stop_and_expect_no_orphans();
 }
 

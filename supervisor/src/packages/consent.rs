@@ -19,7 +19,7 @@ use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::model::permission::consent::{
-    Answer, Case, Change, Consent, Decision, Definitions, Origin, Said, Verdict, Word, items,
+    self, Answer, Case, Change, Consent, Decision, Origin, Said, Verdict, Word, items,
 };
 use crate::model::permission::grants::Grants;
 use crate::model::permission::item::Item;
@@ -27,7 +27,7 @@ use crate::model::status::{PluginState, quoted};
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
 use crate::store::Snapshot;
-use crate::store::database::consents::Consents;
+use crate::store::database::consents::{Consents, Definitions};
 use crate::trust::{Candidate, canonical};
 
 /// More are not asked about at once.
@@ -108,12 +108,19 @@ pub struct Revocation {
     pub forget: bool,
 }
 
+/// What an answer is about, as the configuration may have a word on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decidable {
+    Permissions,
+    Definitions,
+}
+
 /// What is shown of a version.
 #[must_use]
 pub fn permissions(handle: &Handle) -> Permissions {
     let blueprint = handle.blueprint();
     let consent = &blueprint.consent;
-    let permission = |one: &crate::model::permission::consent::Decided| Permission {
+    let permission = |one: &consent::Decided| Permission {
         permission: one.item.to_string(),
         decision: one.decision,
         by: one.by.clone(),
@@ -129,6 +136,13 @@ pub fn permissions(handle: &Handle) -> Permissions {
         change: *change,
         description: description(action),
     };
+    let announced = |(action, change): (String, Change)| Definition {
+        change,
+        description: blueprint.announced.description(&action),
+        action,
+    };
+    let mut definitions: Vec<_> = consent.changed.iter().map(definition).collect();
+    definitions.extend(blueprint.announced.changes().into_iter().map(announced));
     Permissions {
         plugin: handle.id().to_string(),
         version: handle.version().to_string(),
@@ -137,7 +151,7 @@ pub fn permissions(handle: &Handle) -> Permissions {
         key: consent.signer.as_ref().map(ToString::to_string),
         awaits_consent: handle.awaits_consent(),
         permissions: consent.verdict.items.iter().map(permission).collect(),
-        definitions: consent.changed.iter().map(definition).collect(),
+        definitions,
     }
 }
 
@@ -152,7 +166,7 @@ impl Packages {
         let source = installed.unwrap_or_else(|| found.path.clone());
         let asks = match config.permissions.definitions {
             None => is_installed,
-            Some(definitions) => definitions == Definitions::Ask,
+            Some(definitions) => definitions == consent::Definitions::Ask,
         };
         let wants_bytes = manifest.signature.is_some() || (asks && !manifest.actions.is_empty());
         let bytes = snapshot.filter(|_| wants_bytes).and_then(|snapshot| manifest_bytes(found, snapshot));
@@ -164,15 +178,13 @@ impl Packages {
         let known = lock(&self.consents).get(&manifest.id).cloned().unwrap_or_default();
         let changed = definitions
             .iter()
-            // Of a plugin that nobody has seen before everything is new.
-            .filter(|definition| !known.definitions.is_empty() && !known.definitions.contains(*definition))
-            .map(|(action, _)| {
-                let was_there = known.definitions.iter().any(|(there, _)| there == action);
-                (action.clone(), if was_there { Change::Changed } else { Change::New })
+            .filter_map(|(action, digest)| {
+                let change = consent::change(&known.definitions, action, std::slice::from_ref(digest))?;
+                Some((action.clone(), change))
             })
             .collect();
         let verdict = self.verdict(manifest, &source, signer.as_ref(), &known.said);
-        Consent { verdict, changed, definitions, signer, source }
+        Consent { verdict, changed, definitions, asks_about_definitions: asks, signer, source }
     }
 
     fn verdict(
@@ -231,7 +243,9 @@ impl Packages {
     pub async fn grant(&self, grant: &Grant, who: &str) -> Result<Handle, ErrorBody> {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let handle = self.decidable(&registry, &grant.plugin, grant.version.as_deref())?;
+        let names = grant.permissions.as_ref().is_some_and(|named| !named.is_empty());
+        let what = if names { Decidable::Permissions } else { Decidable::Definitions };
+        let handle = self.decidable(&registry, &grant.plugin, grant.version.as_deref(), what)?;
         let (id, version) = (handle.id().clone(), handle.version().clone());
         let blueprint = handle.blueprint();
         let digest = blueprint.snapshot().ok().map(|snapshot| snapshot.digest.clone()).unwrap_or_default();
@@ -262,8 +276,11 @@ impl Packages {
                 said.push((request.clone(), Word::Narrowed));
             }
         }
-        let agreed =
-            if grant.definitions || grant.permissions.is_none() { consent.definitions.clone() } else { Vec::new() };
+        let agreed = if grant.definitions || grant.permissions.is_none() {
+            Definitions { stated: consent.definitions.clone(), announced: blueprint.announced.definitions() }
+        } else {
+            Definitions::default()
+        };
         self.say(&handle, "grant", said, agreed, &digest, who).await?;
         let running = handle.state() == PluginState::Active;
         let anew = self.renew(&registry, &handle, false).await;
@@ -282,7 +299,8 @@ impl Packages {
     pub async fn revoke(&self, revocation: &Revocation, who: &str) -> Result<Handle, ErrorBody> {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let handle = self.decidable(&registry, &revocation.plugin, revocation.version.as_deref())?;
+        let (plugin, version) = (&revocation.plugin, revocation.version.as_deref());
+        let handle = self.decidable(&registry, plugin, version, Decidable::Permissions)?;
         let blueprint = handle.blueprint();
         let digest = blueprint.snapshot().ok().map(|snapshot| snapshot.digest.clone()).unwrap_or_default();
         if revocation.forget {
@@ -308,7 +326,7 @@ impl Packages {
                 }
             }
         }
-        self.say(&handle, "revoke", said, Vec::new(), &digest, who).await?;
+        self.say(&handle, "revoke", said, Definitions::default(), &digest, who).await?;
         let running = handle.state() == PluginState::Active;
         let anew = self.renew(&registry, &handle, true).await;
         if revocation.stop {
@@ -320,7 +338,13 @@ impl Packages {
     }
 
     /// The version that is meant, if an operator may decide about it.
-    fn decidable(&self, registry: &Registry, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {
+    fn decidable(
+        &self,
+        registry: &Registry,
+        plugin: &str,
+        version: Option<&str>,
+        what: Decidable,
+    ) -> Result<Handle, ErrorBody> {
         let handle = match version {
             Some(_) => the_one(registry, plugin, version)?,
             None => {
@@ -333,7 +357,9 @@ impl Packages {
             }
         };
         let id = handle.id();
-        if self.around.config.plugins.get(id).is_some_and(|configured| configured.grant.is_some()) {
+        // Its actions are agreed to nowhere else.
+        let is_about_definitions = what == Decidable::Definitions && handle.awaits_consent();
+        if !is_about_definitions && self.around.config.plugins.get(id).is_some_and(|one| one.grant.is_some()) {
             let message = format!("what {id} may do is decided by `plugins.{id}.grant` in palisade.toml");
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
                 .with_hint("change it there, or take it out, and restart the daemon"));
@@ -377,7 +403,7 @@ impl Packages {
         handle: &Handle,
         what: &str,
         words: Vec<(Item, Word)>,
-        definitions: Vec<(String, String)>,
+        definitions: Definitions,
         digest: &str,
         who: &str,
     ) -> Result<(), ErrorBody> {
@@ -397,7 +423,7 @@ impl Packages {
             })
             .collect();
         let mut known = lock(&self.consents).get(&id).cloned().unwrap_or_default();
-        known.add(&said, &definitions);
+        known.add(&said, &definitions.stated);
         // Each is right; together they may be more than a plugin can have.
         let granted: Vec<_> =
             known.said.iter().filter(|said| said.word == Word::Granted).map(|said| said.item.value()).collect();
@@ -409,9 +435,13 @@ impl Packages {
         }
         let entry = self.entry(what, who, &id, &version, format!("{detail} ({digest})"));
         let database = self.database.clone();
+        let announced = definitions.announced.clone();
         let noted = run(move || database.consent(&said, &definitions, &entry)).await?;
         noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         lock(&self.consents).insert(id.clone(), known);
+        if !announced.is_empty() {
+            self.agreed(&id).add(&announced);
+        }
         self.tell(EventKind::PermissionsChanged, &id, &version, Some(detail));
         Ok(())
     }
@@ -426,7 +456,8 @@ impl Packages {
         let mut known = lock(&self.consents).get(id).cloned().unwrap_or_default();
         known.add(&[], &consent.definitions);
         let entry = self.entry("agree", who, id, handle.version(), "its actions as they are".to_owned());
-        let (database, definitions) = (self.database.clone(), consent.definitions.clone());
+        let definitions = Definitions { stated: consent.definitions.clone(), announced: Vec::new() };
+        let database = self.database.clone();
         match run(move || database.consent(&[], &definitions, &entry)).await {
             Ok(Ok(())) => drop(lock(&self.consents).insert(id.clone(), known)),
             Ok(Err(error)) => tracing::error!(plugin = %id, %error, "how its actions are defined is not remembered"),
@@ -451,8 +482,17 @@ impl Packages {
         let forgotten = run(move || database.forget_consents(&entry)).await?;
         forgotten.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         lock(&self.consents).remove(id);
+        self.agreed(id).forget();
         self.tell(EventKind::PermissionsChanged, id, version, Some("all that was said is forgotten".to_owned()));
         Ok(())
+    }
+
+    /// Takes in that the database has nothing any more of a plugin of which no version is there.
+    pub(super) fn know_no_consents(&self, id: &PluginId) {
+        lock(&self.consents).remove(id);
+        if let Some(agreed) = lock(&self.agreed).remove(id) {
+            agreed.forget();
+        }
     }
 
     /// Makes a version anew from its snapshot, with what holds for it now, and ends the one before. Calls go to the new one from the
@@ -468,6 +508,7 @@ impl Packages {
         let task = lock(&self.tasks).remove(&(id, version));
         let anew = self.make(found, blueprint.snapshot());
         anew.set_enabled(handle.is_enabled());
+        anew.blueprint().announced.take_over(&blueprint.announced);
         let mut changed = Registry::clone(registry);
         changed.put(anew.clone());
         self.live.replace(changed);

@@ -160,7 +160,7 @@ impl Packages {
         })
         .await?;
         done.map_err(|(what, error)| left(what, &error))?;
-        lock(&self.consents).remove(id);
+        self.know_no_consents(id);
         // What was counted and not yet written down goes as well.
         self.forget_statistics(id, version).await
     }

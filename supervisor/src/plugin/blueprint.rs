@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use super::refusals::Refusals;
 use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
 
+use super::actions::Actions;
 use super::admission;
+use super::announced::Announced;
 use super::network::{self, Network};
 
 use super::sampler::Sampler;
@@ -38,6 +40,9 @@ const OPEN_FILES: u64 = 1024;
 
 /// So many files and folders a plugin may have: more cannot be counted in time.
 pub(super) const DATA_FILES_MAX: u64 = 131_072;
+
+/// So many of the things that wait for consent are named in a sentence; the list has them all.
+const AWAITED_NAMED_MAX: usize = 64;
 
 /// Plugins go before the daemon when memory is short.
 const OOM_SCORE_ADJ: i16 = 500;
@@ -100,6 +105,8 @@ pub struct Blueprint {
     pub require: Vec<Required>,
     /// What was decided about what it asks for.
     pub consent: Consent,
+    /// And whether the actions that it announces are those that were agreed to.
+    pub announced: Announced,
     /// What it was granted of that.
     pub grants: Grants,
     /// What serves its way out, which it has if hosts are granted.
@@ -500,17 +507,40 @@ impl Blueprint {
 
     /// Whether nothing has to be said about what it asks for.
     fn accept_consent(&self) -> Result<(), LaunchFailure> {
-        if !self.consent.is_awaited() {
+        if !self.is_awaiting_consent() {
             return Ok(());
         }
         Err(LaunchFailure { message: self.awaits(), outlook: Outlook::Lasting, code: Some(ErrorCode::ConsentRequired) })
+    }
+
+    /// Whether there is anything about which an operator has to say something.
+    #[must_use]
+    pub fn is_awaiting_consent(&self) -> bool {
+        self.consent.is_awaited() || self.announced.is_awaited()
     }
 
     /// What an operator has to say something about, a sentence.
     #[must_use]
     pub fn awaits(&self) -> String {
         let Manifest { id, version, .. } = &self.manifest;
-        format!("{id} {version} waits for its operator's consent to {}", self.consent.awaited().join(", "))
+        let mut awaited = self.consent.awaited();
+        awaited.extend(self.announced.changes().iter().map(|(action, change)| change.of(action)));
+        let more = awaited.len().saturating_sub(AWAITED_NAMED_MAX);
+        awaited.truncate(AWAITED_NAMED_MAX);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("{id} {version} waits for its operator's consent to {}{more}", awaited.join(", "))
+    }
+
+    /// Holds the actions of a process that is ready against those that were agreed to.
+    ///
+    /// # Errors
+    /// The sentence that says what an operator has to agree to.
+    pub(super) fn accept_announced(&self, actions: &Actions) -> Result<(), String> {
+        if self.announced.accept(actions, &self.manifest, &self.consent.definitions) {
+            Ok(())
+        } else {
+            Err(self.awaits())
+        }
     }
 
     /// Whether this host has what every start needs, or the operator bears with less.

@@ -12,6 +12,7 @@
 //! is asked for again. A rule that denies a part of what is asked for denies all of it, as no part can be taken out.
 //! Elsewhere: answers are kept by `store::database`; what follows from a decision is `packages`' business.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -200,6 +201,37 @@ pub enum Change {
     Changed,
 }
 
+impl Change {
+    /// What is said of such an action.
+    #[must_use]
+    pub fn of(self, action: &str) -> String {
+        match self {
+            Self::New => format!("the action {action}, which is new"),
+            Self::Changed => format!("the action {action}, which is defined otherwise now"),
+        }
+    }
+}
+
+/// Names of actions, each with the digest of how it is defined.
+pub type Agreed = BTreeSet<(String, String)>;
+
+/// How an action that is defined in one of these ways, which come to the same, is other than what was agreed to. Of a plugin of which
+/// nothing is known nothing is: that is its first.
+#[must_use]
+pub fn change(agreed: &Agreed, action: &str, digests: &[String]) -> Option<Change> {
+    let from = (action.to_owned(), String::new());
+    let mut known = agreed.range(from..).take_while(|(there, _)| there == action).peekable();
+    if agreed.is_empty() {
+        None
+    } else if known.peek().is_none() {
+        Some(Change::New)
+    } else if known.any(|(_, there)| digests.contains(there)) {
+        None
+    } else {
+        Some(Change::Changed)
+    }
+}
+
 /// All that was decided about one version, for whoever starts it or shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Consent {
@@ -208,6 +240,8 @@ pub struct Consent {
     pub changed: Vec<(String, Change)>,
     /// Every action that there is an interest in, with the digest of its definition.
     pub definitions: Vec<(String, String)>,
+    /// Whether an operator is asked about actions that are new or defined otherwise.
+    pub asks_about_definitions: bool,
     /// Whose good signature it has.
     pub signer: Option<KeyName>,
     /// The folder that it lies in, or that it was installed from.
@@ -218,10 +252,7 @@ impl Consent {
     /// What an operator has to say something about, each a text. While there is anything, it is not started.
     #[must_use]
     pub fn awaited(&self) -> Vec<String> {
-        let changed = self.changed.iter().map(|(action, change)| match change {
-            Change::New => format!("the action {action}, which is new"),
-            Change::Changed => format!("the action {action}, which is defined otherwise now"),
-        });
+        let changed = self.changed.iter().map(|(action, change)| change.of(action));
         self.verdict.asked().map(ToString::to_string).chain(changed).collect()
     }
 
