@@ -32,6 +32,7 @@ mod watch;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -57,6 +58,7 @@ use crate::model::generation::{LaunchFailure, StopWhy};
 use crate::model::guarantee;
 use crate::model::ids::PluginId;
 use crate::model::limits::Limits;
+use crate::model::permission::consent::Policy;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
@@ -111,6 +113,10 @@ pub struct Packages {
     /// Told when there is something new in that which the database does not have.
     announced: Arc<Notify>,
     changing: tokio::sync::Mutex<()>,
+    /// Held by who says what a plugin may do, which waits for no other change.
+    consenting: tokio::sync::Mutex<()>,
+    /// The configuration's, with the places that its sources lead to.
+    policy: Policy,
     /// Which changes of plugin directories are not noticed, and why.
     unwatched: Mutex<Option<String>>,
 }
@@ -136,6 +142,10 @@ impl Packages {
             tracing::error!(%error, "what was granted to plugins is not known, and is asked for again");
             BTreeMap::new()
         });
+        let mut policy = around.config.permissions.clone();
+        for source in policy.rules.iter_mut().filter_map(|rule| rule.source.as_mut()) {
+            *source = consent::real(source);
+        }
         Self {
             around,
             live,
@@ -152,6 +162,8 @@ impl Packages {
             accounts: Arc::default(),
             tasks: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            consenting: tokio::sync::Mutex::default(),
+            policy,
             unwatched: Mutex::default(),
         }
     }
@@ -202,6 +214,7 @@ impl Packages {
             consent,
             announced,
             grants,
+            withdrawn: AtomicBool::new(false),
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,

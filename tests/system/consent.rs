@@ -199,11 +199,11 @@ fn an_update_is_asked_about_for_what_grew() {
 fn an_action_that_is_defined_otherwise_is_asked_about() {
     let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASK));
     let nothing = json!([]);
-    let actions = |description: &str| json!([{"name": "echo", "description": description, "timeout": 5}]);
+    let actions = |description: &str| json!([{"name": "echo", "description": description, "timeout_seconds": 5}]);
     install(&daemon, &guest("1.0.0", &nothing).with("actions", actions("Says it again")));
     assert_eq!(pending(&daemon), [""; 0], "it is the first");
     let mut slower = actions("Says it again");
-    slower[0]["timeout"] = json!(6);
+    slower[0]["timeout_seconds"] = json!(6);
     install(&daemon, &guest("1.0.1", &nothing).with("actions", slower));
     assert_eq!(pending(&daemon), [""; 0], "agents are told the same");
     let mut more = actions("Says it again, and sends your keys along");
@@ -309,6 +309,8 @@ fn an_announced_action_that_is_defined_otherwise_is_asked_about() {
         .operate("revoke", &json!({"plugin": "guest", "version": "=1.2.0", "forget": true}))
         .expect("it is forgotten");
     install(&daemon, &announcing("1.3.0", &json!([{"name": "echo", "description": "anything"}])));
+    error(call_exactly(&daemon, "=1.3.0"), ErrorCode::ConsentRequired);
+    daemon.operate("grant", &json!({"plugin": "guest", "version": "1.3.0"})).expect("it waits like the others");
     assert_eq!(call_exactly(&daemon, "=1.3.0").expect("it is the first again"), 1);
     daemon.stop_and_expect_no_orphans();
 }
@@ -542,5 +544,109 @@ fn at_a_terminal_the_question_is_asked() {
     let (status, shown) = at_a_terminal("grant guest", "");
     assert_eq!(status, Some(0), "{shown}");
     expect_text(&shown, "guest waits for nobody's consent");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What was said holds for the plugin, in whatever version it runs.
+#[test]
+fn what_is_taken_back_is_taken_from_every_version() {
+    let (_folder, path) = files();
+    let asks = json!([{"file_read": [path]}]);
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASK));
+    for version in ["1.0.0", "1.1.0"] {
+        install(&daemon, &guest(version, &asks));
+    }
+    assert_eq!(pending(&daemon), ["guest 1.0.0", "guest 1.1.0"]);
+    daemon.operate("grant", &json!({"plugin": "guest", "version": "1.0.0"})).expect("it is asked for");
+    assert_eq!(pending(&daemon), [""; 0], "the same was asked for by both");
+    let read = json!([format!("read {path}/file")]);
+    let reads = |version: &str| {
+        let mut agent = daemon.agent();
+        let call = Call { action: "files", plugin: Some("guest"), version: Some(version), ..Call::default() };
+        let id = agent.begin_with(&call, &pack(&read));
+        agent.finish(id).expect("it answers")[format!("read {path}/file")].clone()
+    };
+    assert_eq!((reads("=1.0.0"), reads("=1.1.0")), (json!("ok"), json!("ok")));
+    daemon.operate("revoke", &json!({"plugin": "guest", "permissions": ["file_read"]})).expect("it was granted");
+    assert_eq!((reads("=1.0.0"), reads("=1.1.0")), (json!("ENOENT"), json!("ENOENT")));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Neither a plugin that takes its time to end nor whoever waits for that holds up what is taken back from another.
+#[test]
+fn nobody_is_waited_for_to_take_something_back() {
+    let (_folder, path) = files();
+    let slow =
+        Package::hostile("slow", "tame").asking(&json!([])).with("limits", json!({"drain_timeout_seconds": 600}));
+    let packages = [guest("1.0.0", &json!([{"file_read": [path]}])), slow];
+    let daemon = Daemon::start(DaemonOptions::with(packages).configuration(ASK));
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
+    assert_eq!(reads(&daemon, &path), "ok");
+    let mut agent = daemon.agent();
+    let waits = agent.begin("echo", "slow", &json!({"ms": 300_000}));
+    daemon.wait_until("echo", "a call under way", |status| status.calls.in_flight == 1);
+    let mut operator = daemon.agent();
+    let disabling = operator.begin("palisade", "disable", &json!({"plugin": "echo"}));
+    daemon.wait_until("echo", "its end", |status| status.is("stopping"));
+    daemon.operate("revoke", &json!({"plugin": "guest", "permissions": ["file_read"]})).expect("it was granted");
+    assert_eq!(reads(&daemon, &path), "ENOENT");
+    let status = daemon.status("echo");
+    assert!(status.is("stopping") && status.calls.in_flight == 1, "the other still waits");
+    agent.cancel(waits);
+    error(agent.finish(waits), ErrorCode::Cancelled);
+    operator.finish(disabling).expect("it is disabled");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package is where it is, and not where a path says that it is.
+#[test]
+fn a_path_with_detours_is_not_taken_for_what_it_begins_with() {
+    let (_folder, path) = files();
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let trusted = folder.path().join("trusted");
+    let configuration = format!(
+        "[trust]\npolicy = \"checksum\"\n[trust.sources.{trusted:?}]\npolicy = \"none\"\n\
+         [permissions]\nrules = [{{ decision = \"allow\", source = {trusted:?} }}]\n"
+    );
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(&configuration));
+    let trusted = daemon.path().join("trusted");
+    fs::create_dir_all(trusted.join("x")).expect("it is ours");
+    let package = guest("1.0.0", &json!([{"file_read": [path]}])).write(&daemon.path().join("evil"), daemon.marker());
+    fs::create_dir(package.join("y")).expect("it is ours");
+    let link = trusted.join("link");
+    std::os::unix::fs::symlink(&package, &link).expect("it is ours");
+    let detours = [
+        format!("{}/x/../../evil/guest", trusted.display()),
+        format!("{}/x/../../evil/guest/y/..", trusted.display()),
+        format!("file://{}/x/../../evil/guest/y/..", trusted.display()),
+        link.display().to_string(),
+    ];
+    for detour in &detours {
+        error(daemon.operate("install", &json!({ "path": detour })), ErrorCode::ChecksumMissing);
+    }
+    let good = guest("1.0.0", &json!([{"file_read": [path]}])).write(&trusted, daemon.marker());
+    daemon.operate("install", &json!({ "path": good })).expect("it lies where it may");
+    assert_eq!(decided(&daemon, "*"), [format!("file_read:{path} granted permissions.rules[0]")]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Of what was installed somebody has agreed to the actions; if that is not known any more, it is asked about.
+#[test]
+fn what_was_forgotten_of_actions_is_asked_about() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASK));
+    install(&daemon, &guest("1.0.0", &json!([])));
+    expect_echo(&daemon, "guest");
+    // The version before has said nothing of its actions.
+    let stated = json!([{"name": "echo", "description": "Says it again"}]);
+    install(&daemon, &guest("1.1.0", &json!([])).with("actions", stated));
+    assert_eq!(pending(&daemon), ["guest 1.1.0"]);
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it waits");
+    assert_eq!(pending(&daemon), [""; 0]);
+    daemon.operate("revoke", &json!({"plugin": "guest", "forget": true})).expect("it is there");
+    assert_eq!(pending(&daemon), ["guest 1.0.0", "guest 1.1.0"]);
+    let refused = error(call(&daemon), ErrorCode::ConsentRequired);
+    expect_text(&refused.message, "to its actions, as it is not known that anybody has agreed to them");
+    daemon.operate("grant", &json!({"plugin": "guest", "version": "1.1.0"})).expect("it waits");
+    expect_echo(&daemon, "guest");
     daemon.stop_and_expect_no_orphans();
 }

@@ -59,6 +59,7 @@ impl Packages {
         }
         self.live.replace(Registry::new(handles, rejected));
         let Some(registry) = self.live.now() else { return };
+        self.agree_to_what_is_left(&registry).await;
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
             if let Err(unmet) = registry.resolve(&handle.blueprint().manifest) {
                 tracing::warn!(plugin = %handle.id(), %unmet, "what it depends on is not here");

@@ -89,6 +89,10 @@ impl Packages {
             return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, message)
                 .with_hint("install or enable what is missing first, or use --force"));
         }
+        // Before it is installed: a crash in between leaves nothing that anybody would have to be asked about.
+        if registry.versions(&id).next().is_none() {
+            self.agree_to_the_first(&found, &snapshot, who).await;
+        }
         let written = Record {
             digest: snapshot.digest.clone(),
             source: source.display().to_string(),
@@ -118,7 +122,6 @@ impl Packages {
         registry.put(handle.clone());
         self.live.replace(registry);
         self.tell(EventKind::PackageInstalled, &id, &version, None);
-        self.agree_to_the_first(&handle, who).await;
         self.set_off(&handle).await;
         Ok(answer)
     }

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::refusals::Refusals;
@@ -109,6 +110,8 @@ pub struct Blueprint {
     pub announced: Announced,
     /// What it was granted of that.
     pub grants: Grants,
+    /// Something of that was taken back: no process is to have it any more.
+    pub withdrawn: AtomicBool,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
 }
@@ -197,11 +200,10 @@ impl Blueprint {
         runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
     }
 
-    /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by the next daemon.
+    /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by a rescan, or the next daemon.
     pub fn look_again(&self) {
         let before = self.snapshot();
-        let staged = admission::admit(&self.store, &self.host.rules, &self.source, &self.manifest)
-            .map(|admitted| admitted.snapshot);
+        let staged = staged(&self.store, &self.host.rules, &self.source, &self.manifest);
         // There is one more than before, perhaps.
         let more = staged.is_ok() && staged != before;
         *self.snapshot.lock().expect("nothing panics while it holds the snapshot") = staged;
@@ -211,24 +213,30 @@ impl Blueprint {
         }
     }
 
-    /// The copy that runs, once this daemon has seen for itself that it is the package.
+    /// The copy that runs, once this daemon has seen for itself that it is the package, and that it still is: what has changed since it
+    /// was hashed is hashed again.
     async fn seen(&self) -> Result<Snapshot, LaunchFailure> {
         let snapshot = self.snapshot()?;
-        if !snapshot.is_presumed {
-            return Ok(snapshot);
-        }
-        let (store, host) = (self.store.clone(), self.host.clone());
+        let (store, host, before) = (self.store.clone(), self.host.clone(), snapshot.clone());
         let (source, manifest) = (self.source.clone(), self.manifest.clone());
-        let looked = blocking::run(move || admission::admit(&store, &host.rules, &source, &manifest)).await;
-        let seen = looked.map_err(|error| {
+        let look = move || {
+            if !before.is_presumed
+                && let Ok(same) = store.take(&before.digest)
+            {
+                return Ok(same);
+            }
+            staged(&store, &host.rules, &source, &manifest)
+        };
+        let seen = blocking::run(look).await.map_err(|error| {
             let message = format!("there is no thread to look at the package: {error}");
             LaunchFailure { message, outlook: Outlook::Shortage, code: None }
         })?;
-        let seen = seen.map(|admitted| admitted.snapshot).and_then(|seen| {
-            // Who signed it decided about what it may do, and that was by what was believed.
-            if self.consent.signer.is_some() && seen.checksum != snapshot.checksum {
+        let seen = seen.and_then(|seen| {
+            // What was granted was granted to what was found then.
+            if seen.digest != snapshot.digest && !self.consent.verdict.items.is_empty() {
                 return Err(lasting(
-                    "the package is not the one that was found; `palisade rescan` looks again".to_owned(),
+                    "the package is not the one that was found and asked about; `palisade rescan` looks again"
+                        .to_owned(),
                 ));
             }
             Ok(seen)
@@ -507,6 +515,13 @@ impl Blueprint {
 
     /// Whether nothing has to be said about what it asks for.
     fn accept_consent(&self) -> Result<(), LaunchFailure> {
+        if self.is_withdrawn() {
+            return Err(LaunchFailure {
+                message: "something was taken back of what it may do; it is made anew without".to_owned(),
+                outlook: Outlook::Passing,
+                code: Some(ErrorCode::Unavailable),
+            });
+        }
         if !self.is_awaiting_consent() {
             return Ok(());
         }
@@ -517,6 +532,17 @@ impl Blueprint {
     #[must_use]
     pub fn is_awaiting_consent(&self) -> bool {
         self.consent.is_awaited() || self.announced.is_awaited()
+    }
+
+    /// Lets no more process be started with what it was granted.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Relaxed)
     }
 
     /// What an operator has to say something about, a sentence.
@@ -565,6 +591,14 @@ impl Blueprint {
         }
         tracing::warn!(plugin = %id, %missing, "the plugin is confined less than it should be, as configured");
         Ok(())
+    }
+}
+
+/// The copy of the package that lies there; of an installed one, which is a copy itself, that one, if it is what it was. Blocks.
+fn staged(store: &Store, rules: &Rules, source: &Path, manifest: &Manifest) -> Result<Snapshot, LaunchFailure> {
+    match store.digest_of(source) {
+        Some(digest) => store.take(digest).map_err(|error| admission::not_copied(&error)),
+        None => admission::admit(store, rules, source, manifest).map(|admitted| admitted.snapshot),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What operators said about what plugins ask for, and which definitions of actions they agreed to.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rusqlite::{Row, Transaction, params};
 
@@ -13,7 +15,7 @@ use crate::model::trust::KeyName;
 /// The tables.
 pub(super) const MIGRATION: &str = "
     CREATE TABLE consents (
-        id TEXT NOT NULL, permission TEXT NOT NULL, scope TEXT NOT NULL, word TEXT NOT NULL, key TEXT,
+        id TEXT NOT NULL, permission TEXT NOT NULL, scope TEXT NOT NULL, word TEXT NOT NULL, key TEXT, place BLOB NOT NULL,
         at_unix_ms INTEGER NOT NULL, who TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL,
         PRIMARY KEY (id, permission, scope)
     ) STRICT, WITHOUT ROWID;
@@ -67,7 +69,7 @@ impl Database {
         let connection = self.connection();
         let read = || {
             let mut all = connection.prepare(
-                "SELECT id, permission, scope, word, key, at_unix_ms, who, version, digest FROM consents ORDER BY id",
+                "SELECT id, permission, scope, word, key, place, at_unix_ms, who, version, digest FROM consents ORDER BY id",
             )?;
             let said = all.query_map([], said)?.collect::<Result<Vec<_>, _>>()?;
             let mut all = connection.prepare("SELECT id, action, digest, place FROM definitions")?;
@@ -101,13 +103,14 @@ impl Database {
         self.change(entry, |transaction| {
             for said in said {
                 transaction.execute(
-                    "INSERT OR REPLACE INTO consents VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    "INSERT OR REPLACE INTO consents VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                     params![
                         entry.id,
                         said.item.permission(),
                         said.item.scope().unwrap_or_default(),
                         said.word.as_str(),
                         said.key.as_ref().map(KeyName::as_str),
+                        said.place.as_os_str().as_bytes(),
                         said.at_unix_ms,
                         said.who,
                         said.version,
@@ -162,7 +165,16 @@ fn said(row: &Row<'_>) -> rusqlite::Result<Option<(PluginId, Said)>> {
     let (Ok(id), Ok(item), Some(word), Ok(key)) = (PluginId::parse(&id), item, Word::named(&word), key) else {
         return Ok(None);
     };
-    let said = Said { item, word, key, at_unix_ms: row.get(5)?, who: text(6)?, version: text(7)?, digest: text(8)? };
+    let said = Said {
+        item,
+        word,
+        key,
+        place: OsString::from_vec(row.get(5)?).into(),
+        at_unix_ms: row.get(6)?,
+        who: text(7)?,
+        version: text(8)?,
+        digest: text(9)?,
+    };
     Ok(Some((id, said)))
 }
 
@@ -186,6 +198,7 @@ mod tests {
             item: Item::parse(item).unwrap(),
             word,
             key: KeyName::parse("acme").ok(),
+            place: "/srv/plugins".into(),
             at_unix_ms: 7,
             who: "uid:0".into(),
             version: "1.0.0".into(),
@@ -227,7 +240,7 @@ mod tests {
         let database = Database::open(&folder.path().join("registry.sqlite3"));
         database.consent(&[said("execute_code", Word::Granted)], &Definitions::default(), &entry("grant")).unwrap();
         let connection = database.connection();
-        let insert = "INSERT INTO consents VALUES (?1, ?2, ?3, ?4, ?5, 7, 'uid:0', '1.0.0', '00')";
+        let insert = "INSERT INTO consents VALUES (?1, ?2, ?3, ?4, ?5, x'2f', 7, 'uid:0', '1.0.0', '00')";
         for (id, permission, scope, word, key) in [
             ("No id", "execute_code", "", "granted", None),
             ("one", "rule_the_world", "", "granted", None),
