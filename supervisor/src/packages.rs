@@ -14,6 +14,7 @@
 
 mod archived;
 pub mod consent;
+mod departure;
 mod deprecate;
 pub mod discovery;
 mod gather;
@@ -38,6 +39,7 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use tokio::task::JoinHandle;
 
+use self::departure::Departures;
 use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
@@ -101,6 +103,8 @@ pub struct Packages {
     accounts: Arc<Accounts>,
     deprecations: Deprecations,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
+    /// Those that are in the registry no more.
+    departures: Departures,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
     changing: tokio::sync::Mutex<()>,
@@ -142,6 +146,7 @@ impl Packages {
             numbers: Mutex::default(),
             accounts: Arc::default(),
             tasks: Mutex::default(),
+            departures: Departures::default(),
             changing: tokio::sync::Mutex::default(),
             unwatched: Mutex::default(),
         }
@@ -228,14 +233,7 @@ impl Packages {
 
     /// Ends a plugin that nobody is sent to any more.
     async fn end(&self, handle: &Handle, task: Option<JoinHandle<()>>) {
-        // Its own ladder bounds this.
-        let _ = handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await;
-        handle.tell(Command::Shutdown).await;
-        if let Some(task) = task
-            && let Err(error) = task.await
-        {
-            tracing::error!(plugin = %handle.id(), %error, "the actor of a plugin panicked");
-        }
+        end(handle, task).await;
     }
 
     /// The tasks of all plugins, for whoever has ended them.
@@ -270,6 +268,18 @@ impl Packages {
         event.version = Some(version.to_string());
         event.reason = reason;
         self.around.bus.publish(event);
+    }
+}
+
+/// Ends a plugin that nobody is sent to any more.
+async fn end(handle: &Handle, task: Option<JoinHandle<()>>) {
+    // Its own ladder bounds this.
+    let _ = handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await;
+    handle.tell(Command::Shutdown).await;
+    if let Some(task) = task
+        && let Err(error) = task.await
+    {
+        tracing::error!(plugin = %handle.id(), %error, "the actor of a plugin panicked");
     }
 }
 
