@@ -15,6 +15,7 @@
 mod announced;
 mod archived;
 pub mod consent;
+mod departure;
 mod deprecate;
 pub mod discovery;
 mod gather;
@@ -41,6 +42,7 @@ use semver::Version;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use self::departure::Departures;
 use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
@@ -106,6 +108,8 @@ pub struct Packages {
     accounts: Arc<Accounts>,
     deprecations: Deprecations,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
+    /// Those that are in the registry no more.
+    departures: Departures,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
     /// What was agreed to of what each announces, where that is compared.
@@ -161,6 +165,7 @@ impl Packages {
             numbers: Mutex::default(),
             accounts: Arc::default(),
             tasks: Mutex::default(),
+            departures: Departures::default(),
             changing: tokio::sync::Mutex::default(),
             consenting: tokio::sync::Mutex::default(),
             policy,
@@ -250,18 +255,6 @@ impl Packages {
         handle.tell(Command::Begin).await;
     }
 
-    /// Ends a plugin that nobody is sent to any more.
-    async fn end(&self, handle: &Handle, task: Option<JoinHandle<()>>) {
-        // Its own ladder bounds this.
-        let _ = handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await;
-        handle.tell(Command::Shutdown).await;
-        if let Some(task) = task
-            && let Err(error) = task.await
-        {
-            tracing::error!(plugin = %handle.id(), %error, "the actor of a plugin panicked");
-        }
-    }
-
     /// The tasks of all plugins, for whoever has ended them.
     pub fn take_tasks(&self) -> Vec<JoinHandle<()>> {
         lock(&self.tasks).drain().map(|(_, task)| task).collect()
@@ -294,6 +287,18 @@ impl Packages {
         event.version = Some(version.to_string());
         event.reason = reason;
         self.around.bus.publish(event);
+    }
+}
+
+/// Ends a plugin that nobody is sent to any more.
+async fn end(handle: &Handle, task: Option<JoinHandle<()>>) {
+    // Its own ladder bounds this.
+    let _ = handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await;
+    handle.tell(Command::Shutdown).await;
+    if let Some(task) = task
+        && let Err(error) = task.await
+    {
+        tracing::error!(plugin = %handle.id(), %error, "the actor of a plugin panicked");
     }
 }
 

@@ -403,8 +403,10 @@ impl Packages {
             }
             self.live.replace(changed);
         }
-        for (handle, task, anew) in renewed {
-            self.end(&handle, task).await;
+        let renewed: Vec<_> =
+            renewed.into_iter().map(|(handle, task, anew)| (self.leave(handle, task), anew)).collect();
+        for (leaving, anew) in renewed {
+            leaving.ended().await;
             self.set_off(&anew).await;
             if running.contains(anew.version()) && anew.is_in_use() {
                 self.go_on(&anew);

@@ -100,8 +100,9 @@ impl Packages {
         self.tell(EventKind::PackageRemoved, &id, &version, None);
         let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
         // Its calls may take their time; nobody else waits for them.
+        let departure = self.leave(handle.clone(), task);
         drop(one_change);
-        self.end(&handle, task).await;
+        departure.ended().await;
         let _one_change = self.changing.lock().await;
         let data = handle.blueprint().data_folder();
         // Versions share it. One that was made beforehand and never used is nothing to be kept.

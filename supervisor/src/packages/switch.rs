@@ -67,9 +67,10 @@ impl Packages {
         changed.put(anew.clone());
         self.live.replace(changed);
         self.tell(EventKind::PackageEnabled, &id, &version, None);
+        let leaving = ending.map(|task| self.leave(handle.clone(), task));
         drop(one_change);
-        if let Some(task) = ending {
-            self.end(&handle, task).await;
+        if let Some(leaving) = leaving {
+            leaving.ended().await;
         }
         self.set_off(&anew).await;
         Ok(anew)
