@@ -576,8 +576,7 @@ fn what_is_taken_back_is_taken_from_every_version() {
 #[test]
 fn nobody_is_waited_for_to_take_something_back() {
     let (_folder, path) = files();
-    let slow =
-        Package::hostile("slow", "tame").asking(&json!([])).with("limits", json!({"drain_timeout_seconds": 600}));
+    let slow = Package::echo().with("limits", json!({"drain_timeout_seconds": 600}));
     let packages = [guest("1.0.0", &json!([{"file_read": [path]}])), slow];
     let daemon = Daemon::start(DaemonOptions::with(packages).configuration(ASK));
     daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
