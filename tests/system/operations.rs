@@ -340,7 +340,9 @@ fn every_operation_answers_what_the_page_says() {
                     {"id": "nowhere", "version": "*", "optional": true},
                 ]}),
             ),
-        Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec())).with("runtime", json!("gone")),
+        Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec()))
+            .with("runtime", json!("gone"))
+            .with("dependencies", json!({"plugins": [{"id": "nowhere", "version": "*"}]})),
     ];
     let keys = tempfile::tempdir().expect("the temporary folder is writable");
     let release = KeyName::parse("release").expect("it is a name");

@@ -492,6 +492,9 @@ pub struct PluginStatus {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// What it depends on and cannot have: it is not started meanwhile. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Somebody has said that it is better not used any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,

@@ -37,6 +37,7 @@ impl Packages {
         noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         if !enabled {
             handle.set_enabled(false);
+            self.live.has_changed();
             self.tell(EventKind::PackageDisabled, &id, &version, None);
             handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await?;
             return Ok(handle);

@@ -10,6 +10,7 @@ use super::refusals::Refusals;
 use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
 
 use super::admission;
+use super::needs::{self, Needs};
 use super::network::{self, Network};
 
 use super::sampler::Sampler;
@@ -102,6 +103,8 @@ pub struct Blueprint {
     pub consent: Consent,
     /// What it was granted of that.
     pub grants: Grants,
+    /// What it depends on, as far as it lacks it.
+    pub needs: Needs,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
 }
@@ -240,6 +243,7 @@ impl Blueprint {
     /// A sentence, and whether trying again can help.
     pub async fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
         self.accept_consent()?;
+        self.accept_what_there_is()?;
         self.accept_the_host()?;
         self.manifest.accepts(&self.configuration).map_err(lasting)?;
         let snapshot = self.seen().await?;
@@ -504,6 +508,20 @@ impl Blueprint {
             return Ok(());
         }
         Err(LaunchFailure { message: self.awaits(), outlook: Outlook::Lasting, code: Some(ErrorCode::ConsentRequired) })
+    }
+
+    /// Whether there is what it depends on.
+    fn accept_what_there_is(&self) -> Result<(), LaunchFailure> {
+        let Some(lacking) = self.lacking() else { return Ok(()) };
+        let message = needs::message(&self.manifest, &lacking);
+        // It is nothing that the plugin has done, and may be over the next time.
+        Err(LaunchFailure { message, outlook: Outlook::Shortage, code: Some(ErrorCode::DependencyUnavailable) })
+    }
+
+    /// What it depends on and cannot have, a sentence.
+    #[must_use]
+    pub fn lacking(&self) -> Option<String> {
+        self.needs.lacking(&self.manifest)
     }
 
     /// What an operator has to say something about, a sentence.
