@@ -137,15 +137,22 @@ fn installation_text(installed: &Installation, screen: &Screen) -> String {
     format!("{what} {how}, sha256 {}\n", one_line(digest))
 }
 
-/// `palisade uninstall PLUGIN…`, one after the other.
+/// `palisade uninstall PLUGIN…`, one after the other. Each failure is told when it is known; the first decides the exit status.
 pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool, purge: bool) -> Result<(), Failure> {
+    let mut first = None;
     for plugin in plugins {
         let target = Target { force, ..target(plugin) };
-        let answer = context.operate("uninstall", &Uninstall { target, purge }).await;
-        let answer = answer.map_err(|failure| if plugins.len() > 1 { failure.about(plugin) } else { failure })?;
-        show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, purge, screen)))?;
+        match context.operate("uninstall", &Uninstall { target, purge }).await {
+            Ok(answer) => show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, purge, screen)))?,
+            Err(failure) if failure.is_the_end() => return Err(failure),
+            Err(failure) => {
+                let failure = if plugins.len() > 1 { failure.about(plugin) } else { failure };
+                failure.print(&context.screen, context.json);
+                first.get_or_insert(Failure::silent(failure.status));
+            }
+        }
     }
-    Ok(())
+    first.map_or(Ok(()), Err)
 }
 
 fn removal_text(removed: &Removal, purge: bool, screen: &Screen) -> String {
