@@ -131,7 +131,7 @@ fn is_url(source: &Path) -> bool {
 }
 
 fn installation_text(installed: &Installation, screen: &Screen) -> String {
-    let Installation { id, version, digest, was_there } = installed;
+    let Installation { id, version, digest, was_there, .. } = installed;
     let what = screen.tone(&format!("{} {}", one_line(id), one_line(version)), Tone::Strong);
     let how = if *was_there { "was installed already" } else { "is installed" };
     format!("{what} {how}, sha256 {}\n", one_line(digest))
@@ -212,8 +212,12 @@ mod tests {
 
     #[test]
     fn what_was_done_and_what_stays_is_said() {
-        let installed =
-            Installation { id: "echo".into(), version: "1.0.0".into(), digest: "00ff".into(), was_there: false };
+        let installed = Installation {
+            id: "echo".into(),
+            version: "1.0.0".into(),
+            digest: "00ff".into(),
+            ..Installation::default()
+        };
         assert_eq!(installation_text(&installed, &Screen::plain()), "echo 1.0.0 is installed, sha256 00ff\n");
         let again = Installation { was_there: true, ..installed };
         assert_eq!(installation_text(&again, &Screen::plain()), "echo 1.0.0 was installed already, sha256 00ff\n");
