@@ -192,12 +192,14 @@ pub fn report(
         });
     }
     for handle in registry.all().filter(|handle| handle.is_enabled()) {
-        if let Err(unmet) = registry.resolve(&handle.blueprint().manifest) {
+        if let Some(lacking) = handle.blueprint().lacking() {
             checks.push(Check {
                 name: "plugin",
                 state: Outcome::Warn,
-                summary: format!("{} {} lacks what it depends on: {unmet}", handle.id(), handle.version()),
-                hint: Some("install or enable what is missing".to_owned()),
+                summary: format!("{} {} lacks what it depends on: {lacking}", handle.id(), handle.version()),
+                hint: Some(
+                    "it is not started before that is there: install, enable or grant what is missing".to_owned(),
+                ),
             });
         }
     }

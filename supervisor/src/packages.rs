@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
@@ -66,6 +66,7 @@ use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::{Command, Handle, Operation};
 use crate::plugin::logs::Hub;
+use crate::plugin::needs::{Needs, Offer};
 use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
@@ -220,6 +221,7 @@ impl Packages {
             announced,
             grants,
             withdrawn: AtomicBool::new(false),
+            needs: Needs::new(Arc::downgrade(&self.live) as Weak<dyn Offer>),
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,

@@ -37,6 +37,7 @@ impl Packages {
         noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         if !enabled {
             handle.set_enabled(false);
+            self.live.has_changed();
             self.tell(EventKind::PackageDisabled, &id, &version, None);
             // Its calls may take their time; nobody else waits for them.
             drop(one_change);

@@ -111,13 +111,16 @@ fn inspect(rules: &Rules, package: &Path, manifest: &Manifest) -> Result<Vec<Str
     // What cannot be executed at all is refused with what to do about it where it would be; what a runtime executes is its own affair.
     let entry = manifest.entry_point.as_str();
     if manifest.runtime.is_none()
-        && let Ok(EntryPoint { program: Program::Elf, .. }) = store::entry_point(package, entry)
+        && let Ok(EntryPoint { program, .. }) = store::entry_point(package, entry)
     {
-        let found = rules.inspect(package, entry).map_err(|error| {
-            let message =
-                format!("its program cannot be looked at: {error}; the daemon is short of descriptors or memory");
-            LaunchFailure { message, outlook: Outlook::Shortage, code: None }
-        })?;
+        let found = match program {
+            Program::Elf => rules.inspect(package, entry).map_err(|error| {
+                let message =
+                    format!("its program cannot be looked at: {error}; the daemon is short of descriptors or memory");
+                LaunchFailure { message, outlook: Outlook::Shortage, code: None }
+            })?,
+            Program::Script { interpreter, .. } => rules.inspect_script(entry, &interpreter),
+        };
         if let Some(reason) = found.refused {
             return Err(refused(Some(ErrorCode::CheckFailed), reason));
         }

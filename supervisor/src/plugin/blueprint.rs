@@ -13,6 +13,7 @@ use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
 use super::actions::Actions;
 use super::admission;
 use super::announced::Announced;
+use super::needs::{self, Needs};
 use super::network::{self, Network};
 
 use super::sampler::Sampler;
@@ -112,6 +113,8 @@ pub struct Blueprint {
     pub grants: Grants,
     /// Something of that was taken back: no process is to have it any more.
     pub withdrawn: AtomicBool,
+    /// What it depends on, as far as it lacks it.
+    pub needs: Needs,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
 }
@@ -255,6 +258,7 @@ impl Blueprint {
     /// A sentence, and whether trying again can help.
     pub async fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
         self.accept_consent()?;
+        self.accept_what_there_is()?;
         self.accept_the_host()?;
         self.manifest.accepts(&self.configuration).map_err(lasting)?;
         let snapshot = self.seen().await?;
@@ -543,6 +547,20 @@ impl Blueprint {
     #[must_use]
     pub fn is_withdrawn(&self) -> bool {
         self.withdrawn.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is what it depends on.
+    fn accept_what_there_is(&self) -> Result<(), LaunchFailure> {
+        let Some(lacking) = self.lacking() else { return Ok(()) };
+        let message = needs::message(&self.manifest, &lacking);
+        // It is nothing that the plugin has done, and may be over the next time.
+        Err(LaunchFailure { message, outlook: Outlook::Shortage, code: Some(ErrorCode::DependencyUnavailable) })
+    }
+
+    /// What it depends on and cannot have, a sentence.
+    #[must_use]
+    pub fn lacking(&self) -> Option<String> {
+        self.needs.lacking(&self.manifest)
     }
 
     /// What an operator has to say something about, a sentence.

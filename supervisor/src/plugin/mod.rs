@@ -20,6 +20,7 @@ pub mod inbox;
 pub mod limiting;
 pub mod link;
 pub mod logs;
+pub mod needs;
 pub mod network;
 pub mod numbers;
 pub mod pressure;
