@@ -19,6 +19,7 @@ mod deprecate;
 pub mod discovery;
 mod gather;
 mod install;
+mod lost;
 mod record;
 mod remove;
 mod rescan;
@@ -107,6 +108,8 @@ pub struct Packages {
     departures: Departures,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
+    /// Snapshots that are installed and that nobody runs, so that they are not taken for superfluous.
+    kept: Mutex<Vec<Snapshot>>,
     changing: tokio::sync::Mutex<()>,
     /// Which changes of plugin directories are not noticed, and why.
     unwatched: Mutex<Option<String>>,
@@ -147,6 +150,7 @@ impl Packages {
             accounts: Arc::default(),
             tasks: Mutex::default(),
             departures: Departures::default(),
+            kept: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             unwatched: Mutex::default(),
         }

@@ -147,7 +147,7 @@ impl Packages {
         let manifest = &found.manifest;
         let config = &self.around.config;
         let installed = record::source_of(&self.record_of(&manifest.id, &manifest.version))
-            .filter(|_| snapshot.is_some_and(|snapshot| found.path == snapshot.path));
+            .filter(|_| self.around.store.has_made(&found.path));
         let is_installed = installed.is_some();
         let source = installed.unwrap_or_else(|| found.path.clone());
         let asks = match config.permissions.definitions {

@@ -118,6 +118,7 @@ impl Packages {
         handle.set_enabled(enabled);
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());
+        registry.forgive(&id, &version);
         self.live.replace(registry);
         self.tell(EventKind::PackageInstalled, &id, &version, None);
         self.agree_to_the_first(&handle, who).await;

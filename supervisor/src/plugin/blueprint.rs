@@ -193,8 +193,14 @@ impl Blueprint {
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by the next daemon.
     pub fn look_again(&self) {
         let before = self.snapshot();
-        let staged = admission::admit(&self.store, &self.host.rules, &self.source, &self.manifest)
-            .map(|admitted| admitted.snapshot);
+        let staged = match self.store.has_made(&self.source) {
+            // It stays what was installed, and is judged by where that came from.
+            true => {
+                admission::readmit(&self.store, &self.host.rules, &self.source, &self.consent.source, &self.manifest)
+            }
+            false => admission::admit(&self.store, &self.host.rules, &self.source, &self.manifest),
+        };
+        let staged = staged.map(|admitted| admitted.snapshot);
         // There is one more than before, perhaps.
         let more = staged.is_ok() && staged != before;
         *self.snapshot.lock().expect("nothing panics while it holds the snapshot") = staged;
