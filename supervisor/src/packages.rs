@@ -20,6 +20,7 @@ mod deprecate;
 pub mod discovery;
 mod gather;
 mod install;
+mod lost;
 mod record;
 mod remove;
 mod rescan;
@@ -117,6 +118,8 @@ pub struct Packages {
     agreed: Mutex<BTreeMap<PluginId, Arc<Agreed>>>,
     /// Told when there is something new in that which the database does not have.
     announced: Arc<Notify>,
+    /// Snapshots that are installed and that nobody runs, so that they are not taken for superfluous.
+    kept: Mutex<Vec<Snapshot>>,
     changing: tokio::sync::Mutex<()>,
     /// Held by who says what a plugin may do, which waits for no other change.
     consenting: tokio::sync::Mutex<()>,
@@ -167,6 +170,7 @@ impl Packages {
             accounts: Arc::default(),
             tasks: Mutex::default(),
             departures: Departures::default(),
+            kept: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             consenting: tokio::sync::Mutex::default(),
             policy,

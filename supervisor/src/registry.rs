@@ -44,13 +44,67 @@ pub struct Found {
     pub warnings: Vec<String>,
 }
 
-/// A folder that looks like a package and cannot be used as one.
+/// A folder that looks like a package and cannot be used as one, or the record of an installed version of which nothing else is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rejected {
-    /// The folder.
+    /// The folder, or the record.
     pub path: PathBuf,
     /// Why.
     pub reason: String,
+    /// Whether it could only not be looked at, which says nothing of what is there.
+    #[serde(skip)]
+    pub unseen: bool,
+}
+
+impl Rejected {
+    /// One that was looked at.
+    #[must_use]
+    pub fn new(path: PathBuf, reason: String) -> Self {
+        Self { path, reason, unseen: false }
+    }
+
+    /// One that could not be.
+    #[must_use]
+    pub fn unseen(path: PathBuf, reason: String) -> Self {
+        Self { path, reason, unseen: true }
+    }
+
+    /// The installed version whose record this is.
+    fn installed(&self) -> Option<(PluginId, Version)> {
+        let (id, version) = self.path.file_name()?.to_str()?.strip_suffix(".json")?.split_once('@')?;
+        Some((PluginId::parse(id).ok()?, Version::parse(version).ok()?))
+    }
+}
+
+/// Why something cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The reason, a sentence.
+    pub reason: String,
+    /// Whether that says nothing of what is there.
+    pub unseen: bool,
+}
+
+impl Unread {
+    fn at(path: &Path, error: &std::io::Error) -> Self {
+        Self { reason: unreadable(path, error), unseen: says_nothing(error) }
+    }
+
+    fn known(reason: String) -> Self {
+        Self { reason, unseen: false }
+    }
+
+    pub(crate) fn rejected(self, path: PathBuf) -> Rejected {
+        Rejected { path, reason: self.reason, unseen: self.unseen }
+    }
+}
+
+/// Whether what went wrong says nothing of what is there: it may not be read, or the daemon is short of something, or the disk fails.
+#[must_use]
+pub fn says_nothing(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    // Whatever else there may be is no proof that something is gone.
+    !matches!(Errno::from_io_error(error), None | Some(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP))
 }
 
 /// The folders in the plugin directories that have a manifest.
@@ -115,8 +169,8 @@ impl Listing {
                 return Ok(());
             }
             Ok(false) => {}
-            Err(reason) => {
-                self.rejected.push(Rejected { path: directory.to_owned(), reason });
+            Err(unread) => {
+                self.rejected.push(unread.rejected(directory.to_owned()));
                 return Ok(());
             }
         }
@@ -136,7 +190,7 @@ impl Listing {
             match manifest_of(&folder) {
                 Ok(true) => self.folders.push(folder),
                 Ok(false) => {}
-                Err(reason) => self.rejected.push(Rejected { path: folder, reason }),
+                Err(unread) => self.rejected.push(unread.rejected(folder)),
             }
         }
         Ok(())
@@ -145,15 +199,15 @@ impl Listing {
 
 /// Whether the folder has a manifest. What cannot be looked at, or is something else of that name, is told: nobody names it so by
 /// chance. Anything but a file is no manifest: reading a pipe would wait for ever, and a link may lead out of the package.
-fn manifest_of(folder: &Path) -> Result<bool, String> {
+fn manifest_of(folder: &Path) -> Result<bool, Unread> {
     let path = folder.join("plugin.json");
     match fs::symlink_metadata(&path) {
         Ok(metadata) if metadata.is_file() => Ok(true),
-        Ok(metadata) => Err(no_manifest(&path, metadata.file_type())),
+        Ok(metadata) => Err(Unread::known(no_manifest(&path, metadata.file_type()))),
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotADirectory | std::io::ErrorKind::NotFound) => {
             Ok(false)
         }
-        Err(error) => Err(unreadable(&path, &error)),
+        Err(error) => Err(Unread::at(&path, &error)),
     }
 }
 
@@ -185,28 +239,28 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
 /// # Errors
 /// What is wrong with it, all of it.
 pub fn read(folder: &Path) -> Result<Found, String> {
-    read_with_text(folder).map(|(found, _)| found)
+    read_with_text(folder).map(|(found, _)| found).map_err(|unread| unread.reason)
 }
 
 /// Reads a package's manifest, and returns it as it is written too.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_with_text(folder: &Path) -> Result<(Found, Vec<u8>), String> {
+pub fn read_with_text(folder: &Path) -> Result<(Found, Vec<u8>), Unread> {
     let path = folder.join("plugin.json");
     // It may be something else by now, which is not followed and not waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::open(&path, flags, Mode::empty()).map_err(std::io::Error::from);
-    let file = opened.map(fs::File::from).map_err(|error| unreadable(&path, &error))?;
-    let what = file.metadata().map_err(|error| unreadable(&path, &error))?.file_type();
+    let file = opened.map(fs::File::from).map_err(|error| Unread::at(&path, &error))?;
+    let what = file.metadata().map_err(|error| Unread::at(&path, &error))?.file_type();
     if !what.is_file() {
-        return Err(no_manifest(&path, what));
+        return Err(Unread::known(no_manifest(&path, what)));
     }
     let mut bytes = Vec::new();
     // One byte more than allowed, so that the parser sees that it is too long.
     let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| unreadable(&path, &error))?;
-    let (manifest, warnings) = understand(folder, &bytes)?;
+    read.map_err(|error| Unread::at(&path, &error))?;
+    let (manifest, warnings) = understand(folder, &bytes).map_err(Unread::known)?;
     let mut warnings: Vec<_> = warnings.into_iter().map(|warning| warning.to_string()).collect();
     for left_out in store::LEFT_OUT.iter().filter(|name| folder.join(name).is_dir()) {
         warnings.push(format!("the folder {left_out} is left out of the package; what it needs has to lie elsewhere"));
@@ -374,9 +428,43 @@ impl Registry {
             let error = ErrorBody::new(ErrorCode::Unavailable, message).with_hint(hint);
             return Err(ErrorBody { retryable: false, ..error });
         }
+        if let Some(lost) = self.lost(id, Some(&specifier)) {
+            return Err(lost);
+        }
         let wanted = specifier.to_string();
         Err(ErrorBody::new(ErrorCode::VersionNotFound, format!("no version of {id} fits {wanted}"))
             .with_hint(format!("there is {}", there())))
+    }
+
+    /// What is said of an id of which an installed version is there by its record alone.
+    fn lost(&self, id: &str, specifier: Option<&Specifier>) -> Option<ErrorBody> {
+        let lost = self.rejected.iter().filter_map(|rejected| Some((rejected.installed()?, rejected)));
+        let mut lost = lost.filter(|((other, version), _)| {
+            other.as_str() == id
+                && specifier.is_none_or(|specifier| specifier.matches(version))
+                && self.plugins.get(other).is_none_or(|versions| !versions.contains_key(version))
+        });
+        let ((_, version), Rejected { path, reason, unseen }) = lost.next()?;
+        let message = format!("{id} {version} is installed and cannot be used: {} {reason}", path.display());
+        let hint = match unseen {
+            true => "`palisade rescan` looks at it again".to_owned(),
+            false => format!("install it again, or `palisade uninstall {id}@={version}` forgets it"),
+        };
+        let code = if *unseen { ErrorCode::Unavailable } else { ErrorCode::IntegrityFailed };
+        Some(ErrorBody::new(code, message).with_hint(hint))
+    }
+
+    /// Whether there are installed versions of this id that cannot be used at all.
+    #[must_use]
+    pub fn is_lost(&self, id: &PluginId) -> bool {
+        self.lost(id.as_str(), None).is_some()
+    }
+
+    /// Whether it was said why this installed version cannot be used; from now on it is not any more.
+    pub fn forgive(&mut self, id: &PluginId, version: &Version) -> bool {
+        let before = self.rejected.len();
+        self.rejected.retain(|one| one.installed().is_none_or(|(other, its)| other != *id || its != *version));
+        self.rejected.len() < before
     }
 
     fn unknown(&self, id: &str) -> ErrorBody {
@@ -391,6 +479,9 @@ impl Registry {
             let message = format!("the package {} cannot be used: {}", rejected.path.display(), rejected.reason);
             return ErrorBody::new(ErrorCode::ConfigurationInvalid, message)
                 .with_hint("correct it; `palisade rescan` looks at it again");
+        }
+        if let Some(lost) = self.lost(id, None) {
+            return lost;
         }
         let error = ErrorBody::new(ErrorCode::PluginNotFound, format!("there is no plugin {}", quoted(id)));
         match crate::plugin::actions::nearest(id, self.plugins.keys().map(PluginId::as_str)) {

@@ -207,13 +207,105 @@ fn a_snapshot_that_was_changed_is_not_run() {
     mode(0o555);
     let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
     assert_eq!(listed(&daemon), ["echo 0.1.0 true"]);
-    let list = daemon.operate("list", &json!({})).expect("there is a list");
-    let reason = list["rejected"][0]["reason"].as_str().unwrap_or_default();
-    expect_text(reason, "in the store is not what it was when it was made; install it again");
+    let rejected = || {
+        let list = daemon.operate("list", &json!({})).expect("there is a list");
+        let reasons = list["rejected"].as_array().expect("a list").iter();
+        reasons.map(|one| one["reason"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let [reason] = &rejected()[..] else { panic!("{:?}", rejected()) };
+    expect_text(
+        reason,
+        &format!("{} in the store is not what it was when it was made; install it again", entry.display()),
+    );
+    for refused in [
+        daemon.agent().call("guest", "echo", &json!(1)),
+        daemon.operate("status", &json!({"plugin": "guest"})),
+        daemon.operate("info", &json!({"plugin": "guest"})),
+        daemon.operate("uninstall", &json!({"plugin": "guest"})),
+    ] {
+        let refused = error(refused, ErrorCode::IntegrityFailed);
+        expect_text(&refused.message, "guest 1.0.0 is installed and cannot be used: ");
+        expect_text(&refused.message, reason);
+        expect_text(refused.hint.as_deref().unwrap_or_default(), "`palisade uninstall guest@=1.0.0` forgets it");
+    }
     expect_echo(&daemon, "echo");
-    // Which mends it.
+    // Which mends it, and nobody speaks of it any more.
     install(&daemon, &elsewhere(&daemon, &guest("1.0.0"))).expect("it is installed");
     expect_echo(&daemon, "guest");
+    assert_eq!(rejected(), [""; 0]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A version whose snapshot is gone is told of, and can be forgotten; others of its plugin are as they were.
+#[test]
+fn a_version_whose_snapshot_is_gone_can_be_removed() {
+    let daemon = Daemon::with([]);
+    let mut digests = Vec::new();
+    for version in ["1.0.0", "1.1.0"] {
+        let installed = install(&daemon, &elsewhere(&daemon, &guest(version))).expect("it is installed");
+        digests.push(installed["digest"].as_str().expect("a digest").to_owned());
+    }
+    let snapshots = daemon.path().join("state/store/snapshots");
+    let folder = daemon.stop();
+    fs::rename(snapshots.join(&digests[0]), folder.path().join("taken")).expect("it is ours");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    assert_eq!(listed(&daemon), ["guest 1.1.0 true"]);
+    expect_echo(&daemon, "guest");
+    let exactly = json!({"plugin": "guest", "version": "=1.0.0"});
+    let refused = error(daemon.operate("info", &exactly), ErrorCode::IntegrityFailed);
+    expect_text(&refused.message, &digests[0]);
+    let removed = daemon.operate("uninstall", &json!({"plugin": "guest", "version": "=1.0.0", "purge": true}));
+    assert_eq!(removed.expect("it can be")["purged"], json!(false), "what the other version has stays");
+    let list = daemon.operate("list", &json!({})).expect("there is a list");
+    assert_eq!(list["rejected"], json!([]));
+    error(daemon.operate("info", &exactly), ErrorCode::VersionNotFound);
+    let daemon = restarted(daemon);
+    assert_eq!(daemon.operate("list", &json!({})).expect("there is a list")["rejected"], json!([]));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What is installed goes on where it can only not be looked at, and so do packages in plugin directories.
+#[test]
+fn what_cannot_be_looked_at_goes_on() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration("watch = false\n"));
+    install(&daemon, &elsewhere(&daemon, &guest("1.0.0"))).expect("it is installed");
+    expect_echo(&daemon, "guest");
+    expect_echo(&daemon, "echo");
+    let processes = ["guest", "echo"].map(|plugin| daemon.process_of(plugin));
+    let state = daemon.path().join("state");
+    let rescan = || daemon.operate("rescan", &json!({})).expect("it looks");
+    let nothing = |found: &Value| {
+        assert_eq!(
+            (&found["added"], &found["changed"], &found["removed"]),
+            (&json!([]), &json!([]), &json!([])),
+            "{found}"
+        );
+        assert_eq!(["guest", "echo"].map(|plugin| daemon.process_of(plugin)), processes);
+        found["rejected"].as_array().expect("a list").len()
+    };
+    assert_eq!(nothing(&rescan()), 0);
+    // Root reads what nobody may.
+    if palisade_tests::daemon::other_user().is_some() || !palisade_tests::daemon::runs_as_root() {
+        for (path, mode) in [
+            (state.join("installed"), 0o700),
+            (state.join("installed/guest@1.0.0.json"), 0o600),
+            (state.join("store/snapshots"), 0o700),
+            (daemon.plugins().join("echo"), 0o755),
+            (daemon.plugins().join("echo/plugin.json"), 0o644),
+        ] {
+            let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+            set(0o000);
+            let found = rescan();
+            set(mode);
+            nothing(&found);
+        }
+    } else {
+        println!("SKIPPED: what may not be read: root may");
+    }
+    assert_eq!(nothing(&rescan()), 0);
+    // What is gone is gone.
+    fs::remove_file(state.join("installed/guest@1.0.0.json")).expect("it is ours");
+    assert_eq!(rescan()["removed"], json!(["guest 1.0.0"]));
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -123,6 +123,45 @@ fn what_does_not_hold_is_refused_by_name_and_the_others_are_used() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// What was installed and does not hold any more is a plugin that says why, is kept, and can be removed: whatever is required meanwhile, and
+/// whoever starts it. What it was installed from decides which policy that is.
+#[test]
+fn what_is_installed_and_does_not_hold_any_more_says_why() {
+    let install = |daemon: &Daemon, id: &str| {
+        let folder = Package::hostile(id, "tame").write(&daemon.path().join("elsewhere"), daemon.marker());
+        daemon.operate("install", &json!({"path": folder})).expect("it is installed")
+    };
+    let daemon = Daemon::with([]);
+    let source = fs::canonicalize(daemon.path()).expect("it is there").join("elsewhere");
+    let digest = install(&daemon, "guest")["digest"].clone();
+    install(&daemon, "other");
+    let strict = format!("[trust.sources.{source:?}]\npolicy = \"signature\"\n");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.stop()).configuration(&strict));
+    for operate in [
+        daemon.agent().call("guest", "echo", &json!(1)),
+        // Not even when it is looked at again.
+        daemon.operate("start", &json!({"plugin": "guest"})),
+        daemon.agent().call("guest", "echo", &json!(1)),
+    ] {
+        expect_text(&error(operate, ErrorCode::ChecksumMissing).message, "signature is required");
+    }
+    assert_eq!(daemon.status("guest").state, "failed");
+    daemon.operate("rescan", &json!({})).expect("it looks");
+    let list = daemon.operate("list", &json!({})).expect("there is a list");
+    assert_eq!((list["rejected"].clone(), list["plugins"].as_array().map(Vec::len)), (json!([]), Some(2)));
+    let removed = daemon.operate("uninstall", &json!({"plugin": "other"})).expect("it can be removed");
+    assert!(removed["archive"].is_string(), "{removed}");
+    // With other rules it is what it was.
+    let lenient = format!("[trust.sources.{source:?}]\npolicy = \"none\"\n");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.stop()).configuration(&lenient));
+    expect_echo(&daemon, "guest");
+    assert_eq!(
+        daemon.operate("permissions", &json!({"plugin": "guest"})).expect("it is known")["plugins"][0]["digest"],
+        digest
+    );
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// The hostile plugin, built otherwise.
 fn rebuilt(id: &str, change: impl FnOnce(&mut [u8])) -> Package {
     let mut bytes = fs::read(built("palisade-hostile")).expect("it was built");

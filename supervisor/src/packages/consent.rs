@@ -164,7 +164,7 @@ impl Packages {
     pub(super) fn consent_of(&self, found: &Found, snapshot: Option<&Snapshot>) -> Consent {
         let manifest = &found.manifest;
         let installed = record::source_of(&self.record_of(&manifest.id, &manifest.version))
-            .filter(|_| snapshot.is_some_and(|snapshot| found.path == snapshot.path));
+            .filter(|_| self.around.store.has_made(&found.path));
         let is_installed = installed.is_some();
         // Where it was installed from was looked up then. What is found in a plugin directory belongs to it, wherever a link leads.
         let source = installed.unwrap_or_else(|| match (found.path.parent(), found.path.file_name()) {

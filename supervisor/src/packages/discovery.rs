@@ -20,7 +20,7 @@ use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
 use crate::plugin::admission::{self, Admitted};
-use crate::registry::{self, DirectoryError, Found, Listing, Rejected};
+use crate::registry::{self, DirectoryError, Found, Listing, Rejected, Unread};
 use crate::store::database::{Database, Remembered};
 use crate::store::{Snapshot, Stamp, Store};
 use crate::trust::Rules;
@@ -100,7 +100,7 @@ fn look_through(
                     }
                 }
             }
-            Err(reason) => rejected.push(Rejected { path: folder.clone(), reason }),
+            Err(unread) => rejected.push(unread.rejected(folder.clone())),
         }
     }
     // In the order of the folders, wherever it was noticed.
@@ -152,7 +152,7 @@ fn look_through(
     looked
 }
 
-fn read(folder: &Path, remembered: Option<&Remembered>, store: &Store, rules: &Rules) -> Result<Read, String> {
+fn read(folder: &Path, remembered: Option<&Remembered>, store: &Store, rules: &Rules) -> Result<Read, Unread> {
     if let Some(read) = remembered.and_then(|remembered| presume(folder, remembered, store, rules)) {
         return Ok(read);
     }
@@ -191,7 +191,7 @@ impl Warnings {
 /// What is said of a package that another of the same id and version goes before.
 pub(super) fn shadowed(path: PathBuf, manifest: &Manifest, earlier: &Path) -> Rejected {
     let Manifest { id, version, .. } = manifest;
-    Rejected { path, reason: format!("{id} {version} is shadowed by {}, which comes first", earlier.display()) }
+    Rejected::new(path, format!("{id} {version} is shadowed by {}, which comes first", earlier.display()))
 }
 
 /// What is another wherever what was found may not be believed: by another build of the daemon, for another user, or where other checks

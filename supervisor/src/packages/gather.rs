@@ -8,7 +8,8 @@ use std::path::Path;
 use semver::Version;
 
 use super::discovery::{self, Looked, shadowed};
-use super::{INSTALLED_MAX, Packages, record};
+use super::record::Loaded;
+use super::{INSTALLED_MAX, Packages, lock, record};
 use crate::blocking;
 use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
@@ -24,6 +25,8 @@ pub struct Gathered {
     pub(super) rejected: Vec<Rejected>,
     /// What an operator has said of versions.
     pub(super) switched: BTreeMap<(PluginId, Version), bool>,
+    /// Snapshots that nobody runs, and that are kept all the same: what is installed can be used again when what is required is otherwise.
+    pub(super) kept: Vec<Snapshot>,
 }
 
 impl Packages {
@@ -43,7 +46,8 @@ impl Packages {
 
     /// Brings them to life, and those that always run start.
     pub async fn begin(&self, gathered: Gathered) {
-        let Gathered { staged, rejected, switched } = gathered;
+        let Gathered { staged, rejected, switched, kept } = gathered;
+        *lock(&self.kept) = kept;
         for rejected in &rejected {
             tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
         }
@@ -81,7 +85,7 @@ impl Gathered {
             tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
             BTreeMap::new()
         });
-        let mut gathered = Self { staged, rejected, switched };
+        let mut gathered = Self { staged, rejected, switched, kept: Vec::new() };
         gathered.add_installed(records, store, rules);
         gathered
     }
@@ -93,27 +97,42 @@ impl Gathered {
 
     /// Adds what was installed, unless a plugin directory has that version.
     fn add_installed(&mut self, records: &Path, store: &Store, rules: &Rules) {
-        let mut paths: Vec<_> = match fs::read_dir(records) {
-            Ok(entries) => entries.flatten().map(|entry| entry.path()).take(INSTALLED_MAX).collect(),
+        let listed = fs::read_dir(records).and_then(|entries| {
+            entries.take(INSTALLED_MAX).map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()
+        });
+        let mut paths = match listed {
+            Ok(paths) => paths,
             Err(error) => {
                 let reason = format!("what is installed cannot be read: {error}");
-                return self.rejected.push(Rejected { path: records.to_owned(), reason });
+                return self.rejected.push(Rejected::unseen(records.to_owned(), reason));
             }
         };
         paths.sort();
         for path in paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "json")) {
             match record::load(&path, store, rules) {
-                Ok((found, snapshot)) => {
+                Loaded::Version(found, snapshot, held) => {
                     let manifest = &found.manifest;
                     let same = |other: &Found| {
                         (&other.manifest.id, &other.manifest.version) == (&manifest.id, &manifest.version)
                     };
                     match self.staged.iter().map(|(found, _)| found).find(|other| same(other)) {
-                        Some(earlier) => self.rejected.push(shadowed(path, manifest, &earlier.path)),
-                        None => self.staged.push((found, Ok(snapshot))),
+                        Some(earlier) => {
+                            self.rejected.push(shadowed(path, manifest, &earlier.path));
+                            self.kept.push(snapshot);
+                        }
+                        None => {
+                            if held.is_err() {
+                                self.kept.push(snapshot.clone());
+                            }
+                            self.staged.push((*found, held.map(|()| snapshot)));
+                        }
                     }
                 }
-                Err(reason) => self.rejected.push(Rejected { path, reason }),
+                Loaded::Nothing(reason) => self.rejected.push(Rejected::new(path, reason)),
+                Loaded::Unseen(reason, snapshot) => {
+                    self.kept.extend(snapshot);
+                    self.rejected.push(Rejected::unseen(path, reason));
+                }
             }
         }
     }

@@ -120,6 +120,7 @@ impl Packages {
         handle.set_enabled(enabled);
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());
+        registry.forgive(&id, &version);
         self.live.replace(registry);
         self.tell(EventKind::PackageInstalled, &id, &version, None);
         self.set_off(&handle).await;

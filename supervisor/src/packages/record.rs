@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::generation::LaunchFailure;
 use crate::plugin::admission;
-use crate::registry::{self, Found};
-use crate::store::{Snapshot, Store};
+use crate::registry::{self, Found, says_nothing};
+use crate::store::{Snapshot, Store, StoreError};
 use crate::trust::Rules;
+use crate::trust::tree::TreeError;
 
 /// No record is longer.
 pub(super) const RECORD_BYTES_MAX: u64 = 64 << 10;
@@ -30,26 +32,59 @@ pub(super) struct Record {
     pub installed_by: String,
 }
 
-/// An installed version, whose snapshot is what its record says.
-pub(super) fn load(path: &Path, store: &Store, rules: &Rules) -> Result<(Found, Snapshot), String> {
+/// What a record is the record of.
+#[derive(Debug)]
+pub(super) enum Loaded {
+    /// A version whose snapshot is what the record says, and that may be used or may not be, as what is required of it is now. In any case
+    /// the snapshot is kept.
+    Version(Box<Found>, Snapshot, Result<(), LaunchFailure>),
+    /// Nothing that could be shown: its snapshot is not what it was, or the record is none.
+    Nothing(String),
+    /// Nobody knows at the moment: something could not be looked at. If anything is known of the snapshot, it is kept.
+    Unseen(String, Option<Snapshot>),
+}
+
+/// An installed version.
+pub(super) fn load(path: &Path, store: &Store, rules: &Rules) -> Loaded {
     let again = "install it again";
     let read = || {
         let mut text = Vec::new();
         File::open(path)?.take(RECORD_BYTES_MAX).read_to_end(&mut text)?;
         io::Result::Ok(text)
     };
-    let text = read().map_err(|error| format!("cannot be read: {error}"))?;
-    let record: Record = serde_json::from_slice(&text).map_err(|error| format!("is no record: {error}; {again}"))?;
-    let snapshot =
-        store.take(&record.digest).map_err(|error| format!("its snapshot cannot be used: {error}; {again}"))?;
-    let mut found = registry::read(&snapshot.path)?;
-    let vouched = admission::vouch(&snapshot, rules, Path::new(&record.source), &found.manifest);
-    found.warnings.extend(vouched.map_err(|failure| failure.message)?);
+    let text = match read() {
+        Ok(text) => text,
+        Err(error) if says_nothing(&error) => return Loaded::Unseen(format!("cannot be read: {error}"), None),
+        Err(error) => return Loaded::Nothing(format!("cannot be read: {error}")),
+    };
+    let record: Record = match serde_json::from_slice(&text) {
+        Ok(record) => record,
+        Err(error) => return Loaded::Nothing(format!("is no record: {error}; {again}")),
+    };
+    let unseen = |reason| Loaded::Unseen(reason, store.presume(&record.digest, ""));
+    let snapshot = match store.take(&record.digest) {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let reason = format!("its snapshot cannot be used: {error}");
+            return match &error {
+                StoreError::Tree(TreeError::Read { source, .. }) if says_nothing(source) => unseen(reason),
+                StoreError::Closing => unseen(reason),
+                _ => Loaded::Nothing(format!("{reason}; {again}")),
+            };
+        }
+    };
+    let mut found = match registry::read_with_text(&snapshot.path) {
+        Ok((found, _)) => found,
+        Err(unread) if unread.unseen => return unseen(unread.reason),
+        Err(unread) => return Loaded::Nothing(unread.reason),
+    };
     let name = format!("{}@{}.json", found.manifest.id, found.manifest.version);
     if path.file_name().is_none_or(|there| there != name.as_str()) {
-        return Err(format!("its snapshot is another plugin's, and belongs into {name}"));
+        return Loaded::Nothing(format!("its snapshot is another plugin's, and belongs into {name}"));
     }
-    Ok((found, snapshot))
+    let vouched = admission::vouch(&snapshot, rules, Path::new(&record.source), &found.manifest);
+    let held = vouched.map(|warnings| found.warnings.extend(warnings));
+    Loaded::Version(Box::new(found), snapshot, held)
 }
 
 /// From where the version of that record was installed, if there is one.

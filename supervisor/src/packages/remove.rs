@@ -64,7 +64,10 @@ impl Packages {
     ) -> Result<Removed, ErrorBody> {
         let one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let handle = the_one(&registry, plugin, version)?;
+        let handle = match the_one(&registry, plugin, version) {
+            Ok(handle) => handle,
+            Err(error) => return self.forget_record(&registry, (plugin, version), leaving, who).await?.ok_or(error),
+        };
         let (id, version) = (handle.id().clone(), handle.version().clone());
         let record = self.record_of(&id, &version);
         if !record.exists() {
@@ -81,7 +84,7 @@ impl Packages {
         }
         let entry = self.entry("uninstall", who, &id, &version, String::new());
         // Held until it is archived, so that no sweep takes it.
-        let snapshot = handle.blueprint().snapshot().ok();
+        let snapshot = handle.blueprint().snapshot().ok().or_else(|| self.take_kept(&handle));
         let database = self.database.clone();
         run(move || {
             fs::remove_file(&record).and_then(|()| sync_parent(&record)).map_err(|error| no_room(&record, &error))?;
@@ -143,7 +146,13 @@ impl Packages {
 
     /// Removes whatever is kept of an id of which no version is there any more: its data, the numbers of its generations, and all that
     /// the database has of it, which `Database::forget` names.
-    async fn purge(&self, id: &PluginId, version: &Version, data: &Path, who: &str) -> Result<(), ErrorBody> {
+    pub(super) async fn purge(
+        &self,
+        id: &PluginId,
+        version: &Version,
+        data: &Path,
+        who: &str,
+    ) -> Result<(), ErrorBody> {
         // In this daemon's life the numbers go on.
         let (data, numbers) = (data.to_owned(), self.generations.join(id.as_str()));
         let entry = self.entry("purge", who, id, version, String::new());

@@ -3,7 +3,7 @@
 //! Everything is found as by a daemon that starts now, and compared with what there is: so the registry comes out as that daemon's would,
 //! also where the first of two packages of the same id and version goes and the second appears. Packages that are as they were go on.
 //!
-//! Invariant: a plugin ends when its folder is gone, and not when that can only not be looked at.
+//! Invariant: a plugin ends when its folder or its record is gone, and not when that can only not be looked at.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -88,15 +88,21 @@ impl Packages {
     pub(super) async fn follow(&self, trusting: Trusting) -> Result<(Rescanned, Vec<Departure>), ErrorBody> {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let (gathered, unreadable) = self.look_again(trusting).await?;
-        let Gathered { staged, rejected, switched } = gathered;
+        let Gathered { staged, rejected, switched, kept } = self.look_again(trusting).await?;
+        *lock(&self.kept) = kept;
+        let unseen: Vec<PathBuf> = rejected.iter().filter(|one| one.unseen).map(|one| one.path.clone()).collect();
         let mut rescanned = Rescanned { rejected: rejected.clone(), ..Rescanned::default() };
         let mut next = Registry::clone(&registry);
         next.set_rejected(rejected);
 
         let there: BTreeSet<_> = staged.iter().map(|(found, _)| key(found)).collect();
-        let cannot_be_seen =
-            |handle: &Handle| unreadable.iter().any(|directory| handle.blueprint().source.starts_with(directory));
+        // Of what is installed only the record is looked for, or the folder of the records.
+        let cannot_be_seen = |handle: &Handle| {
+            let source = &handle.blueprint().source;
+            let record = self.record_of(handle.id(), handle.version());
+            let place = if self.around.store.has_made(source) { &record } else { source };
+            unseen.iter().any(|path| place.starts_with(path))
+        };
         let gone: Vec<Handle> = registry
             .all()
             .filter(|handle| {
@@ -121,6 +127,10 @@ impl Packages {
             let (id, version) = key(&found);
             let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle.clone());
             if old.as_ref().is_some_and(|old| is_same(old, &found, &snapshot)) {
+                continue;
+            }
+            // Another one of the same id and version takes its place only when it is known to be gone.
+            if old.as_ref().is_some_and(|old| old.blueprint().source != found.path && cannot_be_seen(old)) {
                 continue;
             }
             // What the daemon is short of says nothing of the package.
@@ -159,26 +169,23 @@ impl Packages {
         lock(&self.tasks).remove(&(handle.id().clone(), handle.version().clone()))
     }
 
-    /// Everything that a daemon finds which starts now; and the directories of which not even that can be said.
-    async fn look_again(&self, trusting: Trusting) -> Result<(Gathered, Vec<PathBuf>), ErrorBody> {
+    /// Everything that a daemon finds which starts now.
+    async fn look_again(&self, trusting: Trusting) -> Result<Gathered, ErrorBody> {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         run(move || {
             let mut listing = Listing::default();
-            let mut unreadable = Vec::new();
             for directory in directories {
                 if let Err(error) = listing.add(&directory) {
-                    if !error.is_missing {
-                        unreadable.push(directory.clone());
-                    }
-                    listing.rejected.push(Rejected { path: directory, reason: error.to_string() });
+                    let unseen = !error.is_missing;
+                    listing.rejected.push(Rejected { path: directory, reason: error.to_string(), unseen });
                 }
             }
             let looked = match trusting {
                 Trusting::Stamps => discovery::look_at(listing, &store, &host.rules, &database),
                 Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
             };
-            (Gathered::of(looked, &records, &store, &host.rules, &database), unreadable)
+            Gathered::of(looked, &records, &store, &host.rules, &database)
         })
         .await
     }

@@ -44,6 +44,22 @@ pub fn admit(store: &Store, rules: &Rules, source: &Path, manifest: &Manifest) -
     look(snapshot, rules, source, manifest)
 }
 
+/// Looks again at the copy at `place`, which was made of `source` and is installed. Blocks.
+///
+/// # Errors
+/// Why it is not used.
+pub fn readmit(
+    store: &Store,
+    rules: &Rules,
+    place: &Path,
+    source: &Path,
+    manifest: &Manifest,
+) -> Result<Admitted, LaunchFailure> {
+    let digest = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let snapshot = store.take(digest).map_err(|error| not_copied(&error))?;
+    look(snapshot, rules, source, manifest)
+}
+
 /// Looks at the package that was found with this text as its manifest, and copies nothing yet. Blocks.
 ///
 /// # Errors

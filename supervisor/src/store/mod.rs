@@ -59,7 +59,7 @@ pub enum StoreError {
     /// A snapshot is not what it was.
     #[error("{path} in the store is not what it was when it was made", path = .path.display())]
     Altered {
-        /// Which.
+        /// Which, or the file in it.
         path: PathBuf,
     },
 }
@@ -276,7 +276,7 @@ impl Store {
         }
         let entries = tree::walk(&path, &Recognizing(self))?;
         if tree::digest_of_all(&entries) != digest {
-            return Err(altered(&path));
+            return Err(altered(&self.altered_in(&path, &entries).unwrap_or(path)));
         }
         let hold = self.hold(digest);
         Ok(Snapshot {
@@ -288,10 +288,10 @@ impl Store {
         })
     }
 
-    /// The digest of the snapshot that lies there, if the path is that of one.
+    /// Whether this is where the store has a snapshot, or would have it.
     #[must_use]
-    pub fn digest_of<'a>(&self, path: &'a Path) -> Option<&'a str> {
-        path.file_name().and_then(|name| name.to_str()).filter(|_| path.parent() == Some(&self.snapshots()))
+    pub fn has_made(&self, path: &Path) -> bool {
+        path.starts_with(self.snapshots())
     }
 
     /// The snapshot of this digest, which may not be there yet: it is staged before anything runs from it.
@@ -333,6 +333,15 @@ impl Store {
         }
         remembered.insert(identity, digest.clone());
         Ok((digest, executable))
+    }
+
+    /// The first file of a snapshot whose contents are not among those that the store has: it was named by other ones.
+    fn altered_in(&self, snapshot: &Path, entries: &[Entry]) -> Option<PathBuf> {
+        let is_altered = |entry: &&Entry| match &entry.what {
+            What::Folder => false,
+            What::File { digest, executable } => !self.files().join(file_name(digest, *executable)).exists(),
+        };
+        entries.iter().find(is_altered).map(|entry| snapshot.join(&entry.relative))
     }
 
     fn hold(&self, digest: &str) -> Arc<()> {
