@@ -167,7 +167,7 @@ fn a_manifest_that_is_meant_to_harm_is_an_error_and_no_more() {
         "examples": [{"parameters": "a".repeat(1000) + "!"}],
     }]}));
     for (text, expected) in [
-        (" ".repeat(50_000_000), "the manifest has 50000000 bytes; at most 1048576 are allowed".to_owned()),
+        (" ".repeat(50_000_000), "the manifest has more than 1 MiB, which is the most that is allowed".to_owned()),
         (deep, "the manifest is not JSON: line 1, column 136: recursion limit exceeded".to_owned()),
         (
             "{\"id\": \"a\", \"id\": \"b\"}".to_owned(),

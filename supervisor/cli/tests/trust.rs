@@ -81,11 +81,15 @@ fn what_was_signed_is_verified_with_what_keygen_printed() {
         let signature = json!({
             "method": method, "key_id": "release.1", "signed_at": told["signature"]["signed_at"],
         });
+        let script = json!({
+            "code": "unlisted_interpreter", "where": "run", "severity": "info",
+            "detail": "is a script for /bin/sh, and plugin.json names no `runtime` that palisade.toml lists",
+        });
         let checksum = serde_json::from_str::<Value>(&text).unwrap()["checksum"]["value"].clone();
         assert_eq!(
             told,
             json!({"id": "search", "version": "1.4.0", "policy": "signature", "checksum": checksum, "pinned": true,
-                "signature": signature, "warning": null, "findings": []})
+                "signature": signature, "warning": null, "findings": [script]})
         );
         let table = place.well("verify search --config palisade.toml");
         assert!(table.contains("by \"release.1\"") && table.contains(checksum.as_str().unwrap()), "{table}");
