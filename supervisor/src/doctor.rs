@@ -211,7 +211,8 @@ pub fn report(
             hint: Some(format!("`palisade grant {0}@{1}` shows it and asks you", handle.id(), handle.version())),
         });
     }
-    for handle in registry.all().filter(|handle| handle.state() == PluginState::Failed) {
+    // Of those that wait everything is said.
+    for handle in registry.all().filter(|one| one.state() == PluginState::Failed && !one.awaits_consent()) {
         let (id, reason) = (handle.id(), handle.last_reason());
         let (how, hint) = if handle.is_quarantined() {
             ("is quarantined", format!("see `palisade logs {id}`; `palisade reset {id}` ends the quarantine"))

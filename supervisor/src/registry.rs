@@ -328,12 +328,17 @@ impl Registry {
         self.choose(id, versions, specifier, true)
     }
 
-    /// The same for an operator, who also sees what is disabled; an enabled version that fits goes before.
+    /// The same for an operator, who also sees what is disabled; an enabled version that fits goes before. A whole version that is there
+    /// means just that one: what concerns one version must not come to another.
     ///
     /// # Errors
     /// As [`Registry::find`], but for `unavailable` and `consent_required`.
     pub fn find_any(&self, id: &str, specifier: Option<&str>) -> Result<&Handle, ErrorBody> {
         let versions = self.plugins.get(id).ok_or_else(|| self.unknown(id))?;
+        let whole = specifier.and_then(|text| Version::parse(text).ok());
+        if let Some(exactly) = whole.and_then(|version| versions.get(&version)) {
+            return Ok(exactly);
+        }
         self.choose(id, versions, specifier, true).or_else(|_| self.choose(id, versions, specifier, false))
     }
 

@@ -334,3 +334,39 @@ fn what_changes_is_noticed() {
     assert_eq!(daemon.process_of("echo"), before, "it is none of its business");
     daemon.stop_and_expect_no_orphans();
 }
+
+/// A plugin that takes its time to end keeps nothing else from being changed, and calls go to what has taken its place; a daemon that stops
+/// meanwhile ends it too.
+#[test]
+fn a_plugin_that_drains_holds_up_nothing() {
+    let slow = |description: &str| {
+        Package::hostile("slow", "stubborn")
+            .with("limits", json!({"drain_timeout_seconds": 600, "call_timeout_seconds": 600}))
+            .with("description", json!(description))
+    };
+    let mut daemon = unwatched([Package::echo(), slow("first")]);
+    let plugins = daemon.plugins();
+    let (mut agent, mut looking) = (daemon.agent(), daemon.agent());
+    let _call = agent.begin("slow", "wait", &json!(null));
+    let old = daemon.wait_until("slow", "a call in flight", |now| now.calls.in_flight == 1);
+    slow("second").write(&plugins, daemon.marker());
+    let _look = looking.begin("palisade", "rescan", &json!({}));
+    wait_for("the other one", || {
+        let info = daemon.operate("info", &json!({"plugin": "slow"})).expect("it is known");
+        (info["description"] == "second").then_some(())
+    });
+    expect_echo(&daemon, "slow");
+    assert_ne!(daemon.status("slow").process_id(), old.process_id());
+    // The first look has not ended, as what it waits for has not.
+    daemon.operate("disable", &json!({"plugin": "echo"})).expect("it is there");
+    fs::remove_dir_all(plugins.join("echo")).expect("it is ours");
+    assert_eq!(rescan(&daemon), found(&[], &[], &["echo 0.1.0"]));
+    let process = old.process_id().expect("it runs");
+    assert!(fs::exists(format!("/proc/{process}")).expect("it can be asked"), "it has a call under way");
+    daemon.remember();
+    daemon.terminate();
+    wait_for("the daemon's ear", || daemon.log().contains("SIGTERM: stopping").then_some(()));
+    assert!(fs::exists(format!("/proc/{process}")).expect("it can be asked"), "its call is waited for");
+    // The second time it is in haste.
+    daemon.stop_and_expect_no_orphans();
+}

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinHandle;
 
 use super::package_operations;
 use crate::config::Config;
@@ -532,10 +533,11 @@ impl Service {
 
     async fn act(&self, plugin: &str, version: Option<&str>, operation: Operation) -> Result<Value, ErrorBody> {
         self.refuse_while_stopping()?;
-        let handle = match operation {
-            Operation::Start | Operation::Restart => self.enabled(plugin, version)?,
-            _ => self.find(plugin, version)?,
-        };
+        let mut handle = self.find(plugin, version)?;
+        if matches!(operation, Operation::Start | Operation::Restart) && !handle.is_in_use() {
+            // Which says why it is not.
+            handle = self.enabled(plugin, Some(&format!("={}", handle.version())))?;
+        }
         handle.operate(operation).await?;
         value(&handle.status().await)
     }
@@ -638,34 +640,52 @@ impl Service {
                 handle.tell(crate::plugin::handle::Command::Kill).await;
             }
         }
+        for handle in self.departing() {
+            handle.tell(crate::plugin::handle::Command::Kill).await;
+        }
+    }
+
+    /// Plugins that are in the registry no more and have not ended yet.
+    fn departing(&self) -> Vec<Handle> {
+        self.packages.as_ref().map(|packages| packages.departing()).unwrap_or_default()
     }
 
     /// Stops all plugins, those that depend on others first. Ends when no process is left.
     pub async fn stop_plugins(&self) {
+        // Nothing depends on these any more.
+        let departing = stop_all(&self.departing());
         if let Some(registry) = self.registry.now() {
             for group in registry.stop_order() {
-                let stopping: Vec<_> = group
-                    .iter()
-                    .map(|handle| {
-                        let handle = handle.clone();
-                        tokio::spawn(async move {
-                            // Its own ladder bounds this.
-                            let _ = handle.operate(Operation::Stop { force: false, why: StopWhy::Shutdown }).await;
-                            handle.tell(crate::plugin::handle::Command::Shutdown).await;
-                        })
-                    })
-                    .collect();
-                for stopped in stopping {
-                    if let Err(error) = stopped.await {
-                        tracing::error!(%error, "stopping a plugin panicked");
-                    }
-                }
+                until_stopped(stop_all(&group)).await;
             }
         }
-        for task in self.packages.iter().flat_map(|packages| packages.take_tasks()) {
+        until_stopped(departing).await;
+        let Some(packages) = &self.packages else { return };
+        for task in packages.take_tasks() {
             if let Err(error) = task.await {
                 tracing::error!(%error, "the actor of a plugin panicked");
             }
+        }
+        packages.all_departed().await;
+    }
+}
+
+fn stop_all(plugins: &[Handle]) -> Vec<JoinHandle<()>> {
+    let stop = |handle: &Handle| {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            // Its own ladder bounds this.
+            let _ = handle.operate(Operation::Stop { force: false, why: StopWhy::Shutdown }).await;
+            handle.tell(crate::plugin::handle::Command::Shutdown).await;
+        })
+    };
+    plugins.iter().map(stop).collect()
+}
+
+async fn until_stopped(stopping: Vec<JoinHandle<()>>) {
+    for stopped in stopping {
+        if let Err(error) = stopped.await {
+            tracing::error!(%error, "stopping a plugin panicked");
         }
     }
 }

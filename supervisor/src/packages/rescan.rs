@@ -7,13 +7,13 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use palisade_protocol::ErrorBody;
 use semver::Version;
 use serde::Serialize;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 
+use super::departure::Departure;
 use super::discovery;
 use super::{Gathered, Packages, lock, run};
 use crate::blocking;
@@ -23,9 +23,6 @@ use crate::model::ids::PluginId;
 use crate::plugin::handle::Handle;
 use crate::registry::{Found, Listing, Registry, Rejected};
 use crate::store::Snapshot;
-
-/// So many plugins end at once.
-const ENDING_MAX: usize = 64;
 
 /// Whether what was found earlier is believed of packages that are as they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +55,37 @@ impl Rescanned {
 }
 
 impl Packages {
-    /// Looks into the plugin directories, and has the plugins be what lies there.
+    /// Looks into the plugin directories, and has the plugins be what lies there. Ends when those have ended that are not.
     ///
-    /// Not cancel safe: a plugin may have ended, and not be there anew.
+    /// Not cancel safe: a plugin may have left the registry, and not be there anew.
     ///
     /// # Errors
     /// `resource_exhausted` where there is no thread to look with.
-    pub async fn rescan(self: &Arc<Self>, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
+    pub async fn rescan(&self, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
+        let (rescanned, departures) = self.follow(trusting).await?;
+        self.settle(&rescanned, departures).await;
+        Ok(rescanned)
+    }
+
+    /// Waits for the end of the plugins that leave for what has changed, all of which end at once, and takes away what they needed. Others
+    /// may change something meanwhile. Cancel safe: they end all the same.
+    pub(super) async fn settle(&self, rescanned: &Rescanned, departures: Vec<Departure>) {
+        for departure in departures {
+            departure.ended().await;
+        }
+        if rescanned.has_changes() {
+            let store = self.around.store.clone();
+            // In its own time: what is kept for a return is decided there.
+            tokio::spawn(async move {
+                if let Err(error) = blocking::run(move || store.sweep()).await {
+                    tracing::warn!(%error, "superfluous snapshots stay until the next start");
+                }
+            });
+        }
+    }
+
+    /// Has the plugins be what lies in the plugin directories, and waits for none to end: those that leave come with what has changed.
+    pub(super) async fn follow(&self, trusting: Trusting) -> Result<(Rescanned, Vec<Departure>), ErrorBody> {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
         let (gathered, unreadable) = self.look_again(trusting).await?;
@@ -89,10 +110,12 @@ impl Packages {
         }
         // From here on no call is for one of those.
         self.live.replace(next.clone());
-        for handle in &gone {
+        let mut departures = Vec::new();
+        for handle in gone {
             self.tell(EventKind::PackageRemoved, handle.id(), handle.version(), None);
+            let task = self.task_of(&handle);
+            departures.push(self.leave(handle, task));
         }
-        self.end_all(gone).await;
 
         for (found, snapshot) in staged {
             let (id, version) = key(&found);
@@ -110,24 +133,30 @@ impl Packages {
                 Some(_) => (EventKind::PackageChanged, &mut rescanned.changed),
                 None => (EventKind::PackageAdded, &mut rescanned.added),
             };
-            let Some(handle) = self.replaced(old, found, snapshot).await else { break };
+            // A daemon that stops would not know of it.
+            if !self.around.store.is_open() {
+                break;
+            }
+            if let Err(reason) = &snapshot {
+                tracing::warn!(plugin = %id, reason = %reason.message, "the package cannot be used");
+            }
+            let old = old.map(|old| (self.task_of(&old), old));
+            let handle = self.make(found, snapshot);
             handle.set_enabled(enabled);
             list.push(name(&handle));
             next.put(handle.clone());
+            // New calls are for this one, while the one before ends those that it has.
             self.live.replace(next.clone());
+            departures.extend(old.map(|(task, old)| self.leave(old, task)));
             self.tell(kind, &id, &version, None);
             self.set_off(&handle).await;
         }
-        if rescanned.has_changes() {
-            let store = self.around.store.clone();
-            // In its own time: what is kept for a return is decided there.
-            tokio::spawn(async move {
-                if let Err(error) = blocking::run(move || store.sweep()).await {
-                    tracing::warn!(%error, "superfluous snapshots stay until the next start");
-                }
-            });
-        }
-        Ok(rescanned)
+        Ok((rescanned, departures))
+    }
+
+    /// What runs the plugin, which the caller sees to the end from here on.
+    fn task_of(&self, handle: &Handle) -> Option<JoinHandle<()>> {
+        lock(&self.tasks).remove(&(handle.id().clone(), handle.version().clone()))
     }
 
     /// Everything that a daemon finds which starts now; and the directories of which not even that can be said.
@@ -152,40 +181,6 @@ impl Packages {
             (Gathered::of(looked, &records, &store, &host.rules, &database), unreadable)
         })
         .await
-    }
-
-    /// The plugin of a package in place of the one that there was: that one ends, its calls as at a stop, and the other is made; but none
-    /// once the daemon stops, which would not know of it.
-    async fn replaced(
-        &self,
-        old: Option<Handle>,
-        found: Found,
-        snapshot: Result<Snapshot, LaunchFailure>,
-    ) -> Option<Handle> {
-        if let Some(old) = old {
-            let task = lock(&self.tasks).remove(&(old.id().clone(), old.version().clone()));
-            self.end(&old, task).await;
-        }
-        if !self.around.store.is_open() {
-            return None;
-        }
-        if let Err(reason) = &snapshot {
-            tracing::warn!(plugin = %found.manifest.id, reason = %reason.message, "the package cannot be used");
-        }
-        Some(self.make(found, snapshot))
-    }
-
-    async fn end_all(self: &Arc<Self>, handles: Vec<Handle>) {
-        let mut ending = JoinSet::new();
-        for handle in handles {
-            if ending.len() == ENDING_MAX {
-                ending.join_next().await;
-            }
-            let packages = self.clone();
-            let task = lock(&self.tasks).remove(&(handle.id().clone(), handle.version().clone()));
-            ending.spawn(async move { packages.end(&handle, task).await });
-        }
-        while ending.join_next().await.is_some() {}
     }
 }
 

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::Packages;
@@ -39,6 +40,9 @@ const WATCHES_MAX: usize = 8192;
 
 /// No folder of a package lies deeper.
 const DEPTH_MAX: usize = 32;
+
+/// So many changes may have plugins that have not ended yet; before there are more, these are waited for.
+const SETTLING_MAX: usize = 64;
 
 /// So many bytes of events are taken from the kernel at once.
 const EVENT_BYTES: usize = 64 << 10;
@@ -79,7 +83,12 @@ impl Packages {
     ///
     /// Not cancel safe: a look may be under way.
     pub async fn watch(self: Arc<Self>, mut watcher: Watcher, mut stop: watch::Receiver<bool>) {
+        let mut settling = JoinSet::new();
         while !*stop.borrow() {
+            while settling.try_join_next().is_some() {}
+            while settling.len() == SETTLING_MAX {
+                settling.join_next().await;
+            }
             tokio::select! {
                 settled = watcher.settled() => {
                     if let Err(error) = settled {
@@ -91,14 +100,20 @@ impl Packages {
                 _ = stop.changed() => return,
             }
             self.refresh(&mut watcher).await;
-            match self.rescan(Trusting::Stamps).await {
-                Ok(found) if found.has_changes() => tracing::info!(
-                    added = found.added.join(", "),
-                    changed = found.changed.join(", "),
-                    removed = found.removed.join(", "),
-                    "the plugin directories have changed"
-                ),
-                Ok(_) => {}
+            match self.follow(Trusting::Stamps).await {
+                Ok((found, departures)) => {
+                    if found.has_changes() {
+                        tracing::info!(
+                            added = found.added.join(", "),
+                            changed = found.changed.join(", "),
+                            removed = found.removed.join(", "),
+                            "the plugin directories have changed"
+                        );
+                    }
+                    // How long that takes is the plugins' choice, and what changes meanwhile is looked at.
+                    let packages = self.clone();
+                    settling.spawn(async move { packages.settle(&found, departures).await });
+                }
                 Err(error) => tracing::warn!(error = error.message, "the plugin directories cannot be looked at"),
             }
         }
@@ -331,9 +346,17 @@ mod tests {
         fs::write(plugins.path().join("b/plugin.json"), "{}").unwrap();
         watcher.changed().await.unwrap();
         let aside = made(&[]);
-        fs::rename(plugins.path().join("b"), aside.path().join("b")).unwrap();
+        let gone = aside.path().join("b");
+        fs::rename(plugins.path().join("b"), &gone).unwrap();
         watcher.changed().await.unwrap();
         assert_eq!(watcher.refresh(directories()).await.unwrap(), None);
         assert_eq!(watcher.watched.len(), 2);
+        // Nor does the kernel tell any more of what happens in it.
+        let told = || rustix::io::read(watcher.kernel.get_ref(), &mut [0; 4096]);
+        while told().is_ok() {}
+        fs::write(gone.join("file"), "").unwrap();
+        assert_eq!(told(), Err(Errno::AGAIN));
+        fs::write(plugins.path().join("a/file"), "").unwrap();
+        assert!(told().is_ok());
     }
 }

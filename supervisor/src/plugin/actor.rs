@@ -420,6 +420,12 @@ impl Actor {
                     tracing::warn!(plugin = %id, %generation, reason = %dossier.reason, calls = dossier.calls_in_flight, "a generation failed");
                     self.shared.board().last_failure = Some(dossier);
                 }
+                if let Reason::InitializationFailed { why: InitFailure::Unagreed { error } } = &ended.reason {
+                    let mut event = self.event(EventKind::ConsentRequired);
+                    event.generation = Some(generation);
+                    event.reason = Some(error.clone());
+                    self.surroundings.bus.publish(event);
+                }
                 let jitter = fastrand::f64();
                 let (reason, stable_for) = (ended.reason, ended.stable_for);
                 self.step(Event::GenerationGone { generation, reason, stable_for, jitter });
@@ -706,8 +712,11 @@ impl Actor {
 
 /// A failure, and the last that the process had to say about it, as that mostly is the reason.
 fn with_last_words(shared: &Shared, reason: &Reason, message: String) -> String {
-    if let Reason::InitializationFailed { why: InitFailure::Refused { .. } | InitFailure::Unhealthy { .. } } = reason {
-        // That it said itself.
+    if let Reason::InitializationFailed {
+        why: InitFailure::Refused { .. } | InitFailure::Unhealthy { .. } | InitFailure::Unagreed { .. },
+    } = reason
+    {
+        // That it said itself, or it had no part in it.
         return message;
     }
     let board = shared.board();
@@ -747,6 +756,7 @@ fn failure(reason: &Reason, message: String) -> ErrorBody {
             // It is not the plugin's limit that was reached, and the next attempt may well succeed.
             return ErrorBody { fault: Fault::Host, retryable: true, ..error };
         }
+        _ if reason.awaits_consent() => ErrorCode::ConsentRequired,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
         Reason::Exhausted { limit, .. } => {

@@ -141,13 +141,15 @@ fn check(
     Ok(held.map_err(|refusal| refused(Some(refusal.code()), refusal.to_string()))?.warning)
 }
 
-/// What the daemon is short of passes, and says nothing of the package.
-fn not_copied(error: &StoreError) -> LaunchFailure {
+/// Why there is no copy. What the daemon is short of passes, and says nothing of the package.
+#[must_use]
+pub fn not_copied(error: &StoreError) -> LaunchFailure {
     let outlook = match error {
         StoreError::Tree(TreeError::Read { source, .. }) | StoreError::Write { source, .. } => outlook(source),
         _ => Outlook::Lasting,
     };
-    LaunchFailure { outlook, ..refused(None, error.to_string()) }
+    let code = matches!(error, StoreError::Altered { .. }).then_some(ErrorCode::IntegrityFailed);
+    LaunchFailure { outlook, ..refused(code, error.to_string()) }
 }
 
 fn outlook(error: &io::Error) -> Outlook {

@@ -144,7 +144,7 @@ impl Handle {
     /// Whether an operator has to say something about what it asks for before it takes calls.
     #[must_use]
     pub fn awaits_consent(&self) -> bool {
-        self.shared.blueprint.consent.is_awaited()
+        self.shared.blueprint.is_awaiting_consent()
     }
 
     /// Whether it takes calls, as far as that is its operator's decision.

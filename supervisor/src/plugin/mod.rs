@@ -9,6 +9,7 @@
 pub mod actions;
 pub mod actor;
 pub mod admission;
+pub mod announced;
 pub mod blueprint;
 pub mod call;
 pub mod disk;

@@ -288,6 +288,12 @@ impl Store {
         })
     }
 
+    /// The digest of the snapshot that lies there, if the path is that of one.
+    #[must_use]
+    pub fn digest_of<'a>(&self, path: &'a Path) -> Option<&'a str> {
+        path.file_name().and_then(|name| name.to_str()).filter(|_| path.parent() == Some(&self.snapshots()))
+    }
+
     /// The snapshot of this digest, which may not be there yet: it is staged before anything runs from it.
     #[must_use]
     pub fn presume(&self, digest: &str, checksum: &str) -> Option<Snapshot> {
