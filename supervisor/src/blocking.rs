@@ -88,6 +88,24 @@ mod tests {
         }
     }
 
+    /// Whoever does which: here each of two threads has one of the first two pieces, and then one of the next two.
+    #[test]
+    fn what_several_threads_share_is_in_order_too() {
+        if std::thread::available_parallelism().map_or(1, usize::from) == 1 {
+            println!("SKIPPED: nothing is shared on one processor");
+            return;
+        }
+        let together = std::sync::Barrier::new(2);
+        let pieces: Vec<usize> = (0..2 * PIECES_MIN).collect();
+        let done = share(&pieces, |piece| {
+            if *piece < 4 {
+                together.wait();
+            }
+            *piece
+        });
+        assert_eq!(done, pieces);
+    }
+
     #[tokio::test]
     async fn what_comes_of_it_is_told_and_a_panic_is_an_error() {
         assert_eq!(run(|| 6 * 7).await.unwrap(), 42);

@@ -303,6 +303,10 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         let packages = packages.clone();
         async move { packages.go_on_writing_statistics().await }
     });
+    let recording = tokio::spawn({
+        let packages = packages.clone();
+        async move { packages.go_on_recording_announced().await }
+    });
     let (stop_watching, watching) = watch::channel(false);
     let watching = watcher.map(|watcher| tokio::spawn(packages.clone().watch(watcher, watching)));
     let (leave, leaving) = watch::channel(false);
@@ -359,6 +363,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     counting.abort();
     // No call is left that could be counted after this.
     packages.write_statistics().await;
+    recording.abort();
+    let _ = recording.await;
+    packages.record_announced().await;
     alive.abort();
     let _ = sweeping.await;
     // It may be in the middle of a look, which changes nothing any more.

@@ -192,12 +192,14 @@ pub fn report(
         });
     }
     for handle in registry.all().filter(|handle| handle.is_enabled()) {
-        if let Err(unmet) = registry.resolve(&handle.blueprint().manifest) {
+        if let Some(lacking) = handle.blueprint().lacking() {
             checks.push(Check {
                 name: "plugin",
                 state: Outcome::Warn,
-                summary: format!("{} {} lacks what it depends on: {unmet}", handle.id(), handle.version()),
-                hint: Some("install or enable what is missing".to_owned()),
+                summary: format!("{} {} lacks what it depends on: {lacking}", handle.id(), handle.version()),
+                hint: Some(
+                    "it is not started before that is there: install, enable or grant what is missing".to_owned(),
+                ),
             });
         }
     }
@@ -209,7 +211,8 @@ pub fn report(
             hint: Some(format!("`palisade grant {0}@{1}` shows it and asks you", handle.id(), handle.version())),
         });
     }
-    for handle in registry.all().filter(|handle| handle.state() == PluginState::Failed) {
+    // Of those that wait everything is said.
+    for handle in registry.all().filter(|one| one.state() == PluginState::Failed && !one.awaits_consent()) {
         let (id, reason) = (handle.id(), handle.last_reason());
         let (how, hint) = if handle.is_quarantined() {
             ("is quarantined", format!("see `palisade logs {id}`; `palisade reset {id}` ends the quarantine"))

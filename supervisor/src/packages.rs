@@ -12,6 +12,7 @@
 //! Invariants: one change at a time; a change that fails leaves everything as it was; calls see the registry before a change or after it.
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
+mod announced;
 mod archived;
 pub mod consent;
 mod departure;
@@ -33,11 +34,13 @@ mod watch;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use self::departure::Departures;
@@ -58,10 +61,13 @@ use crate::model::generation::{LaunchFailure, StopWhy};
 use crate::model::guarantee;
 use crate::model::ids::PluginId;
 use crate::model::limits::Limits;
+use crate::model::permission::consent::Policy;
 use crate::plugin::actor::{self, Surroundings};
+use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::{Command, Handle, Operation};
 use crate::plugin::logs::Hub;
+use crate::plugin::needs::{Needs, Offer};
 use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
@@ -108,9 +114,17 @@ pub struct Packages {
     departures: Departures,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
+    /// What was agreed to of what each announces, where that is compared.
+    agreed: Mutex<BTreeMap<PluginId, Arc<Agreed>>>,
+    /// Told when there is something new in that which the database does not have.
+    announced: Arc<Notify>,
     /// Snapshots that are installed and that nobody runs, so that they are not taken for superfluous.
     kept: Mutex<Vec<Snapshot>>,
     changing: tokio::sync::Mutex<()>,
+    /// Held by who says what a plugin may do, which waits for no other change.
+    consenting: tokio::sync::Mutex<()>,
+    /// The configuration's, with the places that its sources lead to.
+    policy: Policy,
     /// Which changes of plugin directories are not noticed, and why.
     unwatched: Mutex<Option<String>>,
 }
@@ -137,10 +151,16 @@ impl Packages {
             tracing::error!(%error, "what was granted to plugins is not known, and is asked for again");
             BTreeMap::new()
         });
+        let mut policy = around.config.permissions.clone();
+        for source in policy.rules.iter_mut().filter_map(|rule| rule.source.as_mut()) {
+            *source = consent::real(source);
+        }
         Self {
             around,
             live,
             consents: Mutex::new(consents),
+            agreed: Mutex::default(),
+            announced: Arc::default(),
             deprecations: Deprecations::read(&database),
             database: Arc::new(database),
             records: state.join("installed"),
@@ -153,6 +173,8 @@ impl Packages {
             departures: Departures::default(),
             kept: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            consenting: tokio::sync::Mutex::default(),
+            policy,
             unwatched: Mutex::default(),
         }
     }
@@ -191,6 +213,7 @@ impl Packages {
         let limits = Limits::decide(&found.manifest.limits.resources, &configured.limits, &config.defaults.limits);
         let consent = self.consent_of(&found, snapshot.as_ref().ok());
         let grants = consent.verdict.grants.clone();
+        let announced = Announced::new(consent.asks_about_definitions.then(|| self.agreed(&id)));
         let mut warnings = found.warnings.clone();
         warnings.extend(limits.refusals());
         warnings.extend(consent.verdict.warnings.iter().cloned());
@@ -214,7 +237,10 @@ impl Packages {
             denials: Refusals::default(),
             require,
             consent,
+            announced,
             grants,
+            withdrawn: AtomicBool::new(false),
+            needs: Needs::new(Arc::downgrade(&self.live) as Weak<dyn Offer>),
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,
@@ -248,11 +274,6 @@ impl Packages {
             return;
         }
         handle.tell(Command::Begin).await;
-    }
-
-    /// Ends a plugin that nobody is sent to any more.
-    async fn end(&self, handle: &Handle, task: Option<JoinHandle<()>>) {
-        end(handle, task).await;
     }
 
     /// The tasks of all plugins, for whoever has ended them.
@@ -307,12 +328,19 @@ fn no_room(path: &Path, error: &io::Error) -> ErrorBody {
     ErrorBody::new(ErrorCode::ResourceExhausted, message)
 }
 
-/// The version that is meant; where there are several, it has to be said which.
+/// The version that is meant: a whole version means just that one; where there are several, it has to be said which.
 fn the_one(registry: &Registry, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {
     let handle = registry.find_any(plugin, version)?;
     let id = handle.id();
     let there: Vec<_> = registry.versions(id).map(|(version, _)| version.to_string()).collect();
+    let whole = version.and_then(|text| Version::parse(text).ok());
     match there.as_slice() {
+        // Another one that would do for a call is not the one that is meant here.
+        _ if whole.as_ref().is_some_and(|whole| whole != handle.version()) => {
+            let message = format!("there is no version {} of {id}", version.unwrap_or_default());
+            let hint = format!("there is {}", there.join(", "));
+            Err(ErrorBody::new(ErrorCode::VersionNotFound, message).with_hint(hint))
+        }
         [first, _, ..] if version.is_none() => {
             let message = format!("there are several versions of {id}: {}", there.join(", "));
             let hint = format!("say which, as in {id}@{first}");

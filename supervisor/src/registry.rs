@@ -5,7 +5,7 @@
 //!
 //! Elsewhere: copying packages is `store`, running them `plugin`, choosing for a call `router`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,18 +15,23 @@ use palisade_protocol::{ErrorBody, ErrorCode, SUPERVISOR_ID};
 use rustix::fs::{Mode, OFlags};
 use semver::Version;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::model::dependency::{self, Graph};
 use crate::model::ids::PluginId;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest, Warning};
-use crate::model::resolution::{self, Offers, Unresolvable};
+use crate::model::resolution::{self, Needs, Offers, Unresolvable};
 use crate::model::specifier::Specifier;
 use crate::model::status::quoted;
 use crate::plugin::handle::Handle;
+use crate::plugin::needs::Offer;
 use crate::store;
 
 /// Most entries of one plugin directory.
 pub const PACKAGES_MAX: usize = 10_000;
+
+/// As many versions are named that would be there if they took calls.
+const UNUSED_TOLD_MAX: usize = 8;
 
 /// A package that was found.
 #[derive(Debug)]
@@ -287,18 +292,38 @@ fn own_version() -> Version {
 
 /// The registry as it is at a moment. Whoever looks gets a whole one, which stays as it is; who changes it puts another in its place.
 #[derive(Debug, Default)]
-pub struct Live(RwLock<Option<Arc<Registry>>>);
+pub struct Live {
+    registry: RwLock<Option<Arc<Registry>>>,
+    changes: watch::Sender<u64>,
+}
 
 impl Live {
     /// The present one; none before the plugins were found.
     #[must_use]
     pub fn now(&self) -> Option<Arc<Registry>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts this one in its place. One change at a time: who makes it has to have looked at the present one before.
     pub fn replace(&self, registry: Registry) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(registry));
+        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(registry));
+        self.has_changed();
+    }
+
+    /// Tells those that wait for what they depend on that something else can be had now: by `replace`, or as a plugin of it was
+    /// enabled or disabled.
+    pub fn has_changed(&self) {
+        self.changes.send_modify(|number| *number += 1);
+    }
+}
+
+impl Offer for Live {
+    fn lacking(&self, manifest: &Manifest) -> Option<String> {
+        self.now()?.lacking(manifest)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 }
 
@@ -357,12 +382,17 @@ impl Registry {
         self.choose(id, versions, specifier, true)
     }
 
-    /// The same for an operator, who also sees what is disabled; an enabled version that fits goes before.
+    /// The same for an operator, who also sees what is disabled; an enabled version that fits goes before. A whole version that is there
+    /// means just that one: what concerns one version must not come to another.
     ///
     /// # Errors
     /// As [`Registry::find`], but for `unavailable` and `consent_required`.
     pub fn find_any(&self, id: &str, specifier: Option<&str>) -> Result<&Handle, ErrorBody> {
         let versions = self.plugins.get(id).ok_or_else(|| self.unknown(id))?;
+        let whole = specifier.and_then(|text| Version::parse(text).ok());
+        if let Some(exactly) = whole.and_then(|version| versions.get(&version)) {
+            return Ok(exactly);
+        }
         self.choose(id, versions, specifier, true).or_else(|_| self.choose(id, versions, specifier, false))
     }
 
@@ -482,6 +512,45 @@ impl Registry {
         offers.insert(&manifest.id, BTreeMap::from([(&manifest.version, &manifest.dependencies)]));
         let exactly = Specifier::exactly(&manifest.version);
         resolution::resolve(&offers, &BTreeMap::from([(manifest.id.clone(), exactly)]))
+    }
+
+    /// What the plugin of this manifest needs, near or far, and cannot have of what takes calls: a sentence, with the way to it. What is
+    /// optional it does without.
+    #[must_use]
+    pub fn lacking(&self, manifest: &Manifest) -> Option<String> {
+        let required = |needs: &Needs| -> Needs {
+            needs.iter().filter(|(_, need)| !need.optional).map(|(id, need)| (id.clone(), need.clone())).collect()
+        };
+        // Only what can be reached has a say in it, and of its own versions this one.
+        let (mut reached, mut open) = (BTreeSet::from([&manifest.id]), vec![&manifest.dependencies]);
+        let (mut there, mut unused) =
+            (vec![(&manifest.id, &manifest.version, required(&manifest.dependencies))], Vec::new());
+        while let Some(needs) = open.pop() {
+            for (id, _) in needs.iter().filter(|(_, need)| !need.optional) {
+                if !reached.insert(id) {
+                    continue;
+                }
+                for (version, handle) in self.versions(id) {
+                    if handle.is_in_use() {
+                        let needs = &handle.blueprint().manifest.dependencies;
+                        there.push((handle.id(), version, required(needs)));
+                        open.push(needs);
+                    } else {
+                        let why = if handle.is_enabled() { "waits for its operator's consent" } else { "is disabled" };
+                        unused.push(format!("{id} {version} {why}"));
+                    }
+                }
+            }
+        }
+        let mut offers = Offers::new();
+        for (id, version, needs) in &there {
+            offers.entry(id).or_default().insert(version, needs);
+        }
+        let exactly = Specifier::exactly(&manifest.version);
+        let unmet = resolution::resolve(&offers, &BTreeMap::from([(manifest.id.clone(), exactly)])).err()?;
+        unused.truncate(UNUSED_TOLD_MAX);
+        let reasons = [unmet.to_string()].into_iter().chain(unused);
+        Some(reasons.collect::<Vec<_>>().join("; "))
     }
 
     /// Folders that look like packages and cannot be used.

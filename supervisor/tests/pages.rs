@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use palisaded::api::service;
 use palisaded::config::{Config, Overrides};
 use palisaded::model::guarantee::CONTROLS;
 use palisaded::model::manifest::Manifest;
@@ -401,6 +402,20 @@ fn every_key_of_the_configuration_is_on_the_page() {
 }
 
 /// Each bound of a plugin's way out: its default, and where it begins and ends.
+/// Whoever is made an operator can look up what that allows.
+#[test]
+fn what_is_an_operators_is_on_the_page() {
+    let paragraph = CONFIGURATION_PAGE.split_once("**`operators`**").expect("the page speaks of them").1;
+    let (change, rest) = paragraph.split_once("All the others may call plugins and read (").expect("it says so");
+    let (read, _) = rest.split_once(')').expect("the list ends");
+    let names = |text: &'static str| -> BTreeSet<&str> { text.split('`').skip(1).step_by(2).collect() };
+    let mut changes = names(change);
+    assert!(changes.remove("socket_group") && changes.remove("allowed_uids"));
+    assert_eq!(changes, service::CHANGES.iter().copied().collect());
+    let reads = service::ACTIONS.iter().map(|row| row.0).filter(|name| !service::CHANGES.contains(name));
+    assert_eq!(names(read), reads.collect());
+}
+
 #[test]
 fn the_bounds_of_the_way_out_are_the_ones_on_the_page() {
     let limits = |text: &str| toml::from_str::<Allowance>(text).map(|allowance| allowance.decide());

@@ -161,7 +161,12 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
         }
         _ => {
             let version = std::env::var("HOSTILE_VERSION").unwrap_or_else(|_| "0.1.0".into());
-            wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, &version, deeds::actions()), &[]);
+            // What it says of itself instead of the truth, as JSON.
+            let actions = std::env::var("HOSTILE_ACTIONS").map_or_else(
+                |_| deeds::actions(),
+                |told| serde_json::from_str(&told).unwrap_or_else(|error| panic!("HOSTILE_ACTIONS: {error}")),
+            );
+            wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, &version, actions), &[]);
         }
     }
     if mode == "unhealthy" || mode == "no-pong" {

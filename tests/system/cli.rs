@@ -310,3 +310,24 @@ fn packed_installed_and_loaded() {
     assert_eq!((removed.status, removed.stdout.as_str()), (Some(0), "failing 0.1.0 is removed\nnothing of it stays\n"));
     daemon.stop_and_expect_no_orphans();
 }
+
+/// Of several plugins each is removed that can be, and the status is that of the first that cannot.
+#[test]
+fn what_cannot_be_removed_does_not_keep_the_others() {
+    let daemon = Daemon::with([Package::echo()]);
+    let socket = daemon.socket();
+    for id in ["one", "two"] {
+        let folder = Package::hostile(id, "tame").write(&daemon.path().join("elsewhere"), daemon.marker());
+        daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+    }
+    let removed = palisade(&socket, &["uninstall", "one", "nobody", "echo", "two"]);
+    assert!(
+        removed.stdout.contains("one 0.1.0 is removed") && removed.stdout.contains("two 0.1.0 is removed"),
+        "{}",
+        removed.stdout
+    );
+    assert_eq!(removed.status, Some(3), "as for the first that failed: {}", removed.stderr);
+    expect_text(&removed.stderr, "there is no plugin \"nobody\"");
+    expect_text(&removed.stderr, "echo 0.1.0 was not installed");
+    daemon.stop_and_expect_no_orphans();
+}

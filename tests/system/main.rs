@@ -14,6 +14,7 @@ mod consent;
 mod contract;
 mod cycles;
 mod denials;
+mod dependencies;
 mod discovery;
 mod egress;
 mod exhaustion;

@@ -182,6 +182,7 @@ impl Page {
             "status" => return self.hold("a status", value),
             "limits" => return self.hold("limits", value),
             "limit" => return self.hold("a limit", value),
+            "permissions" => return self.hold("permissions", value),
             kind => {
                 let (outer, inner) = kind.split_once(" of ").unwrap_or_else(|| panic!("{name}: a type {kind}"));
                 let parts: Vec<_> = match outer {
@@ -340,7 +341,9 @@ fn every_operation_answers_what_the_page_says() {
                     {"id": "nowhere", "version": "*", "optional": true},
                 ]}),
             ),
-        Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec())).with("runtime", json!("gone")),
+        Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec()))
+            .with("runtime", json!("gone"))
+            .with("dependencies", json!({"plugins": [{"id": "nowhere", "version": "*"}]})),
     ];
     let keys = tempfile::tempdir().expect("the temporary folder is writable");
     let release = KeyName::parse("release").expect("it is a name");
@@ -502,7 +505,8 @@ fn every_operation_answers_what_the_page_says() {
         json!({ "path": folder })
     };
     let first = asking("1.0.0", json!([{"name": "echo", "description": "Says it again"}]));
-    ask::<admin::Installation>(page, &daemon, "an installation", "install", &first);
+    let installed = ask::<admin::Installation>(page, &daemon, "an installation", "install", &first);
+    assert_eq!((&installed["awaits_consent"], &installed["asks"]["plugin"]), (&json!(true), &json!("asking")));
     events_until(page, &mut watcher, events, |event| event["kind"] == "consent_required");
     let pending = ask::<Value>(page, &daemon, "a permissions listing", "pending", &json!({}));
     assert_eq!(pending["plugins"][0]["plugin"], "asking", "{pending}");
@@ -522,6 +526,7 @@ fn every_operation_answers_what_the_page_says() {
     let third = json!({"plugin": "asking", "path": third["path"], "major": false, "force": false});
     let updated = ask::<admin::Updates>(page, &daemon, "updates", "update", &third);
     assert_eq!(updated["updates"][0]["updated"], true, "{updated}");
+    assert_eq!(updated["updates"][0]["asks"]["version"], "2.1.0", "{updated}");
     fs::remove_dir_all(daemon.path().join("elsewhere/asking")).expect("it is ours");
     let failed = ask::<admin::Updates>(page, &daemon, "updates", "update", &json!({}));
     assert_eq!(failed["failed"][0]["id"], "asking", "{failed}");
@@ -531,8 +536,10 @@ fn every_operation_answers_what_the_page_says() {
     let path = json!({ "path": package });
     for was_there in [false, true] {
         let installed = ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
-        assert_eq!(installed["was_there"], was_there);
+        assert_eq!((&installed["was_there"], &installed["awaits_consent"]), (&json!(was_there), &json!(false)));
     }
+    let updated = ask::<admin::Updates>(page, &daemon, "updates", "update", &of("guest"));
+    assert_eq!(updated["updates"][0]["awaits_consent"], false, "{updated}");
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_installed");
     for enabled in [false, true] {
         let operation = if enabled { "enable" } else { "disable" };

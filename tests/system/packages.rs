@@ -433,13 +433,30 @@ fn a_daemon_that_is_killed_before_each_step_of_an_installation() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// A program that is missing does not keep a package from being installed: the start says so, as for any other.
+/// A whole version means just that one, and what can never run is not installed.
 #[test]
-fn a_package_without_its_program_is_installed_and_fails() {
+fn what_is_said_of_one_version_comes_to_no_other() {
     let daemon = Daemon::with([Package::echo()]);
-    let folder = elsewhere(&daemon, &Package::new("empty", Entry::Missing));
-    install(&daemon, &folder).expect("it is installed");
-    let refused = error(daemon.agent().call("empty", "echo", &json!(1)), ErrorCode::InitializationFailed);
-    expect_text(&refused.message, "is not in the package");
+    for version in ["1.0.0", "1.1.0"] {
+        install(&daemon, &elsewhere(&daemon, &guest(version))).expect("it is installed");
+    }
+    let of = |version: &str| json!({"plugin": "guest", "version": version});
+    let status = daemon.operate("disable", &of("1.0.0")).expect("it is there");
+    assert_eq!(status["version"], "1.0.0");
+    assert_eq!(listed(&daemon)[1..], ["guest 1.0.0 false", "guest 1.1.0 true"]);
+    let refused = error(daemon.operate("uninstall", &of("1.0.5")), ErrorCode::VersionNotFound);
+    assert_eq!(refused.message, "there is no version 1.0.5 of guest");
+    assert_eq!(refused.hint.as_deref(), Some("there is 1.0.0, 1.1.0"));
+    error(daemon.operate("restart", &of("1.0.0")), ErrorCode::Unavailable);
+    daemon.operate("uninstall", &of("1.0.0")).expect("it is there");
+    assert_eq!(listed(&daemon)[1..], ["guest 1.1.0 true"]);
+
+    let missing = guest("2.0.0").with("entry_point", json!("bin/nothing"));
+    let refused = error(install(&daemon, &elsewhere(&daemon, &missing)), ErrorCode::ConfigurationInvalid);
+    expect_text(&refused.message, "the entry point bin/nothing is not in the package");
+    let refused =
+        error(install(&daemon, &elsewhere(&daemon, &guest("2.0.0").mode(0o644))), ErrorCode::ConfigurationInvalid);
+    expect_text(&refused.message, "chmod +x");
+    assert_eq!(listed(&daemon)[1..], ["guest 1.1.0 true"]);
     daemon.stop_and_expect_no_orphans();
 }

@@ -221,3 +221,36 @@ fn a_program_that_is_odd_is_refused_unless_the_operator_bears_with_it() {
     );
     daemon.stop_and_expect_no_orphans();
 }
+
+/// Unless the operator says otherwise a script may bring any interpreter that a plugin sees.
+#[test]
+fn an_operator_may_want_only_interpreters_that_are_listed() {
+    let script = || Package::new("script", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec()));
+    let named = Package::new("named", Entry::Bytes(b"exit 3\n".to_vec())).with("runtime", json!("shell"));
+    let reason = "unlisted_interpreter: main is a script for /bin/sh, and plugin.json names no `runtime` that palisade.toml lists";
+    for (verdict, code) in [
+        ("", ErrorCode::InitializationFailed),
+        ("warn", ErrorCode::InitializationFailed),
+        ("refuse", ErrorCode::CheckFailed),
+    ] {
+        let checks = if verdict.is_empty() { String::new() } else { format!("unlisted_interpreter = {verdict:?}") };
+        let configuration = format!("[runtimes.shell]\nexec = \"/bin/sh\"\n[checks]\n{checks}\n");
+        let options = DaemonOptions::with([Package::echo(), script(), named.clone()]).configuration(&configuration);
+        let daemon = Daemon::start(options);
+        // Either is executed where it may be, and says nothing.
+        let start = |plugin: &str| daemon.operate("start", &json!({ "plugin": plugin }));
+        error(start("named"), ErrorCode::InitializationFailed);
+        let met = error(start("script"), code);
+        let info = daemon.operate("info", &json!({"plugin": "script"})).expect("it is known");
+        let is_warned = info["warnings"].to_string().contains(&reason.replace('"', "\\\""));
+        assert_eq!(is_warned, verdict == "warn", "{info}");
+        assert_eq!(met.message.contains(reason), verdict == "refuse", "{}", met.message);
+        let other = script().with("id", json!("other")).write(&daemon.path().join("elsewhere"), daemon.marker());
+        let installed = daemon.operate("install", &json!({ "path": other }));
+        match verdict {
+            "refuse" => expect_text(&error(installed, ErrorCode::CheckFailed).message, reason),
+            _ => drop(installed.expect("it may be used")),
+        }
+        daemon.stop_and_expect_no_orphans();
+    }
+}

@@ -492,6 +492,9 @@ pub struct PluginStatus {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// What it depends on and cannot have: it is not started meanwhile. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Somebody has said that it is better not used any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,
@@ -553,6 +556,11 @@ pub struct Installation {
     pub digest: String,
     /// Just that was installed already, or lies in a plugin directory, and nothing was done.
     pub was_there: bool,
+    /// Whether it takes no calls before an operator has said something.
+    pub awaits_consent: bool,
+    /// What it asks for, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asks: Option<Permissions>,
 }
 
 /// What an operator grants.
@@ -898,6 +906,11 @@ pub struct Update {
     pub source: String,
     /// Whether anything was installed.
     pub updated: bool,
+    /// Whether the version that it has now takes no calls before an operator has said something.
+    pub awaits_consent: bool,
+    /// What it asks for, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asks: Option<Permissions>,
 }
 
 /// Why a plugin was not updated.

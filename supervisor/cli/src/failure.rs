@@ -78,6 +78,11 @@ impl Failure {
         self.report.as_ref().is_some_and(|report| report.code == code.name())
     }
 
+    /// Whether whatever comes next would end the same way: nobody answers, or somebody has interrupted.
+    pub(crate) fn is_the_end(&self) -> bool {
+        matches!(self.status, NOT_REACHABLE | INTERRUPTED | TERMINATED | BROKEN_PIPE | OUTPUT)
+    }
+
     /// What is wrong, as a sentence with an end.
     pub(crate) fn sentence(&self) -> String {
         self.report.as_ref().map(|report| format!("{}.", report.message)).unwrap_or_default()

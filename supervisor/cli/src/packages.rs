@@ -131,21 +131,28 @@ fn is_url(source: &Path) -> bool {
 }
 
 fn installation_text(installed: &Installation, screen: &Screen) -> String {
-    let Installation { id, version, digest, was_there } = installed;
+    let Installation { id, version, digest, was_there, .. } = installed;
     let what = screen.tone(&format!("{} {}", one_line(id), one_line(version)), Tone::Strong);
     let how = if *was_there { "was installed already" } else { "is installed" };
     format!("{what} {how}, sha256 {}\n", one_line(digest))
 }
 
-/// `palisade uninstall PLUGIN…`, one after the other.
+/// `palisade uninstall PLUGIN…`, one after the other. Each failure is told when it is known; the first decides the exit status.
 pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool, purge: bool) -> Result<(), Failure> {
+    let mut first = None;
     for plugin in plugins {
         let target = Target { force, ..target(plugin) };
-        let answer = context.operate("uninstall", &Uninstall { target, purge }).await;
-        let answer = answer.map_err(|failure| if plugins.len() > 1 { failure.about(plugin) } else { failure })?;
-        show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, purge, screen)))?;
+        match context.operate("uninstall", &Uninstall { target, purge }).await {
+            Ok(answer) => show(context, &answer, |answer, screen| Ok(removal_text(&answer.decode()?, purge, screen)))?,
+            Err(failure) if failure.is_the_end() => return Err(failure),
+            Err(failure) => {
+                let failure = if plugins.len() > 1 { failure.about(plugin) } else { failure };
+                failure.print(&context.screen, context.json);
+                first.get_or_insert(Failure::silent(failure.status));
+            }
+        }
     }
-    Ok(())
+    first.map_or(Ok(()), Err)
 }
 
 fn removal_text(removed: &Removal, purge: bool, screen: &Screen) -> String {
@@ -205,8 +212,12 @@ mod tests {
 
     #[test]
     fn what_was_done_and_what_stays_is_said() {
-        let installed =
-            Installation { id: "echo".into(), version: "1.0.0".into(), digest: "00ff".into(), was_there: false };
+        let installed = Installation {
+            id: "echo".into(),
+            version: "1.0.0".into(),
+            digest: "00ff".into(),
+            ..Installation::default()
+        };
         assert_eq!(installation_text(&installed, &Screen::plain()), "echo 1.0.0 is installed, sha256 00ff\n");
         let again = Installation { was_there: true, ..installed };
         assert_eq!(installation_text(&again, &Screen::plain()), "echo 1.0.0 was installed already, sha256 00ff\n");

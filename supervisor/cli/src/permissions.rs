@@ -161,7 +161,11 @@ async fn ask(context: &Context, one: &Permissions, yes: bool) -> Result<Option<R
         return print(&format!("{text}\n")).map(|()| None);
     }
     if !yes {
-        let later = format!("`palisade grant {name}` grants it, `palisade revoke {name}` has it run without\n");
+        let later = match asked(one).next() {
+            Some(_) => format!("`palisade grant {name}` grants it, `palisade revoke {name}` has it run without\n"),
+            // Its actions are what it is; without them there is nothing to run.
+            None => format!("`palisade grant {name}` agrees to it, `palisade uninstall {name}` removes it\n"),
+        };
         if !can_ask(context) {
             return print(&later).map(|()| None);
         }

@@ -195,6 +195,9 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
         let text = format!("since {}, by {}{why}", stamp(*at_unix_ms), one_line(by));
         fields.prose("deprecated", &screen.tone(&text, Tone::Careful));
     }
+    if let Some(lacking) = &status.lacks {
+        fields.prose("lacks", &screen.tone(&one_line(lacking), Tone::Careful));
+    }
     fields.prose("reason", &one_line(status.reason.as_deref().unwrap_or_default()));
     for shortfall in &status.degraded {
         fields.prose("degraded", &screen.tone(&one_line(shortfall), Tone::Careful));

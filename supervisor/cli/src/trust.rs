@@ -152,7 +152,10 @@ fn program(rules: &Rules, folder: &Path, manifest: &Manifest) -> Result<Vec<Find
         Program::Script { interpreter, .. } if !Path::new(&interpreter).is_file() => Err(refused(format!(
             "the script's interpreter {interpreter} is not there; install it, or correct the #! line"
         ))),
-        Program::Script { .. } => Ok(Vec::new()),
+        Program::Script { interpreter, .. } => {
+            let inspected = rules.inspect_script(entry, &interpreter);
+            inspected.refused.map_or(Ok(inspected.findings), |why| Err(refused(why)))
+        }
     }
 }
 

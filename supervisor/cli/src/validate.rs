@@ -148,10 +148,9 @@ fn open(path: &Path) -> Result<(File, Metadata), String> {
 fn look_at_manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
     let name = Path::new(MANIFEST);
     let (file, metadata) = open(&folder.join(name)).map_err(|what| report.error(name, what)).ok()?;
-    let too_large = usize::try_from(metadata.len()).ok().filter(|bytes| MANIFEST_BYTES_MAX < *bytes);
-    let parsed = match too_large {
-        Some(bytes) => Err(ManifestError::TooLarge { bytes }),
-        None => {
+    let parsed = match MANIFEST_BYTES_MAX as u64 {
+        most if most < metadata.len() => Err(ManifestError::TooLarge),
+        _ => {
             let mut bytes = Vec::new();
             let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
             read.map_err(|error| report.error(name, format!("cannot be read: {error}"))).ok()?;

@@ -111,7 +111,10 @@ impl Service {
             "install" => {
                 let InstallParams { path, force } = parameters(params)?;
                 let packages = self.changeable()?;
-                value(&to_its_end(async move { packages.install(&path, force, &who).await }).await?)
+                let mut installed =
+                    value(&to_its_end(async move { packages.install(&path, force, &who).await }).await?)?;
+                self.say_what_it_awaits(&mut installed)?;
+                Ok(installed)
             }
             "uninstall" => {
                 let UninstallParams { plugin, version, force, purge } = parameters(params)?;
@@ -179,7 +182,12 @@ impl Service {
                 let UpdateParams { plugin, path, major, force } = parameters(params)?;
                 let packages = self.changeable()?;
                 let leave = Leave { major, force };
-                value(&to_its_end(async move { packages.updates(plugin, path, leave, &who).await }).await?)
+                let mut updated =
+                    value(&to_its_end(async move { packages.updates(plugin, path, leave, &who).await }).await?)?;
+                for one in updated["updates"].as_array_mut().into_iter().flatten() {
+                    self.say_what_it_awaits(one)?;
+                }
+                Ok(updated)
             }
             "rescan" => {
                 parameters::<NoParams>(params)?;
@@ -194,6 +202,22 @@ impl Service {
                 value(&handle.status().await)
             }
         }
+    }
+
+    /// Says of an installed version whether it takes calls before its operator has said something, and about what that would be.
+    fn say_what_it_awaits(&self, installed: &mut Value) -> Result<(), ErrorBody> {
+        let text = |key: &str| installed[key].as_str().unwrap_or_default();
+        let (registry, only) = (self.registry()?, format!("={}", text("version")));
+        // Somebody may have removed it meanwhile.
+        let asks = match registry.find_any(text("id"), Some(&only)) {
+            Ok(handle) if handle.awaits_consent() => Some(value(&consent::permissions(handle))?),
+            _ => None,
+        };
+        installed["awaits_consent"] = json!(asks.is_some());
+        if let Some(asks) = asks {
+            installed["asks"] = asks;
+        }
+        Ok(())
     }
 
     /// The packages, while they can be changed.

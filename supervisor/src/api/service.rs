@@ -533,10 +533,11 @@ impl Service {
 
     async fn act(&self, plugin: &str, version: Option<&str>, operation: Operation) -> Result<Value, ErrorBody> {
         self.refuse_while_stopping()?;
-        let handle = match operation {
-            Operation::Start | Operation::Restart => self.enabled(plugin, version)?,
-            _ => self.find(plugin, version)?,
-        };
+        let mut handle = self.find(plugin, version)?;
+        if matches!(operation, Operation::Start | Operation::Restart) && !handle.is_in_use() {
+            // Which says why it is not.
+            handle = self.enabled(plugin, Some(&format!("={}", handle.version())))?;
+        }
         handle.operate(operation).await?;
         value(&handle.status().await)
     }

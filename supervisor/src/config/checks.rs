@@ -19,6 +19,7 @@ pub(super) struct Table {
     foreign_rpath: Option<Verdict>,
     writable_code: Option<Verdict>,
     r#static: Option<Verdict>,
+    unlisted_interpreter: Option<Verdict>,
     libraries: Option<Vec<String>>,
 }
 
@@ -34,6 +35,7 @@ impl Table {
             Code::ForeignRpath => self.foreign_rpath,
             Code::WritableCode => self.writable_code,
             Code::Static => self.r#static,
+            Code::UnlistedInterpreter => self.unlisted_interpreter,
         };
         let verdicts = Code::ALL.into_iter().filter_map(|code| Some((code, said(code)?))).collect();
         Checks { verdicts, libraries: self.libraries }

@@ -52,11 +52,13 @@ pub enum Code {
     WritableCode,
     /// It needs no loader and no libraries.
     Static,
+    /// It is a script, and its interpreter is none of the runtimes that the operator lists.
+    UnlistedInterpreter,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Malformed,
         Self::InterpreterMissing,
         Self::MissingLibrary,
@@ -66,6 +68,7 @@ impl Code {
         Self::ForeignRpath,
         Self::WritableCode,
         Self::Static,
+        Self::UnlistedInterpreter,
     ];
 
     /// As it is written.
@@ -81,6 +84,7 @@ impl Code {
             Self::ForeignRpath => "foreign_rpath",
             Self::WritableCode => "writable_code",
             Self::Static => "static",
+            Self::UnlistedInterpreter => "unlisted_interpreter",
         }
     }
 
@@ -96,7 +100,7 @@ impl Code {
             | Self::ExecutableStack
             | Self::ForeignRpath => Severity::Error,
             Self::WritableCode => Severity::Warning,
-            Self::Static => Severity::Info,
+            Self::Static | Self::UnlistedInterpreter => Severity::Info,
         }
     }
 }

@@ -192,6 +192,10 @@ pub enum Event {
     Disagreed {
         error: String,
     },
+    /// Its actions are not those that were agreed to.
+    Unagreed {
+        error: String,
+    },
     /// It needs so much more time to start.
     Extended {
         by: Duration,

@@ -116,7 +116,7 @@ impl Manifest {
     /// Reads the bytes of a `plugin.json`.
     pub fn parse(bytes: &[u8]) -> Result<(Self, Vec<Warning>), ManifestError> {
         if MANIFEST_BYTES_MAX < bytes.len() {
-            return Err(ManifestError::TooLarge { bytes: bytes.len() });
+            return Err(ManifestError::TooLarge);
         }
         let value = palisade_protocol::parse_json(bytes).map_err(|error| {
             let (line, column, why) = (error.line(), error.column(), strip_place(error.to_string()));
@@ -293,8 +293,9 @@ impl fmt::Display for Warning {
 /// Why a manifest is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    #[error("the manifest has {bytes} bytes; at most {MANIFEST_BYTES_MAX} are allowed")]
-    TooLarge { bytes: usize },
+    /// How large it is nobody has read.
+    #[error("the manifest has more than 1 MiB, which is the most that is allowed")]
+    TooLarge,
     #[error("the manifest is not JSON: line {line}, column {column}: {why}")]
     Syntax { line: usize, column: usize, why: String },
     /// It is JSON, and which of the two values is meant nobody can tell.

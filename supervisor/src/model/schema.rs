@@ -9,7 +9,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use jsonschema::{PatternOptions, Validator};
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
 use super::status::clip;
@@ -80,7 +81,8 @@ impl Schema {
                 let place = error.instance_path().to_string();
                 let place =
                     if place.is_empty() { String::new() } else { format!("{}: ", clip(&place, SHOWN_BYTES_MAX)) };
-                SchemaError::Refused(format!("{place}{}", clip(&error.to_string(), 3 * SHOWN_BYTES_MAX)))
+                let why = why_no_pattern(&error).map(|why| format!(": {why}")).unwrap_or_default();
+                SchemaError::Refused(format!("{place}{}{why}", clip(&error.to_string(), 3 * SHOWN_BYTES_MAX)))
             })
     }
 
@@ -102,6 +104,21 @@ impl Schema {
     pub fn affords(&self, bytes: usize) -> bool {
         self.values.saturating_mul(bytes as u64) <= CHECK_STEPS_MAX
     }
+}
+
+/// Why a pattern is refused, if it is about one. The engine does not say, so it is what is there to be seen.
+fn why_no_pattern(error: &ValidationError<'_>) -> Option<&'static str> {
+    let ValidationErrorKind::Format { format } = error.kind() else { return None };
+    let pattern = error.instance().as_str().filter(|_| format == "regex")?;
+    let bytes = pattern.as_bytes();
+    let is_reference = |pair: &[u8]| pair[0] == b'\\' && matches!(pair[1], b'1'..=b'9' | b'k');
+    Some(if ["(?=", "(?!", "(?<=", "(?<!"].iter().any(|around| pattern.contains(around)) {
+        "there is no look-around, which takes time without a bound"
+    } else if bytes.windows(2).any(is_reference) {
+        "there are no back-references, which take time without a bound"
+    } else {
+        "it is not well-formed, or repeats so much that it takes too much memory"
+    })
 }
 
 /// Whether everything fits a schema, so that there is nothing to check.

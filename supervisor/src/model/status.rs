@@ -83,6 +83,9 @@ pub struct PluginStatus {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// What it depends on and cannot have: it is not started meanwhile. A sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Somebody has said that it is better not used any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,
@@ -372,6 +375,7 @@ mod tests {
             name: "Echo".into(),
             enabled: true,
             awaits_consent: false,
+            lacks: None,
             deprecated: Some(Deprecation { at_unix_ms: 3, by: "uid:0".into(), reason: None }),
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),

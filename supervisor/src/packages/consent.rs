@@ -3,15 +3,18 @@
 //! A version about which something has to be said takes no calls; others of its plugin do. What was said holds for the plugin, so that
 //! an update is asked about for what grew. An answer takes effect at once: the plugin is made anew with what it may do now.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use super::{Packages, lock, record, run, the_one};
 use crate::events::{EventKind, unix_ms};
@@ -19,7 +22,7 @@ use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::model::permission::consent::{
-    Answer, Case, Change, Consent, Decision, Definitions, Origin, Said, Verdict, Word, items,
+    self, Answer, Case, Change, Consent, Decision, Origin, Said, Verdict, Word, items,
 };
 use crate::model::permission::grants::Grants;
 use crate::model::permission::item::Item;
@@ -27,7 +30,8 @@ use crate::model::status::{PluginState, quoted};
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
 use crate::store::Snapshot;
-use crate::store::database::consents::Consents;
+use crate::store::database::Condition;
+use crate::store::database::consents::{Consents, Definitions};
 use crate::trust::{Candidate, canonical};
 
 /// More are not asked about at once.
@@ -108,12 +112,19 @@ pub struct Revocation {
     pub forget: bool,
 }
 
+/// What an answer is about, as the configuration may have a word on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decidable {
+    Permissions,
+    Definitions,
+}
+
 /// What is shown of a version.
 #[must_use]
 pub fn permissions(handle: &Handle) -> Permissions {
     let blueprint = handle.blueprint();
     let consent = &blueprint.consent;
-    let permission = |one: &crate::model::permission::consent::Decided| Permission {
+    let permission = |one: &consent::Decided| Permission {
         permission: one.item.to_string(),
         decision: one.decision,
         by: one.by.clone(),
@@ -129,6 +140,13 @@ pub fn permissions(handle: &Handle) -> Permissions {
         change: *change,
         description: description(action),
     };
+    let announced = |(action, change): (String, Change)| Definition {
+        change,
+        description: blueprint.announced.description(&action),
+        action,
+    };
+    let mut definitions: Vec<_> = consent.changed.iter().map(definition).collect();
+    definitions.extend(blueprint.announced.changes().into_iter().map(announced));
     Permissions {
         plugin: handle.id().to_string(),
         version: handle.version().to_string(),
@@ -137,7 +155,7 @@ pub fn permissions(handle: &Handle) -> Permissions {
         key: consent.signer.as_ref().map(ToString::to_string),
         awaits_consent: handle.awaits_consent(),
         permissions: consent.verdict.items.iter().map(permission).collect(),
-        definitions: consent.changed.iter().map(definition).collect(),
+        definitions,
     }
 }
 
@@ -145,14 +163,17 @@ impl Packages {
     /// Decides what a plugin may do.
     pub(super) fn consent_of(&self, found: &Found, snapshot: Option<&Snapshot>) -> Consent {
         let manifest = &found.manifest;
-        let config = &self.around.config;
         let installed = record::source_of(&self.record_of(&manifest.id, &manifest.version))
             .filter(|_| self.around.store.has_made(&found.path));
         let is_installed = installed.is_some();
-        let source = installed.unwrap_or_else(|| found.path.clone());
-        let asks = match config.permissions.definitions {
+        // Where it was installed from was looked up then. What is found in a plugin directory belongs to it, wherever a link leads.
+        let source = installed.unwrap_or_else(|| match (found.path.parent(), found.path.file_name()) {
+            (Some(parent), Some(name)) => real(parent).join(name),
+            _ => found.path.clone(),
+        });
+        let asks = match self.policy.definitions {
             None => is_installed,
-            Some(definitions) => definitions == Definitions::Ask,
+            Some(definitions) => definitions == consent::Definitions::Ask,
         };
         let wants_bytes = manifest.signature.is_some() || (asks && !manifest.actions.is_empty());
         let bytes = snapshot.filter(|_| wants_bytes).and_then(|snapshot| manifest_bytes(found, snapshot));
@@ -162,23 +183,27 @@ impl Packages {
         });
         let definitions = if asks { bytes.as_deref().map(definitions).unwrap_or_default() } else { Vec::new() };
         let known = lock(&self.consents).get(&manifest.id).cloned().unwrap_or_default();
+        // What was installed was agreed to when it was, or that is not known any more; what lies in a directory is its first.
+        let is_lost = *self.database.condition() != Condition::Good;
+        let is_unknown = asks && is_installed && !is_lost && !known.definitions.contains(&installed_once());
         let changed = definitions
             .iter()
-            // Of a plugin that nobody has seen before everything is new.
-            .filter(|definition| !known.definitions.is_empty() && !known.definitions.contains(*definition))
-            .map(|(action, _)| {
-                let was_there = known.definitions.iter().any(|(there, _)| there == action);
-                (action.clone(), if was_there { Change::Changed } else { Change::New })
+            .filter_map(|(action, digest)| {
+                let change = match is_unknown {
+                    true => Change::New,
+                    false => consent::change(&known.definitions, action, std::slice::from_ref(digest))?,
+                };
+                Some((action.clone(), change))
             })
             .collect();
         let verdict = self.verdict(manifest, &source, signer.as_ref(), &known.said);
-        Consent { verdict, changed, definitions, signer, source }
+        Consent { verdict, changed, is_unknown, definitions, asks_about_definitions: asks, signer, source }
     }
 
     fn verdict(
         &self,
         manifest: &Manifest,
-        source: &std::path::Path,
+        source: &Path,
         signer: Option<&crate::model::trust::KeyName>,
         said: &[Said],
     ) -> Verdict {
@@ -189,7 +214,7 @@ impl Packages {
             asked: &manifest.permissions,
             origin: Origin { source, signer },
             configured: config.plugins.get(&manifest.id).and_then(|configured| configured.grant.as_ref()),
-            policy: &config.permissions,
+            policy: &self.policy,
             said,
         };
         case.decide()
@@ -229,9 +254,11 @@ impl Packages {
     /// several versions fit, the configuration decides, or the package is another than was shown; `permission_denied` for what a rule
     /// denies; `resource_exhausted` where it cannot be noted.
     pub async fn grant(&self, grant: &Grant, who: &str) -> Result<Handle, ErrorBody> {
-        let _one_change = self.changing.lock().await;
+        let one_word = self.consenting.lock().await;
         let registry = self.registry()?;
-        let handle = self.decidable(&registry, &grant.plugin, grant.version.as_deref())?;
+        let names = grant.permissions.as_ref().is_some_and(|named| !named.is_empty());
+        let what = if names { Decidable::Permissions } else { Decidable::Definitions };
+        let handle = self.decidable(&registry, &grant.plugin, grant.version.as_deref(), what)?;
         let (id, version) = (handle.id().clone(), handle.version().clone());
         let blueprint = handle.blueprint();
         let digest = blueprint.snapshot().ok().map(|snapshot| snapshot.digest.clone()).unwrap_or_default();
@@ -262,15 +289,16 @@ impl Packages {
                 said.push((request.clone(), Word::Narrowed));
             }
         }
-        let agreed =
-            if grant.definitions || grant.permissions.is_none() { consent.definitions.clone() } else { Vec::new() };
+        let agreed = if grant.definitions || grant.permissions.is_none() {
+            let stated = consent.definitions.iter().cloned().chain([installed_once()]).collect();
+            Definitions { stated, announced: blueprint.announced.definitions() }
+        } else {
+            Definitions::default()
+        };
         self.say(&handle, "grant", said, agreed, &digest, who).await?;
-        let running = handle.state() == PluginState::Active;
-        let anew = self.renew(&registry, &handle, false).await;
-        if running && !anew.awaits_consent() {
-            self.go_on(&anew);
-        }
-        Ok(anew)
+        drop(one_word);
+        self.renew_all(&id, &running(&registry, &id)).await?;
+        self.now(&handle)
     }
 
     /// Notes that an operator refuses something, or takes it back. A plugin that runs is ended at once, and goes on without.
@@ -280,47 +308,127 @@ impl Packages {
     /// # Errors
     /// As [`Packages::grant`], but for `permission_denied`; `invalid_params` also for a part of something that was granted as a whole.
     pub async fn revoke(&self, revocation: &Revocation, who: &str) -> Result<Handle, ErrorBody> {
-        let _one_change = self.changing.lock().await;
+        let one_word = self.consenting.lock().await;
         let registry = self.registry()?;
-        let handle = self.decidable(&registry, &revocation.plugin, revocation.version.as_deref())?;
-        let blueprint = handle.blueprint();
-        let digest = blueprint.snapshot().ok().map(|snapshot| snapshot.digest.clone()).unwrap_or_default();
+        let (plugin, version) = (&revocation.plugin, revocation.version.as_deref());
+        // What is taken back is taken from the plugin, so that it need not be said from which version.
+        let handle = match version {
+            Some(_) => the_one(&registry, plugin, version)?,
+            None => registry.find_any(plugin, None)?.clone(),
+        };
+        let id = handle.id().clone();
+        self.refuse_if_configured(&id)?;
+        let running = running(&registry, &id);
         if revocation.forget {
-            self.forget_consents(handle.id(), handle.version(), who).await?;
-            return Ok(self.renew(&registry, &handle, true).await);
-        }
-        let decided = &blueprint.consent.verdict.items;
-        let requests = items(&blueprint.manifest.permission_requests);
-        let mut all: Vec<Item> = decided.iter().map(|one| one.item.clone()).collect();
-        all.extend(
-            requests.into_iter().map(|(item, _)| item).filter(|item| decided.iter().all(|one| one.item != *item)),
-        );
-        let mut said: Vec<(Item, Word)> = Vec::new();
-        match &revocation.permissions {
-            None => said.extend(all.into_iter().map(|item| (item, Word::Denied))),
-            Some(named) => {
-                for item in parsed(named)? {
-                    let meant: Vec<_> = all.iter().filter(|one| item.covers(one)).cloned().collect();
-                    if meant.is_empty() {
-                        return Err(not_to_be_taken(&item, &all, &handle));
+            self.forget_consents(&id, handle.version(), who).await?;
+        } else {
+            let meant = |(there, _): &(&semver::Version, &Handle)| version.is_none() || *there == handle.version();
+            let mut all: Vec<Item> = Vec::new();
+            for (_, one) in registry.versions(&id).filter(meant) {
+                let decided = one.blueprint().consent.verdict.items.iter().map(|decided| decided.item.clone());
+                let asked = items(&one.blueprint().manifest.permission_requests).into_iter().map(|(item, _)| item);
+                for item in decided.chain(asked) {
+                    if !all.contains(&item) {
+                        all.push(item);
                     }
-                    said.extend(meant.into_iter().map(|item| (item, Word::Denied)));
                 }
             }
+            let mut said: Vec<(Item, Word)> = Vec::new();
+            match &revocation.permissions {
+                None => said.extend(all.into_iter().map(|item| (item, Word::Denied))),
+                Some(named) => {
+                    for item in parsed(named)? {
+                        let meant: Vec<_> = all.iter().filter(|one| item.covers(one)).cloned().collect();
+                        if meant.is_empty() {
+                            return Err(not_to_be_taken(&item, &all, &handle));
+                        }
+                        said.extend(meant.into_iter().map(|item| (item, Word::Denied)));
+                    }
+                }
+            }
+            let digest = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+            self.say(&handle, "revoke", said, Definitions::default(), &digest, who).await?;
         }
-        self.say(&handle, "revoke", said, Vec::new(), &digest, who).await?;
-        let running = handle.state() == PluginState::Active;
-        let anew = self.renew(&registry, &handle, true).await;
+        self.withdraw(&registry, &id).await;
+        drop(one_word);
+        let none = BTreeSet::new();
+        self.renew_all(&id, if revocation.stop { &none } else { &running }).await?;
+        let anew = self.now(&handle)?;
         if revocation.stop {
-            anew.operate(Operation::Stop { force: true, why: StopWhy::Operator }).await?;
-        } else if running && !anew.awaits_consent() {
-            self.go_on(&anew);
+            let registry = self.registry()?;
+            for (_, one) in registry.versions(&id).filter(|(version, _)| running.contains(version)) {
+                one.operate(Operation::Stop { force: true, why: StopWhy::Operator }).await?;
+            }
         }
         Ok(anew)
     }
 
+    /// Ends every version of a plugin that has more than it may have now, and lets none of them start again. Nobody is waited for who
+    /// changes something else meanwhile.
+    async fn withdraw(&self, registry: &Registry, id: &PluginId) {
+        let mut ending = JoinSet::new();
+        for (_, handle) in registry.versions(id) {
+            let now = self.consent_of(&found_of(handle), handle.blueprint().snapshot().as_ref().ok());
+            if now == handle.blueprint().consent {
+                continue;
+            }
+            handle.blueprint().withdraw();
+            let handle = handle.clone();
+            ending.spawn(async move {
+                let _ = handle.operate(Operation::Stop { force: true, why: StopWhy::Operator }).await;
+            });
+        }
+        while ending.join_next().await.is_some() {}
+    }
+
+    /// Makes each version of a plugin anew about which something else is decided now, and ends the ones before; those that ran go on.
+    async fn renew_all(&self, id: &PluginId, running: &BTreeSet<semver::Version>) -> Result<(), ErrorBody> {
+        let mut renewed = Vec::new();
+        {
+            let _one_change = self.changing.lock().await;
+            let registry = self.registry()?;
+            let mut changed = Registry::clone(&registry);
+            for (version, handle) in registry.versions(id) {
+                let blueprint = handle.blueprint();
+                let now = self.consent_of(&found_of(handle), blueprint.snapshot().as_ref().ok());
+                if now == blueprint.consent && !handle.awaits_consent() && !blueprint.is_withdrawn() {
+                    continue;
+                }
+                let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
+                let anew = self.make(found_of(handle), blueprint.snapshot());
+                anew.set_enabled(handle.is_enabled());
+                anew.blueprint().announced.take_over(&blueprint.announced);
+                changed.put(anew.clone());
+                renewed.push((handle.clone(), task, anew));
+            }
+            self.live.replace(changed);
+        }
+        let renewed: Vec<_> =
+            renewed.into_iter().map(|(handle, task, anew)| (self.leave(handle, task), anew)).collect();
+        for (leaving, anew) in renewed {
+            leaving.ended().await;
+            self.set_off(&anew).await;
+            if running.contains(anew.version()) && anew.is_in_use() {
+                self.go_on(&anew);
+            }
+        }
+        Ok(())
+    }
+
+    /// What there is now of the version that this was.
+    fn now(&self, handle: &Handle) -> Result<Handle, ErrorBody> {
+        let registry = self.registry()?;
+        registry.find_any(handle.id().as_str(), Some(&format!("={}", handle.version()))).cloned()
+    }
+
     /// The version that is meant, if an operator may decide about it.
-    fn decidable(&self, registry: &Registry, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {
+    fn decidable(
+        &self,
+        registry: &Registry,
+        plugin: &str,
+        version: Option<&str>,
+        what: Decidable,
+    ) -> Result<Handle, ErrorBody> {
         let handle = match version {
             Some(_) => the_one(registry, plugin, version)?,
             None => {
@@ -332,13 +440,20 @@ impl Packages {
                 }
             }
         };
-        let id = handle.id();
-        if self.around.config.plugins.get(id).is_some_and(|configured| configured.grant.is_some()) {
-            let message = format!("what {id} may do is decided by `plugins.{id}.grant` in palisade.toml");
-            return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
-                .with_hint("change it there, or take it out, and restart the daemon"));
+        // Its actions are agreed to nowhere else.
+        if what != Decidable::Definitions || !handle.awaits_consent() {
+            self.refuse_if_configured(handle.id())?;
         }
         Ok(handle)
+    }
+
+    fn refuse_if_configured(&self, id: &PluginId) -> Result<(), ErrorBody> {
+        if self.around.config.plugins.get(id).is_none_or(|one| one.grant.is_none()) {
+            return Ok(());
+        }
+        let message = format!("what {id} may do is decided by `plugins.{id}.grant` in palisade.toml");
+        Err(ErrorBody::new(ErrorCode::InvalidParams, message)
+            .with_hint("change it there, or take it out, and restart the daemon"))
     }
 
     /// Whether an operator may grant this.
@@ -362,7 +477,7 @@ impl Packages {
         }
         let consent = &handle.blueprint().consent;
         let origin = Origin { source: &consent.source, signer: consent.signer.as_ref() };
-        let ruling = self.around.config.permissions.ruling(item, origin);
+        let ruling = self.policy.ruling(item, origin);
         if ruling.answer == Answer::Deny {
             let message = format!("{item} is denied by `{}` in palisade.toml", ruling.by);
             return Err(ErrorBody::new(ErrorCode::PermissionDenied, message)
@@ -377,7 +492,7 @@ impl Packages {
         handle: &Handle,
         what: &str,
         words: Vec<(Item, Word)>,
-        definitions: Vec<(String, String)>,
+        definitions: Definitions,
         digest: &str,
         who: &str,
     ) -> Result<(), ErrorBody> {
@@ -390,6 +505,7 @@ impl Packages {
                 item,
                 word,
                 key: consent.signer.clone(),
+                place: Origin { source: &consent.source, signer: None }.place().to_owned(),
                 at_unix_ms,
                 who: who.to_owned(),
                 version: version.to_string(),
@@ -397,7 +513,7 @@ impl Packages {
             })
             .collect();
         let mut known = lock(&self.consents).get(&id).cloned().unwrap_or_default();
-        known.add(&said, &definitions);
+        known.add(&said, &definitions.stated);
         // Each is right; together they may be more than a plugin can have.
         let granted: Vec<_> =
             known.said.iter().filter(|said| said.word == Word::Granted).map(|said| said.item.value()).collect();
@@ -409,29 +525,50 @@ impl Packages {
         }
         let entry = self.entry(what, who, &id, &version, format!("{detail} ({digest})"));
         let database = self.database.clone();
+        let announced = definitions.announced.clone();
         let noted = run(move || database.consent(&said, &definitions, &entry)).await?;
         noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         lock(&self.consents).insert(id.clone(), known);
+        if !announced.is_empty() {
+            self.agreed(&id).add(&announced);
+        }
         self.tell(EventKind::PermissionsChanged, &id, &version, Some(detail));
         Ok(())
     }
 
-    /// Agrees to the actions of a plugin that was installed, as nothing of it was known before.
-    pub(super) async fn agree_to_the_first(&self, handle: &Handle, who: &str) {
-        let (id, consent) = (handle.id(), &handle.blueprint().consent);
-        let is_first = lock(&self.consents).get(id).is_none_or(|known| known.definitions.is_empty());
-        if !is_first || consent.definitions.is_empty() {
+    /// Agrees to the actions of a plugin that is installed and of which there is no other version, as they are.
+    pub(super) async fn agree_to_the_first(&self, found: &Found, snapshot: &Snapshot, who: &str) {
+        let id = &found.manifest.id;
+        let mut known = lock(&self.consents).get(id).cloned().unwrap_or_default();
+        if !known.definitions.is_empty() {
             return;
         }
-        let mut known = lock(&self.consents).get(id).cloned().unwrap_or_default();
-        known.add(&[], &consent.definitions);
-        let entry = self.entry("agree", who, id, handle.version(), "its actions as they are".to_owned());
-        let (database, definitions) = (self.database.clone(), consent.definitions.clone());
-        match run(move || database.consent(&[], &definitions, &entry)).await {
+        let mut stated = manifest_bytes(found, snapshot).as_deref().map(definitions).unwrap_or_default();
+        stated.push(installed_once());
+        known.add(&[], &stated);
+        let entry = self.entry("agree", who, id, &found.manifest.version, "its actions as they are".to_owned());
+        let agreed = Definitions { stated, announced: Vec::new() };
+        let database = self.database.clone();
+        match run(move || database.consent(&[], &agreed, &entry)).await {
             Ok(Ok(())) => drop(lock(&self.consents).insert(id.clone(), known)),
             Ok(Err(error)) => tracing::error!(plugin = %id, %error, "how its actions are defined is not remembered"),
             Err(error) => {
                 tracing::error!(plugin = %id, error = %error.message, "how its actions are defined is not remembered");
+            }
+        }
+    }
+
+    /// Where the database has forgotten who agreed to what, the actions of what is installed are agreed to as they are now: a loss must not
+    /// take plugins away, and what is changed after it is asked about.
+    pub(super) async fn agree_to_what_is_left(&self, registry: &Registry) {
+        if *self.database.condition() == Condition::Good {
+            return;
+        }
+        for handle in registry.all() {
+            let found = found_of(handle);
+            let Ok(snapshot) = handle.blueprint().snapshot() else { continue };
+            if found.path == snapshot.path {
+                self.agree_to_the_first(&found, &snapshot, "palisaded").await;
             }
         }
     }
@@ -451,33 +588,17 @@ impl Packages {
         let forgotten = run(move || database.forget_consents(&entry)).await?;
         forgotten.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         lock(&self.consents).remove(id);
+        self.agreed(id).forget();
         self.tell(EventKind::PermissionsChanged, id, version, Some("all that was said is forgotten".to_owned()));
         Ok(())
     }
 
-    /// Makes a version anew from its snapshot, with what holds for it now, and ends the one before. Calls go to the new one from the
-    /// moment at which the old one takes none any more.
-    async fn renew(&self, registry: &Registry, handle: &Handle, force: bool) -> Handle {
-        let (id, version) = (handle.id().clone(), handle.version().clone());
-        let blueprint = handle.blueprint();
-        let found = Found {
-            manifest: blueprint.manifest.clone(),
-            path: blueprint.source.clone(),
-            warnings: blueprint.found_warnings.clone(),
-        };
-        let task = lock(&self.tasks).remove(&(id, version));
-        let anew = self.make(found, blueprint.snapshot());
-        anew.set_enabled(handle.is_enabled());
-        let mut changed = Registry::clone(registry);
-        changed.put(anew.clone());
-        self.live.replace(changed);
-        if force {
-            // What it runs with is what was taken back.
-            let _ = handle.operate(Operation::Stop { force: true, why: StopWhy::Operator }).await;
+    /// Takes in that the database has nothing any more of a plugin of which no version is there.
+    pub(super) fn know_no_consents(&self, id: &PluginId) {
+        lock(&self.consents).remove(id);
+        if let Some(agreed) = lock(&self.agreed).remove(id) {
+            agreed.forget();
         }
-        self.end(handle, task).await;
-        self.set_off(&anew).await;
-        anew
     }
 
     /// Has one that ran before run again, as it would with its next call; nobody waits for it.
@@ -489,6 +610,32 @@ impl Packages {
             }
         });
     }
+}
+
+/// What a version was made from.
+fn found_of(handle: &Handle) -> Found {
+    let blueprint = handle.blueprint();
+    Found {
+        manifest: blueprint.manifest.clone(),
+        path: blueprint.source.clone(),
+        warnings: blueprint.found_warnings.clone(),
+    }
+}
+
+/// The versions of a plugin that run.
+fn running(registry: &Registry, id: &PluginId) -> BTreeSet<semver::Version> {
+    let active = registry.versions(id).filter(|(_, handle)| handle.state() == PluginState::Active);
+    active.map(|(version, _)| version.clone()).collect()
+}
+
+/// Stands among the definitions of a plugin whose actions were agreed to, whatever they are; no action has such a name.
+fn installed_once() -> (String, String) {
+    (String::new(), "installed".to_owned())
+}
+
+/// Where a path leads, or itself.
+pub(super) fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 fn parsed(named: &[String]) -> Result<Vec<Item>, ErrorBody> {
@@ -526,8 +673,9 @@ fn manifest_bytes(found: &Found, snapshot: &Snapshot) -> Option<Vec<u8>> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(folder.join("plugin.json")).ok()?;
     file.take(MANIFEST_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
-    // Another one by now says nothing of this one.
-    Manifest::parse(&bytes).is_ok_and(|(read, _)| read == found.manifest).then_some(bytes)
+    // Another one by now says nothing of this one. A snapshot stays what it was.
+    let is_same = || Manifest::parse(&bytes).is_ok_and(|(read, _)| read == found.manifest);
+    (!snapshot.is_presumed || is_same()).then_some(bytes)
 }
 
 /// Each action of a manifest by its name, with the digest of what agents are told of it. How long it may take and how often it may run
@@ -537,7 +685,7 @@ fn definitions(manifest: &[u8]) -> Vec<(String, String)> {
     let Some(Value::Array(actions)) = manifest.remove("actions") else { return Vec::new() };
     let definition = |action: Value| {
         let Value::Object(mut action) = action else { return None };
-        for operational in ["timeout", "concurrency"] {
+        for operational in ["timeout_seconds", "concurrency"] {
             action.remove(operational);
         }
         let name = action.get("name")?.as_str()?.to_owned();

@@ -11,8 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Packages, end, lock};
-use crate::model::generation::StopWhy;
-use crate::plugin::handle::{Handle, Operation};
+use crate::plugin::handle::Handle;
 
 /// The end of a plugin that leaves. It comes whether anybody waits for it or not.
 #[derive(Debug, Clone)]
@@ -37,16 +36,6 @@ impl Packages {
     /// Has a plugin end that no new call reaches any more: those under way end as at a stop. Does not wait; to be told together with the
     /// change of the registry, with nothing awaited between the two.
     pub(super) fn leave(&self, handle: Handle, task: Option<JoinHandle<()>>) -> Departure {
-        self.leave_so(handle, task, false)
-    }
-
-    /// The same for one that is not to have another moment: its calls end at once.
-    #[expect(dead_code, reason = "for what takes something from a plugin that runs")]
-    pub(super) fn leave_at_once(&self, handle: Handle, task: Option<JoinHandle<()>>) -> Departure {
-        self.leave_so(handle, task, true)
-    }
-
-    fn leave_so(&self, handle: Handle, task: Option<JoinHandle<()>>, at_once: bool) -> Departure {
         let (ending, ended) = watch::channel(());
         let departure = Departure { handle: handle.clone(), ended };
         let departures = self.departures.clone();
@@ -57,10 +46,6 @@ impl Packages {
             departures.push(departure.clone());
         }
         tokio::spawn(async move {
-            if at_once {
-                // Its own ladder bounds this.
-                let _ = handle.operate(Operation::Stop { force: true, why: StopWhy::Operator }).await;
-            }
             end(&handle, task).await;
             drop(ending);
             lock(&departures).retain(|other| !other.is_over());

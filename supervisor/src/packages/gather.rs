@@ -63,9 +63,10 @@ impl Packages {
         }
         self.live.replace(Registry::new(handles, rejected));
         let Some(registry) = self.live.now() else { return };
+        self.agree_to_what_is_left(&registry).await;
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
-            if let Err(unmet) = registry.resolve(&handle.blueprint().manifest) {
-                tracing::warn!(plugin = %handle.id(), %unmet, "what it depends on is not here");
+            if let Some(lacking) = handle.blueprint().lacking() {
+                tracing::warn!(plugin = %handle.id(), %lacking, "it is not started without what it depends on");
             }
         }
         for group in registry.start_order() {

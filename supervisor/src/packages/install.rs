@@ -51,15 +51,13 @@ impl Packages {
     /// there already in another form, or there is no folder or archive; `dependency_unavailable` where what it needs is not here, unless `force` is
     /// given; `resource_exhausted` where there is no room.
     pub async fn install(&self, from: &str, force: bool, who: &str) -> Result<Installed, ErrorBody> {
-        let source = source::path_of(from)?;
+        let taken = self.take_in(&source::path_of(from)?).await?;
         let _one_change = self.changing.lock().await;
-        let (found, snapshot) = self.take_in(&source).await?;
-        let enabled = found.manifest.default_enabled;
-        self.put_in(Taken { found, snapshot, source, enabled }, force, who).await
+        self.put_in(taken, force, who).await
     }
 
-    /// Copies a package into the store, for good, and reads the copy.
-    pub(super) async fn take_in(&self, source: &Path) -> Result<(Found, Snapshot), ErrorBody> {
+    /// Copies a package into the store, for good, and reads the copy. Nothing else waits for that.
+    pub(super) async fn take_in(&self, source: &Path) -> Result<Taken, ErrorBody> {
         let (store, host, source) = (self.around.store.clone(), self.around.host.clone(), source.to_owned());
         run(move || take_in(&store, &host.rules, &source)).await?
     }
@@ -91,6 +89,10 @@ impl Packages {
             return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, message)
                 .with_hint("install or enable what is missing first, or use --force"));
         }
+        // Before it is installed: a crash in between leaves nothing that anybody would have to be asked about.
+        if registry.versions(&id).next().is_none() {
+            self.agree_to_the_first(&found, &snapshot, who).await;
+        }
         let written = Record {
             digest: snapshot.digest.clone(),
             source: source.display().to_string(),
@@ -121,14 +123,14 @@ impl Packages {
         registry.forgive(&id, &version);
         self.live.replace(registry);
         self.tell(EventKind::PackageInstalled, &id, &version, None);
-        self.agree_to_the_first(&handle, who).await;
         self.set_off(&handle).await;
         Ok(answer)
     }
 }
 
 /// Copies a package into the store, for good, and reads the copy.
-fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<(Found, Snapshot), ErrorBody> {
+fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<Taken, ErrorBody> {
+    let source = &*source::resolved(source)?;
     let (folder, unpacked) = match source::open(source)? {
         Source::Folder => (source.to_owned(), None),
         Source::Archive(file) => {
@@ -158,7 +160,15 @@ fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<(Found, Snapsh
         ErrorBody::new(code, failure.message)
     })?;
     found.warnings.extend(warnings);
-    Ok((found, snapshot))
+    // One that can never run is not installed.
+    let entry = found.manifest.entry_point.as_str();
+    let there = match &found.manifest.runtime {
+        Some(_) => snapshot.script(entry).map(drop),
+        None => snapshot.entry_point(entry).map(drop),
+    };
+    there.map_err(|failure| refused(failure.message))?;
+    let enabled = found.manifest.default_enabled;
+    Ok(Taken { found, snapshot, source: source.to_owned(), enabled })
 }
 
 fn not_stored(error: &StoreError) -> ErrorBody {

@@ -108,11 +108,12 @@ pub(super) fn clear(records: &Path) {
 /// Writes it so that it is there whole, and for good, or not at all.
 pub(super) fn write(path: &Path, record: &Record) -> io::Result<()> {
     let staging = path.with_extension(HALF);
+    let mut text = serde_json::to_vec_pretty(record)?;
+    text.push(b'\n');
     let written = || {
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&staging)?;
-        serde_json::to_writer_pretty(&mut file, record)?;
-        file.write_all(b"\n")?;
+        file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&staging, path)?;
         sync_parent(path)

@@ -62,7 +62,7 @@ impl Packages {
         leaving: Leaving,
         who: &str,
     ) -> Result<Removed, ErrorBody> {
-        let _one_change = self.changing.lock().await;
+        let one_change = self.changing.lock().await;
         let registry = self.registry()?;
         let handle = match the_one(&registry, plugin, version) {
             Ok(handle) => handle,
@@ -102,7 +102,11 @@ impl Packages {
         self.deprecations.forget(&id, &version);
         self.tell(EventKind::PackageRemoved, &id, &version, None);
         let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
-        self.end(&handle, task).await;
+        // Its calls may take their time; nobody else waits for them.
+        let departure = self.leave(handle.clone(), task);
+        drop(one_change);
+        departure.ended().await;
+        let _one_change = self.changing.lock().await;
         let data = handle.blueprint().data_folder();
         // Versions share it. One that was made beforehand and never used is nothing to be kept.
         let is_shared = self.registry()?.versions(&id).next().is_some();
@@ -169,7 +173,7 @@ impl Packages {
         })
         .await?;
         done.map_err(|(what, error)| left(what, &error))?;
-        lock(&self.consents).remove(id);
+        self.know_no_consents(id);
         // What was counted and not yet written down goes as well.
         self.forget_statistics(id, version).await
     }

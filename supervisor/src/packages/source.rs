@@ -77,6 +77,16 @@ fn decoded(path: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
+/// Where that is, without links and `..`: what is required of a package, and what it is granted, depends on the folder that it lies in.
+///
+/// # Errors
+/// `invalid_params` where there is nothing.
+pub(super) fn resolved(path: &Path) -> Result<PathBuf, ErrorBody> {
+    path.canonicalize().map_err(|error| {
+        ErrorBody::new(ErrorCode::InvalidParams, format!("{} cannot be read: {error}", path.display()))
+    })
+}
+
 /// Looks what lies there. A link is followed: where it leads is the operator's word. A pipe is not waited for.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ impl Packages {
         enabled: bool,
         who: &str,
     ) -> Result<Handle, ErrorBody> {
-        let _one_change = self.changing.lock().await;
+        let one_change = self.changing.lock().await;
         let registry = self.registry()?;
         let handle = the_one(&registry, plugin, version)?;
         let (id, version) = (handle.id().clone(), handle.version().clone());
@@ -37,7 +37,10 @@ impl Packages {
         noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         if !enabled {
             handle.set_enabled(false);
+            self.live.has_changed();
             self.tell(EventKind::PackageDisabled, &id, &version, None);
+            // Its calls may take their time; nobody else waits for them.
+            drop(one_change);
             handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await?;
             return Ok(handle);
         }
@@ -48,21 +51,28 @@ impl Packages {
             true => blueprint.source.clone(),
             false => snapshot.path.clone(),
         };
-        let read = snapshot.as_ref().ok().and_then(|snapshot| registry::read(&folder(snapshot)).ok());
+        let read = match snapshot.as_ref().ok().map(folder) {
+            Some(folder) => run(move || registry::read(&folder)).await?.ok(),
+            None => None,
+        };
         let read = read.filter(|read| read.manifest == blueprint.manifest);
-        let anew = match read {
+        let (anew, ending) = match read {
             Some(found) => {
                 let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
-                self.end(&handle, task).await;
-                self.make(Found { path: blueprint.source.clone(), ..found }, snapshot)
+                (self.make(Found { path: blueprint.source.clone(), ..found }, snapshot), Some(task))
             }
-            None => handle.clone(),
+            None => (handle.clone(), None),
         };
         anew.set_enabled(true);
         let mut changed = Registry::clone(&registry);
         changed.put(anew.clone());
         self.live.replace(changed);
         self.tell(EventKind::PackageEnabled, &id, &version, None);
+        let leaving = ending.map(|task| self.leave(handle.clone(), task));
+        drop(one_change);
+        if let Some(leaving) = leaving {
+            leaving.ended().await;
+        }
         self.set_off(&anew).await;
         Ok(anew)
     }

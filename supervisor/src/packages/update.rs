@@ -108,33 +108,27 @@ impl Packages {
         leave: Leave,
         who: &str,
     ) -> Result<Updated, ErrorBody> {
-        let _one_change = self.changing.lock().await;
-        let registry = self.registry()?;
-        let id = registry.find_any(plugin, None)?.id().clone();
-        let installed = registry.versions(&id).map(|(_, handle)| handle);
-        let Some(present) = installed.filter(|handle| self.is_installed(handle)).last() else {
-            let place = registry.find_any(plugin, None)?.blueprint().source.display().to_string();
-            let message = format!("no version of {id} was installed: it lies in {place}");
-            return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
-                .with_hint("change it there, which is noticed; or install a version"));
-        };
-        let before = present.version().clone();
+        let present = self.highest_installed(plugin)?;
+        let id = present.id().clone();
         let source = match from {
             Some(from) => source::path_of(from)?,
-            None => record::source_of(&self.record_of(&id, &before)).unwrap_or_default(),
+            None => record::source_of(&self.record_of(&id, present.version())).unwrap_or_default(),
         };
-        let (found, snapshot) = self.take_in(&source).await.map_err(|error| named(error, &id, &source))?;
-        if found.manifest.id != id {
-            let message = format!("in {} is {} and not {id}", source.display(), found.manifest.id);
+        let taken = self.take_in(&source).await.map_err(|error| named(error, &id, &source))?;
+        if taken.found.manifest.id != id {
+            let message = format!("in {} is {} and not {id}", source.display(), taken.found.manifest.id);
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint("say where it is: `--from`"));
         }
-        let version = found.manifest.version.clone();
+        let _one_change = self.changing.lock().await;
+        // Something may have changed while it was copied.
+        let present = self.highest_installed(plugin)?;
+        let (before, version) = (present.version().clone(), taken.found.manifest.version.clone());
         let mut answer = Updated {
             id: id.to_string(),
             from: before.to_string(),
             version: before.to_string(),
             digest: present.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default(),
-            source: source.display().to_string(),
+            source: taken.source.display().to_string(),
             updated: false,
         };
         if version <= before {
@@ -148,12 +142,26 @@ impl Packages {
                 .with_details(details)
                 .with_hint(format!("`palisade update --major {id}` installs it")));
         }
-        let enabled = present.is_enabled() && found.manifest.default_enabled;
-        let installed = self.put_in(Taken { found, snapshot, source, enabled }, leave.force, who).await?;
+        let enabled = present.is_enabled() && taken.enabled;
+        let installed = self.put_in(Taken { enabled, ..taken }, leave.force, who).await?;
         answer.version = installed.version;
         answer.digest = installed.digest;
         answer.updated = !installed.was_there;
         Ok(answer)
+    }
+
+    /// The highest version of a plugin that was installed.
+    fn highest_installed(&self, plugin: &str) -> Result<Handle, ErrorBody> {
+        let registry = self.registry()?;
+        let any = registry.find_any(plugin, None)?;
+        let id = any.id();
+        let installed = registry.versions(id).map(|(_, handle)| handle).filter(|handle| self.is_installed(handle));
+        installed.last().cloned().ok_or_else(|| {
+            let place = any.blueprint().source.display();
+            let message = format!("no version of {id} was installed: it lies in {place}");
+            ErrorBody::new(ErrorCode::InvalidParams, message)
+                .with_hint("change it there, which is noticed; or install a version")
+        })
     }
 
     /// The ids of everything that was installed.

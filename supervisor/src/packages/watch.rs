@@ -346,9 +346,17 @@ mod tests {
         fs::write(plugins.path().join("b/plugin.json"), "{}").unwrap();
         watcher.changed().await.unwrap();
         let aside = made(&[]);
-        fs::rename(plugins.path().join("b"), aside.path().join("b")).unwrap();
+        let gone = aside.path().join("b");
+        fs::rename(plugins.path().join("b"), &gone).unwrap();
         watcher.changed().await.unwrap();
         assert_eq!(watcher.refresh(directories()).await.unwrap(), None);
         assert_eq!(watcher.watched.len(), 2);
+        // Nor does the kernel tell any more of what happens in it.
+        let told = || rustix::io::read(watcher.kernel.get_ref(), &mut [0; 4096]);
+        while told().is_ok() {}
+        fs::write(gone.join("file"), "").unwrap();
+        assert_eq!(told(), Err(Errno::AGAIN));
+        fs::write(plugins.path().join("a/file"), "").unwrap();
+        assert!(told().is_ok());
     }
 }

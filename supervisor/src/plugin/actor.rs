@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode, Fault};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::actions::SharedActions;
@@ -21,6 +21,7 @@ use super::generation::{self, Order, Running, Told};
 use super::handle::{Board, Command, Handle, Operation, Shared};
 use super::inbox::Inbox;
 use super::logs::{Hub, Voice};
+use super::needs;
 use super::numbers::Numbers;
 use super::queue::{Queue, overloaded};
 use crate::events::{Bus, Event as BusEvent, EventKind, unix_ms};
@@ -28,7 +29,7 @@ use crate::model::generation::{InitFailure, LaunchFailure, Outlook, Reason, Stop
 use crate::model::ids::{Generation, PluginId};
 use crate::model::limits::Kind;
 use crate::model::manifest::Activation;
-use crate::model::plugin::{Action, Decline, Desired, Event, Machine, Mode, Refusal, Settings, State};
+use crate::model::plugin::{Action, Decline, Desired, Event, Machine, Mode, Next, Refusal, Settings, State};
 use crate::model::status::{GenerationStatus, PluginState, Role};
 
 /// Operators who wait for one plugin at once.
@@ -97,6 +98,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         inbox,
         told,
         told_sender,
+        withheld: None,
         shutting_down: false,
     };
     (Handle::new(shared, commands), tokio::spawn(Box::new(actor).run()))
@@ -125,7 +127,16 @@ struct Actor {
     inbox: mpsc::Receiver<Command>,
     told: mpsc::Receiver<(Generation, Told)>,
     told_sender: mpsc::Sender<(Generation, Told)>,
+    /// A start that is due, and not made before there is what the plugin depends on.
+    withheld: Option<Withheld>,
     shutting_down: bool,
+}
+
+/// What is done once there is what the plugin depends on.
+struct Withheld {
+    /// Whether it has yet to begin; if not, it is a restart that was due.
+    begin: bool,
+    changes: watch::Receiver<u64>,
 }
 
 /// Calls that go to the same place.
@@ -135,6 +146,8 @@ enum Wake {
     Timer,
     /// The generation that serves takes calls in again.
     Room,
+    /// What can be depended on is another.
+    Changed,
     /// Nobody can tell it anything any more.
     Orphaned,
 }
@@ -156,12 +169,14 @@ impl Actor {
                 },
                 () = sleep_until(due) => Wake::Timer,
                 () = room(full) => Wake::Room,
+                () = changed(self.withheld.as_mut()) => Wake::Changed,
             };
             match wake {
                 Wake::Command(command) => self.obey(command),
                 Wake::Told(generation, told) => self.hear(generation, told).await,
                 Wake::Timer => self.tick(),
                 Wake::Room => self.forward_waiting(),
+                Wake::Changed => self.make_up(),
                 Wake::Orphaned => self.obey(Command::Shutdown),
             }
         }
@@ -174,7 +189,8 @@ impl Actor {
 
     /// When something is due: a restart, a call that waits, the end of being idle.
     fn due(&self) -> Option<Instant> {
-        [self.machine.deadline(), self.next_due, self.idle_ends()].into_iter().flatten().min()
+        let restart = if self.withheld.is_some() { None } else { self.machine.deadline() };
+        [restart, self.next_due, self.idle_ends()].into_iter().flatten().min()
     }
 
     fn idle_ends(&self) -> Option<Instant> {
@@ -404,6 +420,12 @@ impl Actor {
                     tracing::warn!(plugin = %id, %generation, reason = %dossier.reason, calls = dossier.calls_in_flight, "a generation failed");
                     self.shared.board().last_failure = Some(dossier);
                 }
+                if let Reason::InitializationFailed { why: InitFailure::Unagreed { error } } = &ended.reason {
+                    let mut event = self.event(EventKind::ConsentRequired);
+                    event.generation = Some(generation);
+                    event.reason = Some(error.clone());
+                    self.surroundings.bus.publish(event);
+                }
                 let jitter = fastrand::f64();
                 let (reason, stable_for) = (ended.reason, ended.stable_for);
                 self.step(Event::GenerationGone { generation, reason, stable_for, jitter });
@@ -453,6 +475,9 @@ impl Actor {
     fn step(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            if self.would_start(&event) && self.withhold(&event) {
+                continue;
+            }
             let actions = {
                 let mut next = self.numbers.next();
                 self.machine.not_before(*next);
@@ -479,6 +504,60 @@ impl Actor {
         board.reason = self.machine.reason();
         drop(board);
         self.answer_waiters();
+    }
+
+    /// Whether a process would be started because of it.
+    fn would_start(&self, event: &Event) -> bool {
+        let state = self.machine.state();
+        let is_wanted = matches!(self.machine.desired(), Desired::OnDemand | Desired::Running);
+        match event {
+            Event::Begin => self.machine.desired() == Desired::Running && matches!(state, State::Resting { .. }),
+            Event::Tick => matches!(state, State::Failed { next: Next::RestartAt(_), .. }),
+            Event::StartAsked => self.machine.generation().is_none(),
+            Event::RestartAsked => true,
+            Event::CallWaiting => {
+                let may_start = match state {
+                    State::Resting { .. } | State::Stopping { .. } => true,
+                    State::Failed { next, .. } => matches!(next, Next::RestartAt(_)),
+                    State::Starting { .. } | State::Serving { .. } | State::Ending { .. } | State::Unloaded => false,
+                };
+                may_start && is_wanted
+            }
+            _ => false,
+        }
+    }
+
+    /// Does not let it happen, if the plugin lacks what it depends on: who waits is told so, and what is to happen by itself is made up for.
+    fn withhold(&mut self, event: &Event) -> bool {
+        let blueprint = self.shared.blueprint.clone();
+        // Before it is asked, so that no change is missed.
+        let changes = blueprint.needs.changes();
+        let Some(lacking) = blueprint.lacking() else { return false };
+        match event {
+            Event::Begin | Event::Tick => {
+                tracing::warn!(plugin = %blueprint.manifest.id, %lacking, "it is not started without what it depends on");
+                let begin = *event == Event::Begin || self.withheld.as_ref().is_some_and(|withheld| withheld.begin);
+                self.withheld = changes.map(|changes| Withheld { begin, changes });
+            }
+            Event::StartAsked | Event::RestartAsked => {
+                if let Some(waiter) = self.waiters.pop() {
+                    let _ = waiter.reply.send(Err(needs::refusal(&blueprint.manifest, &lacking)));
+                }
+            }
+            _ => self.end_waiting(&needs::refusal(&blueprint.manifest, &lacking)),
+        }
+        true
+    }
+
+    /// Does what was withheld, if nothing is lacking any more.
+    fn make_up(&mut self) {
+        if self.shared.blueprint.lacking().is_some() {
+            return;
+        }
+        // A restart that was due is due now.
+        if let Some(Withheld { begin: true, .. }) = self.withheld.take() {
+            self.step(Event::Begin);
+        }
     }
 
     fn perform(&mut self, action: Action) {
@@ -550,9 +629,13 @@ impl Actor {
     }
 
     fn refuse_waiting(&mut self, refusal: &Refusal) {
-        let error = self.refused(refusal);
+        self.end_waiting(&self.refused(refusal));
+    }
+
+    /// Ends all calls that wait, and tells those who ask for its actions.
+    fn end_waiting(&mut self, error: &ErrorBody) {
         for call in self.waiting.drain() {
-            call.fail(&error);
+            call.fail(error);
         }
         self.next_due = None;
         for reply in self.describers.drain(..) {
@@ -629,8 +712,11 @@ impl Actor {
 
 /// A failure, and the last that the process had to say about it, as that mostly is the reason.
 fn with_last_words(shared: &Shared, reason: &Reason, message: String) -> String {
-    if let Reason::InitializationFailed { why: InitFailure::Refused { .. } | InitFailure::Unhealthy { .. } } = reason {
-        // That it said itself.
+    if let Reason::InitializationFailed {
+        why: InitFailure::Refused { .. } | InitFailure::Unhealthy { .. } | InitFailure::Unagreed { .. },
+    } = reason
+    {
+        // That it said itself, or it had no part in it.
         return message;
     }
     let board = shared.board();
@@ -670,6 +756,7 @@ fn failure(reason: &Reason, message: String) -> ErrorBody {
             // It is not the plugin's limit that was reached, and the next attempt may well succeed.
             return ErrorBody { fault: Fault::Host, retryable: true, ..error };
         }
+        _ if reason.awaits_consent() => ErrorCode::ConsentRequired,
         Reason::LaunchFailed { .. } | Reason::InitializationFailed { .. } => ErrorCode::InitializationFailed,
         Reason::ProtocolViolation { .. } => ErrorCode::ProtocolViolation,
         Reason::Exhausted { limit, .. } => {
@@ -694,6 +781,18 @@ async fn room(inbox: Option<Inbox>) {
     match inbox {
         Some(inbox) => inbox.room().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits for a change of what can be depended on, where anything waits for one.
+async fn changed(withheld: Option<&mut Withheld>) {
+    let changed = match withheld {
+        Some(withheld) => withheld.changes.changed().await.is_ok(),
+        None => false,
+    };
+    // Without a sender the daemon ends, and nothing changes any more.
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }
 

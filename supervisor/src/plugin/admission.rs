@@ -127,13 +127,16 @@ fn inspect(rules: &Rules, package: &Path, manifest: &Manifest) -> Result<Vec<Str
     // What cannot be executed at all is refused with what to do about it where it would be; what a runtime executes is its own affair.
     let entry = manifest.entry_point.as_str();
     if manifest.runtime.is_none()
-        && let Ok(EntryPoint { program: Program::Elf, .. }) = store::entry_point(package, entry)
+        && let Ok(EntryPoint { program, .. }) = store::entry_point(package, entry)
     {
-        let found = rules.inspect(package, entry).map_err(|error| {
-            let message =
-                format!("its program cannot be looked at: {error}; the daemon is short of descriptors or memory");
-            LaunchFailure { message, outlook: Outlook::Shortage, code: None }
-        })?;
+        let found = match program {
+            Program::Elf => rules.inspect(package, entry).map_err(|error| {
+                let message =
+                    format!("its program cannot be looked at: {error}; the daemon is short of descriptors or memory");
+                LaunchFailure { message, outlook: Outlook::Shortage, code: None }
+            })?,
+            Program::Script { interpreter, .. } => rules.inspect_script(entry, &interpreter),
+        };
         if let Some(reason) = found.refused {
             return Err(refused(Some(ErrorCode::CheckFailed), reason));
         }
@@ -154,13 +157,15 @@ fn check(
     Ok(held.map_err(|refusal| refused(Some(refusal.code()), refusal.to_string()))?.warning)
 }
 
-/// What the daemon is short of passes, and says nothing of the package.
-fn not_copied(error: &StoreError) -> LaunchFailure {
+/// Why there is no copy. What the daemon is short of passes, and says nothing of the package.
+#[must_use]
+pub fn not_copied(error: &StoreError) -> LaunchFailure {
     let outlook = match error {
         StoreError::Tree(TreeError::Read { source, .. }) | StoreError::Write { source, .. } => outlook(source),
         _ => Outlook::Lasting,
     };
-    LaunchFailure { outlook, ..refused(None, error.to_string()) }
+    let code = matches!(error, StoreError::Altered { .. }).then_some(ErrorCode::IntegrityFailed);
+    LaunchFailure { outlook, ..refused(code, error.to_string()) }
 }
 
 fn outlook(error: &io::Error) -> Outlook {

@@ -4,12 +4,16 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::refusals::Refusals;
 use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
 
+use super::actions::Actions;
 use super::admission;
+use super::announced::Announced;
+use super::needs::{self, Needs};
 use super::network::{self, Network};
 
 use super::sampler::Sampler;
@@ -38,6 +42,9 @@ const OPEN_FILES: u64 = 1024;
 
 /// So many files and folders a plugin may have: more cannot be counted in time.
 pub(super) const DATA_FILES_MAX: u64 = 131_072;
+
+/// So many of the things that wait for consent are named in a sentence; the list has them all.
+const AWAITED_NAMED_MAX: usize = 64;
 
 /// Plugins go before the daemon when memory is short.
 const OOM_SCORE_ADJ: i16 = 500;
@@ -100,8 +107,14 @@ pub struct Blueprint {
     pub require: Vec<Required>,
     /// What was decided about what it asks for.
     pub consent: Consent,
+    /// And whether the actions that it announces are those that were agreed to.
+    pub announced: Announced,
     /// What it was granted of that.
     pub grants: Grants,
+    /// Something of that was taken back: no process is to have it any more.
+    pub withdrawn: AtomicBool,
+    /// What it depends on, as far as it lacks it.
+    pub needs: Needs,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
 }
@@ -190,17 +203,10 @@ impl Blueprint {
         runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
     }
 
-    /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by the next daemon.
+    /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by a rescan, or the next daemon.
     pub fn look_again(&self) {
         let before = self.snapshot();
-        let staged = match self.store.has_made(&self.source) {
-            // It stays what was installed, and is judged by where that came from.
-            true => {
-                admission::readmit(&self.store, &self.host.rules, &self.source, &self.consent.source, &self.manifest)
-            }
-            false => admission::admit(&self.store, &self.host.rules, &self.source, &self.manifest),
-        };
-        let staged = staged.map(|admitted| admitted.snapshot);
+        let staged = staged(&self.store, &self.host.rules, &self.source, (&self.consent.source, &self.manifest));
         // There is one more than before, perhaps.
         let more = staged.is_ok() && staged != before;
         *self.snapshot.lock().expect("nothing panics while it holds the snapshot") = staged;
@@ -210,24 +216,30 @@ impl Blueprint {
         }
     }
 
-    /// The copy that runs, once this daemon has seen for itself that it is the package.
+    /// The copy that runs, once this daemon has seen for itself that it is the package, and that it still is: what has changed since it
+    /// was hashed is hashed again.
     async fn seen(&self) -> Result<Snapshot, LaunchFailure> {
         let snapshot = self.snapshot()?;
-        if !snapshot.is_presumed {
-            return Ok(snapshot);
-        }
-        let (store, host) = (self.store.clone(), self.host.clone());
-        let (source, manifest) = (self.source.clone(), self.manifest.clone());
-        let looked = blocking::run(move || admission::admit(&store, &host.rules, &source, &manifest)).await;
-        let seen = looked.map_err(|error| {
+        let (store, host, before) = (self.store.clone(), self.host.clone(), snapshot.clone());
+        let (source, from, manifest) = (self.source.clone(), self.consent.source.clone(), self.manifest.clone());
+        let look = move || {
+            if !before.is_presumed
+                && let Ok(same) = store.take(&before.digest)
+            {
+                return Ok(same);
+            }
+            staged(&store, &host.rules, &source, (&from, &manifest))
+        };
+        let seen = blocking::run(look).await.map_err(|error| {
             let message = format!("there is no thread to look at the package: {error}");
             LaunchFailure { message, outlook: Outlook::Shortage, code: None }
         })?;
-        let seen = seen.map(|admitted| admitted.snapshot).and_then(|seen| {
-            // Who signed it decided about what it may do, and that was by what was believed.
-            if self.consent.signer.is_some() && seen.checksum != snapshot.checksum {
+        let seen = seen.and_then(|seen| {
+            // What was granted was granted to what was found then.
+            if seen.digest != snapshot.digest && !self.consent.verdict.items.is_empty() {
                 return Err(lasting(
-                    "the package is not the one that was found; `palisade rescan` looks again".to_owned(),
+                    "the package is not the one that was found and asked about; `palisade rescan` looks again"
+                        .to_owned(),
                 ));
             }
             Ok(seen)
@@ -246,6 +258,7 @@ impl Blueprint {
     /// A sentence, and whether trying again can help.
     pub async fn launch(&self, generation: Generation) -> Result<(Child, Snapshot), LaunchFailure> {
         self.accept_consent()?;
+        self.accept_what_there_is()?;
         self.accept_the_host()?;
         self.manifest.accepts(&self.configuration).map_err(lasting)?;
         let snapshot = self.seen().await?;
@@ -506,17 +519,72 @@ impl Blueprint {
 
     /// Whether nothing has to be said about what it asks for.
     fn accept_consent(&self) -> Result<(), LaunchFailure> {
-        if !self.consent.is_awaited() {
+        if self.is_withdrawn() {
+            return Err(LaunchFailure {
+                message: "something was taken back of what it may do; it is made anew without".to_owned(),
+                outlook: Outlook::Passing,
+                code: Some(ErrorCode::Unavailable),
+            });
+        }
+        if !self.is_awaiting_consent() {
             return Ok(());
         }
         Err(LaunchFailure { message: self.awaits(), outlook: Outlook::Lasting, code: Some(ErrorCode::ConsentRequired) })
+    }
+
+    /// Whether there is anything about which an operator has to say something.
+    #[must_use]
+    pub fn is_awaiting_consent(&self) -> bool {
+        self.consent.is_awaited() || self.announced.is_awaited()
+    }
+
+    /// Lets no more process be started with what it was granted.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is what it depends on.
+    fn accept_what_there_is(&self) -> Result<(), LaunchFailure> {
+        let Some(lacking) = self.lacking() else { return Ok(()) };
+        let message = needs::message(&self.manifest, &lacking);
+        // It is nothing that the plugin has done, and may be over the next time.
+        Err(LaunchFailure { message, outlook: Outlook::Shortage, code: Some(ErrorCode::DependencyUnavailable) })
+    }
+
+    /// What it depends on and cannot have, a sentence.
+    #[must_use]
+    pub fn lacking(&self) -> Option<String> {
+        self.needs.lacking(&self.manifest)
     }
 
     /// What an operator has to say something about, a sentence.
     #[must_use]
     pub fn awaits(&self) -> String {
         let Manifest { id, version, .. } = &self.manifest;
-        format!("{id} {version} waits for its operator's consent to {}", self.consent.awaited().join(", "))
+        let mut awaited = self.consent.awaited();
+        awaited.extend(self.announced.changes().iter().map(|(action, change)| change.of(action)));
+        let more = awaited.len().saturating_sub(AWAITED_NAMED_MAX);
+        awaited.truncate(AWAITED_NAMED_MAX);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("{id} {version} waits for its operator's consent to {}{more}", awaited.join(", "))
+    }
+
+    /// Holds the actions of a process that is ready against those that were agreed to.
+    ///
+    /// # Errors
+    /// The sentence that says what an operator has to agree to.
+    pub(super) fn accept_announced(&self, actions: &Actions) -> Result<(), String> {
+        if self.announced.accept(actions, &self.manifest, &self.consent.definitions) {
+            Ok(())
+        } else {
+            Err(self.awaits())
+        }
     }
 
     /// Whether this host has what every start needs, or the operator bears with less.
@@ -542,6 +610,22 @@ impl Blueprint {
         tracing::warn!(plugin = %id, %missing, "the plugin is confined less than it should be, as configured");
         Ok(())
     }
+}
+
+/// The copy of the package that lies there; of an installed one, which is a copy itself, that one, if it is what it was and holds by what is
+/// required of where it came from. Blocks.
+fn staged(
+    store: &Store,
+    rules: &Rules,
+    source: &Path,
+    (from, manifest): (&Path, &Manifest),
+) -> Result<Snapshot, LaunchFailure> {
+    let admitted = if store.has_made(source) {
+        admission::readmit(store, rules, source, from, manifest)
+    } else {
+        admission::admit(store, rules, source, manifest)
+    };
+    Ok(admitted?.snapshot)
 }
 
 /// A plugin's id as a host's name, which the kernel wants no longer than this.

@@ -144,7 +144,7 @@ impl Handle {
     /// Whether an operator has to say something about what it asks for before it takes calls.
     #[must_use]
     pub fn awaits_consent(&self) -> bool {
-        self.shared.blueprint.consent.is_awaited()
+        self.shared.blueprint.is_awaiting_consent()
     }
 
     /// Whether it takes calls, as far as that is its operator's decision.
@@ -321,6 +321,7 @@ impl Handle {
     /// What `status` shows.
     pub async fn status(&self) -> PluginStatus {
         let generations = self.ask(Command::Inspect).await.unwrap_or_default();
+        let lacks = self.shared.blueprint.lacking();
         let manifest = &self.shared.blueprint.manifest;
         let board = self.shared.board();
         let restart_in = board.restart_at.map(|at| at.saturating_duration_since(std::time::Instant::now()));
@@ -330,6 +331,7 @@ impl Handle {
             name: manifest.name.clone(),
             enabled: self.is_enabled(),
             awaits_consent: self.awaits_consent(),
+            lacks,
             deprecated: self.deprecated(),
             state: board.state,
             reason: board.reason.clone(),

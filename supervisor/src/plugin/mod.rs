@@ -9,6 +9,7 @@
 pub mod actions;
 pub mod actor;
 pub mod admission;
+pub mod announced;
 pub mod blueprint;
 pub mod call;
 pub mod disk;
@@ -19,6 +20,7 @@ pub mod inbox;
 pub mod limiting;
 pub mod link;
 pub mod logs;
+pub mod needs;
 pub mod network;
 pub mod numbers;
 pub mod pressure;

@@ -222,15 +222,21 @@ mod tests {
         }
     }
 
+    fn make_old(path: &Path) {
+        if path.is_dir() {
+            fs::read_dir(path).unwrap().for_each(|entry| make_old(&entry.unwrap().path()));
+        }
+        fs::File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+    }
+
     /// What was written a moment ago can be written again without a trace.
     #[test]
     fn what_is_too_young_has_none() {
         let folder = package();
         assert_eq!(Stamp::take_at(folder.path(), SystemTime::now()), None);
         assert!(Stamp::take_at(folder.path(), later()).is_some());
-        // However old it says it is.
-        let file = fs::File::options().write(true).open(folder.path().join("plugin.json")).unwrap();
-        file.set_modified(UNIX_EPOCH).unwrap();
+        // However old all of it says it is.
+        make_old(folder.path());
         assert_eq!(Stamp::take_at(folder.path(), SystemTime::now()), None);
     }
 

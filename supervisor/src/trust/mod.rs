@@ -29,7 +29,7 @@ use self::canonical::CanonicalError;
 use self::keys::NamedKey;
 use self::libraries::System;
 use self::signature::VerifyingKey;
-use crate::model::check::{Checks, Finding, Verdict};
+use crate::model::check::{Checks, Code, Finding, Verdict};
 use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
 use crate::model::trust::{KeyName, Material, Method, Policy, Settings, Signature, Untimely};
@@ -220,10 +220,21 @@ impl Rules {
     /// # Errors
     /// The daemon is short of descriptors or memory, and cannot say.
     pub fn inspect(&self, package: &Path, entry: &str) -> io::Result<Inspected> {
-        let findings = libraries::inspect(package, entry, &self.system, &self.checks)?;
+        Ok(self.judge(libraries::inspect(package, entry, &self.system, &self.checks)?))
+    }
+
+    /// The same of a script, whose manifest names no runtime: it brings its interpreter itself.
+    #[must_use]
+    pub fn inspect_script(&self, entry: &str, interpreter: &str) -> Inspected {
+        let detail =
+            format!("is a script for {interpreter}, and plugin.json names no `runtime` that palisade.toml lists");
+        self.judge(vec![Finding::new(Code::UnlistedInterpreter, entry, detail)])
+    }
+
+    fn judge(&self, findings: Vec<Finding>) -> Inspected {
         let told = |verdict| self.checks.judged(&findings, verdict).map(ToString::to_string).collect::<Vec<_>>();
         let (refused, warnings) = (told(Verdict::Refuse), told(Verdict::Warn));
-        Ok(Inspected { refused: (!refused.is_empty()).then(|| refused.join("; ")), warnings, findings })
+        Inspected { refused: (!refused.is_empty()).then(|| refused.join("; ")), warnings, findings }
     }
 
     /// What is required of a package in that folder.

@@ -14,6 +14,7 @@ mod discover;
 mod egress;
 mod floor;
 mod harm;
+mod install;
 mod measure;
 mod memory;
 mod payload;
@@ -83,6 +84,7 @@ const GROUPS: &[Group] = &[
     Group { names: egress::NAMES, run: egress::run },
     Group { names: discover::DISCOVER, run: discover::discover },
     Group { names: discover::RESOLVE, run: discover::resolve },
+    Group { names: install::NAMES, run: install::run },
     Group { names: memory::NAMES, run: memory::run },
 ];
 

@@ -100,7 +100,9 @@ impl Reason {
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::LaunchFailed { failure } => failure.outlook == Outlook::Lasting,
-            Self::InitializationFailed { why } => matches!(why, InitFailure::Disagreed { .. }),
+            Self::InitializationFailed { why } => {
+                matches!(why, InitFailure::Disagreed { .. } | InitFailure::Unagreed { .. })
+            }
             // What it has written is still there.
             Self::Exhausted { limit, .. } => *limit == Kind::Disk,
             Self::Stopped { .. }
@@ -108,6 +110,22 @@ impl Reason {
             | Self::Crashed { .. }
             | Self::ProtocolViolation { .. }
             | Self::Hung { .. }
+            | Self::Killed
+            | Self::Unconfirmed => false,
+        }
+    }
+
+    /// Whether an operator has to agree to something before it can be started.
+    pub fn awaits_consent(&self) -> bool {
+        match self {
+            Self::LaunchFailed { failure } => failure.code == Some(ErrorCode::ConsentRequired),
+            Self::InitializationFailed { why } => matches!(why, InitFailure::Unagreed { .. }),
+            Self::Stopped { .. }
+            | Self::Overdue { .. }
+            | Self::Crashed { .. }
+            | Self::ProtocolViolation { .. }
+            | Self::Hung { .. }
+            | Self::Exhausted { .. }
             | Self::Killed
             | Self::Unconfirmed => false,
         }
@@ -206,6 +224,8 @@ pub enum InitFailure {
     Refused { error: String },
     /// It is not the program that its manifest speaks of.
     Disagreed { error: String },
+    /// Its operator has not agreed to the actions that it announced.
+    Unagreed { error: String },
     /// It did not get out of this phase in time.
     TimedOut { phase: Phase },
     /// It ended in this phase.
@@ -220,7 +240,7 @@ impl fmt::Display for InitFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { error } => write!(f, "refused to start: {error}"),
-            Self::Disagreed { error } => f.write_str(error),
+            Self::Disagreed { error } | Self::Unagreed { error } => f.write_str(error),
             Self::TimedOut { phase: Phase::Starting } => f.write_str("did not say hello in time"),
             Self::TimedOut { phase: Phase::Loaded } => f.write_str("did not become ready in time"),
             Self::TimedOut { .. } => f.write_str("did not answer the first health check in time"),

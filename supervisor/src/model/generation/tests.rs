@@ -107,6 +107,7 @@ fn each_phase_has_its_own_reason_for_an_end() {
             Event::Refused { error: "no key".into() },
             init(InitFailure::Refused { error: "no key".into() }),
         ),
+        (Phase::Loaded, Event::Unagreed { error: "new".into() }, init(InitFailure::Unagreed { error: "new".into() })),
         (
             Phase::Initialized,
             Event::Pong { healthy: false, detail: Some("disk".into()), oldest_call: None },

@@ -48,6 +48,7 @@ fn starting(timing: &Timing, hello_by: Instant, cap: Instant, event: Event, now:
         Event::LaunchFailed(_)
         | Event::Refused { .. }
         | Event::Disagreed { .. }
+        | Event::Unagreed { .. }
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
@@ -81,6 +82,7 @@ fn loaded(timing: &Timing, ready_by: Instant, cap: Instant, event: Event, now: I
         Event::LaunchFailed(_)
         | Event::Refused { .. }
         | Event::Disagreed { .. }
+        | Event::Unagreed { .. }
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
@@ -118,6 +120,7 @@ fn initialized(timing: &Timing, healthy_by: Instant, cap: Instant, event: Event,
         Event::LaunchFailed(_)
         | Event::Refused { .. }
         | Event::Disagreed { .. }
+        | Event::Unagreed { .. }
         | Event::DrainAsked { .. }
         | Event::StopAsked { .. }
         | Event::KillAsked
@@ -163,7 +166,7 @@ fn active(
         }
         Event::Hello => return routed(timing, Fault::Violation("hello a second time"), now),
         Event::Ready => return routed(timing, Fault::Violation("ready a second time"), now),
-        Event::Refused { error } | Event::Disagreed { error } => {
+        Event::Refused { error } | Event::Disagreed { error } | Event::Unagreed { error } => {
             return routed(timing, Fault::Event(Phase::Active, gave_up(&error)), now);
         }
         Event::Drained => return routed(timing, Fault::Violation("drained without being asked to"), now),
@@ -232,7 +235,7 @@ fn paused(timing: &Timing, frozen: Frozen, event: Event, now: Instant) -> Next {
         | Event::PauseAsked => (frozen.stay(), vec![]),
         Event::Hello => thawed(routed(timing, Fault::Violation("hello a second time"), now)),
         Event::Ready => thawed(routed(timing, Fault::Violation("ready a second time"), now)),
-        Event::Refused { error } | Event::Disagreed { error } => {
+        Event::Refused { error } | Event::Disagreed { error } | Event::Unagreed { error } => {
             thawed(routed(timing, Fault::Event(Phase::Paused, gave_up(&error)), now))
         }
         Event::Drained => thawed(routed(timing, Fault::Violation("drained without being asked to"), now)),
@@ -286,7 +289,7 @@ fn draining(timing: &Timing, until: Instant, why: StopWhy, event: Event, now: In
         Event::KillAsked => kill_and_fail(timing, Reason::Killed, now),
         Event::Exhausted { limit, detail } => kill_and_fail(timing, Reason::Exhausted { limit, detail }, now),
         Event::Violation { detail } => kill_and_fail(timing, Reason::ProtocolViolation { detail }, now),
-        Event::Hello | Event::Ready | Event::Refused { .. } | Event::Disagreed { .. } => {
+        Event::Hello | Event::Ready | Event::Refused { .. } | Event::Disagreed { .. } | Event::Unagreed { .. } => {
             let detail = "a message of the start-up, long after it".to_owned();
             kill_and_fail(timing, Reason::ProtocolViolation { detail }, now)
         }
@@ -357,6 +360,7 @@ fn stopping(timing: &Timing, step: StopStep, next_at: Instant, ending: Ending, e
         | Event::Ready
         | Event::Refused { .. }
         | Event::Disagreed { .. }
+        | Event::Unagreed { .. }
         | Event::Extended { .. }
         | Event::Heard { .. }
         | Event::Pong { .. }
@@ -428,6 +432,10 @@ fn before_active(timing: &Timing, fault: Fault, now: Instant) -> Next {
         }
         Fault::Event(_, Event::Disagreed { error }) => {
             let reason = Reason::InitializationFailed { why: InitFailure::Disagreed { error } };
+            (close(timing, Ending::Decided(reason), now), vec![Action::CloseInput])
+        }
+        Fault::Event(_, Event::Unagreed { error }) => {
+            let reason = Reason::InitializationFailed { why: InitFailure::Unagreed { error } };
             (close(timing, Ending::Decided(reason), now), vec![Action::CloseInput])
         }
         // There is no call to finish, so draining is stopping.

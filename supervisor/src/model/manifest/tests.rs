@@ -508,11 +508,11 @@ fn what_is_no_manifest_at_all_is_told_so() {
     assert_eq!(error.to_string(), "the manifest is not JSON: line 2, column 3: key must be a string");
     assert_eq!(Manifest::parse(b"[]").unwrap_err().to_string(), "the manifest is an array; it has to be a JSON object");
     let bytes = vec![b' '; MANIFEST_BYTES_MAX + 1];
-    assert_eq!(Manifest::parse(&bytes), Err(ManifestError::TooLarge { bytes: MANIFEST_BYTES_MAX + 1 }));
+    assert_eq!(Manifest::parse(&bytes), Err(ManifestError::TooLarge));
     let large = vec![b' '; 50_000_000];
     assert_eq!(
         Manifest::parse(&large).unwrap_err().to_string(),
-        "the manifest has 50000000 bytes; at most 1048576 are allowed"
+        "the manifest has more than 1 MiB, which is the most that is allowed"
     );
     for (open, close, column) in [("[", "]", 136), ("{\"a\":", "}", 640)] {
         let deep = format!("{{\"deep\": {}0{}}}", open.repeat(10_000), close.repeat(10_000));

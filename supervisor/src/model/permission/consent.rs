@@ -3,7 +3,7 @@
 //! For each thing that is asked for, the first of these that has a word on it decides:
 //! 1. `plugins.ID.grant`, where the configuration has it: what it does not grant is denied;
 //! 2. a rule, or the policy itself, that denies;
-//! 3. what an operator said, as long as the plugin is signed by whom it was then;
+//! 3. what an operator said, as long as the plugin is signed by whom it was then, or comes from where it came from then;
 //! 4. a rule, or the policy itself, that allows.
 //!
 //! What is left waits for an operator, and the plugin with it. A denial is an answer: the plugin runs without.
@@ -12,6 +12,7 @@
 //! is asked for again. A rule that denies a part of what is asked for denies all of it, as no part can be taken out.
 //! Elsewhere: answers are kept by `store::database`; what follows from a decision is `packages`' business.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -93,13 +94,23 @@ pub struct Origin<'a> {
     pub signer: Option<&'a KeyName>,
 }
 
+impl Origin<'_> {
+    /// The folder in which it was, beside other packages.
+    #[must_use]
+    pub fn place(&self) -> &Path {
+        self.source.parent().unwrap_or(self.source)
+    }
+}
+
 /// What an operator said of one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
     pub item: Item,
     pub word: Word,
-    /// Whose signature the version had of which it was said.
+    /// Whose signature the version had of which it was said,
     pub key: Option<KeyName>,
+    /// and where that lay, or was installed from: the folder that it was in.
+    pub place: PathBuf,
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
@@ -200,14 +211,49 @@ pub enum Change {
     Changed,
 }
 
+impl Change {
+    /// What is said of such an action.
+    #[must_use]
+    pub fn of(self, action: &str) -> String {
+        match self {
+            Self::New => format!("the action {action}, which is new"),
+            Self::Changed => format!("the action {action}, which is defined otherwise now"),
+        }
+    }
+}
+
+/// Names of actions, each with the digest of how it is defined.
+pub type Agreed = BTreeSet<(String, String)>;
+
+/// How an action that is defined in one of these ways, which come to the same, is other than what was agreed to. Of a plugin of which
+/// nothing is known nothing is: that is its first.
+#[must_use]
+pub fn change(agreed: &Agreed, action: &str, digests: &[String]) -> Option<Change> {
+    let from = (action.to_owned(), String::new());
+    let mut known = agreed.range(from..).take_while(|(there, _)| there == action).peekable();
+    if agreed.is_empty() {
+        None
+    } else if known.peek().is_none() {
+        Some(Change::New)
+    } else if known.any(|(_, there)| digests.contains(there)) {
+        None
+    } else {
+        Some(Change::Changed)
+    }
+}
+
 /// All that was decided about one version, for whoever starts it or shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Consent {
     pub verdict: Verdict,
     /// The actions that an operator has to agree to.
     pub changed: Vec<(String, Change)>,
+    /// Nobody has agreed to its actions, or that was forgotten.
+    pub is_unknown: bool,
     /// Every action that there is an interest in, with the digest of its definition.
     pub definitions: Vec<(String, String)>,
+    /// Whether an operator is asked about actions that are new or defined otherwise.
+    pub asks_about_definitions: bool,
     /// Whose good signature it has.
     pub signer: Option<KeyName>,
     /// The folder that it lies in, or that it was installed from.
@@ -218,17 +264,16 @@ impl Consent {
     /// What an operator has to say something about, each a text. While there is anything, it is not started.
     #[must_use]
     pub fn awaited(&self) -> Vec<String> {
-        let changed = self.changed.iter().map(|(action, change)| match change {
-            Change::New => format!("the action {action}, which is new"),
-            Change::Changed => format!("the action {action}, which is defined otherwise now"),
-        });
-        self.verdict.asked().map(ToString::to_string).chain(changed).collect()
+        let unknown =
+            self.is_unknown.then(|| "its actions, as it is not known that anybody has agreed to them".to_owned());
+        let changed = self.changed.iter().filter(|_| !self.is_unknown).map(|(action, change)| change.of(action));
+        self.verdict.asked().map(ToString::to_string).chain(unknown).chain(changed).collect()
     }
 
     /// Whether there is anything.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        self.verdict.asked().next().is_some() || !self.changed.is_empty()
+        self.verdict.asked().next().is_some() || self.is_unknown || !self.changed.is_empty()
     }
 }
 
@@ -377,7 +422,11 @@ impl Case<'_> {
 
     /// Whether what was granted then is granted to this one.
     fn holds(&self, said: &Said) -> bool {
-        said.key.is_none() || said.key.as_ref() == self.origin.signer
+        match &said.key {
+            Some(key) => self.origin.signer == Some(key),
+            // An id by itself proves nothing: another package of that id comes from elsewhere.
+            None => said.place == self.origin.place(),
+        }
     }
 
     /// What an operator said of a thing: of just this, or of something that it is part of; of that, a denial goes before a grant.

@@ -108,9 +108,13 @@ impl Item {
             }
     }
 
-    /// Whether anything is part of both. What asks for whatever is granted touches nothing that has a scope.
+    /// Whether anything is part of both, as a rule that denies this sees it: what may be written may be read. What asks for whatever is
+    /// granted touches nothing that has a scope.
     #[must_use]
     pub fn touches(&self, other: &Self) -> bool {
+        if (self.permission, other.permission) == ("file_read", "file_write") {
+            return Self { permission: "file_write", reach: self.reach.clone() }.touches(other);
+        }
         if other.is_open() {
             return self.permission == other.permission && self.reach.is_none();
         }
@@ -183,7 +187,10 @@ mod tests {
             ("file_read:/srv", "file_read:/srv/data", true, true),
             ("file_read:/srv/data", "file_read:/srv", false, true),
             ("file_read:/srv", "file_read:/srve", false, false),
-            ("file_read:/srv", "file_write:/srv", false, false),
+            ("file_read:/srv", "file_write:/srv", false, true),
+            ("file_read:/srv/private", "file_write:/srv", false, true),
+            ("file_read", "file_write", false, true),
+            ("file_write:/srv", "file_read:/srv", false, false),
             ("file_read", "file_read:/srv", true, true),
             ("file_read", "file_read", true, true),
             ("file_read:/srv", "file_read", false, false),

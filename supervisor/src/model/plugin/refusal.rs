@@ -32,6 +32,8 @@ impl Refusal {
             Self::Shutdown => "the daemon is stopping".to_owned(),
             Self::Unloaded => format!("plugin `{id}` was unloaded"),
             Self::Paused => format!("plugin `{id}` is paused, and refuses calls meanwhile"),
+            // It says which plugin, and nothing has failed.
+            Self::Failed { reason } if reason.awaits_consent() => reason.to_string(),
             Self::Failed { reason } => format!("plugin `{id}` failed: {reason}"),
             Self::Quarantined { reason } => {
                 format!("plugin `{id}` failed too often and is quarantined; the last failure: {reason}")
@@ -48,6 +50,9 @@ impl Refusal {
             Self::Paused => format!("resume it with `palisade resume {id}`"),
             Self::Failed { reason } if reason.is_shortage() => {
                 "it is tried again by itself; `palisade doctor` says what this host has".to_owned()
+            }
+            Self::Failed { reason } if reason.awaits_consent() => {
+                format!("`palisade grant {id}` shows what it asks for, and why, and asks you")
             }
             Self::Failed { .. } => format!("see `palisade status {id}`, and start it with `palisade start {id}`"),
             Self::Quarantined { .. } => {

@@ -239,9 +239,11 @@ fn policies_decide_what_follows_an_end() {
 fn failures_that_nobody_can_wait_out_refuse_the_calls_at_once() {
     let failure = LaunchFailure { message: "no such file".into(), outlook: Outlook::Lasting, code: None };
     let refused = InitFailure::Refused { error: "no key".into() };
+    let unagreed = InitFailure::Unagreed { error: "new".into() };
     for (mode, reason, restart_due) in [
         (RestartMode::OnFailure, Reason::LaunchFailed { failure }, false),
         (RestartMode::OnFailure, Reason::InitializationFailed { why: refused }, true),
+        (RestartMode::OnFailure, Reason::InitializationFailed { why: unagreed }, false),
         (RestartMode::Never, crashed(), false),
     ] {
         let mut bench = Bench::new(LAZY, mode);

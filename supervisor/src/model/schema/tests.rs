@@ -38,9 +38,20 @@ fn a_pattern_that_explodes_is_decided_at_once() {
 
 #[test]
 fn patterns_that_need_backtracking_or_too_much_room_are_refused() {
-    for pattern in ["(?=a)b", "(a)\\1", "(", "((((a{99}){99}){99}){99})"] {
-        let why = refused(json!({ "properties": { "p": { "pattern": pattern } } }));
-        assert!(why.contains("pattern"), "{pattern}: {why}");
+    for (pattern, reason) in [
+        ("(?=a)b", "there is no look-around"),
+        ("(?<!a)b", "there is no look-around"),
+        ("(a)\\1", "there are no back-references"),
+        ("(", "it is not well-formed, or repeats so much"),
+        ("((((a{99}){99}){99}){99})", "it is not well-formed, or repeats so much"),
+    ] {
+        for schema in [
+            json!({ "properties": { "p": { "pattern": pattern } } }),
+            json!({ "patternProperties": { (pattern): {} } }),
+        ] {
+            let why = refused(schema);
+            assert!(why.contains("attern") && why.contains(reason), "{pattern}: {why}");
+        }
     }
     let many: serde_json::Map<String, Value> = (0..=PATTERNS_MAX).map(|n| (format!("^{n}$"), json!(true))).collect();
     assert_eq!(refused(json!({ "patternProperties": many })), "it has more than 64 patterns");

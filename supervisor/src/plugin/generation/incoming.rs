@@ -186,6 +186,9 @@ impl Task {
             Ok(actions) => Arc::new(actions),
             Err(error) => return self.apply(Event::Refused { error }).await,
         };
+        if let Err(error) = self.blueprint.accept_announced(&actions) {
+            return self.apply(Event::Unagreed { error }).await;
+        }
         let concurrency = ready.concurrency.min(manifest.limits.concurrency).max(1);
         self.link.open(actions.clone(), concurrency as usize);
         self.actions = Some(actions);

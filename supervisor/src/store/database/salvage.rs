@@ -143,6 +143,7 @@ mod tests {
 
     use semver::Version;
 
+    use super::super::consents::Definitions;
     use super::super::{Condition, Database, Entry};
     use super::*;
     use crate::model::ids::PluginId;
@@ -157,7 +158,8 @@ mod tests {
 
     fn said(item: &str, word: Word) -> Said {
         let (who, version, digest) = ("uid:0".into(), "1.0.0".into(), "00ff".into());
-        Said { item: Item::parse(item).unwrap(), word, key: None, at_unix_ms: 7, who, version, digest }
+        let (item, place) = (Item::parse(item).unwrap(), "/srv/plugins".into());
+        Said { item, word, key: None, place, at_unix_ms: 7, who, version, digest }
     }
 
     /// One that has something of everything.
@@ -169,7 +171,8 @@ mod tests {
         database.switch(false, &entry("echo")).unwrap();
         database.switch(true, &entry("guest")).unwrap();
         let words = [said("execute_code", Word::Granted), said("file_read:/srv", Word::Denied)];
-        database.consent(&words, &[("run".to_owned(), "aa".to_owned())], &entry("echo")).unwrap();
+        let definitions = Definitions { stated: vec![("run".to_owned(), "aa".to_owned())], announced: Vec::new() };
+        database.consent(&words, &definitions, &entry("echo")).unwrap();
         database.installed(&entry("echo")).unwrap();
         (folder, path)
     }

@@ -24,6 +24,7 @@ fn said(text: &str, word: Word) -> Said {
         item: item(text),
         word,
         key: None,
+        place: "/srv/plugins".into(),
         at_unix_ms: 7,
         who: "uid:0".into(),
         version: "1.0.0".into(),
@@ -186,6 +187,10 @@ fn what_was_granted_to_one_who_signed_is_granted_to_no_other() {
     plugin.said[0].key = None;
     plugin.signer = None;
     assert_eq!(decided(&plugin), "execute_code granted uid:0");
+    plugin.said[0].place = "/srv/elsewhere".into();
+    assert_eq!(decided(&plugin), "execute_code asked -", "another package of that id");
+    plugin.said[1].place = "/srv/elsewhere".into();
+    assert_eq!(plugin.decided()[1], "file_read:/srv denied uid:0");
 }
 
 #[test]
