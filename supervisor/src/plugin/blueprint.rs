@@ -206,7 +206,7 @@ impl Blueprint {
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by a rescan, or the next daemon.
     pub fn look_again(&self) {
         let before = self.snapshot();
-        let staged = staged(&self.store, &self.host.rules, &self.source, (&self.consent.source, &self.manifest));
+        let staged = staged(&self.store, &self.host.rules, (&self.source, &self.consent.source), &self.manifest);
         // There is one more than before, perhaps.
         let more = staged.is_ok() && staged != before;
         *self.snapshot.lock().expect("nothing panics while it holds the snapshot") = staged;
@@ -221,14 +221,14 @@ impl Blueprint {
     async fn seen(&self) -> Result<Snapshot, LaunchFailure> {
         let snapshot = self.snapshot()?;
         let (store, host, before) = (self.store.clone(), self.host.clone(), snapshot.clone());
-        let (source, from, manifest) = (self.source.clone(), self.consent.source.clone(), self.manifest.clone());
+        let (source, origin, manifest) = (self.source.clone(), self.consent.source.clone(), self.manifest.clone());
         let look = move || {
             if !before.is_presumed
                 && let Ok(same) = store.take(&before.digest)
             {
                 return Ok(same);
             }
-            staged(&store, &host.rules, &source, (&from, &manifest))
+            staged(&store, &host.rules, (&source, &origin), &manifest)
         };
         let seen = blocking::run(look).await.map_err(|error| {
             let message = format!("there is no thread to look at the package: {error}");
@@ -612,20 +612,19 @@ impl Blueprint {
     }
 }
 
-/// The copy of the package that lies there; of an installed one, which is a copy itself, that one, if it is what it was and holds by what is
-/// required of where it came from. Blocks.
+/// The copy of the package that lies there; of an installed one, which is a copy itself, that one, if it is what it was. Blocks.
 fn staged(
     store: &Store,
     rules: &Rules,
-    source: &Path,
-    (from, manifest): (&Path, &Manifest),
+    (source, origin): (&Path, &Path),
+    manifest: &Manifest,
 ) -> Result<Snapshot, LaunchFailure> {
-    let admitted = if store.has_made(source) {
-        admission::readmit(store, rules, source, from, manifest)
-    } else {
-        admission::admit(store, rules, source, manifest)
+    let admitted = match store.has_made(source) {
+        // It stays what was installed, and is judged by where that came from.
+        true => admission::readmit(store, rules, source, origin, manifest),
+        false => admission::admit(store, rules, source, manifest),
     };
-    Ok(admitted?.snapshot)
+    admitted.map(|admitted| admitted.snapshot)
 }
 
 /// A plugin's id as a host's name, which the kernel wants no longer than this.

@@ -291,13 +291,7 @@ impl Store {
     /// Whether this is where the store has a snapshot, or would have it.
     #[must_use]
     pub fn has_made(&self, path: &Path) -> bool {
-        self.digest_of(path).is_some()
-    }
-
-    /// The digest of the snapshot that lies there, if the path is that of one.
-    #[must_use]
-    pub fn digest_of<'a>(&self, path: &'a Path) -> Option<&'a str> {
-        path.file_name().and_then(|name| name.to_str()).filter(|_| path.parent() == Some(&self.snapshots()))
+        path.starts_with(self.snapshots())
     }
 
     /// The snapshot of this digest, which may not be there yet: it is staged before anything runs from it.
