@@ -284,7 +284,11 @@ fn database(forgets: Option<&str>) -> Check {
             name,
             state: Outcome::Warn,
             summary: problem.to_owned(),
-            hint: Some("see registry.sqlite3 in the state folder; say again which versions are disabled".to_owned()),
+            hint: Some(
+                "see registry.sqlite3 in the state folder; `palisade list` shows what is enabled, `palisade permissions` what is granted. Take \
+                 a damaged one away when you have said again what was lost"
+                    .to_owned(),
+            ),
         },
     }
 }

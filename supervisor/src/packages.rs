@@ -137,12 +137,13 @@ impl Packages {
         let database = Database::open(&state.join("registry.sqlite3"));
         match database.condition() {
             Condition::Good => {}
-            Condition::Renewed { aside, reason } => tracing::error!(
-                aside = %aside.display(), %reason,
-                "the registry's database was damaged and is begun anew; what is disabled, and what was granted, has to be said again"
+            Condition::Renewed { aside, reason, kept } => tracing::error!(
+                aside = %aside.display(), %reason, disabled = kept.disabled, denied = kept.denied,
+                "the registry's database was damaged and is begun anew; what could not be read of it has to be said again"
             ),
-            Condition::Volatile { reason } => tracing::error!(
-                %reason, "the registry's database cannot be used; what is changed now is forgotten when the daemon ends"
+            Condition::Volatile { reason, taken_over } => tracing::error!(
+                %reason, taken_over,
+                "the registry's database cannot be used; what is changed now is forgotten when the daemon ends"
             ),
         }
         record::clear(&state.join("installed"));
@@ -181,12 +182,26 @@ impl Packages {
     /// Why what is changed is not remembered, or what was forgotten, if anything is wrong with the database: a sentence.
     #[must_use]
     pub fn forgets(&self) -> Option<String> {
+        const LOST: &str = "whatever else was granted, agreed to, disabled, deprecated or counted is lost";
         match self.database.condition() {
-            Condition::Good => None,
-            Condition::Renewed { aside, reason } => {
-                Some(format!("it was damaged ({reason}) and begun anew; the old one is {}", aside.display()))
+            Condition::Good => self.database.damaged().map(|aside| {
+                let aside = aside.display();
+                format!("what is changed is remembered; an earlier one was damaged and is {aside}: {LOST} that was not said again")
+            }),
+            Condition::Renewed { aside, reason, kept } => {
+                let aside = aside.display();
+                let (disabled, denied) = (kept.disabled, kept.denied);
+                Some(format!(
+                    "it was damaged ({reason}) and begun anew; the old one is {aside}. From it come {disabled} disabled versions and {denied} \
+                     refused permissions; {LOST}"
+                ))
             }
-            Condition::Volatile { reason } => Some(format!("what is changed is forgotten with the daemon: {reason}")),
+            Condition::Volatile { reason, taken_over: true } => Some(format!(
+                "what is changed is forgotten with the daemon: {reason}; what was said before holds"
+            )),
+            Condition::Volatile { reason, taken_over: false } => {
+                Some(format!("what is changed is forgotten with the daemon: {reason}; what was said before is not known"))
+            }
         }
     }
 

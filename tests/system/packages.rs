@@ -329,7 +329,40 @@ fn without_its_database_the_daemon_has_its_packages() {
     daemon.operate("disable", &json!({"plugin": "guest"})).expect("it is noted in the new one");
     let daemon = restarted(daemon);
     assert_eq!(listed(&daemon), ["echo 0.1.0 true", "guest 1.0.0 false"]);
+    // It is told until somebody has seen to it.
+    let database = || {
+        let doctor = daemon.operate("doctor", &json!({})).expect("it answers");
+        let checks = doctor["checks"].as_array().expect("a list").iter();
+        checks.filter(|check| check["name"] == "database").map(|check| check["summary"].clone()).collect::<Vec<_>>()
+    };
+    expect_text(database()[0].as_str().unwrap_or_default(), "an earlier one was damaged and is ");
+    fs::remove_file(daemon.path().join("state/registry.sqlite3.damaged-1")).expect("it is ours");
+    assert_eq!(database(), ["what is changed is remembered"]);
     daemon.stop_and_expect_no_orphans();
+}
+
+/// What operators said holds also where the database can be read and not written: here it is a later daemon's.
+#[test]
+fn a_database_that_is_only_read_holds() {
+    let ask = "watch = false\n[permissions]\n";
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ask));
+    install(&daemon, &elsewhere(&daemon, &guest("1.0.0").asking(&json!(["execute_code"])))).expect("it is installed");
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it can be");
+    daemon.operate("disable", &json!({"plugin": "echo"})).expect("it can be");
+    let folder = daemon.stop();
+    let database = folder.path().join("state/registry.sqlite3");
+    let mut bytes = fs::read(&database).expect("it is ours");
+    // Where SQLite has the number of the form.
+    bytes[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    fs::write(&database, &bytes).expect("it is ours");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(ask));
+    assert_eq!(listed(&daemon), ["echo 0.1.0 false", "guest 1.0.0 true"]);
+    expect_echo(&daemon, "guest");
+    error(daemon.agent().call("echo", "echo", &json!(1)), ErrorCode::Unavailable);
+    let doctor = daemon.operate("doctor", &json!({})).expect("it answers").to_string();
+    expect_text(&doctor, "what was said before holds");
+    let folder = daemon.stop();
+    assert_eq!(fs::read(folder.path().join("state/registry.sqlite3")).expect("it is ours"), bytes);
 }
 
 /// A daemon that is killed before any step of an installation, each in turn, has the version whole or nothing of it, and can install it

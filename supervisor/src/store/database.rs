@@ -2,8 +2,8 @@
 //! often plugins were called. The one room of the code that knows SQL.
 //!
 //! Losing it loses no package: those lie in the store, and what was installed is written beside them. So a database that cannot be used
-//! is told, with the reason, and the daemon goes on: on one in memory, where a file cannot be written; on a new one, where the old one is
-//! damaged, which is put aside and never deleted.
+//! is told, with the reason, and the daemon goes on: on one in memory, where a file cannot be written, with what is in it; on a new one, where
+//! the old one is damaged, which is put aside and never deleted, with what restricted plugins, as far as it can be read.
 //!
 //! Invariants: what a function says is done is on the disk, unless the [`Condition`] says otherwise; a migration is made whole or not at
 //! all, and after a copy was made; a database of a later version is not touched.
@@ -12,6 +12,7 @@
 mod cache;
 pub mod consents;
 mod forget;
+mod salvage;
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -30,6 +31,7 @@ pub mod deprecated;
 pub mod statistics;
 
 pub use cache::Remembered;
+pub use salvage::Restrictions;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
 const MIGRATIONS: [&str; 5] =
@@ -54,6 +56,9 @@ const FIRST: &str = "
 /// So much of the trail is kept.
 const AUDIT_ROWS_MAX: i64 = 100_000;
 
+/// So many damaged ones can lie beside it.
+const ASIDE_MAX: usize = 100;
+
 /// Another process that looks into the file, a backup for instance, is waited for so long.
 const BUSY_WITHIN: Duration = Duration::from_secs(5);
 
@@ -68,11 +73,15 @@ pub enum Condition {
         aside: PathBuf,
         /// What was wrong.
         reason: String,
+        /// What the new one has of it.
+        kept: Restrictions,
     },
     /// Nothing is written to the disk, and everything is forgotten with the daemon.
     Volatile {
         /// Why.
         reason: String,
+        /// Whether what is on the disk was read, and holds.
+        taken_over: bool,
     },
 }
 
@@ -128,7 +137,10 @@ impl Database {
             Err(Trouble::Damaged(reason)) => match put_aside(path).and_then(|aside| {
                 Self::try_open(path).map(|connection| (aside, connection)).map_err(|trouble| trouble.reason())
             }) {
-                Ok((aside, connection)) => Self::of(path, connection, Condition::Renewed { aside, reason }),
+                Ok((aside, connection)) => {
+                    let kept = salvage::restrictions(&aside, &connection).unwrap_or_default();
+                    Self::of(path, connection, Condition::Renewed { aside, reason, kept })
+                }
                 Err(why) => Self::volatile(path, format!("{reason}; {why}")),
             },
             Err(Trouble::Unusable(reason)) => Self::volatile(path, reason),
@@ -144,7 +156,9 @@ impl Database {
         for migration in MIGRATIONS {
             connection.execute_batch(migration).expect("the migrations are constants that the tests run");
         }
-        Self::of(path, connection, Condition::Volatile { reason })
+        // Not there at all is nothing to be taken over either.
+        let taken_over = salvage::take_over(path, &connection).unwrap_or(false);
+        Self::of(path, connection, Condition::Volatile { reason, taken_over })
     }
 
     fn try_open(path: &Path) -> Result<Connection, Trouble> {
@@ -169,6 +183,12 @@ impl Database {
     #[must_use]
     pub fn condition(&self) -> &Condition {
         &self.condition
+    }
+
+    /// A damaged one that was put aside, now or by an earlier daemon, and that nobody has taken away since.
+    #[must_use]
+    pub fn damaged(&self) -> Option<PathBuf> {
+        (1..=ASIDE_MAX).rev().map(|number| aside(&self.path, number)).find(|aside| aside.exists())
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -368,6 +388,10 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+fn aside(path: &Path, number: usize) -> PathBuf {
+    beside(path, &format!("damaged-{number}"))
+}
+
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -377,8 +401,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 
 /// Takes a damaged database out of the way, to the first name that is free, and leaves it to its operator.
 fn put_aside(path: &Path) -> Result<PathBuf, String> {
-    const ASIDE_MAX: usize = 100;
-    let free = (1..=ASIDE_MAX).map(|number| beside(path, &format!("damaged-{number}"))).find(|aside| !aside.exists());
+    let free = (1..=ASIDE_MAX).map(|number| aside(path, number)).find(|aside| !aside.exists());
     let aside = free.ok_or_else(|| format!("there are {ASIDE_MAX} damaged ones beside it already"))?;
     let told = |error: io::Error| format!("it cannot be put aside: {error}");
     fs::rename(path, &aside).map_err(told)?;
@@ -494,7 +517,7 @@ mod tests {
         connection.execute_batch("CREATE TABLE later (what TEXT)").unwrap();
         drop(connection);
         let database = Database::open(&path);
-        let Condition::Volatile { reason } = database.condition() else { panic!("{:?}", database.condition()) };
+        let Condition::Volatile { reason, .. } = database.condition() else { panic!("{:?}", database.condition()) };
         let last = MIGRATIONS.len();
         assert_eq!(
             *reason,
