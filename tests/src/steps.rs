@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::daemon::wait_for;
+
 /// By which a file system is changed, or what is on the disk is made certain; not what only fills a file.
 const STEPS: &[c_long] = &[
     libc::SYS_renameat,
@@ -40,6 +42,9 @@ const STEPS: &[c_long] = &[
 
 /// How often it is looked whether a thread has stopped.
 const LOOK: Duration = Duration::from_micros(200);
+
+/// All that this thread traces, and nothing of others: tests that run beside this one in the same process wait for theirs.
+const ITS_OWN: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
 
 /// A traced process, all of its threads. The thread that made this has to be the one that uses it.
 #[derive(Debug)]
@@ -72,7 +77,7 @@ impl Traced {
     pub fn kill_before(mut self, step: usize, over: impl Fn() -> bool) -> bool {
         let mut steps = 0;
         while !over() {
-            let status = match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+            let status = match waitpid(None, Some(ITS_OWN | WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => {
                     std::thread::sleep(LOOK);
                     continue;
@@ -114,13 +119,16 @@ impl Traced {
     /// The process can be reaped only once nobody has anything to say about its threads.
     fn kill(self) {
         kill(self.process, Signal::SIGKILL).expect("it is ours");
-        for thread in self.threads.into_iter().filter(|thread| *thread != self.process) {
-            while let Ok(status) = waitpid(thread, Some(WaitPidFlag::__WALL)) {
-                if let WaitStatus::Exited(..) | WaitStatus::Signaled(..) = status {
-                    break;
-                }
+        // One that has only just begun is not among those that are known.
+        wait_for("the end of its threads", || {
+            let all = fs::read_dir(format!("/proc/{}/task", self.process)).into_iter().flatten().flatten();
+            let others = all.filter_map(|thread| thread.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+            let others: Vec<_> = others.filter(|thread| *thread != self.process).collect();
+            for thread in &others {
+                let _ = waitpid(*thread, Some(ITS_OWN | WaitPidFlag::WNOHANG));
             }
-        }
+            others.is_empty().then_some(())
+        });
     }
 }
 
