@@ -114,7 +114,10 @@ impl Packages {
             Some(from) => source::path_of(from)?,
             None => record::source_of(&self.record_of(&id, present.version())).unwrap_or_default(),
         };
-        let taken = self.take_in(&source).await.map_err(|error| named(error, &id, &source))?;
+        let taken = self.take_in(&source).await.map_err(|error| match from {
+            Some(_) => error,
+            None => named(error, &id, &source),
+        })?;
         if taken.found.manifest.id != id {
             let message = format!("in {} is {} and not {id}", source.display(), taken.found.manifest.id);
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint("say where it is: `--from`"));
@@ -138,9 +141,12 @@ impl Packages {
             let message =
                 format!("{id} {version} is a new major version after {before}, and may break whoever uses it");
             let details = json!({ "id": id.as_str(), "from": before.to_string(), "version": version.to_string() });
-            return Err(ErrorBody::new(ErrorCode::ConsentRequired, message)
-                .with_details(details)
-                .with_hint(format!("`palisade update --major {id}` installs it")));
+            return Err(ErrorBody::new(ErrorCode::ConsentRequired, message).with_details(details).with_hint(
+                match from {
+                    Some(from) => format!("`palisade update --major {id} --from {from}` installs it"),
+                    None => format!("`palisade update --major {id}` installs it"),
+                },
+            ));
         }
         let enabled = present.is_enabled() && taken.enabled;
         let installed = self.put_in(Taken { enabled, ..taken }, leave.force, who).await?;
