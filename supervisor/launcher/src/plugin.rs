@@ -94,6 +94,7 @@ fn become_plugin(plan: &Plan<'_>, descriptors: &Descriptors, gate: Option<&Owned
         if errno != Errno::TXTBSY {
             break;
         }
+        // Whoever still writes the file tells nobody when it is done; a second in all.
         std::thread::sleep(EXEC_PAUSE);
     }
     Stumble { step: Step::Exec, detail: 0, errno }

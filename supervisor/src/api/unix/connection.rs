@@ -93,6 +93,7 @@ impl Agent {
             reader: Reader::default(),
             greeted: false,
             last_id: 0,
+            // A timer that is polled beside the socket, and waited for by nobody.
             timer: Box::pin(tokio::time::sleep(HELLO_WITHIN)),
             waited: None,
             operations: JoinSet::new(),
