@@ -75,6 +75,7 @@ use crate::registry::{Found, Live, Registry};
 use crate::store::database::consents::Consents;
 use crate::store::database::{Condition, Database, Entry};
 use crate::store::{Snapshot, Store};
+use crate::trust::tree;
 
 /// Most packages that can be installed.
 pub const INSTALLED_MAX: usize = 10_000;
@@ -324,7 +325,7 @@ async fn end(handle: &Handle, task: Option<JoinHandle<()>>) {
 }
 
 fn no_room(path: &Path, error: &io::Error) -> ErrorBody {
-    let message = format!("{} cannot be changed: {error}; is the disk full or read-only?", path.display());
+    let message = format!("{} cannot be changed: {error}{}", path.display(), tree::not_written(error));
     ErrorBody::new(ErrorCode::ResourceExhausted, message)
 }
 

@@ -46,7 +46,7 @@ pub enum StoreError {
     #[error(transparent)]
     Tree(#[from] TreeError),
     /// Writing the store failed.
-    #[error("cannot write {path} in the store: {source}; is the disk full or read-only?")]
+    #[error("cannot write {path} in the store: {source}{}", tree::not_written(source))]
     Write {
         /// The file or folder.
         path: PathBuf,
