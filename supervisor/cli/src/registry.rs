@@ -28,6 +28,9 @@ pub(crate) async fn search(context: &Context, wanted: &arguments::Search) -> Res
 }
 
 fn found_text(found: &Found, screen: &Screen) -> String {
+    if found.plugins.is_empty() {
+        return "no plugin has all of this\n".to_owned();
+    }
     let rows: Vec<_> = found
         .plugins
         .iter()

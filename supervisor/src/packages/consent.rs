@@ -24,7 +24,7 @@ use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::model::permission::consent::{
     self, Answer, Case, Change, Consent, Decision, Origin, Said, Verdict, Word, items,
 };
-use crate::model::permission::grants::Grants;
+use crate::model::permission::grants::{Grants, NAMES};
 use crate::model::permission::item::Item;
 use crate::model::status::{PluginState, quoted};
 use crate::plugin::handle::{Handle, Operation};
@@ -645,8 +645,12 @@ fn parsed(named: &[String]) -> Result<Vec<Item>, ErrorBody> {
     }
     let parse = |text: &String| {
         Item::parse(text).map_err(|error| {
-            ErrorBody::new(ErrorCode::InvalidParams, format!("{}: {error}", quoted(text)))
-                .with_hint("write it as execute_code, file_read:/srv/data, network_access:api.example.com")
+            let invalid = ErrorBody::new(ErrorCode::InvalidParams, format!("{}: {error}", quoted(text)));
+            // Where only the scope is wrong, the error says how.
+            if NAMES.iter().any(|name| text.starts_with(&format!("{name}:"))) {
+                return invalid;
+            }
+            invalid.with_hint("write it as execute_code, file_read:/srv/data, network_access:api.example.com")
         })
     };
     named.iter().map(parse).collect()
