@@ -459,6 +459,9 @@ pub struct PluginSummary {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// What it depends on and cannot have: it is not started meanwhile. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
@@ -706,6 +709,8 @@ pub struct Hit {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Whether it takes none before an operator has said something about what it asks for.
+    pub awaits_consent: bool,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
     /// As in [`PluginSummary::state`].

@@ -247,7 +247,7 @@ pub(crate) struct Search {
     /// A permission that is asked for, such as file_read
     #[arg(long)]
     pub(crate) permission: Option<String>,
-    /// A state, such as active, or disabled
+    /// A state, such as active, or disabled, or awaits_consent
     #[arg(long)]
     pub(crate) state: Option<String>,
 }
