@@ -420,7 +420,8 @@ impl Registry {
         let awaiting = versions.iter().filter(|(_, handle)| handle.is_enabled()).map(|(version, _)| version);
         if let Some(handle) = specifier.highest(awaiting).and_then(|version| versions.get(version)) {
             let hint = format!("`palisade grant {id}` shows what it asks for, and why, and asks you");
-            return Err(ErrorBody::new(ErrorCode::ConsentRequired, handle.blueprint().awaits()).with_hint(hint));
+            let error = ErrorBody::new(ErrorCode::ConsentRequired, handle.blueprint().awaits());
+            return Err(error.with_details(handle.blueprint().asked()).with_hint(hint));
         }
         if let Some(disabled) = specifier.highest(versions.keys()) {
             let message = format!("{id} {disabled} is disabled");

@@ -151,7 +151,11 @@ fn a_package_that_cannot_be_installed_changes_nothing() {
     let later = elsewhere(&daemon, &guest("3.0.0").with("dependencies", json!({"host": ">=99"})));
     refused(&later, ErrorCode::ConfigurationInvalid, "dependencies.host wants palisaded >=99, and this is 0.1.0");
     let other = elsewhere(&daemon, &guest("1.0.0").with("description", json!("something else")));
-    refused(&other, ErrorCode::InvalidParams, "guest 1.0.0 is there already");
+    let there = format!(
+        "guest 1.0.0 is there already, from {}, with",
+        fs::canonicalize(&other).expect("it is there").display()
+    );
+    refused(&other, ErrorCode::InvalidParams, &there);
     let linked = elsewhere(&daemon, &guest("2.0.0"));
     std::os::unix::fs::symlink("/etc/passwd", linked.join("link")).expect("the folder is ours");
     refused(&linked, ErrorCode::ConfigurationInvalid, "link is a symbolic link");

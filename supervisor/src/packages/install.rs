@@ -12,6 +12,7 @@ use super::source::{self, Source};
 use super::{INSTALLED_MAX, Packages, no_room, run};
 use crate::archive::{self, ArchiveError};
 use crate::events::{EventKind, unix_ms};
+use crate::model::manifest::Manifest;
 use crate::plugin::admission;
 use crate::registry::{self, Found, Registry};
 use crate::store::{Snapshot, Store, StoreError};
@@ -78,7 +79,7 @@ impl Packages {
                 answer.was_there = true;
                 return Ok(answer);
             }
-            let place = there.blueprint().source.display().to_string();
+            let place = there.blueprint().consent.source.display().to_string();
             let message = format!("{id} {version} is there already, from {place}, with other contents");
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(format!(
                 "give the package another version, or remove that one: `palisade uninstall {id}@{version}`"
@@ -157,7 +158,8 @@ fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<Taken, ErrorBo
     let mut found = registry::read(&snapshot.path).map_err(refused)?;
     let warnings = admission::vouch(&snapshot, rules, source, &found.manifest).map_err(|failure| {
         let code = failure.code.unwrap_or(ErrorCode::ConfigurationInvalid);
-        ErrorBody::new(code, failure.message)
+        let Manifest { id, version, .. } = &found.manifest;
+        ErrorBody::new(code, format!("{id} {version}, from {}: {}", source.display(), failure.message))
     })?;
     found.warnings.extend(warnings);
     // One that can never run is not installed.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::refusals::Refusals;
 use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
+use serde_json::{Value, json};
 
 use super::actions::Actions;
 use super::admission;
@@ -23,7 +24,7 @@ use crate::model::guarantee::Required;
 use crate::model::ids::Generation;
 use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
-use crate::model::permission::consent::Consent;
+use crate::model::permission::consent::{Change, Consent, Decided, Decision};
 use crate::model::permission::grants::Grants;
 use crate::process::quota::{self, QuotaError};
 use crate::process::{Child, Launch, Launchers, NoLauncher, SpawnError, Spec, Stock, spawn};
@@ -92,7 +93,7 @@ pub struct Blueprint {
     /// How this host runs it.
     pub host: Arc<Host>,
     /// The operator's configuration for it.
-    pub configuration: serde_json::Value,
+    pub configuration: Value,
     /// How much it may have, by its manifest and the configuration.
     pub configured_limits: Limits,
     /// What an operator has said about that since.
@@ -573,6 +574,35 @@ impl Blueprint {
         awaited.truncate(AWAITED_NAMED_MAX);
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         format!("{id} {version} waits for its operator's consent to {}{more}", awaited.join(", "))
+    }
+
+    /// The same for programs: what is asked about, by the names that it has where permissions are shown.
+    #[must_use]
+    pub fn asked(&self) -> Value {
+        let Manifest { id, version, .. } = &self.manifest;
+        let items: Vec<_> = self.consent.verdict.items.iter().filter(|one| one.decision == Decision::Asked).collect();
+        let mut changes = self.consent.changed.clone();
+        changes.extend(self.announced.changes());
+        let permission = |one: &&Decided| match &one.reason {
+            Some(reason) => json!({ "permission": one.item.to_string(), "reason": reason }),
+            None => json!({ "permission": one.item.to_string() }),
+        };
+        let named = AWAITED_NAMED_MAX;
+        let definition = |(action, change): &(String, Change)| json!({ "action": action, "change": change });
+        let mut asked = json!({
+            "plugin": id.as_str(),
+            "version": version.to_string(),
+            "permissions": items.iter().take(named).map(permission).collect::<Vec<_>>(),
+            "definitions": changes.iter().take(named).map(definition).collect::<Vec<_>>(),
+        });
+        let more = items.len().saturating_sub(named) + changes.len().saturating_sub(named);
+        if 0 < more {
+            asked["more"] = json!(more);
+        }
+        if let Ok(snapshot) = self.snapshot() {
+            asked["digest"] = json!(snapshot.digest);
+        }
+        asked
     }
 
     /// Holds the actions of a process that is ready against those that were agreed to.
