@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, Fault};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::steps::Traced;
@@ -147,7 +147,13 @@ fn a_package_that_cannot_be_installed_changes_nothing() {
     refused("relative".as_ref(), ErrorCode::InvalidParams, "relative is no absolute path");
     let odd = elsewhere(&daemon, &guest("not a version").with("entry_point", json!("/bin/sh")));
     refused(&odd, ErrorCode::ConfigurationInvalid, "version");
-    refused(&odd, ErrorCode::ConfigurationInvalid, "entry_point");
+    refused(&odd, ErrorCode::ConfigurationInvalid, "plugin.json has 2 mistakes: in version, entry_point");
+    let refusal = error(install(&daemon, &odd), ErrorCode::ConfigurationInvalid);
+    assert_eq!(refusal.fault, Fault::Caller);
+    let mistakes = refusal.details.expect("they are a list")["mistakes"].clone();
+    let mistakes: Vec<String> = serde_json::from_value(mistakes).expect("they are texts");
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    assert!(mistakes[0].starts_with("`version` is ") && mistakes[1].starts_with("`entry_point` is "), "{mistakes:?}");
     let later = elsewhere(&daemon, &guest("3.0.0").with("dependencies", json!({"host": ">=99"})));
     refused(&later, ErrorCode::ConfigurationInvalid, "dependencies.host wants palisaded >=99, and this is 0.1.0");
     let other = elsewhere(&daemon, &guest("1.0.0").with("description", json!("something else")));
