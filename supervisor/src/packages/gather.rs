@@ -8,10 +8,10 @@ use std::path::Path;
 use semver::Version;
 
 use super::discovery::{self, Looked, shadowed};
+use super::prepare::Staged;
 use super::record::Loaded;
 use super::{INSTALLED_MAX, Packages, lock, record};
 use crate::blocking;
-use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
 use crate::registry::{DirectoryError, Found, Registry, Rejected};
 use crate::store::database::Database;
@@ -21,7 +21,7 @@ use crate::trust::Rules;
 /// What was found when the daemon started.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    pub(super) staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
+    pub(super) staged: Vec<Staged>,
     pub(super) rejected: Vec<Rejected>,
     /// What an operator has said of versions.
     pub(super) switched: BTreeMap<(PluginId, Version), bool>,
@@ -45,24 +45,28 @@ impl Packages {
     }
 
     /// Brings them to life, and those that always run start.
-    pub async fn begin(&self, gathered: Gathered) {
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub async fn begin(&self, gathered: Gathered) -> io::Result<()> {
         let Gathered { staged, rejected, switched, kept } = gathered;
         *lock(&self.kept) = kept;
         for rejected in &rejected {
             tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
         }
         let mut handles = Vec::new();
-        for (found, snapshot) in staged {
-            if let Err(reason) = &snapshot {
-                tracing::warn!(plugin = %found.manifest.id, reason = %reason.message, "the package cannot be used");
+        let prepared = self.prepare(staged).await.map_err(|error| io::Error::other(error.message))?;
+        for one in prepared {
+            if let Err(reason) = &one.snapshot {
+                tracing::warn!(plugin = %one.found.manifest.id, reason = %reason.message, "the package cannot be used");
             }
-            let handle = self.make(found, snapshot);
+            let handle = self.make(one);
             let said = switched.get(&(handle.id().clone(), handle.version().clone()));
             handle.set_enabled(said.copied().unwrap_or(handle.blueprint().manifest.default_enabled));
             handles.push(handle);
         }
         self.live.replace(Registry::new(handles, rejected));
-        let Some(registry) = self.live.now() else { return };
+        let Some(registry) = self.live.now() else { return Ok(()) };
         self.agree_to_what_is_left(&registry).await;
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
             if let Some(lacking) = handle.blueprint().lacking() {
@@ -74,6 +78,7 @@ impl Packages {
                 self.set_off(&handle).await;
             }
         }
+        Ok(())
     }
 }
 

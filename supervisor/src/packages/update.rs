@@ -2,7 +2,6 @@
 //!
 //! The version before stays, for whoever names it, and goes on taking all calls where the new one has to wait for its operator's consent.
 
-use std::fs;
 use std::path::Path;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
@@ -11,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::install::Taken;
-use super::{Packages, record, source};
+use super::{Packages, run, source};
 use crate::model::ids::PluginId;
 use crate::plugin::handle::Handle;
 
@@ -112,12 +111,16 @@ impl Packages {
         let id = present.id().clone();
         let source = match from {
             Some(from) => source::path_of(from)?,
-            None => record::source_of(&self.record_of(&id, present.version())).unwrap_or_default(),
+            None => present.blueprint().consent.source.clone(),
         };
-        let taken = self.take_in(&source).await.map_err(|error| match from {
-            Some(_) => error,
-            None => named(error, &id, &source),
-        })?;
+        let taken = match self.take_in(&source).await {
+            Ok(taken) => taken,
+            Err(error) if from.is_some() || error.hint.is_some() => return Err(error),
+            Err(error) => {
+                let (id, source) = (id.clone(), source.clone());
+                return Err(run(move || named(error, &id, &source)).await?);
+            }
+        };
         if taken.found.manifest.id != id {
             let message = format!("in {} is {} and not {id}", source.display(), taken.found.manifest.id);
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint("say where it is: `--from`"));
@@ -161,7 +164,7 @@ impl Packages {
         let registry = self.registry()?;
         let any = registry.find_any(plugin, None)?;
         let id = any.id();
-        let installed = registry.versions(id).map(|(_, handle)| handle).filter(|handle| self.is_installed(handle));
+        let installed = registry.versions(id).map(|(_, handle)| handle).filter(|handle| is_installed(handle));
         installed.last().cloned().ok_or_else(|| {
             let place = any.blueprint().source.display();
             let message = format!("no version of {id} was installed: it lies in {place}");
@@ -174,14 +177,14 @@ impl Packages {
     fn installed_ids(&self) -> Result<Vec<String>, ErrorBody> {
         let registry = self.registry()?;
         let mut ids: Vec<_> =
-            registry.all().filter(|handle| self.is_installed(handle)).map(|handle| handle.id().to_string()).collect();
+            registry.all().filter(|handle| is_installed(handle)).map(|handle| handle.id().to_string()).collect();
         ids.dedup();
         Ok(ids)
     }
+}
 
-    fn is_installed(&self, handle: &Handle) -> bool {
-        fs::exists(self.record_of(handle.id(), handle.version())).unwrap_or(false)
-    }
+fn is_installed(handle: &Handle) -> bool {
+    handle.blueprint().consent.is_installed
 }
 
 /// Whether whoever uses the one can use the other, as SemVer has it and as `^` means it.
@@ -193,9 +196,9 @@ fn is_compatible(before: &Version, after: &Version) -> bool {
     }
 }
 
-/// What is said where a plugin came from a place that has nothing any more.
+/// What is said where a plugin came from a place that has nothing any more. Blocks.
 fn named(error: ErrorBody, id: &PluginId, source: &Path) -> ErrorBody {
-    if error.hint.is_some() || source.exists() {
+    if source.exists() {
         return error;
     }
     error.with_hint(format!("{id} was installed from there, and that is gone; say where a newer version is: `--from`"))
