@@ -14,9 +14,11 @@ use super::{INSTALLED_MAX, Packages, lock, record};
 use crate::blocking;
 use crate::model::ids::PluginId;
 use crate::registry::{DirectoryError, Found, Registry, Rejected};
-use crate::store::database::Database;
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
+
+/// The versions of which an operator has said whether they take calls.
+pub(super) type Switched = BTreeMap<(PluginId, Version), bool>;
 
 /// What was found when the daemon started.
 #[derive(Debug, Default)]
@@ -24,7 +26,7 @@ pub struct Gathered {
     pub(super) staged: Vec<Staged>,
     pub(super) rejected: Vec<Rejected>,
     /// What an operator has said of versions.
-    pub(super) switched: BTreeMap<(PluginId, Version), bool>,
+    pub(super) switched: Switched,
     /// Snapshots that nobody runs, and that are kept all the same: what is installed can be used again when what is required is otherwise.
     pub(super) kept: Vec<Snapshot>,
 }
@@ -39,7 +41,11 @@ impl Packages {
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         blocking::run(move || {
             let looked = discovery::look(&directories, &store, &host.rules, &database)?;
-            Ok(Gathered::of(looked, &records, &store, &host.rules, &database))
+            let switched = database.switched().unwrap_or_else(|error| {
+                tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
+                BTreeMap::new()
+            });
+            Ok(Gathered::of(looked, switched, &records, &store, &host.rules))
         })
         .await
     }
@@ -84,12 +90,8 @@ impl Packages {
 
 impl Gathered {
     /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
-    pub(super) fn of(looked: Looked, records: &Path, store: &Store, rules: &Rules, database: &Database) -> Self {
+    pub(super) fn of(looked: Looked, switched: Switched, records: &Path, store: &Store, rules: &Rules) -> Self {
         let Looked { staged, rejected } = looked;
-        let switched = database.switched().unwrap_or_else(|error| {
-            tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
-            BTreeMap::new()
-        });
         let mut gathered = Self { staged, rejected, switched, kept: Vec::new() };
         gathered.add_installed(records, store, rules);
         gathered

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use palisade_protocol::ErrorBody;
+use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -60,7 +60,7 @@ impl Packages {
     /// Not cancel safe: a plugin may have left the registry, and not be there anew.
     ///
     /// # Errors
-    /// `resource_exhausted` where there is no thread to look with.
+    /// `resource_exhausted` where there is no thread to look with, or the database cannot be read.
     pub async fn rescan(&self, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
         let (rescanned, departures) = self.follow(trusting).await?;
         self.settle(&rescanned, departures).await;
@@ -180,6 +180,11 @@ impl Packages {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         run(move || {
+            // A version that is disabled is not to take calls because that cannot be read; what there is stays as it is.
+            let switched = database.switched().map_err(|error| {
+                let message = format!("which versions are disabled cannot be read, so nothing is changed: {error}");
+                ErrorBody::new(ErrorCode::ResourceExhausted, message)
+            })?;
             let mut listing = Listing::default();
             for directory in directories {
                 if let Err(error) = listing.add(&directory) {
@@ -191,9 +196,9 @@ impl Packages {
                 Trusting::Stamps => discovery::look_at(listing, &store, &host.rules, &database),
                 Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
             };
-            Gathered::of(looked, &records, &store, &host.rules, &database)
+            Ok(Gathered::of(looked, switched, &records, &store, &host.rules))
         })
-        .await
+        .await?
     }
 }
 
