@@ -289,7 +289,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     for config::Unusable { path, reason } in &service.config.unusable_directories {
         tracing::warn!(directory = %path.display(), %reason, "a plugin directory is passed over");
     }
-    packages.begin(found).await;
+    packages.begin(found).await.map_err(DaemonError::Packages)?;
     // Every version has its snapshot in hand by now, and agents need not wait for this.
     let sweeping = tokio::spawn({
         let store = store.clone();

@@ -34,7 +34,7 @@ pub const PACKAGES_MAX: usize = 10_000;
 const UNUSED_TOLD_MAX: usize = 8;
 
 /// A package that was found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// What its manifest says.
     pub manifest: Manifest,

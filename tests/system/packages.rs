@@ -444,6 +444,65 @@ fn a_daemon_that_is_killed_before_each_step_of_an_installation() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// Whoever reads, parses, hashes or verifies on the thread of all calls holds up all of them. So that thread names no file of a package, none
+/// of what is written down of it, and none of the database, whatever an operator does.
+#[test]
+fn the_thread_of_all_calls_touches_no_package() {
+    let daemon = Daemon::with([Package::echo()]);
+    let asking = |version: &str| {
+        let ask = json!([{ "permission": "file_read", "scope": ["/srv"] }]);
+        guest(version).with("permissions_required", ask).with("actions", json!([{ "name": "echo" }]))
+    };
+    let first = daemon.path().join("first");
+    fs::rename(elsewhere(&daemon, &asking("1.0.0")), &first).expect("it is ours");
+    let second = elsewhere(&daemon, &asking("1.1.0"));
+    let state = daemon.path().join("state");
+    let steps = [
+        ("install", json!({ "path": first })),
+        ("grant", json!({ "plugin": "guest" })),
+        ("disable", json!({ "plugin": "guest" })),
+        ("enable", json!({ "plugin": "guest" })),
+        ("update", json!({ "plugin": "guest", "path": second })),
+        ("revoke", json!({ "plugin": "guest" })),
+        ("deprecate", json!({ "plugin": "guest", "version": "=1.0.0", "reason": "it is old" })),
+        ("disable", json!({ "plugin": "echo" })),
+        ("enable", json!({ "plugin": "echo" })),
+        ("rescan", json!({})),
+        ("uninstall", json!({ "plugin": "guest", "version": "=1.1.0" })),
+        ("uninstall", json!({ "plugin": "guest", "purge": true })),
+    ];
+    let mut agent = daemon.agent();
+    let traced = match Traced::of(daemon.pid()) {
+        Ok(traced) => traced,
+        Err(error) => {
+            println!("SKIPPED: the daemon cannot be traced here: {error}");
+            return;
+        }
+    };
+    let over = AtomicBool::new(false);
+    let named = std::thread::scope(|scope| {
+        let operator = scope.spawn(|| {
+            let mut refused = Vec::new();
+            for (operation, parameters) in &steps {
+                if let Err(error) = agent.call("palisade", operation, parameters) {
+                    refused.push(format!("{operation} {parameters}: {}", error.message));
+                }
+            }
+            over.store(true, Ordering::SeqCst);
+            refused
+        });
+        let named = traced.named_by_first(|| over.load(Ordering::SeqCst));
+        assert_eq!(operator.join().expect("it does not panic"), [""; 0]);
+        named
+    });
+    let of_packages: Vec<_> = named
+        .iter()
+        .filter(|path| path.starts_with(&state) || path.starts_with(daemon.plugins()) || path.ends_with("plugin.json"))
+        .collect();
+    assert_eq!(of_packages, [""; 0], "of {} that it names", named.len());
+    daemon.kill_nine();
+}
+
 /// A whole version means just that one, and what can never run is not installed.
 #[test]
 fn what_is_said_of_one_version_comes_to_no_other() {

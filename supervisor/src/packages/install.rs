@@ -94,17 +94,18 @@ impl Packages {
             return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, message)
                 .with_hint("install or enable what is missing first, or use --force"));
         }
+        let prepared = self.prepare_one((found.clone(), Ok(snapshot.clone())), Some(source.clone())).await?;
         // Before it is installed: a crash in between leaves nothing that anybody would have to be asked about.
         if registry.versions(&id).next().is_none() {
-            self.agree_to_the_first(&found, &snapshot, who).await;
+            self.agree_to_the_first(found, snapshot, who).await;
         }
         let written = Record {
-            digest: snapshot.digest.clone(),
+            digest: answer.digest.clone(),
             source: source.display().to_string(),
             installed_unix_ms: unix_ms(SystemTime::now()),
             installed_by: who.to_owned(),
         };
-        let entry = self.entry("install", who, &id, &version, format!("{} from {}", snapshot.digest, written.source));
+        let entry = self.entry("install", who, &id, &version, format!("{} from {}", answer.digest, written.source));
         let (path, database) = (self.record_of(&id, &version), self.database.clone());
         let records = self.records.clone();
         run(move || {
@@ -121,7 +122,7 @@ impl Packages {
             })
         })
         .await??;
-        let handle = self.make(found, Ok(snapshot));
+        let handle = self.make(prepared);
         handle.set_enabled(enabled);
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::install::Taken;
-use super::{Packages, record, run, source};
+use super::{Packages, run, source};
 use crate::model::ids::PluginId;
 use crate::model::specifier::Specifier;
 use crate::plugin::handle::Handle;
@@ -132,19 +132,20 @@ impl Packages {
         let source = match from {
             Some(from) => source::path_of(from)?,
             None => {
-                let (record, id) = (self.record_of(&id, present.version()), id.clone());
+                let (source, id) = (present.blueprint().consent.source.clone(), id.clone());
                 let before = present.version().clone();
-                run(move || {
-                    let source = record::source_of(&record).unwrap_or_default();
-                    newest_beside(&source, &id, &before, leave.major).map(|found| found.unwrap_or(source))
-                })
-                .await??
+                run(move || newest_beside(&source, &id, &before, leave.major).map(|found| found.unwrap_or(source)))
+                    .await??
             }
         };
-        let taken = self.take_in(&source).await.map_err(|error| match from {
-            Some(_) => error,
-            None => named(error, &id, &source),
-        })?;
+        let taken = match self.take_in(&source).await {
+            Ok(taken) => taken,
+            Err(error) if from.is_some() || error.hint.is_some() => return Err(error),
+            Err(error) => {
+                let (id, source) = (id.clone(), source.clone());
+                return Err(run(move || named(error, &id, &source)).await?);
+            }
+        };
         if taken.found.manifest.id != id {
             let message = format!("in {} is {} and not {id}", source.display(), taken.found.manifest.id);
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint("say where it is: `--from`"));
@@ -195,7 +196,7 @@ impl Packages {
                     .map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, format!("the version: {error}")))?,
             },
         };
-        let installed = || registry.versions(id).filter(|(_, handle)| self.is_installed(handle));
+        let installed = || registry.versions(id).filter(|(_, handle)| is_installed(handle));
         let highest = specifier.highest(installed().map(|(version, _)| version).collect::<Vec<_>>());
         if let Some((_, handle)) = installed().find(|(version, _)| Some(*version) == highest) {
             return Ok(handle.clone());
@@ -210,14 +211,14 @@ impl Packages {
     fn installed_ids(&self) -> Result<Vec<String>, ErrorBody> {
         let registry = self.registry()?;
         let mut ids: Vec<_> =
-            registry.all().filter(|handle| self.is_installed(handle)).map(|handle| handle.id().to_string()).collect();
+            registry.all().filter(|handle| is_installed(handle)).map(|handle| handle.id().to_string()).collect();
         ids.dedup();
         Ok(ids)
     }
+}
 
-    fn is_installed(&self, handle: &Handle) -> bool {
-        fs::exists(self.record_of(handle.id(), handle.version())).unwrap_or(false)
-    }
+fn is_installed(handle: &Handle) -> bool {
+    handle.blueprint().consent.is_installed
 }
 
 /// Whether whoever uses the one can use the other, as SemVer has it and as `^` means it.
@@ -278,9 +279,9 @@ fn word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// What is said where a plugin came from a place that has nothing any more.
+/// What is said where a plugin came from a place that has nothing any more. Blocks.
 fn named(error: ErrorBody, id: &PluginId, source: &Path) -> ErrorBody {
-    if error.hint.is_some() || source.exists() {
+    if source.exists() {
         return error;
     }
     error.with_hint(format!("{id} was installed from there, and that is gone; say where a newer version is: `--from`"))

@@ -60,9 +60,9 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
     let (told_sender, told) = mpsc::channel(64);
     let settings = Settings::from(&blueprint.manifest);
     let first = Generation(1);
-    let machine = match blueprint.executable() {
+    let machine = match &blueprint.executable {
         Ok(()) => Machine::new(settings, first),
-        Err(failure) if failure.outlook == Outlook::Lasting => Machine::broken(settings, first, failure),
+        Err(failure) if failure.outlook == Outlook::Lasting => Machine::broken(settings, first, failure.clone()),
         // The host is short of something at the moment.
         Err(_) => Machine::new(settings, first),
     };

@@ -22,6 +22,7 @@ use crate::blocking;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::guarantee::Required;
 use crate::model::ids::Generation;
+use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::consent::{Change, Consent, Decided, Decision};
@@ -88,6 +89,8 @@ pub struct Blueprint {
     pub warnings: Vec<String>,
     /// The copy that runs, or why there is none.
     pub snapshot: Mutex<Result<Snapshot, LaunchFailure>>,
+    /// Whether this host could execute what is in it when that was looked at.
+    pub executable: Result<(), LaunchFailure>,
     /// Where copies are made.
     pub store: Arc<Store>,
     /// How this host runs it.
@@ -129,6 +132,40 @@ pub enum OnDegraded {
     Warn,
 }
 
+/// Whether there is a program in the package that this host can execute. Blocks.
+///
+/// # Errors
+/// Why not.
+pub fn executable(
+    host: &Host,
+    manifest: &Manifest,
+    source: &Path,
+    snapshot: &Result<Snapshot, LaunchFailure>,
+) -> Result<(), LaunchFailure> {
+    let snapshot = snapshot.as_ref().map_err(Clone::clone)?;
+    // Where there is no copy yet, it is what would be copied.
+    let package = if snapshot.is_presumed { source } else { &snapshot.path };
+    let entry = manifest.entry_point.as_str();
+    if let Some(name) = &manifest.runtime {
+        let runtime = host.runtimes.named(name).map_err(lasting)?;
+        store::script(package, entry)?;
+        return open_runtime(manifest, runtime).map(drop);
+    }
+    let EntryPoint { path, program, .. } = store::entry_point(package, entry)?;
+    arguments(&path, program).map(|_| ())
+}
+
+fn open_runtime(manifest: &Manifest, runtime: &Runtime) -> Result<OwnedFd, LaunchFailure> {
+    let name = manifest.runtime.as_deref().unwrap_or_default();
+    runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
+}
+
+/// Makes the folder of a plugin's data beforehand: to make one takes ten times as long as to find it, and the first start is waited for.
+/// Where that fails, the start says so. Blocks.
+pub fn make_data_folder(host: &Host, id: &PluginId) {
+    let _ = spec::make_data_folder(&host.data.join(id.as_str()), Identity::Own);
+}
+
 impl Blueprint {
     /// The copy that runs, or why there is none.
     ///
@@ -163,32 +200,9 @@ impl Blueprint {
         self.host.data.join(self.manifest.id.as_str())
     }
 
-    /// Makes the folder of its data beforehand: to make one takes ten times as long as to find it, and the first start is waited for.
-    /// Where that fails, the start says so.
-    pub fn make_ready(&self) {
-        let _ = spec::make_data_folder(&self.data_folder(), Identity::Own);
-    }
-
     /// The name of a process's cgroup.
     pub(super) fn leaf_name(&self, generation: Generation) -> String {
         format!("{}-{}-{generation}", self.manifest.id, self.manifest.version)
-    }
-
-    /// Whether there is a program in the package that this host can execute.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn executable(&self) -> Result<(), LaunchFailure> {
-        let snapshot = self.snapshot()?;
-        // Where there is no copy yet, it is what would be copied.
-        let package = if snapshot.is_presumed { &self.source } else { &snapshot.path };
-        let entry = self.manifest.entry_point.as_str();
-        if let Some(runtime) = self.runtime().map_err(lasting)? {
-            store::script(package, entry)?;
-            return self.open_runtime(runtime).map(drop);
-        }
-        let EntryPoint { path, program, .. } = store::entry_point(package, entry)?;
-        arguments(&path, program).map(|_| ())
     }
 
     /// What executes its entry point, if the manifest names anything.
@@ -197,11 +211,6 @@ impl Blueprint {
     /// There is none of that name.
     pub fn runtime(&self) -> Result<Option<&Runtime>, String> {
         self.manifest.runtime.as_deref().map(|name| self.host.runtimes.named(name)).transpose()
-    }
-
-    fn open_runtime(&self, runtime: &Runtime) -> Result<OwnedFd, LaunchFailure> {
-        let name = self.manifest.runtime.as_deref().unwrap_or_default();
-        runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
     }
 
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by a rescan, or the next daemon.
@@ -271,7 +280,7 @@ impl Blueprint {
         let (file, path, executed) = match runtime {
             Some(runtime) => {
                 let (path, file) = snapshot.script(entry)?;
-                (file, path, Execution::Runtime(runtime, self.open_runtime(runtime)?))
+                (file, path, Execution::Runtime(runtime, open_runtime(&self.manifest, runtime)?))
             }
             None => {
                 let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
