@@ -495,6 +495,9 @@ pub struct PluginStatus {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// Of what was just said of it: why that ends with the daemon, if it does. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
     /// What it depends on and cannot have: it is not started meanwhile. A sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
@@ -625,6 +628,9 @@ pub struct Permissions {
     pub permissions: Vec<Permission>,
     /// The actions that an operator has to agree to.
     pub definitions: Vec<Definition>,
+    /// Of what was just said of it: why that ends with the daemon, if it does. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
 }
 
 /// One thing that a plugin asks for.

@@ -563,7 +563,7 @@ pub(crate) async fn change(context: &Context, change: Change, plugins: Vec<Strin
         attendant.hide();
         match outcome {
             Ok(status) if context.json => output.line(&value::to_json(&status, Layout::Line)?)?,
-            Ok(_) => {}
+            Ok(status) => context.warn(operation, &status),
             Err(failure) => {
                 // Each is told when it is known; the first decides the exit status.
                 let failure = if several { failure.about(&plugin) } else { failure };

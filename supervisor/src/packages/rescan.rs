@@ -144,7 +144,8 @@ impl Packages {
             let (id, version) = key(&one.found);
             let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle.clone());
             let enabled = switched.get(&(id.clone(), version.clone())).copied();
-            let enabled = enabled.unwrap_or(one.found.manifest.default_enabled);
+            let enabled = enabled.unwrap_or(one.found.manifest.default_enabled)
+                && !lock(&self.unwritten).contains(&(id.clone(), version.clone()));
             let (kind, list) = match old {
                 Some(_) => (EventKind::PackageChanged, &mut rescanned.changed),
                 None => (EventKind::PackageAdded, &mut rescanned.added),

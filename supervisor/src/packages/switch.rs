@@ -3,7 +3,7 @@
 use palisade_protocol::{ErrorBody, ErrorCode};
 
 use super::prepare::Prepared;
-use super::{Packages, lock, run, the_one};
+use super::{Packages, Said, lock, run, the_one};
 use crate::events::EventKind;
 use crate::model::generation::StopWhy;
 use crate::plugin::handle::{Handle, Operation};
@@ -23,13 +23,13 @@ impl Packages {
         version: Option<&str>,
         enabled: bool,
         who: &str,
-    ) -> Result<Handle, ErrorBody> {
+    ) -> Result<Said, ErrorBody> {
         let one_change = self.changing.lock().await;
         let registry = self.registry()?;
         let handle = the_one(&registry, plugin, version)?;
         let (id, version) = (handle.id().clone(), handle.version().clone());
-        if handle.is_enabled() == enabled {
-            return Ok(handle);
+        if handle.is_enabled() == enabled && !lock(&self.unwritten).contains(&(id.clone(), version.clone())) {
+            return Ok(self.said(handle));
         }
         let what = if enabled { "enable" } else { "disable" };
         // Nothing is noted before everything is there for it.
@@ -37,15 +37,29 @@ impl Packages {
         let entry = self.entry(what, who, &id, &version, String::new());
         let database = self.database.clone();
         let noted = run(move || database.switch(enabled, &entry)).await?;
-        noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        let not_noted = match noted {
+            // What somebody wants to take no calls takes none, whatever there is no room for.
+            Err(error) if !enabled => Some(error),
+            noted => {
+                noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+                lock(&self.unwritten).remove(&(id.clone(), version.clone()));
+                None
+            }
+        };
         if !enabled {
+            if not_noted.is_some() {
+                lock(&self.unwritten).insert((id.clone(), version.clone()));
+            }
             handle.set_enabled(false);
             self.live.has_changed();
             self.tell(EventKind::PackageDisabled, &id, &version, None);
             // Its calls may take their time; nobody else waits for them.
             drop(one_change);
             handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await?;
-            return Ok(handle);
+            return Ok(match not_noted {
+                Some(error) => Self::said_and_not_kept(handle, &error),
+                None => self.said(handle),
+            });
         }
         let (anew, ending) = match prepared {
             Some(prepared) => {
@@ -65,7 +79,7 @@ impl Packages {
             leaving.ended().await;
         }
         self.set_off(&anew).await;
-        Ok(anew)
+        Ok(self.said(anew))
     }
     /// What the plugin is made from by a daemon that starts, with nothing held against it; if it is still that package.
     async fn read_again(&self, handle: &Handle) -> Result<Option<Prepared>, ErrorBody> {
