@@ -665,8 +665,9 @@ pub struct Definition {
 pub struct Removal {
     /// Its id.
     pub id: String,
-    /// Its version.
-    pub version: String,
+    /// Its version; none where no version was there, and only what it had left was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Plugins that depended on it and are without it now, as `id version`.
     pub broken: Vec<String>,
     /// The folder of its data, where that stays.
@@ -677,6 +678,8 @@ pub struct Removal {
     pub archive: Option<String>,
     /// Whether everything of the plugin is gone.
     pub purged: bool,
+    /// What that was, beside the version: a few words for each.
+    pub gone: Vec<String>,
 }
 
 /// What was found.

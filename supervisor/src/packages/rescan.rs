@@ -16,7 +16,6 @@ use tokio::task::JoinHandle;
 use super::departure::Departure;
 use super::discovery;
 use super::{Gathered, Packages, lock, run};
-use crate::blocking;
 use crate::events::EventKind;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
@@ -74,13 +73,7 @@ impl Packages {
             departure.ended().await;
         }
         if rescanned.has_changes() {
-            let store = self.around.store.clone();
-            // In its own time: what is kept for a return is decided there.
-            tokio::spawn(async move {
-                if let Err(error) = blocking::run(move || store.sweep()).await {
-                    tracing::warn!(%error, "superfluous snapshots stay until the next start");
-                }
-            });
+            self.sweep(None);
         }
     }
 
