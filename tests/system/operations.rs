@@ -547,6 +547,9 @@ fn every_operation_answers_what_the_page_says() {
         assert_eq!(answer["enabled"], enabled);
         events_until(page, &mut watcher, events, |event| event["kind"] == format!("package_{operation}d"));
     }
+    let disabled = ask::<admin::PluginStatus>(page, &daemon, "a status", "disable", &of("echo"));
+    assert_eq!(disabled["broken"], json!(["asker 0.1.0"]));
+    ask::<admin::PluginStatus>(page, &daemon, "a status", "enable", &of("echo"));
     assert_eq!(info(page, "guest")["installed"]["source"], json!(package));
     for (reason, undo) in [(Some("it forgets"), false), (None, false), (None, true)] {
         let mut parameters = json!({"plugin": "guest", "undo": undo});

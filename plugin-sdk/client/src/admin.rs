@@ -493,6 +493,9 @@ pub struct PluginStatus {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Where it was just disabled: plugins that depended on it and are without it now, as `id version`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<String>,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
     /// What it depends on and cannot have: it is not started meanwhile. A sentence.

@@ -199,8 +199,12 @@ impl Service {
                 let Which { plugin, version } = parameters(params)?;
                 let (packages, enable) = (self.changeable()?, action == "enable");
                 let work = async move { packages.enable(&plugin, version.as_deref(), enable, &who).await };
-                let handle = to_its_end(work).await?;
-                value(&handle.status().await)
+                let (handle, broken) = to_its_end(work).await?;
+                let mut status = value(&handle.status().await)?;
+                if !broken.is_empty() {
+                    status["broken"] = json!(broken);
+                }
+                Ok(status)
             }
         }
     }

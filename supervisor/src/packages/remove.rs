@@ -16,6 +16,7 @@ use crate::blocking;
 use crate::events::{EventKind, unix_ms};
 use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
+use crate::plugin::handle::Handle;
 use crate::registry::Registry;
 use crate::store::database::Entry;
 use crate::store::remove_tree;
@@ -90,7 +91,7 @@ impl Packages {
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
                 .with_hint(format!("take it out of there, or `palisade disable {id}@{version}`")));
         }
-        let broken = dependants(&registry, &id, &version);
+        let broken = dependants(&registry, &id, &version, |_| true);
         if !broken.is_empty() && !force {
             let message = format!("{} on {id} {version}", depend(&broken));
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
@@ -223,9 +224,15 @@ impl Packages {
     }
 }
 
-/// The plugins that no other version of `id` would do for, as `id version` each.
-fn dependants(registry: &Registry, id: &PluginId, version: &Version) -> Vec<String> {
-    let left: Vec<_> = registry.versions(id).map(|(there, _)| there).filter(|there| *there != version).collect();
+/// The plugins that no other version of `id` would do for, of those that count, as `id version` each.
+pub(super) fn dependants(
+    registry: &Registry,
+    id: &PluginId,
+    version: &Version,
+    counts: impl Fn(&Handle) -> bool,
+) -> Vec<String> {
+    let others = registry.versions(id).filter(|(there, handle)| *there != version && counts(handle));
+    let left: Vec<_> = others.map(|(there, _)| there).collect();
     let needs = |manifest: &Manifest| {
         manifest.dependencies.get(id).is_some_and(|wanted| {
             !wanted.optional
