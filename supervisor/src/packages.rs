@@ -106,6 +106,8 @@ pub struct Said {
     pub handle: Handle,
     /// Why that ends with the daemon, if it does: a sentence.
     pub not_kept: Option<String>,
+    /// Of one that was disabled: plugins that depend on it and are without it now.
+    pub broken: Vec<String>,
 }
 
 /// The packages of a daemon.
@@ -202,14 +204,14 @@ impl Packages {
                 Some(format!("the registry's database cannot be used, so this holds until the daemon ends: {reason}"))
             }
         };
-        Said { handle, not_kept }
+        Said { handle, not_kept, broken: Vec::new() }
     }
 
     /// The same where it could not be written down.
     fn said_and_not_kept(handle: Handle, error: &DatabaseError) -> Said {
         let why = format!("this holds until the daemon ends, as it could not be written down: {error}");
         tracing::error!(plugin = %handle.id(), "{why}");
-        Said { handle, not_kept: Some(why) }
+        Said { handle, not_kept: Some(why), broken: Vec::new() }
     }
 
     /// Why what is changed is not remembered, or what was forgotten, if anything is wrong with the database: a sentence.

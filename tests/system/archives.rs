@@ -403,8 +403,11 @@ fn what_is_removed_is_kept_or_purged() {
     let purged = uninstall("=1.0.0", true);
     assert_eq!((&purged["purged"], &purged["archive"], &purged["data"]), (&json!(true), &Value::Null, &Value::Null));
     assert!(!is_there("data/guest") && !is_there("generations/guest"));
+    // Nor what was kept before.
+    assert!(!is_there("archive/guest-2.0.0.tar.zst"));
     // It may come back, as if it had never been there.
-    install(&daemon, &archive).expect("what was kept before is there still");
+    let (archive, _) = packed(&daemon, &guest(), "guest.tar.zst");
+    install(&daemon, archive.to_str().expect("it is text")).expect("it is installed");
     assert_eq!(daemon.agent().call("guest", "data-held", &json!(1)), Ok(json!({"/data/held": "ok"})));
     daemon.stop_and_expect_no_orphans();
 }

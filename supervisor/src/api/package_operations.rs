@@ -200,7 +200,11 @@ impl Service {
                 let (packages, enable) = (self.changeable()?, action == "enable");
                 let work = async move { packages.enable(&plugin, version.as_deref(), enable, &who).await };
                 let said = to_its_end(work).await?;
-                kept(value(&said.handle.status().await)?, said.not_kept)
+                let mut status = value(&said.handle.status().await)?;
+                if !said.broken.is_empty() {
+                    status["broken"] = json!(said.broken);
+                }
+                kept(status, said.not_kept)
             }
         }
     }

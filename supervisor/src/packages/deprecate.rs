@@ -38,6 +38,11 @@ impl Deprecations {
         }
     }
 
+    /// Forgets what was said against any version of an id.
+    pub(super) fn forget_all(&self, id: &PluginId) {
+        lock(&self.0).retain(|(other, _), _| other != id);
+    }
+
     /// Forgets what was said against one that is gone.
     pub(super) fn forget(&self, id: &PluginId, version: &Version) {
         lock(&self.0).remove(&(id.clone(), version.clone()));

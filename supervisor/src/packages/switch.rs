@@ -3,6 +3,7 @@
 use palisade_protocol::{ErrorBody, ErrorCode};
 
 use super::prepare::Prepared;
+use super::remove::dependants;
 use super::{Packages, Said, lock, run, the_one};
 use crate::events::EventKind;
 use crate::model::generation::StopWhy;
@@ -11,7 +12,8 @@ use crate::registry::{self, Found, Registry};
 use crate::store::Snapshot;
 
 impl Packages {
-    /// Has a version take calls, or take none. One that is disabled is stopped; other versions are as they were.
+    /// Has a version take calls, or take none. One that is disabled is stopped; other versions are as they were. With it come the plugins
+    /// that depended on it and are without it now, as `id version` each.
     ///
     /// Not cancel safe: it may be disabled, and not stopped yet.
     ///
@@ -50,16 +52,22 @@ impl Packages {
             if not_noted.is_some() {
                 lock(&self.unwritten).insert((id.clone(), version.clone()));
             }
+            // One that waits for consent was nothing to depend on before either.
+            let broken = match handle.is_in_use() {
+                true => dependants(&registry, &id, &version, Handle::is_in_use),
+                false => Vec::new(),
+            };
             handle.set_enabled(false);
             self.live.has_changed();
             self.tell(EventKind::PackageDisabled, &id, &version, None);
             // Its calls may take their time; nobody else waits for them.
             drop(one_change);
             handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await?;
-            return Ok(match not_noted {
+            let said = match not_noted {
                 Some(error) => Self::said_and_not_kept(handle, &error),
                 None => self.said(handle),
-            });
+            };
+            return Ok(Said { broken, ..said });
         }
         let (anew, ending) = match prepared {
             Some(prepared) => {
@@ -81,6 +89,7 @@ impl Packages {
         self.set_off(&anew).await;
         Ok(self.said(anew))
     }
+
     /// What the plugin is made from by a daemon that starts, with nothing held against it; if it is still that package.
     async fn read_again(&self, handle: &Handle) -> Result<Option<Prepared>, ErrorBody> {
         let (blueprint, snapshot) = (handle.blueprint(), handle.blueprint().snapshot());

@@ -60,17 +60,16 @@ pub fn readmit(
     look(snapshot, rules, source, manifest)
 }
 
-/// Looks at the package that was found with this text as its manifest, and copies nothing yet. Blocks.
+/// Looks at the package that was found with this text as its manifest, and was hashed where it lies; copies nothing yet. Blocks.
 ///
 /// # Errors
 /// Why it is not used.
 pub fn examine(
-    store: &Store,
+    snapshot: Snapshot,
     rules: &Rules,
     source: &Path,
     (manifest, text): (&Manifest, &[u8]),
 ) -> Result<Admitted, LaunchFailure> {
-    let snapshot = store.examine(source).map_err(|error| not_copied(&error))?;
     let held = check(&snapshot, rules, source, (manifest, text))?;
     let inspected = inspect(rules, source, manifest)?;
     Ok(Admitted { snapshot, held, inspected })
