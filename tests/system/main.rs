@@ -19,6 +19,7 @@ mod discovery;
 mod egress;
 mod exhaustion;
 mod floods;
+mod host_calls;
 mod isolation;
 mod life;
 mod limits;

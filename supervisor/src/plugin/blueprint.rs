@@ -13,6 +13,7 @@ use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
 use super::actions::Actions;
 use super::admission;
 use super::announced::Announced;
+use super::host_calls::HostCalls;
 use super::needs::{self, Needs};
 use super::network::{self, Network};
 
@@ -115,6 +116,8 @@ pub struct Blueprint {
     pub withdrawn: AtomicBool,
     /// What it depends on, as far as it lacks it.
     pub needs: Needs,
+    /// Who answers what it asks of the supervisor.
+    pub host_calls: HostCalls,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
 }
