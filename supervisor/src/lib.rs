@@ -29,6 +29,7 @@ pub mod registry;
 pub mod router;
 pub mod sandbox;
 pub mod scope;
+pub mod state;
 pub mod store;
 pub mod telemetry;
 pub mod trust;

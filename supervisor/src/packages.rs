@@ -73,6 +73,7 @@ use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::registry::{Found, Live, Registry};
+use crate::state::{StateView, States};
 use crate::store::database::consents::Consents;
 use crate::store::database::{Condition, Database, Entry};
 use crate::store::{Snapshot, Store};
@@ -89,6 +90,8 @@ pub struct Surrounding {
     pub host: Arc<Host>,
     /// Where copies are kept.
     pub store: Arc<Store>,
+    /// What plugins keep.
+    pub states: Arc<States>,
     /// Where it is told what happens.
     pub bus: Bus,
     /// And what plugins say.
@@ -208,7 +211,7 @@ impl Packages {
 
     /// Makes the plugin that a package is, which does not run yet.
     fn make(&self, found: Found, snapshot: Result<Snapshot, LaunchFailure>) -> Handle {
-        let Surrounding { config, host, store, bus, hub, started } = &self.around;
+        let Surrounding { config, host, store, bus, hub, started, states } = &self.around;
         let id = found.manifest.id.clone();
         let configured = config.plugins.get(&id).cloned().unwrap_or_default();
         let limits = Limits::decide(&found.manifest.limits.resources, &configured.limits, &config.defaults.limits);
@@ -223,6 +226,8 @@ impl Packages {
         }
         let resolver = Resolver::new(Arc::new(config.egress.hosts.clone()));
         let require = guarantee::required(&found.manifest.require, &config.defaults.require, &configured.require);
+        let schema = found.manifest.state_schema;
+        let state = StateView::live(states.of(&id), schema);
         let blueprint = Blueprint {
             source: found.path,
             found_warnings: found.warnings,
@@ -242,7 +247,7 @@ impl Packages {
             grants,
             withdrawn: AtomicBool::new(false),
             needs: Needs::new(Arc::downgrade(&self.live) as Weak<dyn Offer>),
-            host_calls: HostCalls::new(Instant::now()),
+            host_calls: HostCalls::new(Arc::new(state), Instant::now()),
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,

@@ -22,6 +22,9 @@ struct Ask {
     op: String,
     #[serde(default)]
     params: Value,
+    /// With a `value` of so many bytes, which is more than a call brings in one piece.
+    #[serde(default)]
+    fill: usize,
     /// This many times.
     #[serde(default = "one")]
     times: usize,
@@ -47,7 +50,11 @@ pub(crate) fn ask(wire: &mut Wire, asks: &Asks, mut next: impl FnMut() -> u64) -
             hear(wire, &mut asked, &mut answers);
         }
         let id = next();
-        let params = rmp_serde::to_vec_named(&ask.params).unwrap_or_else(|error| panic!("a value: {error}"));
+        let mut params = ask.params.clone();
+        if let Some(params) = params.as_object_mut().filter(|_| ask.fill > 0) {
+            params.insert("value".to_owned(), "v".repeat(ask.fill).into());
+        }
+        let params = rmp_serde::to_vec_named(&params).unwrap_or_else(|error| panic!("a value: {error}"));
         wire.send(Kind::HostCall, Flags::NONE, id, &HostCall { op: &ask.op, call: None }, &params);
         asked.push_back((id, answers.len()));
         answers.push(None);

@@ -32,6 +32,7 @@ mod registry;
 mod required;
 mod runtimes;
 mod starts;
+mod state;
 mod support;
 mod trust;
 mod updates;

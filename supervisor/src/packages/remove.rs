@@ -144,7 +144,7 @@ impl Packages {
         Ok(Removed { id: id.to_string(), version: version.to_string(), broken, data, archive, purged })
     }
 
-    /// Removes whatever is kept of an id of which no version is there any more: its data, the numbers of its generations, and all that
+    /// Removes whatever is kept of an id of which no version is there any more: its data, its state, the numbers of its generations, and all that
     /// the database has of it, which `Database::forget` names.
     pub(super) async fn purge(
         &self,
@@ -156,13 +156,14 @@ impl Packages {
         // In this daemon's life the numbers go on.
         let (data, numbers) = (data.to_owned(), self.generations.join(id.as_str()));
         let entry = self.entry("purge", who, id, version, String::new());
-        let database = self.database.clone();
+        let (database, state) = (self.database.clone(), self.around.states.of(id));
         let left = |what: &str, error: &dyn Display| {
             let message = format!("{id} {version} is removed, and {what} cannot be: {error}");
             ErrorBody::new(ErrorCode::ResourceExhausted, message)
         };
         let done = run(move || {
             remove_tree(&data).map_err(|error| ("its data", error.to_string()))?;
+            state.remove().map_err(|error| ("its state", error.to_string()))?;
             match fs::remove_file(&numbers) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(("the numbers of its processes", error.to_string()));

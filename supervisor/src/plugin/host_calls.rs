@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
@@ -17,6 +17,7 @@ use palisade_protocol::{ErrorBody, ErrorCode, HOST_CALLS_MAX};
 
 use crate::model::rate::{Bucket, Rate};
 use crate::model::status::quoted;
+use crate::state::{self, Operation, StateView};
 use crate::wire::{Outbox, Ticket};
 
 /// So often a plugin may ask, all of its generations together.
@@ -62,13 +63,20 @@ impl fmt::Debug for Begun {
 #[derive(Debug)]
 pub struct HostCalls {
     bucket: Mutex<Bucket>,
+    state: Arc<StateView>,
 }
 
 impl HostCalls {
     /// Nobody has asked yet.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
-        Self { bucket: Mutex::new(Bucket::full(RATE, now)) }
+    pub fn new(state: Arc<StateView>, now: Instant) -> Self {
+        Self { bucket: Mutex::new(Bucket::full(RATE, now)), state }
+    }
+
+    /// What its generations use of the plugin's state.
+    #[must_use]
+    pub fn state(&self) -> &Arc<StateView> {
+        &self.state
     }
 
     /// Whether one more may be asked now.
@@ -87,6 +95,12 @@ impl HostCalls {
     #[must_use]
     pub fn begin(&self, asked: Asked) -> Begun {
         let op = &asked.op;
+        if let Some(operation) = Operation::named(op) {
+            let state = self.state.clone();
+            return Begun::Working(Box::pin(async move {
+                state.call(operation, asked.params).await.map_err(|error| state::error_body(&error))
+            }));
+        }
         Begun::Done(Err(ErrorBody::new(
             ErrorCode::ActionNotFound,
             format!("this supervisor has no host call {}", quoted(op)),
@@ -155,6 +169,13 @@ mod tests {
     use palisade_protocol::{Empty, Flags, Kind};
 
     use super::*;
+    use crate::model::ids::PluginId;
+
+    fn calls(now: Instant) -> (tempfile::TempDir, HostCalls) {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state::States::open(folder.path().join("state"), None).of(&PluginId::parse("it").unwrap());
+        (folder, HostCalls::new(Arc::new(StateView::live(state, None)), now))
+    }
 
     fn answer(outbox: &mut Outbox, pending: &mut Pending, id: u64, payload: &[u8]) {
         let ticket = outbox.message(Kind::HostOk, Flags::NONE, id, &Empty {}, payload);
@@ -203,7 +224,7 @@ mod tests {
     #[test]
     fn who_asks_too_often_is_told_when_to_come_back() {
         let now = Instant::now();
-        let calls = HostCalls::new(now);
+        let (_folder, calls) = calls(now);
         for _ in 0..RATE.burst {
             calls.admit(now).unwrap();
         }
@@ -215,7 +236,8 @@ mod tests {
     #[test]
     fn what_nobody_knows_is_not_found() {
         let asked = Asked { id: 1, op: "make\ncoffee".to_owned(), params: Vec::new(), call: None };
-        let Begun::Done(Err(error)) = HostCalls::new(Instant::now()).begin(asked) else { panic!("it is known") };
+        let (_folder, calls) = calls(Instant::now());
+        let Begun::Done(Err(error)) = calls.begin(asked) else { panic!("it is known") };
         assert_eq!(error.code, ErrorCode::ActionNotFound);
         assert!(error.message.contains(r#""make\ncoffee""#), "{}", error.message);
     }
