@@ -8,7 +8,7 @@ use palisade_tests::package::Package;
 use palisade_tests::process;
 use serde_json::{Value, json};
 
-use crate::support::{Disk, can_change_the_host, daemon_with, expect_text, hostile};
+use crate::support::{Disk, can_change_the_host, daemon_with, error, expect_text, hostile};
 
 fn put(key: &str, value: &Value) -> Value {
     json!({"op": "state.put", "params": {"key": key, "value": value}})
@@ -233,5 +233,56 @@ fn whoever_drains_may_still_write() {
         // It does not hear that it is to drain while it asks, and its time for that may be over.
         Err(error) => assert_eq!(error.code, ErrorCode::Unavailable, "{error}"),
     }
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A version whose state has another form than what is there brings it into its own before it is ready, or does not start.
+#[test]
+fn a_version_is_started_with_state_of_its_own_form_alone() {
+    let of_schema = |schema: Option<u32>, asks: Option<Value>| {
+        let package = match asks {
+            Some(asks) => {
+                hostile("asks-before-ready").environment("HOSTILE_ASKS", &json!({ "asks": asks }).to_string())
+            }
+            None => hostile("tame"),
+        };
+        let package = package.with("restart", json!("never"));
+        match schema {
+            Some(schema) => package.with("state", json!({ "schema_version": schema })),
+            None => package,
+        }
+    };
+    let daemon_of = |package: Package, before: Option<tempfile::TempDir>| {
+        let options = DaemonOptions::with([package]);
+        Daemon::start(match before {
+            Some(folder) => options.folder(folder),
+            None => options,
+        })
+    };
+    let refused = |daemon: &Daemon, sentence: &str| {
+        let error = error(daemon.operate("start", &json!({"plugin": "hostile"})), ErrorCode::InitializationFailed);
+        expect_text(&error.message, sentence);
+    };
+    let daemon = daemon_of(of_schema(Some(1), None), None);
+    let migrated = json!({"op": "state.migrated", "params": {"schema": 2}});
+    let answers = ask(&daemon, "hostile", &[put("a", &json!(1)), migrated.clone()]);
+    assert_eq!(answers[1]["error"]["code"], "invalid_params", "no version knows what comes after it: {answers:?}");
+
+    let daemon = daemon_of(of_schema(Some(2), None), Some(daemon.stop()));
+    refused(&daemon, "its state has schema 1 and has to be brought into schema 2");
+
+    let interrupted = json!([put("a", &json!("half"))]);
+    let daemon = daemon_of(of_schema(Some(2), Some(interrupted)), Some(daemon.stop()));
+    refused(&daemon, "its state has schema 1 and has to be brought into schema 2");
+
+    let daemon = daemon_of(of_schema(Some(2), Some(json!([put("a", &json!("two")), migrated]))), Some(daemon.stop()));
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], "two");
+
+    let daemon = daemon_of(of_schema(Some(1), None), Some(daemon.stop()));
+    refused(&daemon, "its state was brought into schema 2 by a later version, and hostile 0.1.0 knows schema 1");
+    let daemon = daemon_of(of_schema(None, None), Some(daemon.stop()));
+    refused(&daemon, "schema 2 by a later version, and hostile 0.1.0 knows schema 0");
+    let daemon = daemon_of(of_schema(Some(2), None), Some(daemon.stop()));
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], "two");
     daemon.stop_and_expect_no_orphans();
 }

@@ -273,6 +273,14 @@ impl StateView {
         shelf.about().await
     }
 
+    /// The version of the form of what is there: 0 where nobody has said one, and nothing where there is nothing.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub async fn stored_schema(&self) -> Result<Option<u32>, StateError> {
+        Ok(self.about().await?.and_then(|about| about.schema.or_else(|| (about.keys > 0).then_some(0))))
+    }
+
     /// Notes who has brought it into its present form.
     ///
     /// # Errors

@@ -203,9 +203,10 @@ impl Shelf {
                     asked.push(Ask::Whole(tell));
                 }
                 Waiting::Undecoded(Undecoded { operation, params, schema }, tell) => {
-                    match operations::decode(operation, &params) {
+                    let request = operations::decode(operation, &params);
+                    match request.and_then(|request| of_form(request, schema)) {
                         Ok(request) => {
-                            requests.push(of_form(request, schema));
+                            requests.push(request);
                             asked.push(Ask::Encoded(tell));
                         }
                         // Nobody may be waiting any more, here and below.
@@ -332,11 +333,19 @@ enum Ask {
     Encoded(oneshot::Sender<Result<Vec<u8>, StateError>>),
 }
 
-/// What a version of a plugin writes has its form, if it writes the first.
-fn of_form(request: Request, form: Option<u32>) -> Request {
-    match request {
-        Request::Write { steps, schema, form: _ } => Request::Write { steps, schema, form },
-        request => request,
+/// What a version of a plugin writes has its form, if it writes the first. It may bring it into that form and those before, and into none of a
+/// version that it does not know.
+fn of_form(request: Request, form: Option<u32>) -> Result<Request, StateError> {
+    let Request::Write { steps, schema, form: _ } = request else { return Ok(request) };
+    match (schema, form) {
+        (Some(_), None) => Err(StateError::Invalid(
+            "`schema`: the plugin.json says no `state.schema_version`, so its state has no form".to_owned(),
+        )),
+        (Some(0), _) => Err(StateError::Invalid("`schema` is at least 1".to_owned())),
+        (Some(schema), Some(form)) if form < schema => Err(StateError::Invalid(format!(
+            "`schema` is {schema}, and `state.schema_version` in the plugin.json {form}"
+        ))),
+        _ => Ok(Request::Write { steps, schema, form }),
     }
 }
 

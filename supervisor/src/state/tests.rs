@@ -426,6 +426,18 @@ async fn who_writes_first_says_the_form_and_who_migrates_another() {
         .await
         .unwrap();
     assert_eq!(later.about().await.unwrap().unwrap().schema, Some(4));
-    call(&later, "migrated", json!({"schema": 5})).await.unwrap();
-    assert_eq!(later.about().await.unwrap().unwrap().schema, Some(5));
+    let earlier = StateView::live(bench.states.of(&id("one")), None);
+    for (view, schema, sentence) in
+        [(&later, 5, "`schema` is 5"), (&later, 0, "at least 1"), (&earlier, 1, "has no form")]
+    {
+        let error = call(view, "migrated", json!({"schema": schema})).await.unwrap_err();
+        assert!(error.to_string().contains(sentence), "{error}");
+    }
+    call(&later, "migrated", json!({"schema": 3})).await.unwrap();
+    assert_eq!(later.about().await.unwrap().unwrap().schema, Some(3));
+    // Whatever was there, what is empty again has no form.
+    later.state().request(Request::Write { steps: vec![Step::Clear], schema: None, form: None }).await.unwrap();
+    assert_eq!(later.stored_schema().await.unwrap(), None);
+    call(&earlier, "put", json!({"key": "a", "value": 1})).await.unwrap();
+    assert_eq!(later.stored_schema().await.unwrap(), Some(0), "whoever wrote it did not say");
 }

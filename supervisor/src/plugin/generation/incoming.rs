@@ -164,7 +164,7 @@ impl Task {
                 configuration: self.blueprint.configuration.clone(),
                 permissions: self.blueprint.grants.names(),
                 guarantees: self.blueprint.guarantees(None),
-                state_schema: None,
+                state_schema: self.state_schema,
             }),
         };
         self.apply_with(Event::Hello, Some(welcome)).await;
@@ -180,6 +180,10 @@ impl Task {
             );
             return self.apply(Event::Disagreed { error }).await;
         }
+        if let Err(error) = self.accept_state(ready.state_schema).await {
+            return self.apply(Event::Disagreed { error }).await;
+        }
+        let manifest = &self.blueprint.manifest;
         let actions = match Actions::new(ready.actions, manifest) {
             Ok(actions) => Arc::new(actions),
             Err(error) => return self.apply(Event::Refused { error }).await,
@@ -191,6 +195,23 @@ impl Task {
         self.link.open(actions.clone(), concurrency as usize);
         self.actions = Some(actions);
         self.apply(Event::Ready).await;
+    }
+
+    /// Whether it reads and writes the form that its manifest says, and what is there has that form by now.
+    async fn accept_state(&self, ready: Option<u32>) -> Result<(), String> {
+        let Some(wanted) = self.blueprint.manifest.state_schema else { return Ok(()) };
+        if let Some(ready) = ready.filter(|ready| *ready != wanted) {
+            return Err(format!(
+                "the program keeps its state in schema {ready}, and its plugin.json says {wanted}; make them agree"
+            ));
+        }
+        match self.blueprint.host_calls.state().stored_schema().await {
+            Ok(Some(stored)) if stored != wanted => Err(format!(
+                "its state has schema {stored} and has to be brought into schema {wanted} before it is ready: it has no migration from there"
+            )),
+            // It is told whenever it asks for any of it.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     async fn take_pong(&mut self, pong: Pong) {
