@@ -1,14 +1,17 @@
 //! What plugins keep: that it is there afterwards, whatever ended in between, and that nobody has what is another's.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use palisade_protocol::ErrorCode;
 use palisade_tests::daemon::{Daemon, DaemonOptions};
 use palisade_tests::package::Package;
 use palisade_tests::process;
+use palisade_tests::steps::Traced;
+use palisade_tests::wire::{BOUND, Next};
 use serde_json::{Value, json};
 
-use crate::support::{Disk, can_change_the_host, daemon_with, error, expect_text, hostile};
+use crate::support::{Disk, can_change_the_host, daemon_with, error, expect_echo, expect_text, hostile, in_the_guest};
 
 fn put(key: &str, value: &Value) -> Value {
     json!({"op": "state.put", "params": {"key": key, "value": value}})
@@ -284,5 +287,92 @@ fn a_version_is_started_with_state_of_its_own_form_alone() {
     refused(&daemon, "schema 2 by a later version, and hostile 0.1.0 knows schema 0");
     let daemon = daemon_of(of_schema(Some(2), None), Some(daemon.stop()));
     assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], "two");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A daemon that is killed before any step of writing, each in turn, from the first write of all on: what was acknowledged is there afterwards,
+/// whole, and the state can be written again.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_write() {
+    // Emulated, a daemon takes its time to start.
+    let stride = if in_the_guest() { 9 } else { 1 };
+    // A put, a transaction that is there as a whole or not at all, and one that changes what was there.
+    let writes = [
+        put("one", &json!("first")),
+        json!({"op": "state.transaction", "params": {"operations": [
+            {"op": "check", "key": "one", "expected": 1},
+            {"op": "put", "key": "two", "value": 2}, {"op": "put", "key": "three", "value": 3},
+        ]}}),
+        put("one", &json!("second")),
+    ];
+    let values = |daemon: &Daemon| -> [Value; 3] {
+        let answers = ask(daemon, "hostile", &["one", "two", "three"].map(get));
+        assert!(answers.iter().all(|answer| answer.get("error").is_none()), "{answers:?}");
+        [0, 1, 2].map(|at| answers[at]["ok"]["value"].clone())
+    };
+    let after = [
+        [Value::Null, Value::Null, Value::Null],
+        [json!("first"), Value::Null, Value::Null],
+        [json!("first"), json!(2), json!(3)],
+        [json!("second"), json!(2), json!(3)],
+    ];
+    let mut daemon = daemon_with(hostile("tame"));
+    let mut killed_after = [0; 4];
+    for step in (0..).step_by(stride) {
+        expect_echo(&daemon, "hostile");
+        let mut agent = daemon.agent();
+        let traced = match Traced::of(daemon.pid()) {
+            Ok(traced) => traced,
+            Err(error) => {
+                println!("SKIPPED: the daemon cannot be traced here: {error}");
+                return;
+            }
+        };
+        let (acknowledged, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let came_so_far = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for write in &writes {
+                    let id = agent.begin("hostile", "ask", &json!({ "asks": [write] }));
+                    loop {
+                        match agent.next(BOUND) {
+                            Ok(Next::Frame(frame)) if frame.id == id => {
+                                assert!(frame.value()[0]["ok"]["revision"].is_u64(), "{}", frame.value());
+                                acknowledged.fetch_add(1, Ordering::SeqCst);
+                                break;
+                            }
+                            Ok(Next::Frame(_)) => {}
+                            // It was killed.
+                            _ => return,
+                        }
+                    }
+                }
+                over.store(true, Ordering::SeqCst);
+            });
+            traced.kill_before(step, || over.load(Ordering::SeqCst))
+        });
+        let folder = daemon.kill_nine();
+        daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+        let acknowledged = acknowledged.load(Ordering::SeqCst);
+        let there = values(&daemon);
+        let at = after.iter().position(|values| *values == there);
+        // What was written and not acknowledged may be there as well: no more than one, as each waits for the one before.
+        let at = at.unwrap_or_else(|| panic!("step {step}: a write in pieces: {there:?}"));
+        assert!(
+            (acknowledged..=acknowledged + 1).contains(&at),
+            "step {step}: {acknowledged} acknowledged, {at} there"
+        );
+        killed_after[acknowledged] += 1;
+        assert!(ask(&daemon, "hostile", &[put("again", &json!(step))])[0]["ok"].is_object(), "step {step}");
+        if !came_so_far {
+            assert_eq!(acknowledged, writes.len());
+            break;
+        }
+        // The next begins with nothing again.
+        let folder = daemon.stop();
+        fs::remove_dir_all(folder.path().join("state/state/hostile")).expect("it is ours");
+        daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    }
+    assert!(stride > 1 || killed_after.iter().all(|times| *times > 0), "{killed_after:?}");
+    println!("killed after so many of the writes were acknowledged: {killed_after:?}");
     daemon.stop_and_expect_no_orphans();
 }
