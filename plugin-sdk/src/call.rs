@@ -15,6 +15,7 @@ use crate::exchange::Exchange;
 use crate::host::{About, Host};
 use crate::lifecycle::{Hook, run_hook};
 use crate::log::{Fields, LogTarget};
+use crate::store::Store;
 use crate::stream::{BytesInput, BytesOutput, Input, Output};
 use crate::text::truncate;
 use crate::wire::Wire;
@@ -91,6 +92,12 @@ impl<S> Call<S> {
     #[must_use]
     pub fn host(&self) -> Host {
         Host::new(Arc::clone(&self.exchange.wire), Arc::clone(&self.plugin.about), Some(self.exchange.id))
+    }
+
+    /// What the plugin keeps: it outlives this process and this version.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        self.host().store()
     }
 
     /// When its caller stops waiting; the supervisor cancels the call then. `None`: it waits for ever.

@@ -170,6 +170,11 @@ impl Error {
         &self.0.causes
     }
 
+    /// What it says, without its causes.
+    pub(crate) fn body(&self) -> &ErrorBody {
+        &self.0.body
+    }
+
     /// As [`Error::into_body`], of a copy.
     pub(crate) fn clone_body(&self) -> ErrorBody {
         Self(Box::new(Inner { body: self.0.body.clone(), causes: self.0.causes.clone() })).into_body()

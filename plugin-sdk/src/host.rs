@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::wrong_params;
 use crate::log::{Fields, LogTarget};
+use crate::store::Store;
 use crate::wire::Wire;
 use crate::{Error, Result};
 
@@ -118,13 +119,19 @@ impl Host {
         self.request("self", &()).await
     }
 
+    /// What the plugin keeps: it outlives this process and this version.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        Store::new(self.clone())
+    }
+
     /// Makes a host call: any operation that the supervisor offers, by name. At most 64 may be under way.
     ///
     /// Dropping the future stops waiting; the operation may have been done.
     ///
     /// # Errors
     /// What the supervisor answers, `action_not_found` for an operation it does not know; `overloaded` beyond 64;
-    /// `resource_exhausted` when the parameters are larger than a payload may be; `unavailable`
+    /// `resource_exhausted` when the parameters are larger than a frame may be; `unavailable`
     /// when the connection is closed; `execution_failed` when the answer is not an `R`.
     pub async fn request<R: DeserializeOwned>(&self, op: &str, params: &(impl Serialize + ?Sized)) -> Result<R> {
         let mut payload = Vec::new();

@@ -41,6 +41,9 @@
 //!   calls costs no more than one; what computes or blocks for more than a millisecond or so belongs into a
 //! * [`Plugin::blocking_action`], which runs on one of a bounded number of threads.
 //!
+//! What is to outlive the process and the version is kept with [`Call::store`]: a write that has returned is on the disk. A version that keeps it in another form
+//! says so with [`Plugin::state_schema`], and how to get there with [`Plugin::migration`].
+//!
 //! The handle of the call, [`Call`], knows caller and deadline, and is the way to tell progress, to log, to read and
 //! write streams, and to learn of a cancellation.
 //!
@@ -134,6 +137,7 @@ mod panic;
 mod plugin;
 mod reader;
 mod skeleton;
+mod store;
 mod stream;
 pub mod testing;
 mod text;
@@ -153,6 +157,7 @@ pub use palisade_protocol::{
 pub use plugin::{Exit, Plugin};
 pub use schemars;
 pub use serde;
+pub use store::{Conflict, Entry, Key, Keys, Store, Transaction};
 pub use stream::{BytesInput, BytesOutput, Input, Output};
 #[cfg(feature = "tracing")]
 pub use tracing_layer::TracingLayer;

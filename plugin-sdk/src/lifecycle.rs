@@ -25,6 +25,7 @@ use crate::handler::Handlers;
 use crate::host::{About, Host};
 use crate::panic::{Panicked, guard};
 use crate::plugin::{Exit, Plugin};
+use crate::store::migrate;
 use crate::wire::{Terms, Wire};
 use crate::{Error, Result};
 
@@ -102,6 +103,7 @@ where
         actions,
         concurrency,
         state_schema,
+        migrations,
         log_level,
         shutdown_within,
         initialize,
@@ -138,6 +140,9 @@ where
             if let Some(on_load) = on_load {
                 guarded("on_load", || on_load(host.clone())).await?;
             }
+            let (kept, stored) = (host.store(), host.state_schema());
+            let migrate = async move { migrate(&kept, stored, state_schema, migrations).await };
+            guarded("migration", || Box::pin(migrate)).await?;
             guarded("initialize", || initialize(host.clone(), configuration)).await
         };
         let mut asked_to_drain = None;

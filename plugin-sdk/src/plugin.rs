@@ -17,6 +17,7 @@ use crate::action::Action;
 use crate::descriptors::{Sink, Source, take};
 use crate::host::Host;
 use crate::lifecycle::{Hook, Initialize, OnLoad, serve};
+use crate::store::{Migrate, Store};
 use crate::value::{Params, Reply};
 use crate::wire::{ErrorHook, Failure};
 use crate::{Call, Error, Result};
@@ -45,6 +46,7 @@ pub struct Plugin<S = ()> {
     pub(crate) actions: Vec<Action<S>>,
     pub(crate) concurrency: u32,
     pub(crate) state_schema: Option<u32>,
+    pub(crate) migrations: Vec<(u32, Migrate)>,
     pub(crate) log_level: Level,
     pub(crate) shutdown_within: Duration,
     pub(crate) initialize: Initialize<S>,
@@ -124,6 +126,7 @@ impl<S: Send + Sync + 'static> Plugin<S> {
             actions: Vec::new(),
             concurrency: CONCURRENCY,
             state_schema: None,
+            migrations: Vec::new(),
             log_level: Level::Info,
             shutdown_within: SHUTDOWN_WITHIN,
             initialize,
@@ -184,6 +187,28 @@ impl<S: Send + Sync + 'static> Plugin<S> {
     /// The schema version of the state that the plugin keeps.
     pub fn state_schema(mut self, version: u32) -> Self {
         self.state_schema = Some(version);
+        self
+    }
+
+    /// Brings what is kept from the schema version `from` to the next. Runs before the plugin is initialized, where that is what is there, and is
+    /// followed by those of later versions, up to [`Plugin::state_schema`]. One that was interrupted runs again from its beginning, with what it has
+    /// written there; what is to be changed as a whole is one [`Transaction`](crate::Transaction). From 0 leads what was written by a version that had no `state_schema`.
+    ///
+    /// ```
+    /// use palisade_sdk::{Plugin, Transaction};
+    ///
+    /// let plugin = Plugin::new("counter", "2.0.0").state_schema(2).migration(1, |store| async move {
+    ///     let Some(count) = store.get::<u64>("count").await? else { return Ok(()) };
+    ///     let change = Transaction::new().put("counts/all", &count.value)?.delete("count");
+    ///     store.transaction(change).await.map(drop)
+    /// });
+    /// ```
+    pub fn migration<H, F>(mut self, from: u32, migrate: H) -> Self
+    where
+        H: FnOnce(Store) -> F + Send + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.migrations.push((from, Box::new(move |store| Box::pin(migrate(store)))));
         self
     }
 

@@ -43,8 +43,10 @@ use crate::plugin::{Exit, Plugin};
 use crate::{CancelReason, Error, ErrorBody, ErrorCode, Raw, Result};
 
 mod book;
+mod kept;
 
 use book::{Book, Entry, Shared, read_all, send_pieces, write_all};
+use kept::Kept;
 
 /// As much as a pipe holds.
 const PIPE_BYTES: usize = 64 << 10;
@@ -90,7 +92,7 @@ pub struct TestHostBuilder {
     guarantees: Vec<Guarantee>,
     limits: Limits,
     features: Vec<String>,
-    state_schema: Option<u32>,
+    kept: Kept,
     patience: Duration,
 }
 
@@ -131,7 +133,17 @@ impl TestHostBuilder {
 
     /// The schema version of the stored state.
     pub fn state_schema(mut self, version: u32) -> Self {
-        self.state_schema = Some(version);
+        self.kept.schema = Some(version);
+        self
+    }
+
+    /// What the plugin has kept already: a key and its value, anything that can be written as JSON.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn kept(mut self, key: &str, value: impl Serialize) -> Self {
+        let value = serde_json::to_value(value).expect("what a test has kept can be written as JSON");
+        self.kept.put(key, value);
         self
     }
 
@@ -151,7 +163,7 @@ impl TestHostBuilder {
         let identity = (plugin.id.clone(), plugin.version.clone());
         let (to_plugin, from_plugin, life, terminate) = spawn(plugin);
         let book = Arc::new(Shared {
-            book: Mutex::new(Book { next_id: 2, limits: self.limits, ..Book::default() }),
+            book: Mutex::new(Book { next_id: 2, limits: self.limits, kept: self.kept.clone(), ..Book::default() }),
             changed: Notify::new(),
             outgoing: Notify::new(),
             patience: self.patience,
@@ -202,7 +214,7 @@ impl TestHost {
             guarantees: Vec::new(),
             limits: Limits::default(),
             features: palisade_protocol::FEATURES.iter().map(|feature| feature.name().to_owned()).collect(),
-            state_schema: None,
+            kept: Kept::default(),
             patience: PATIENCE,
         }
     }
@@ -333,6 +345,18 @@ impl TestHost {
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         self.shared.book().violations.clone()
+    }
+
+    /// The value that the plugin keeps under that key.
+    #[must_use]
+    pub fn kept(&self, key: &str) -> Option<Value> {
+        self.shared.book().kept.values.get(key).map(|(value, _)| value.clone())
+    }
+
+    /// The schema version of what it keeps.
+    #[must_use]
+    pub fn kept_schema(&self) -> Option<u32> {
+        self.shared.book().kept.stored_schema()
     }
 
     /// Drains the plugin and waits until it says that all is done.

@@ -54,11 +54,12 @@ pub(crate) struct Terms {
 impl Terms {
     /// Largest payload behind a body of that size.
     pub(crate) fn payload_bytes_max(&self, body_bytes: usize) -> u64 {
-        if self.continues {
-            self.limits.payload_bytes_max
-        } else {
-            u64::from(self.limits.frame_bytes_max).saturating_sub(body_bytes as u64)
-        }
+        if self.continues { self.limits.payload_bytes_max } else { self.frame_payload_bytes_max(body_bytes) }
+    }
+
+    /// The same of what goes in one frame.
+    pub(crate) fn frame_payload_bytes_max(&self, body_bytes: usize) -> u64 {
+        u64::from(self.limits.frame_bytes_max).saturating_sub(body_bytes as u64)
     }
 }
 
@@ -346,7 +347,7 @@ impl Wire {
         call: Option<u64>,
         params: Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>> {
-        let limit = self.terms().payload_bytes_max(params_body_bytes(op));
+        let limit = self.terms().frame_payload_bytes_max(params_body_bytes(op));
         if params.len() as u64 > limit {
             let message =
                 format!("the parameters of `{op}` have {} bytes, more than the limit of {limit}", params.len());

@@ -540,8 +540,10 @@ async fn host_calls_are_bounded_and_may_be_large() {
         while let Some(answer) = answers.join_next().await {
             codes.push(answer?.expect_err("there is no such operation").code());
         }
-        let large = host.request::<serde_json::Value>("none", "x".repeat(3 << 20).as_str()).await;
+        let large = host.request::<serde_json::Value>("none", "x".repeat(1_000_000).as_str()).await;
         codes.push(large.expect_err("there is no such operation").code());
+        let larger = host.request::<serde_json::Value>("none", "x".repeat(1 << 20).as_str()).await;
+        assert_eq!(larger.expect_err("it fits into no frame").code(), ErrorCode::ResourceExhausted);
         let overloaded = codes.iter().filter(|code| **code == ErrorCode::Overloaded).count();
         let unknown = codes.iter().filter(|code| **code == ErrorCode::ActionNotFound).count();
         Ok((overloaded, unknown))

@@ -26,6 +26,7 @@ use crate::model::permission::consent::Policy as Permissions;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 use crate::model::trust::Settings as Trust;
+use crate::vault::Place;
 
 /// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
 /// from people, services and containers.
@@ -33,6 +34,9 @@ const LENT_UIDS: RangeInclusive<u32> = 1_900_000_000..=1_900_004_095;
 
 /// What is kept free unless the operator says otherwise.
 const DISK_RESERVE_MIB: u64 = 256;
+
+/// The credential that is the key of state and secrets.
+const CREDENTIAL: &str = "palisade-state-key";
 
 /// Largest configuration file.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -85,6 +89,8 @@ pub struct Config {
     pub trust: Trust,
     /// What plugins are permitted without asking, and what they never are.
     pub permissions: Permissions,
+    /// Where the key is with which state and secrets are sealed, if there is one.
+    pub state_key: Option<Place>,
     /// The interpreters that a manifest can name.
     pub runtimes: BTreeMap<String, Runtime>,
     /// So many launchers are made before they are needed.
@@ -126,6 +132,8 @@ struct ConfigFile {
     #[serde(default)]
     trust: trust::Table,
     #[serde(default)]
+    state: StateTable,
+    #[serde(default)]
     checks: checks::Table,
     #[serde(default)]
     permissions: permissions::Table,
@@ -133,6 +141,13 @@ struct ConfigFile {
     runtimes: BTreeMap<String, Runtime>,
     #[serde(default)]
     plugins: BTreeMap<ConfiguredId, PluginConfig>,
+}
+
+/// The table `[state]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateTable {
+    key_file: Option<PathBuf>,
 }
 
 /// A plugin's id as a key of the file.
@@ -353,6 +368,7 @@ impl Config {
             checks: file.checks.understand(),
             trust,
             permissions,
+            state_key: file.state.key_file.map(Place::File).or_else(credential),
             runtimes: file.runtimes,
             prepared_launchers: file.prepared_launchers.unwrap_or(PREPARED_LAUNCHERS_MAX),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
@@ -400,7 +416,7 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     }
     let base = path.parent().unwrap_or(Path::new(""));
     let paths = file.plugin_directories.iter_mut().flatten();
-    let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket];
+    let others = [&mut file.state_directory, &mut file.runtime_directory, &mut file.socket, &mut file.state.key_file];
     for place in paths.chain(others.into_iter().flatten()) {
         *place = base.join(&*place);
     }
@@ -418,6 +434,12 @@ fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
         )));
     }
     Ok(file)
+}
+
+/// The key that the service was given by systemd, if it was given one.
+fn credential() -> Option<Place> {
+    let path = folder("CREDENTIALS_DIRECTORY")?.join(CREDENTIAL);
+    path.exists().then_some(Place::Credential(path))
 }
 
 /// A variable that holds an absolute path; others are ignored, as the XDG specification says.

@@ -43,8 +43,10 @@ use crate::sandbox::lend::Lender;
 use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::runtime::Runtimes;
 use crate::sandbox::spec::Layout;
+use crate::state::States;
 use crate::store::{Store, StoreError};
 use crate::trust::Rules;
+use crate::vault::{KeyError, Vault};
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,9 @@ pub enum DaemonError {
     /// The store cannot be opened.
     #[error("the store cannot be opened: {0}")]
     Store(#[from] StoreError),
+    /// The key of state and secrets cannot be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// There is no launcher.
     #[error(transparent)]
     Launcher(#[from] ImageError),
@@ -96,7 +101,7 @@ impl DaemonError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Directory(_) | Self::Folder { .. } => true,
+            Self::Directory(_) | Self::Folder { .. } | Self::Key(_) => true,
             Self::Listen(error) => !matches!(error, ListenError::Served { .. }),
             Self::StateInUse { .. }
             | Self::Store(_)
@@ -228,7 +233,14 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         own_folder(what, &config.state_directory.join(name))?;
     }
     let (config, bus, hub, live) = (Arc::new(config), Bus::default(), Hub::default(), Arc::new(Live::default()));
+    let (key, folder) = (config.state_key.clone(), config.state_directory.join("state"));
+    let open = move || {
+        let vault = key.as_ref().map(Vault::open).transpose()?;
+        Ok::<_, KeyError>(Arc::new(States::open(folder, vault.map(Arc::new))))
+    };
+    let states = blocking::run(open).await.map_err(DaemonError::Packages)??;
     let around = Surrounding {
+        states: states.clone(),
         config: config.clone(),
         host: plugin_host,
         store: store.clone(),
@@ -360,6 +372,11 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         tracing::warn!("a launcher that was being prepared did not end in time");
     }
     launchers.close().await;
+    if tokio::time::timeout(LAST_ANSWERS, states.finish()).await.is_err() {
+        tracing::warn!(
+            "the disk did not take in time what plugins were writing to their state, and they were not told that it had"
+        );
+    }
     counting.abort();
     // No call is left that could be counted after this.
     packages.write_statistics().await;
@@ -449,6 +466,7 @@ fn reserved(config: &Config) -> Reserved {
     ];
     places.extend(config.file.clone().map(|file| ("configuration", file)));
     places.extend(config.trust.key_files().map(|file| ("key file", file.to_owned())));
+    places.extend(config.state_key.as_ref().map(|place| ("key file", place.path().to_owned())));
     places.extend(config.plugin_directories.iter().map(|folder| ("plugin directory", folder.clone())));
     Reserved::new(places)
 }

@@ -68,12 +68,14 @@ use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::handle::{Command, Handle, Operation};
+use crate::plugin::host_calls::HostCalls;
 use crate::plugin::logs::Hub;
 use crate::plugin::needs::{Needs, Offer};
 use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::registry::{Live, Registry};
+use crate::state::{StateView, States};
 use crate::store::database::consents::Consents;
 use crate::store::database::{Condition, Database, DatabaseError, Entry};
 use crate::store::{Snapshot, Store};
@@ -91,6 +93,8 @@ pub struct Surrounding {
     pub host: Arc<Host>,
     /// Where copies are kept.
     pub store: Arc<Store>,
+    /// What plugins keep.
+    pub states: Arc<States>,
     /// Where it is told what happens.
     pub bus: Bus,
     /// And what plugins say.
@@ -243,7 +247,7 @@ impl Packages {
     /// Makes the plugin that a package is, which does not run yet.
     fn make(&self, prepared: Prepared) -> Handle {
         let Prepared { found, snapshot, executable, evidence, numbers } = prepared;
-        let Surrounding { config, host, store, bus, hub, started } = &self.around;
+        let Surrounding { config, host, store, bus, hub, started, states } = &self.around;
         let id = found.manifest.id.clone();
         let configured = config.plugins.get(&id).cloned().unwrap_or_default();
         let limits = Limits::decide(&found.manifest.limits.resources, &configured.limits, &config.defaults.limits);
@@ -258,6 +262,8 @@ impl Packages {
         }
         let resolver = Resolver::new(Arc::new(config.egress.hosts.clone()));
         let require = guarantee::required(&found.manifest.require, &config.defaults.require, &configured.require);
+        let schema = found.manifest.state_schema;
+        let state = StateView::live(states.of(&id), schema);
         let blueprint = Blueprint {
             source: found.path,
             found_warnings: found.warnings,
@@ -278,6 +284,7 @@ impl Packages {
             grants,
             withdrawn: AtomicBool::new(false),
             needs: Needs::new(Arc::downgrade(&self.live) as Weak<dyn Offer>),
+            host_calls: HostCalls::new(Arc::new(state), Instant::now()),
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,

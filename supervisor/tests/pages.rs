@@ -382,7 +382,8 @@ fn every_key_of_the_configuration_is_on_the_page() {
     let fields = |name: &str| fields_in(CONFIGURATION_CODE, name);
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
     assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress") && code.remove("runtimes"));
-    assert!(code.remove("trust") && code.remove("checks") && code.remove("permissions"));
+    assert!(code.remove("trust") && code.remove("checks") && code.remove("permissions") && code.remove("state"));
+    code.extend(fields("StateTable").into_iter().map(|field| format!("state.{field}")));
     code.extend(fields_in(PERMISSIONS_CODE, "Table").into_iter().map(|field| format!("permissions.{field}")));
     code.extend(
         fields_in(CHECKS_CODE, "Table").into_iter().map(|field| format!("checks.{}", field.trim_start_matches("r#"))),
@@ -479,7 +480,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 27);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 29);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

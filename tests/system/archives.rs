@@ -9,7 +9,7 @@ use palisade_tests::package::{Entry, Package};
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
-use crate::support::{error, expect_echo, expect_text};
+use crate::support::{Disk, error, expect_echo, expect_text};
 
 fn install(daemon: &Daemon, from: &str) -> Result<Value, ErrorBody> {
     daemon.operate("install", &json!({ "path": from }))
@@ -232,38 +232,6 @@ fn one_version_is_installed_once() {
     assert_eq!((&after.0, &after.1[..2]), (&before.0, &before.1[..2]));
     expect_to_run(&daemon, "guest");
     daemon.stop_and_expect_no_orphans();
-}
-
-/// The disk of a daemon's state, of which as much is taken away as a test wants.
-struct Disk {
-    state: PathBuf,
-}
-
-impl Disk {
-    /// That of a daemon which has it in a mount namespace of its own.
-    fn of(daemon: &Daemon) -> Self {
-        let inside = daemon.path().join("state");
-        let inside = inside.strip_prefix("/").expect("it is absolute");
-        Self { state: PathBuf::from(format!("/proc/{}/root", daemon.pid())).join(inside) }
-    }
-
-    fn free(&self) -> u64 {
-        let status = rustix::fs::statvfs(&self.state).expect("it is mounted");
-        status.f_bfree * status.f_frsize
-    }
-
-    /// Leaves so much of it.
-    fn leave(&self, bytes: u64) {
-        let _ = fs::remove_file(self.state.join("filler"));
-        let taken = self.free().checked_sub(bytes).expect("there is as much");
-        let filler = vec![1; usize::try_from(taken).expect("it is small")];
-        fs::write(self.state.join("filler"), filler).expect("there is room for it");
-        assert_eq!(self.free(), bytes);
-    }
-
-    fn empty(&self) {
-        fs::remove_file(self.state.join("filler")).expect("it is there");
-    }
 }
 
 /// Wherever an installation is when the disk is full, it says so, nothing of it is there, and it succeeds when there is room.

@@ -423,6 +423,14 @@ fn every_operation_answers_what_the_page_says() {
     expect_echo(&daemon, "lesser");
     assert!(status(page, "lesser")["degraded"].is_array());
 
+    // What it keeps cannot be used.
+    let kept = daemon.path().join("state/state/hostile");
+    fs::create_dir_all(&kept).expect("the state is ours");
+    fs::write(kept.join("state.sqlite3"), "no database".repeat(100)).expect("the state is ours");
+    let asks = json!({"asks": [{"op": "state.put", "params": {"key": "a", "value": 1}}]});
+    daemon.agent().call("hostile", "ask", &asks).expect("it lives on");
+    assert!(status(page, "hostile")["state_trouble"].is_string());
+
     // Calls of every fate, one of which is under way, and one of which waits for it.
     let mut caller = daemon.agent();
     let waits = caller.begin("hostile", "wait", &json!(null));

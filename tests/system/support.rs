@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Kind};
 use palisade_tests::daemon::Daemon;
@@ -122,5 +123,37 @@ pub(crate) fn break_the_database(daemon: &Daemon) {
     for end in ["", "-wal", "-shm"] {
         let file = daemon.path().join(format!("state/registry.sqlite3{end}"));
         fs::write(file, "this is no database, and never was one").expect("it is ours");
+    }
+}
+
+/// The disk of a daemon's state, of which as much is taken away as a test wants.
+pub(crate) struct Disk {
+    pub(crate) state: PathBuf,
+}
+
+impl Disk {
+    /// That of a daemon which has it in a mount namespace of its own.
+    pub(crate) fn of(daemon: &Daemon) -> Self {
+        let inside = daemon.path().join("state");
+        let inside = inside.strip_prefix("/").expect("it is absolute");
+        Self { state: PathBuf::from(format!("/proc/{}/root", daemon.pid())).join(inside) }
+    }
+
+    fn free(&self) -> u64 {
+        let status = rustix::fs::statvfs(&self.state).expect("it is mounted");
+        status.f_bfree * status.f_frsize
+    }
+
+    /// Leaves so much of it.
+    pub(crate) fn leave(&self, bytes: u64) {
+        let _ = fs::remove_file(self.state.join("filler"));
+        let taken = self.free().checked_sub(bytes).expect("there is as much");
+        let filler = vec![1; usize::try_from(taken).expect("it is small")];
+        fs::write(self.state.join("filler"), filler).expect("there is room for it");
+        assert_eq!(self.free(), bytes);
+    }
+
+    pub(crate) fn empty(&self) {
+        fs::remove_file(self.state.join("filler")).expect("it is there");
     }
 }

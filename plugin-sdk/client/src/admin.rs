@@ -532,6 +532,9 @@ pub struct PluginStatus {
     /// What it is confined less by than it should, as the operator bears: a sentence for each control.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+    /// Why what it keeps cannot be used, as far as that was noticed: a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_trouble: Option<String>,
     /// The controls that are not enforced on this host.
     pub not_enforced: Vec<NotEnforced>,
     /// Its calls.

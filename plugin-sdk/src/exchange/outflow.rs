@@ -212,7 +212,9 @@ impl Exchange {
     pub(crate) fn send_host_call(self: &Arc<Self>, body: Vec<u8>, params: Bytes) {
         let mut state = self.state();
         let out = state.out.get_or_insert_with(|| Out::new(&self.wire));
-        out.push_payload(Kind::HostCall, body, params, self.wire.terms());
+        // The protocol has no pieces of these.
+        let cut = Cut::Never;
+        out.push(Entry::Payload { kind: Kind::HostCall, body, rest: params, begun: false, cut });
         self.schedule(&mut state);
     }
 

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::kept::Kept;
 use super::{Outcome, PIPE_BYTES, TestHostBuilder};
 use crate::plugin::Exit;
 use crate::{Error, ErrorBody, ErrorCode, Raw, Result};
@@ -47,8 +48,8 @@ pub(super) struct Book {
     pub(super) refusal: Option<ErrorBody>,
     pub(super) calls: HashMap<u64, Entry>,
     pub(super) pongs: HashMap<u64, Pong>,
-    /// Host calls whose parameters are not complete.
-    pub(super) host_calls: HashMap<u64, (String, ReceiveCredit)>,
+    /// What the plugin keeps.
+    pub(super) kept: Kept,
     pub(super) drained: bool,
     pub(super) logs: Vec<Log>,
     pub(super) extends: Vec<Extend>,
@@ -262,7 +263,7 @@ impl Book {
                         configuration: builder.configuration,
                         permissions: builder.permissions,
                         guarantees: builder.guarantees,
-                        state_schema: builder.state_schema,
+                        state_schema: self.kept.stored_schema(),
                     }),
                 };
                 self.send(Kind::Welcome, Flags::NONE, 0, &welcome, &[]);
@@ -282,31 +283,28 @@ impl Book {
             Kind::HostCall => {
                 let call: HostCall<'_> = read(body)?;
                 if more {
-                    self.host_calls.insert(id, (call.op.to_owned(), ReceiveCredit::new(self.limits.credit_bytes)));
-                } else {
-                    self.answer(id, call.op)?;
+                    return Err(format!("HostCall {id}: its parameters are in one frame"));
                 }
-            }
-            Kind::Continue if !id.is_multiple_of(2) => {
-                let Some((op, credit)) = self.host_calls.get_mut(&id) else {
-                    return Err(format!("Continue {id}: nothing to continue"));
-                };
-                credit.charge(frame.header.len).map_err(|error| error.to_string())?;
-                if !more {
-                    let op = std::mem::take(op);
-                    self.host_calls.remove(&id);
-                    self.answer(id, &op)?;
-                } else if let Some(bytes) = credit.consumed(u64::from(frame.header.len)) {
-                    self.send(Kind::StreamCredit, Flags::NONE, id, &StreamCredit { bytes }, &[]);
-                }
+                self.answer(id, call.op, payload)?;
             }
             _ => return self.of_call(kind, id, frame.header.len, more, body, payload),
         }
         Ok(())
     }
 
-    /// Answers a host call, as a supervisor does that knows nothing but `self`.
-    fn answer(&mut self, id: u64, op: &str) -> Result<(), String> {
+    /// Answers a host call, as a supervisor does that knows `self` and state.
+    fn answer(&mut self, id: u64, op: &str, params: &[u8]) -> Result<(), String> {
+        if let Some(operation) = op.strip_prefix("state.") {
+            match self.kept.ask(operation, params) {
+                Ok(answer) => {
+                    let mut payload = Vec::new();
+                    encode_value(&mut payload, &answer).map_err(|error| error.to_string())?;
+                    self.send(Kind::HostOk, Flags::NONE, id, &Empty {}, &payload);
+                }
+                Err(error) => self.send(Kind::HostErr, Flags::NONE, id, &error, &[]),
+            }
+            return Ok(());
+        }
         if op == "self" {
             let mut answer = Vec::new();
             let about = serde_json::json!({ "id": "test", "version": "0.0.0", "generation": 1, "uptime_ms": 0 });

@@ -210,6 +210,9 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     for shortfall in &status.degraded {
         fields.prose("degraded", &screen.tone(&one_line(shortfall), Tone::Careful));
     }
+    if let Some(trouble) = &status.state_trouble {
+        fields.prose("state", &screen.tone(&one_line(trouble), Tone::Careful));
+    }
     if !status.not_enforced.is_empty() {
         fields.prose("sandbox", &not_enforced(status, screen));
     }

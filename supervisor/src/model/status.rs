@@ -112,6 +112,9 @@ pub struct PluginStatus {
     /// What this host confines it less by than it should, as the operator bears: a sentence for each control.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+    /// Why what it keeps cannot be used, as far as that was noticed: a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_trouble: Option<String>,
     /// The controls that are not enforced on this host.
     #[serde(default)]
     pub not_enforced: Vec<NotEnforced>,
@@ -397,6 +400,7 @@ mod tests {
                 calls_in_flight: 1,
             }),
             degraded: vec!["memory: it is degraded".into()],
+            state_trouble: Some("it is damaged".into()),
             not_enforced: vec![NotEnforced {
                 control: "memory".into(),
                 state: GuaranteeState::Monitored,

@@ -122,6 +122,7 @@ impl Packages {
     pub(super) async fn left_of(&self, id: &PluginId) -> Result<Vec<String>, ErrorBody> {
         let (data, numbers) = (self.around.host.data.join(id.as_str()), self.generations.join(id.as_str()));
         let (archived, accounts, database) = (self.archived.clone(), self.accounts.clone(), self.database.clone());
+        let state = self.around.states.of(id);
         let unread = |what: String| ErrorBody::new(ErrorCode::ResourceExhausted, what);
         let id = id.clone();
         run(move || {
@@ -129,6 +130,9 @@ impl Packages {
             // One that was made beforehand and never used is nothing.
             if fs::read_dir(&data).map_or_else(|_| data.exists(), |mut entries| entries.next().is_some()) {
                 left.push(format!("its data in {}", data.display()));
+            }
+            if state.exists() {
+                left.push("its state".to_owned());
             }
             let kept = archived::of(&archived, &id);
             let kept = kept.map_err(|error| unread(format!("{} cannot be read: {error}", archived.display())))?;

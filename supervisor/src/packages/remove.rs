@@ -177,7 +177,7 @@ impl Packages {
     }
 
     /// Removes whatever is kept of an id of which no version is there any more, of which `version` may have been the last, and says what that
-    /// was: its data, the numbers of its generations, its archives, and all that the database has of it, which `Database::forget` names.
+    /// was: its data, its state, the numbers of its generations, its archives, and all that the database has of it, which `Database::forget` names.
     pub(super) async fn purge(
         &self,
         id: &PluginId,
@@ -203,9 +203,11 @@ impl Packages {
             detail: gone.join(", "),
         };
         let (database, accounts, archived) = (self.database.clone(), self.accounts.clone(), self.archived.clone());
+        let state = self.around.states.of(id);
         let of = id.clone();
         let done = run(move || {
             remove_tree(&data).map_err(|error| ("its data", error.to_string()))?;
+            state.remove().map_err(|error| ("its state", error.to_string()))?;
             match fs::remove_file(&numbers) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(("the numbers of its processes", error.to_string()));

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::actions::Actions;
 use super::admission;
 use super::announced::Announced;
+use super::host_calls::HostCalls;
 use super::needs::{self, Needs};
 use super::network::{self, Network};
 
@@ -119,6 +120,8 @@ pub struct Blueprint {
     pub withdrawn: AtomicBool,
     /// What it depends on, as far as it lacks it.
     pub needs: Needs,
+    /// Who answers what it asks of the supervisor.
+    pub host_calls: HostCalls,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
 }

@@ -19,13 +19,14 @@ use std::time::{Duration, Instant, SystemTime};
 use palisade_protocol::{ErrorBody, ErrorCode, Level};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Sleep;
 
 use self::poll::{Quiet, Wake};
 use super::actions::SharedActions;
 use super::blueprint::Blueprint;
 use super::call::Call;
+use super::host_calls::Answer;
 use super::inbox::{Inbox, Message, Outlet, inbox};
 use super::link::{Link, LinkSettings};
 use super::logs::{self, Source, Voice};
@@ -35,7 +36,7 @@ use super::sampler::{Subject, Watched};
 use crate::model::generation::{Event, LaunchFailure, Machine, Outlook, Phase, Reason, StopWhy};
 use crate::model::ids::Generation;
 use crate::model::limits::Kind;
-use crate::model::manifest::OnPause;
+use crate::model::manifest::{Manifest, OnPause};
 use crate::model::plugin::Refusal;
 use crate::model::sampled;
 use crate::model::saturation::{History, Throttled};
@@ -237,6 +238,7 @@ pub fn start(
         own_orders: orders_sender.downgrade(),
         batch: Vec::new(),
         reader: Reader::default(),
+        working: JoinSet::new(),
         child: None,
         logs: None,
         pressure: None,
@@ -250,6 +252,7 @@ pub fn start(
         bulk: false,
         paused_at: None,
         actions: None,
+        state_schema: None,
         lost: None,
     };
     Running { inbox: sender, orders: orders_sender, gauge, task: tokio::spawn(Box::new(task).run_polled()) }
@@ -288,6 +291,8 @@ struct Task {
     own_orders: mpsc::WeakSender<Order>,
     batch: Vec<Message>,
     reader: Reader,
+    /// Its host calls that are not answered at once, with their ids; so many as the link lets through.
+    working: JoinSet<(u64, Answer)>,
     child: Option<Held>,
     logs: Option<Listening>,
     /// Watches how it meets its limits, where there are any.
@@ -309,6 +314,8 @@ struct Task {
     bulk: bool,
     paused_at: Option<Instant>,
     actions: Option<SharedActions>,
+    /// The form of what it keeps when it was started, if there is anything.
+    state_schema: Option<u32>,
     /// Why it lost its calls, once it has.
     lost: Option<Reason>,
 }
@@ -317,7 +324,11 @@ impl Task {
     // In a box, for a future has room for its arguments twice; and what is awaited once, at the beginning, leaves with its own.
     async fn run(mut self: Box<Self>) {
         self.launched = Instant::now();
-        let launched = match self.hold_to_disk().await {
+        let held = match self.hold_to_disk().await {
+            Ok(()) => self.look_at_state().await,
+            Err(failure) => Err(failure),
+        };
+        let launched = match held {
             Ok(()) => Box::pin(self.blueprint.launch(self.number)).await,
             Err(failure) => Err(failure),
         };
@@ -414,6 +425,9 @@ impl Task {
             if self.link.outbox.has_bulk() {
                 self.widen();
             }
+        }
+        for (id, answer) in wake.answers {
+            self.link.answer(id, answer);
         }
         self.link.catch_up(now);
         // After the calls that came before it.
@@ -522,6 +536,25 @@ impl Task {
             self.watched = None;
         }
         self.apply(event).await;
+    }
+
+    /// Which form its state has, which has to be one that its version can know.
+    async fn look_at_state(&mut self) -> Result<(), LaunchFailure> {
+        let stored = self.blueprint.host_calls.state().stored_schema().await.unwrap_or_else(|error| {
+            // It is told whenever it asks for any of it.
+            tracing::error!(plugin = %self.voice.plugin, %error, "what it keeps cannot be used");
+            None
+        });
+        let Manifest { id, version, state_schema, .. } = &self.blueprint.manifest;
+        if stored > Some(state_schema.unwrap_or(0)) {
+            let (stored, known) = (stored.unwrap_or(0), state_schema.unwrap_or(0));
+            let message = format!(
+                "its state was brought into schema {stored} by a later version, and {id} {version} knows schema {known}; start a version that knows it, or begin anew with `palisade state reset {id}`"
+            );
+            return Err(LaunchFailure { message, outlook: Outlook::Lasting, code: None });
+        }
+        self.state_schema = stored;
+        Ok(())
     }
 
     /// Where the kernel can, it holds the plugin to its share of the disk before there is a process.

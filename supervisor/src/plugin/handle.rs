@@ -343,6 +343,7 @@ impl Handle {
             quarantined: board.quarantined,
             last_failure: board.last_failure.clone(),
             degraded: self.shared.blueprint.degraded(),
+            state_trouble: self.shared.blueprint.host_calls.state().state().trouble(),
             not_enforced: not_enforced(self.shared.blueprint.guarantees(None)),
             calls: self.shared.counters.snapshot(),
         }

@@ -28,6 +28,7 @@ use semver::Version;
 use crate::model::ids::PluginId;
 
 pub mod deprecated;
+pub mod state;
 pub mod statistics;
 
 pub use cache::Remembered;
@@ -382,8 +383,11 @@ fn migrate(path: &Path, connection: &mut Connection) -> Result<(), Trouble> {
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
+    suffixed(path, &format!(".{suffix}"))
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".");
     name.push(suffix);
     name.into()
 }

@@ -49,6 +49,7 @@ fn config() -> Config {
         checks: Default::default(),
         permissions: Default::default(),
         trust: Default::default(),
+        state_key: None,
         runtimes: BTreeMap::new(),
         prepared_launchers: 0,
         plugins: BTreeMap::new(),

@@ -1,0 +1,329 @@
+//! What plugins keep: each its own store, which outlives its processes and versions.
+//!
+//! `States` has those of all plugins, `State` is the one of a plugin, and a `StateView` is what the generations of one version of it use: the live
+//! store, or a copy that is thrown away. Nobody but `States::of` makes a path from an id, and an id is one that was parsed, so no key and no
+//! name leads to another plugin's store.
+//!
+//! What is asked for waits in a queue for the one thread that has the file, and what has come by the time it looks is written together, so
+//! that many who write at once wait for the disk once. An answer says that it is on the disk.
+//!
+//! Invariants: nothing here touches the disk on the daemon's own thread, but in functions that say that they block; a plugin that has no state has no file; what cannot be used is left as it is.
+//! Elsewhere: SQL is in `store::database::state`, frames in `plugin::link`.
+
+mod operations;
+mod queue;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use self::operations::{
+    KEY_BYTES_MAX, KEYS_MAX, OPERATIONS_MAX, Operation, PAIRS_BYTES_MAX, VALUE_BYTES_MAX, check_key, check_length,
+    error_body,
+};
+use self::queue::{Shelf, Undecoded};
+use crate::model::ids::PluginId;
+pub use crate::store::database::state::{About, Reply, Request, StateError, Step};
+use crate::store::database::state::{Settings, log_of, shared_of};
+use crate::vault::Vault;
+
+/// So much a plugin's state may have.
+pub const BYTES_MAX: u64 = 64 << 20;
+
+/// The file in a plugin's folder.
+const LIVE: &str = "state.sqlite3";
+
+/// With what the names of copies begin that are thrown away.
+const SCRATCH: &str = "scratch-";
+
+/// And of those that are kept aside.
+const ASIDE: &str = "aside-";
+
+/// Those of all plugins.
+#[derive(Debug)]
+pub struct States {
+    folder: PathBuf,
+    vault: Option<Arc<Vault>>,
+    known: Mutex<HashMap<PluginId, Arc<State>>>,
+    /// The plugins that had state when the daemon started.
+    there: HashSet<PluginId>,
+}
+
+impl States {
+    /// Those in this folder, which is made once there is one. What an earlier daemon did not come to throw away is thrown away. Blocks.
+    #[must_use]
+    pub fn open(folder: PathBuf, vault: Option<Arc<Vault>>) -> Self {
+        let mut there = HashSet::new();
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let id = entry.file_name().to_str().and_then(|name| PluginId::parse(name).ok());
+            let Some(id) = id else { continue };
+            clear_scratch(&entry.path());
+            if entry.path().join(LIVE).exists() {
+                there.insert(id);
+            }
+        }
+        Self { folder, vault, known: Mutex::default(), there }
+    }
+
+    /// That of one plugin.
+    #[must_use]
+    pub fn of(&self, id: &PluginId) -> Arc<State> {
+        let make = || {
+            let folder = self.folder.join(id.as_str());
+            let settings =
+                Settings { plugin: id.to_string(), bytes_max: BYTES_MAX, vault: self.vault.clone(), durable: true };
+            let live = Shelf::new(folder.join(LIVE), settings, self.there.contains(id));
+            Arc::new(State { id: id.clone(), folder, live: Arc::new(live), copies: AtomicU64::new(0) })
+        };
+        lock(&self.known).entry(id.clone()).or_insert_with(make).clone()
+    }
+
+    /// With what values are sealed, if a key is configured.
+    #[must_use]
+    pub fn vault(&self) -> Option<&Arc<Vault>> {
+        self.vault.as_ref()
+    }
+
+    /// Waits until everything that was asked for is done.
+    pub async fn finish(&self) {
+        let all: Vec<_> = lock(&self.known).values().cloned().collect();
+        for state in all {
+            state.live.finish().await;
+        }
+    }
+}
+
+/// That of one plugin.
+#[derive(Debug)]
+pub struct State {
+    id: PluginId,
+    folder: PathBuf,
+    live: Arc<Shelf>,
+    copies: AtomicU64,
+}
+
+impl State {
+    /// Whose it is.
+    #[must_use]
+    pub fn id(&self) -> &PluginId {
+        &self.id
+    }
+
+    /// Whether there is any. Does not block.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.live.exists()
+    }
+
+    /// What is wrong with the file, as far as that was noticed: a sentence.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.live.trouble()
+    }
+
+    /// Has the live store do something.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub async fn request(&self, request: Request) -> Result<Reply, StateError> {
+        self.live.request(request).await
+    }
+
+    /// What is known about the live store; nothing where there is none.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub async fn about(&self) -> Result<Option<About>, StateError> {
+        self.live.about().await
+    }
+
+    /// Every key with its value, as MessagePack, and its revision, in order. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn pairs(&self) -> Result<Vec<(String, Vec<u8>, u64)>, StateError> {
+        if !self.exists() {
+            return Ok(Vec::new());
+        }
+        self.live.with(|file| file.pairs())
+    }
+
+    /// Writes a copy of the live store, as it is at one moment, to a file that is not there yet. It is on the disk when this returns; where
+    /// there is no state, the copy is an empty one. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]; then there is no copy.
+    pub fn copy_to(&self, to: &Path) -> Result<(), StateError> {
+        self.live.with(|file| file.copy_to(to))
+    }
+
+    /// A copy of the live store for a candidate, which is thrown away with the last view of it. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn scratch(self: &Arc<Self>) -> Result<StateView, StateError> {
+        let number = self.copies.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{SCRATCH}{number}.sqlite3"));
+        // Nobody but this daemon makes such files, and the start of the daemon throws away what is left of one.
+        remove_file_set(&path).map_err(|error| written(&path, &error))?;
+        let exists = self.exists();
+        if exists {
+            self.copy_to(&path)?;
+        }
+        let settings = Settings { durable: false, ..self.live.settings().clone() };
+        let shelf = Shelf::temporary(path, settings, exists);
+        Ok(StateView { state: self.clone(), which: Mutex::new(Which::Scratch(Arc::new(shelf))), schema: None })
+    }
+
+    /// Puts a copy that was made with [`State::copy_to`] into the place of the live store, in one step, and returns where that is kept aside now;
+    /// nothing where there was none. The copy has to lie on the same file system, and is gone from where it was. Whoever asks for something meanwhile waits. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]; then the live store is as it was.
+    pub fn replace_with(&self, copy: &Path, now_unix_ms: u64) -> Result<Option<PathBuf>, StateError> {
+        self.live.replace_with(copy, &self.folder.join(format!("{ASIDE}{now_unix_ms}.sqlite3")))
+    }
+
+    /// Removes everything, also what was kept aside. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError::Write`]
+    pub fn remove(&self) -> Result<(), StateError> {
+        self.live.remove(|| {
+            let entries = match fs::read_dir(&self.folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                // There are only files in it, and whatever else somebody has put there is not ours.
+                if entry.file_type()?.is_file() {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            fs::remove_dir(&self.folder)?;
+            self.folder.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+        })
+    }
+}
+
+/// What the generations of one version of a plugin use of its state.
+#[derive(Debug)]
+pub struct StateView {
+    state: Arc<State>,
+    which: Mutex<Which>,
+    /// The version of the form in which this version of the plugin keeps its state, if its manifest says one.
+    schema: Option<u32>,
+}
+
+#[derive(Debug, Clone)]
+enum Which {
+    Live,
+    Scratch(Arc<Shelf>),
+}
+
+impl StateView {
+    /// Of the live store.
+    #[must_use]
+    pub fn live(state: Arc<State>, schema: Option<u32>) -> Self {
+        Self { state, which: Mutex::new(Which::Live), schema }
+    }
+
+    /// The same view, for a version of the plugin that keeps its state in that form.
+    #[must_use]
+    pub fn with_schema(self, schema: Option<u32>) -> Self {
+        Self { schema, ..self }
+    }
+
+    /// The plugin's state.
+    #[must_use]
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Whether it is a copy that is thrown away.
+    #[must_use]
+    pub fn is_scratch(&self) -> bool {
+        matches!(&*lock(&self.which), Which::Scratch(_))
+    }
+
+    /// From now on it is the live store; a copy is thrown away, and what was written to it. Does not block: the copy is removed by the next
+    /// thread that has something to do with it, or the daemon's next start.
+    pub fn go_live(&self) {
+        *lock(&self.which) = Which::Live;
+    }
+
+    fn shelf(&self) -> Arc<Shelf> {
+        match &*lock(&self.which) {
+            Which::Live => self.state.live.clone(),
+            Which::Scratch(shelf) => shelf.clone(),
+        }
+    }
+
+    /// What is known about it; nothing where there is none.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub async fn about(&self) -> Result<Option<About>, StateError> {
+        let shelf = self.shelf();
+        shelf.about().await
+    }
+
+    /// The version of the form of what is there: 0 where nobody has said one, and nothing where there is nothing.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub async fn stored_schema(&self) -> Result<Option<u32>, StateError> {
+        Ok(self.about().await?.and_then(|about| about.schema.or_else(|| (about.keys > 0).then_some(0))))
+    }
+
+    /// Notes who has brought it into its present form.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub async fn set_about(&self, version: String, digest: String, schema: Option<u32>) -> Result<(), StateError> {
+        let shelf = self.shelf();
+        shelf.request(Request::SetAbout { version, digest, schema }).await.map(drop)
+    }
+
+    /// What a plugin asks for, by its host call's name and undecoded parameters; the answer is MessagePack.
+    pub async fn call(&self, operation: Operation, params: Vec<u8>) -> Result<Vec<u8>, StateError> {
+        let shelf = self.shelf();
+        shelf.call(Undecoded { operation, params, schema: self.schema }).await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn written(path: &Path, error: &io::Error) -> StateError {
+    StateError::Write { path: path.to_owned(), reason: error.to_string() }
+}
+
+/// Removes a file of SQLite's and what it keeps beside it.
+fn remove_file_set(path: &Path) -> io::Result<()> {
+    for path in [path.to_owned(), log_of(path), shared_of(path)] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn clear_scratch(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(SCRATCH)) {
+            // What cannot be removed now is tried again by the next start.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,378 @@
+//! What plugins keep: that it is there afterwards, whatever ended in between, and that nobody has what is another's.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use palisade_protocol::ErrorCode;
+use palisade_tests::daemon::{Daemon, DaemonOptions};
+use palisade_tests::package::Package;
+use palisade_tests::process;
+use palisade_tests::steps::Traced;
+use palisade_tests::wire::{BOUND, Next};
+use serde_json::{Value, json};
+
+use crate::support::{Disk, can_change_the_host, daemon_with, error, expect_echo, expect_text, hostile, in_the_guest};
+
+fn put(key: &str, value: &Value) -> Value {
+    json!({"op": "state.put", "params": {"key": key, "value": value}})
+}
+
+fn get(key: &str) -> Value {
+    json!({"op": "state.get", "params": {"key": key}})
+}
+
+/// Puts a value of so many bytes.
+fn fill(key: &str, bytes: usize) -> Value {
+    json!({"op": "state.put", "params": {"key": key}, "fill": bytes})
+}
+
+/// What the plugin is answered to these, asked one after the other.
+fn ask(daemon: &Daemon, plugin: &str, asks: &[Value]) -> Vec<Value> {
+    ask_at_once(daemon, plugin, asks, 1)
+}
+
+fn ask_at_once(daemon: &Daemon, plugin: &str, asks: &[Value], at_once: usize) -> Vec<Value> {
+    let asks = json!({"asks": asks, "at_once": at_once});
+    let answers = daemon.agent().call(plugin, "ask", &asks).expect("it asks");
+    answers.as_array().expect("a list").clone()
+}
+
+/// After each of these ends it is all there: of the process, of the daemon, and of both by a signal that nobody can take.
+#[test]
+fn what_was_acknowledged_is_there_afterwards() {
+    let daemon = daemon_with(hostile("tame"));
+    let value = json!({"words": ["one", "two"], "number": -1.5});
+    assert_eq!(
+        ask(&daemon, "hostile", &[get("a"), put("a", &value)]),
+        [json!({"ok": null}), json!({"ok": {"revision": 1}})]
+    );
+    daemon.operate("restart", &json!({"plugin": "hostile"})).expect("it can be restarted");
+    let there = json!({"ok": {"value": value, "revision": 1}});
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0], there);
+    palisade_tests::daemon::signal(daemon.process_of("hostile"), nix::sys::signal::Signal::SIGKILL);
+    daemon.wait_until("hostile", "another process", |now| now.generation > Some(2) && now.is("active"));
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0], there);
+    let puts: Vec<_> = (0..500).map(|number| put(&format!("key-{number}"), &json!(number))).collect();
+    let answers = ask_at_once(&daemon, "hostile", &puts, 50);
+    assert!(answers.iter().all(|answer| answer["ok"]["revision"].is_u64()), "{answers:?}");
+    let folder = daemon.kill_nine();
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    assert_eq!(ask(&daemon, "hostile", &[get("a")]), [there]);
+    let gets: Vec<_> = (0..500).map(|number| get(&format!("key-{number}"))).collect();
+    for (number, answer) in ask_at_once(&daemon, "hostile", &gets, 50).iter().enumerate() {
+        assert_eq!(answer["ok"]["value"], number, "{answer}");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Two plugins have the same keys, and what looks like a way from one to the other is a key like any.
+#[test]
+fn nobody_reaches_what_is_anothers() {
+    let daemon = Daemon::with([Package::echo(), hostile("tame"), Package::hostile("other", "tame")]);
+    let keys =
+        ["a", "../other/state.sqlite3", "other", "/etc/passwd", "'; DROP TABLE pairs; --", "other\u{2028}a", "%", "_"];
+    for (plugin, value) in [("hostile", "mine"), ("other", "theirs")] {
+        let puts: Vec<_> = keys.iter().map(|key| put(key, &json!(format!("{value} {key}")))).collect();
+        assert!(ask(&daemon, plugin, &puts).iter().all(|answer| answer["ok"].is_object()));
+    }
+    for (plugin, value) in [("hostile", "mine"), ("other", "theirs")] {
+        for key in keys {
+            assert_eq!(ask(&daemon, plugin, &[get(key)])[0]["ok"]["value"], format!("{value} {key}"));
+        }
+        let listed = ask(&daemon, plugin, &[json!({"op": "state.list"})]);
+        assert_eq!(listed[0]["ok"]["keys"].as_array().map(Vec::len), Some(keys.len()));
+    }
+    let folder = daemon.path().join("state/state");
+    let mut folders: Vec<_> =
+        fs::read_dir(&folder).expect("it is there").map(|entry| entry.expect("it is").file_name()).collect();
+    folders.sort();
+    assert_eq!(folders, ["hostile", "other"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// One that has all it may have is told so, lives, and can make room; the memory of the daemon stays bounded.
+#[test]
+fn one_that_keeps_too_much_is_refused() {
+    let daemon = daemon_with(hostile("tame"));
+    let neighbour = daemon.neighbour();
+    let answers = ask(&daemon, "hostile", &[fill("0", 524_300), fill("0", 520_000)]);
+    assert_eq!(answers[0]["error"]["code"], "invalid_params", "{answers:?}");
+    assert!(answers[1]["ok"].is_object(), "{answers:?}");
+    let mut refusal = None;
+    for number in 0..200 {
+        let answer = ask(&daemon, "hostile", &[fill(&format!("more-{number}"), 520_000)]).remove(0);
+        if let Some(error) = answer.get("error") {
+            refusal = Some((number, error.clone()));
+            break;
+        }
+    }
+    let (number, error) = refusal.expect("there is an end to it");
+    assert!((100..130).contains(&number), "{number}");
+    assert_eq!(
+        (&error["code"], &error["details"]["limit"]),
+        (&json!("resource_exhausted"), &json!("state")),
+        "{error}"
+    );
+    let answers = ask(
+        &daemon,
+        "hostile",
+        &[json!({"op": "state.delete", "params": {"key": "more-0"}}), put("more", &json!(1)), get("more")],
+    );
+    assert_eq!(answers[2]["ok"]["value"], 1, "{answers:?}");
+    assert!(process::peak_kib(daemon.pid()).expect("it runs") < 256 << 10);
+    assert_eq!(daemon.status("hostile").last_failure, None);
+    neighbour.expect_unharmed(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What the disk does not take is refused, and what was there is there; with room again it goes on.
+#[test]
+fn a_full_disk_is_told_and_costs_nothing_that_was_there() {
+    if palisade_tests::daemon::other_user().is_some() || !can_change_the_host("whose disk is full") {
+        println!("SKIPPED: only root can mount a small disk");
+        return;
+    }
+    let options = DaemonOptions::with([Package::echo(), hostile("tame")])
+        .configuration("disk_reserve_mib = 0\n")
+        .small_disk(65_536);
+    let daemon = Daemon::start(options);
+    assert!(ask(&daemon, "hostile", &[put("a", &json!("kept"))])[0]["ok"].is_object());
+    // Somebody else uses up the disk.
+    let disk = Disk::of(&daemon);
+    disk.leave(0);
+    let error = ask(&daemon, "hostile", &[fill("b", 300_000)])[0]["error"].clone();
+    assert_eq!((&error["code"], &error["retryable"]), (&json!("dependency_unavailable"), &json!(true)), "{error}");
+    expect_text(error["message"].as_str().unwrap_or_default(), "is the disk full");
+    assert_eq!(
+        ask(&daemon, "hostile", &[get("a"), get("b")]),
+        [json!({"ok": {"value": "kept", "revision": 1}}), json!({"ok": null})]
+    );
+    disk.empty();
+    let answers = ask(&daemon, "hostile", &[put("b", &json!("again")), get("b")]);
+    assert_eq!(answers[1]["ok"]["value"], "again", "{answers:?}");
+    assert_eq!(daemon.status("hostile").last_failure, None);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A damaged file is that plugin's affair: it is told, `status` says so, nothing is deleted, and the others have theirs.
+#[test]
+fn a_damaged_file_is_told_and_harms_nobody_else() {
+    let daemon = Daemon::with([Package::echo(), hostile("tame"), Package::hostile("other", "tame")]);
+    for plugin in ["hostile", "other"] {
+        ask(&daemon, plugin, &[put("a", &json!("kept"))]);
+    }
+    let folder = daemon.stop();
+    let file = folder.path().join("state/state/hostile/state.sqlite3");
+    let mut bytes = fs::read(&file).expect("it is there");
+    let whole = bytes.clone();
+    bytes[100..].iter_mut().for_each(|byte| *byte = 0xa5);
+    fs::write(&file, &bytes).expect("it is ours");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    let answers = ask(&daemon, "hostile", &[get("a"), put("a", &json!(1)), json!({"op": "self"})]);
+    for answer in &answers[..2] {
+        assert_eq!(answer["error"]["code"], "dependency_unavailable", "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        expect_text(message, "state/hostile/state.sqlite3 is damaged");
+        expect_text(message, "palisade state reset");
+    }
+    assert_eq!(answers[2]["ok"]["id"], "hostile", "it lives");
+    let status = daemon.operate("status", &json!({"plugin": "hostile"})).expect("it has one");
+    expect_text(status["state_trouble"].as_str().unwrap_or_default(), "damaged");
+    assert_eq!(fs::read(&file).expect("it is there"), bytes);
+    assert_eq!(ask(&daemon, "other", &[get("a")])[0]["ok"]["value"], "kept");
+    // An operator puts a copy in its place.
+    fs::write(&file, &whole).expect("it is ours");
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], "kept");
+    let status = daemon.operate("status", &json!({"plugin": "hostile"})).expect("it has one");
+    assert_eq!(status.get("state_trouble"), None);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// With a key nothing of a value lies readable in the state folder, and a daemon with a key that others may read does not start.
+#[test]
+fn with_a_key_no_value_lies_readable() {
+    let keys = tempfile::tempdir().expect("the temporary folder is writable");
+    let key = keys.path().join("state.key");
+    palisaded::vault::Vault::generate(&key).expect("the folder is ours");
+    if let Some(uid) = palisade_tests::daemon::other_user() {
+        println!("SKIPPED: as user {uid} the daemon may not read a key of this user's");
+        return;
+    }
+    let configuration = format!("[state]\nkey_file = {key:?}\n");
+    let options = DaemonOptions::with([Package::echo(), hostile("tame")]).configuration(&configuration);
+    let daemon = Daemon::start(options);
+    let secret = "nobody-is-to-read-this-0123456789";
+    ask(&daemon, "hostile", &[put("a", &json!(secret))]);
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], secret);
+    let kept = daemon.path().join("state/state/hostile");
+    for entry in fs::read_dir(&kept).expect("it is there") {
+        let bytes = fs::read(entry.expect("it is").path()).expect("it is ours");
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    }
+    let folder = daemon.stop();
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    let error = ask(&daemon, "hostile", &[get("a")])[0]["error"].clone();
+    expect_text(error["message"].as_str().unwrap_or_default(), "no key is configured");
+    daemon.stop_and_expect_no_orphans();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("it is ours");
+    let options = DaemonOptions::with([Package::echo()]).configuration(&configuration);
+    let Err(refused) = Daemon::try_start(options) else { panic!("it starts") };
+    expect_text(&format!("{refused:?}"), "chmod 600");
+}
+
+/// What a plugin asks while it drains is still answered.
+#[test]
+fn whoever_drains_may_still_write() {
+    let daemon = daemon_with(hostile("tame"));
+    let mut agent = daemon.agent();
+    let puts: Vec<_> = (0..300).map(|number| put(&format!("{number}"), &json!(number))).collect();
+    let call = agent.begin("hostile", "ask", &json!({"asks": puts}));
+    daemon.wait_until("hostile", "the call", |now| now.is("active"));
+    daemon.operate("restart", &json!({"plugin": "hostile"})).expect("it can be restarted");
+    match agent.finish(call) {
+        Ok(answers) => {
+            assert!(answers.as_array().expect("a list").iter().all(|answer| answer["ok"].is_object()), "{answers}")
+        }
+        // It does not hear that it is to drain while it asks, and its time for that may be over.
+        Err(error) => assert_eq!(error.code, ErrorCode::Unavailable, "{error}"),
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A version whose state has another form than what is there brings it into its own before it is ready, or does not start.
+#[test]
+fn a_version_is_started_with_state_of_its_own_form_alone() {
+    let of_schema = |schema: Option<u32>, asks: Option<Value>| {
+        let package = match asks {
+            Some(asks) => {
+                hostile("asks-before-ready").environment("HOSTILE_ASKS", &json!({ "asks": asks }).to_string())
+            }
+            None => hostile("tame"),
+        };
+        let package = package.with("restart", json!("never"));
+        match schema {
+            Some(schema) => package.with("state", json!({ "schema_version": schema })),
+            None => package,
+        }
+    };
+    let daemon_of = |package: Package, before: Option<tempfile::TempDir>| {
+        let options = DaemonOptions::with([package]);
+        Daemon::start(match before {
+            Some(folder) => options.folder(folder),
+            None => options,
+        })
+    };
+    let refused = |daemon: &Daemon, sentence: &str| {
+        let error = error(daemon.operate("start", &json!({"plugin": "hostile"})), ErrorCode::InitializationFailed);
+        expect_text(&error.message, sentence);
+    };
+    let daemon = daemon_of(of_schema(Some(1), None), None);
+    let migrated = json!({"op": "state.migrated", "params": {"schema": 2}});
+    let answers = ask(&daemon, "hostile", &[put("a", &json!(1)), migrated.clone()]);
+    assert_eq!(answers[1]["error"]["code"], "invalid_params", "no version knows what comes after it: {answers:?}");
+
+    let daemon = daemon_of(of_schema(Some(2), None), Some(daemon.stop()));
+    refused(&daemon, "its state has schema 1 and has to be brought into schema 2");
+
+    let interrupted = json!([put("a", &json!("half"))]);
+    let daemon = daemon_of(of_schema(Some(2), Some(interrupted)), Some(daemon.stop()));
+    refused(&daemon, "its state has schema 1 and has to be brought into schema 2");
+
+    let daemon = daemon_of(of_schema(Some(2), Some(json!([put("a", &json!("two")), migrated]))), Some(daemon.stop()));
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], "two");
+
+    let daemon = daemon_of(of_schema(Some(1), None), Some(daemon.stop()));
+    refused(&daemon, "its state was brought into schema 2 by a later version, and hostile 0.1.0 knows schema 1");
+    let daemon = daemon_of(of_schema(None, None), Some(daemon.stop()));
+    refused(&daemon, "schema 2 by a later version, and hostile 0.1.0 knows schema 0");
+    let daemon = daemon_of(of_schema(Some(2), None), Some(daemon.stop()));
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], "two");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A daemon that is killed before any step of writing, each in turn, from the first write of all on: what was acknowledged is there afterwards,
+/// whole, and the state can be written again.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_write() {
+    // Emulated, a daemon takes its time to start.
+    let stride = if in_the_guest() { 9 } else { 1 };
+    // A put, a transaction that is there as a whole or not at all, and one that changes what was there.
+    let writes = [
+        put("one", &json!("first")),
+        json!({"op": "state.transaction", "params": {"operations": [
+            {"op": "check", "key": "one", "expected": 1},
+            {"op": "put", "key": "two", "value": 2}, {"op": "put", "key": "three", "value": 3},
+        ]}}),
+        put("one", &json!("second")),
+    ];
+    let values = |daemon: &Daemon| -> [Value; 3] {
+        let answers = ask(daemon, "hostile", &["one", "two", "three"].map(get));
+        assert!(answers.iter().all(|answer| answer.get("error").is_none()), "{answers:?}");
+        [0, 1, 2].map(|at| answers[at]["ok"]["value"].clone())
+    };
+    let after = [
+        [Value::Null, Value::Null, Value::Null],
+        [json!("first"), Value::Null, Value::Null],
+        [json!("first"), json!(2), json!(3)],
+        [json!("second"), json!(2), json!(3)],
+    ];
+    let mut daemon = daemon_with(hostile("tame"));
+    let mut killed_after = [0; 4];
+    for step in (0..).step_by(stride) {
+        expect_echo(&daemon, "hostile");
+        let mut agent = daemon.agent();
+        let traced = match Traced::of(daemon.pid()) {
+            Ok(traced) => traced,
+            Err(error) => {
+                println!("SKIPPED: the daemon cannot be traced here: {error}");
+                return;
+            }
+        };
+        let (acknowledged, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let came_so_far = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for write in &writes {
+                    let id = agent.begin("hostile", "ask", &json!({ "asks": [write] }));
+                    loop {
+                        match agent.next(BOUND) {
+                            Ok(Next::Frame(frame)) if frame.id == id => {
+                                assert!(frame.value()[0]["ok"]["revision"].is_u64(), "{}", frame.value());
+                                acknowledged.fetch_add(1, Ordering::SeqCst);
+                                break;
+                            }
+                            Ok(Next::Frame(_)) => {}
+                            // It was killed.
+                            _ => return,
+                        }
+                    }
+                }
+                over.store(true, Ordering::SeqCst);
+            });
+            traced.kill_before(step, || over.load(Ordering::SeqCst))
+        });
+        let folder = daemon.kill_nine();
+        daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+        let acknowledged = acknowledged.load(Ordering::SeqCst);
+        let there = values(&daemon);
+        let at = after.iter().position(|values| *values == there);
+        // What was written and not acknowledged may be there as well: no more than one, as each waits for the one before.
+        let at = at.unwrap_or_else(|| panic!("step {step}: a write in pieces: {there:?}"));
+        assert!(
+            (acknowledged..=acknowledged + 1).contains(&at),
+            "step {step}: {acknowledged} acknowledged, {at} there"
+        );
+        killed_after[acknowledged] += 1;
+        assert!(ask(&daemon, "hostile", &[put("again", &json!(step))])[0]["ok"].is_object(), "step {step}");
+        if !came_so_far {
+            assert_eq!(acknowledged, writes.len());
+            break;
+        }
+        // The next begins with nothing again.
+        let folder = daemon.stop();
+        fs::remove_dir_all(folder.path().join("state/state/hostile")).expect("it is ours");
+        daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    }
+    assert!(stride > 1 || killed_after.iter().all(|times| *times > 0), "{killed_after:?}");
+    println!("killed after so many of the writes were acknowledged: {killed_after:?}");
+    daemon.stop_and_expect_no_orphans();
+}
