@@ -14,6 +14,7 @@
 
 mod announced;
 mod archived;
+pub mod configure;
 pub mod consent;
 mod departure;
 mod deprecate;
@@ -65,6 +66,7 @@ use crate::model::permission::consent::Policy;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
+use crate::plugin::configuration::{Configuration, Configured};
 use crate::plugin::handle::{Command, Handle, Operation};
 use crate::plugin::logs::Hub;
 use crate::plugin::needs::{Needs, Offer};
@@ -109,6 +111,8 @@ pub struct Packages {
     numbers: Mutex<HashMap<PluginId, Arc<Numbers>>>,
     accounts: Arc<Accounts>,
     deprecations: Deprecations,
+    /// What is said of each plugin's configuration.
+    configured: Mutex<BTreeMap<PluginId, Arc<Configured>>>,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     /// Those that are in the registry no more.
     departures: Departures,
@@ -155,13 +159,14 @@ impl Packages {
         for source in policy.rules.iter_mut().filter_map(|rule| rule.source.as_mut()) {
             *source = consent::real(source);
         }
-        Self {
+        let packages = Self {
             around,
             live,
             consents: Mutex::new(consents),
             agreed: Mutex::default(),
             announced: Arc::default(),
             deprecations: Deprecations::read(&database),
+            configured: Mutex::default(),
             database: Arc::new(database),
             records: state.join("installed"),
             archived: state.join("archive"),
@@ -176,7 +181,9 @@ impl Packages {
             consenting: tokio::sync::Mutex::default(),
             policy,
             unwatched: Mutex::default(),
-        }
+        };
+        packages.recall_configured();
+        packages
     }
 
     /// Why what is changed is not remembered, or what was forgotten, if anything is wrong with the database: a sentence.
@@ -229,7 +236,7 @@ impl Packages {
             snapshot: Mutex::new(snapshot),
             store: store.clone(),
             host: host.clone(),
-            configuration: serde_json::Value::Object(configured.configuration),
+            configuration: Configuration::new(self.configured(&id)),
             configured_limits: limits,
             said_limits: Mutex::default(),
             network: Network::new(&grants, &config.egress.policy, resolver, config.egress.limits.clone(), bus.clone()),

@@ -130,7 +130,19 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
     let Some((kind, _, content)) = wire.read() else { std::process::exit(0) };
     assert_eq!(kind, Some(Kind::Welcome), "the answer to a hello");
     let welcome: Welcome = rmp_serde::from_slice(&content).unwrap_or_else(|error| panic!("the welcome: {error}"));
-    wire.generation = welcome.plugin.map(|plugin| plugin.generation).unwrap_or_default();
+    if let Some(plugin) = welcome.plugin {
+        wire.generation = plugin.generation;
+        wire.configuration = plugin.configuration;
+    }
+    if wire.configuration["refuse"] == true {
+        let error = ErrorBody::new(ErrorCode::ConfigurationInvalid, "it does not want that");
+        wire.send(Kind::Refuse, Flags::NONE, 0, &Refuse { error }, &[]);
+        std::process::exit(1);
+    }
+    if wire.configuration["exit"] == true {
+        eprintln!("it cannot bear that");
+        std::process::exit(5);
+    }
     match mode {
         "never-ready" | "fork-and-exit" => sleep_for_ever(),
         "exit-after-welcome" => std::process::exit(4),

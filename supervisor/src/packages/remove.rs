@@ -174,6 +174,7 @@ impl Packages {
         .await?;
         done.map_err(|(what, error)| left(what, &error))?;
         self.know_no_consents(id);
+        self.know_no_configuration(id);
         // What was counted and not yet written down goes as well.
         self.forget_statistics(id, version).await
     }

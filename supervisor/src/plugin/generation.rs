@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode, Level};
+use serde_json::Value;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -137,6 +138,8 @@ pub struct Gauge {
     pub oldest_call_ms: AtomicU64,
     /// Phase and processes.
     pub seen: Mutex<Seen>,
+    /// What it was configured with, once it has been.
+    pub configuration: Mutex<Option<Arc<Value>>>,
 }
 
 /// What changes seldom.
@@ -171,7 +174,18 @@ impl Gauge {
             idle_since_ms: AtomicU64::new(0),
             oldest_call_ms: AtomicU64::new(0),
             seen: Mutex::new(seen),
+            configuration: Mutex::default(),
         }
+    }
+
+    /// What it was configured with, once it has been.
+    #[must_use]
+    pub fn configuration(&self) -> Option<Arc<Value>> {
+        self.configuration.lock().expect("nothing panics while it holds a gauge").clone()
+    }
+
+    fn configure(&self, configuration: Arc<Value>) {
+        *self.configuration.lock().expect("nothing panics while it holds a gauge") = Some(configuration);
     }
 
     fn change(&self, change: impl FnOnce(&mut Seen)) {
@@ -198,10 +212,12 @@ pub struct Running {
     pub task: JoinHandle<()>,
 }
 
-/// Starts a generation. Everything it has to tell goes to `told`, the last of it being `Told::Ended`.
+/// Starts a generation. Everything it has to tell goes to `told`, the last of it being `Told::Ended`. It is configured as is `given`, or else as
+/// the blueprint has it then.
 pub fn start(
     blueprint: Arc<Blueprint>,
     number: Generation,
+    given: Option<Arc<Value>>,
     voice: Voice,
     told: mpsc::Sender<(Generation, Told)>,
     started: Instant,
@@ -225,6 +241,7 @@ pub fn start(
     let task = Task {
         blueprint,
         number,
+        given,
         voice,
         told,
         started,
@@ -274,6 +291,8 @@ struct Listening {
 struct Task {
     blueprint: Arc<Blueprint>,
     number: Generation,
+    /// What it is to be configured with, if not as its blueprint has it.
+    given: Option<Arc<Value>>,
     voice: Voice,
     told: mpsc::Sender<(Generation, Told)>,
     started: Instant,
@@ -317,7 +336,18 @@ impl Task {
     // In a box, for a future has room for its arguments twice; and what is awaited once, at the beginning, leaves with its own.
     async fn run(mut self: Box<Self>) {
         self.launched = Instant::now();
-        let launched = match self.hold_to_disk().await {
+        let configured = match self.given.take() {
+            Some(given) => Ok(given),
+            None => self.blueprint.configured(),
+        };
+        let ready = match configured {
+            Ok(configuration) => {
+                self.gauge.configure(configuration);
+                self.hold_to_disk().await
+            }
+            Err(failure) => Err(failure),
+        };
+        let launched = match ready {
             Ok(()) => Box::pin(self.blueprint.launch(self.number)).await,
             Err(failure) => Err(failure),
         };

@@ -163,7 +163,7 @@ impl Task {
                 version: manifest.version.to_string(),
                 generation: self.number.0,
                 ready_within_ms: u64::try_from(ready_within.as_millis()).unwrap_or(u64::MAX),
-                configuration: self.blueprint.configuration.clone(),
+                configuration: self.gauge.configuration().as_deref().cloned().unwrap_or_default(),
                 permissions: self.blueprint.grants.names(),
                 guarantees: self.blueprint.guarantees(None),
                 state_schema: None,
