@@ -22,6 +22,7 @@ pub mod discovery;
 mod gather;
 mod install;
 mod lost;
+mod prepare;
 mod record;
 mod remove;
 mod rescan;
@@ -48,6 +49,7 @@ use self::departure::Departures;
 use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
+use self::prepare::Prepared;
 pub use self::remove::{Leaving, Removed};
 pub use self::rescan::{Rescanned, Trusting};
 use self::statistics::Accounts;
@@ -58,7 +60,7 @@ use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind, unix_ms};
-use crate::model::generation::{LaunchFailure, StopWhy};
+use crate::model::generation::StopWhy;
 use crate::model::guarantee;
 use crate::model::ids::PluginId;
 use crate::model::limits::Limits;
@@ -73,10 +75,11 @@ use crate::plugin::needs::{Needs, Offer};
 use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
-use crate::registry::{Found, Live, Registry};
+use crate::registry::{Live, Registry};
 use crate::store::database::consents::Consents;
 use crate::store::database::{Condition, Database, Entry};
 use crate::store::{Snapshot, Store};
+use crate::trust::tree;
 
 /// Most packages that can be installed.
 pub const INSTALLED_MAX: usize = 10_000;
@@ -157,7 +160,7 @@ impl Packages {
         });
         let mut policy = around.config.permissions.clone();
         for source in policy.rules.iter_mut().filter_map(|rule| rule.source.as_mut()) {
-            *source = consent::real(source);
+            *source = prepare::real(source);
         }
         let packages = Self {
             around,
@@ -213,12 +216,13 @@ impl Packages {
     }
 
     /// Makes the plugin that a package is, which does not run yet.
-    fn make(&self, found: Found, snapshot: Result<Snapshot, LaunchFailure>) -> Handle {
+    fn make(&self, prepared: Prepared) -> Handle {
+        let Prepared { found, snapshot, executable, evidence, numbers } = prepared;
         let Surrounding { config, host, store, bus, hub, started } = &self.around;
         let id = found.manifest.id.clone();
         let configured = config.plugins.get(&id).cloned().unwrap_or_default();
         let limits = Limits::decide(&found.manifest.limits.resources, &configured.limits, &config.defaults.limits);
-        let consent = self.consent_of(&found, snapshot.as_ref().ok());
+        let consent = self.decide(&found.manifest, evidence);
         let grants = consent.verdict.grants.clone();
         let announced = Announced::new(consent.asks_about_definitions.then(|| self.agreed(&id)));
         let mut warnings = found.warnings.clone();
@@ -234,6 +238,7 @@ impl Packages {
             found_warnings: found.warnings,
             warnings,
             snapshot: Mutex::new(snapshot),
+            executable,
             store: store.clone(),
             host: host.clone(),
             configuration: Configuration::new(self.configured(&id)),
@@ -254,11 +259,6 @@ impl Packages {
             },
             manifest: found.manifest,
         };
-        let numbers = lock(&self.numbers)
-            .entry(id.clone())
-            .or_insert_with(|| Arc::new(Numbers::open(&self.reserve, id.as_str())))
-            .clone();
-        blueprint.make_ready();
         for shortfall in blueprint.shortfalls() {
             tracing::warn!(plugin = %id, %shortfall, "this host cannot confine the plugin as it should be");
         }
@@ -295,7 +295,7 @@ impl Packages {
     }
 
     fn record_of(&self, id: &PluginId, version: &Version) -> PathBuf {
-        self.records.join(format!("{id}@{version}.json"))
+        record::path(&self.records, id, version)
     }
 
     fn entry(&self, what: &str, who: &str, id: &PluginId, version: &Version, detail: String) -> Entry {
@@ -331,7 +331,7 @@ async fn end(handle: &Handle, task: Option<JoinHandle<()>>) {
 }
 
 fn no_room(path: &Path, error: &io::Error) -> ErrorBody {
-    let message = format!("{} cannot be changed: {error}; is the disk full or read-only?", path.display());
+    let message = format!("{} cannot be changed: {error}{}", path.display(), tree::not_written(error));
     ErrorBody::new(ErrorCode::ResourceExhausted, message)
 }
 

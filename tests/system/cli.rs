@@ -280,6 +280,20 @@ fn members_of_the_sockets_group_are_let_in() {
     daemon.stop_and_expect_no_orphans();
 }
 
+#[test]
+fn each_mistake_of_a_package_has_a_line() {
+    let daemon = Daemon::with([Package::echo()]);
+    let odd = Package::hostile("guest", "tame").with("version", json!("none")).with("entry_point", json!("/bin/sh"));
+    let folder = odd.write(&daemon.path().join("elsewhere"), daemon.marker()).display().to_string();
+    let ran = palisade(&daemon.socket(), &["install", &folder]);
+    assert_eq!(ran.status, Some(4), "{}", ran.stderr);
+    let lines: Vec<_> = ran.stderr.lines().filter_map(|line| line.strip_prefix("palisade: error: ")).collect();
+    assert_eq!(lines.len(), 3, "{}", ran.stderr);
+    expect_text(lines[0], "plugin.json has 2 mistakes: in version, entry_point");
+    assert!(lines[1].starts_with("`version` is ") && lines[2].starts_with("`entry_point` is "), "{}", ran.stderr);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// A package is packed, installed from that file and started, in three commands; what does not start is installed all the same.
 #[test]
 fn packed_installed_and_loaded() {

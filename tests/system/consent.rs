@@ -89,6 +89,14 @@ fn nothing_runs_before_its_operator_has_decided() {
     assert_eq!(refused.message, waits);
     expect_text(&refused.hint.unwrap_or_default(), "`palisade grant guest`");
     assert!(!refused.retryable);
+    let shown = daemon.operate("permissions", &json!({"plugin": "guest"})).expect("it is known");
+    let details = json!({
+        "plugin": "guest", "version": "1.0.0", "digest": shown["plugins"][0]["digest"], "definitions": [],
+        "permissions": [{"permission": format!("file_read:{path}")}, {"permission": "execute_code"}],
+    });
+    assert_eq!(refused.details, Some(details));
+    let waiting = || daemon.operate("search", &json!({"state": "awaits_consent"})).expect("it answers");
+    assert_eq!((&waiting()["plugins"][0]["id"], &waiting()["plugins"][1]), (&json!("guest"), &Value::Null));
     for operation in ["start", "restart", "describe"] {
         error(daemon.operate(operation, &json!({"plugin": "guest"})), ErrorCode::ConsentRequired);
     }
@@ -281,7 +289,9 @@ fn an_announced_action_that_is_defined_otherwise_is_asked_about() {
     expect_text(&doctor, waits);
     for operation in ["start", "restart", "describe"] {
         let exactly = json!({"plugin": "guest", "version": "=1.1.0"});
-        error(daemon.operate(operation, &exactly), ErrorCode::ConsentRequired);
+        let refused = error(daemon.operate(operation, &exactly), ErrorCode::ConsentRequired);
+        let changes = json!([{"action": "echo", "change": "changed"}, {"action": "more", "change": "new"}]);
+        assert_eq!(refused.details.expect("it says what is asked")["definitions"], changes);
     }
     assert_eq!(call(&daemon).expect("there is another version"), 1);
     assert_eq!(daemon.process_of("guest"), before, "which goes on");

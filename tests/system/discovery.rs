@@ -370,3 +370,34 @@ fn a_plugin_that_drains_holds_up_nothing() {
     // The second time it is in haste.
     daemon.stop_and_expect_no_orphans();
 }
+
+/// Nobody knows then which versions are disabled, and none is to take calls for that.
+#[test]
+fn a_rescan_that_cannot_read_the_database_changes_nothing() {
+    let daemon = Daemon::with([Package::echo()]);
+    daemon.operate("disable", &json!({"plugin": "echo"})).expect("it is there");
+    let asked = std::env::var("PALISADE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let program =
+        "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript('ALTER TABLE switched RENAME TO elsewhere')";
+    let mut command = palisade_tests::command::command(&asked);
+    let said = command.arg("-c").arg(program).arg(daemon.path().join("state/registry.sqlite3")).output();
+    if !said.as_ref().is_ok_and(|said| said.status.success()) {
+        println!("SKIPPED: {asked} as Python 3 with sqlite3 is needed; PALISADE_PYTHON names another: {said:?}");
+        return;
+    }
+    // A version that has changed is made anew, as its manifest says, which has nothing against it.
+    let manifest = daemon.plugins().join("echo/plugin.json");
+    let text = fs::read_to_string(&manifest).expect("it is there");
+    let mut changed: Value = serde_json::from_str(&text).expect("it is one");
+    changed["description"] = json!("another");
+    fs::write(&manifest, changed.to_string()).expect("it is ours");
+    let refused = daemon.operate("rescan", &json!({})).expect_err("the table is not there");
+    assert_eq!(refused.code, ErrorCode::ResourceExhausted);
+    assert!(
+        refused.message.contains("which versions are disabled cannot be read, so nothing is changed"),
+        "{refused:?}"
+    );
+    let status = daemon.operate("status", &json!({"plugin": "echo"})).expect("it is known");
+    assert_eq!(status["enabled"], json!(false));
+    daemon.stop_and_expect_no_orphans();
+}

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, Fault};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::steps::Traced;
@@ -147,11 +147,21 @@ fn a_package_that_cannot_be_installed_changes_nothing() {
     refused("relative".as_ref(), ErrorCode::InvalidParams, "relative is no absolute path");
     let odd = elsewhere(&daemon, &guest("not a version").with("entry_point", json!("/bin/sh")));
     refused(&odd, ErrorCode::ConfigurationInvalid, "version");
-    refused(&odd, ErrorCode::ConfigurationInvalid, "entry_point");
+    refused(&odd, ErrorCode::ConfigurationInvalid, "plugin.json has 2 mistakes: in version, entry_point");
+    let refusal = error(install(&daemon, &odd), ErrorCode::ConfigurationInvalid);
+    assert_eq!(refusal.fault, Fault::Caller);
+    let mistakes = refusal.details.expect("they are a list")["mistakes"].clone();
+    let mistakes: Vec<String> = serde_json::from_value(mistakes).expect("they are texts");
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    assert!(mistakes[0].starts_with("`version` is ") && mistakes[1].starts_with("`entry_point` is "), "{mistakes:?}");
     let later = elsewhere(&daemon, &guest("3.0.0").with("dependencies", json!({"host": ">=99"})));
     refused(&later, ErrorCode::ConfigurationInvalid, "dependencies.host wants palisaded >=99, and this is 0.1.0");
     let other = elsewhere(&daemon, &guest("1.0.0").with("description", json!("something else")));
-    refused(&other, ErrorCode::InvalidParams, "guest 1.0.0 is there already");
+    let there = format!(
+        "guest 1.0.0 is there already, from {}, with",
+        fs::canonicalize(&other).expect("it is there").display()
+    );
+    refused(&other, ErrorCode::InvalidParams, &there);
     let linked = elsewhere(&daemon, &guest("2.0.0"));
     std::os::unix::fs::symlink("/etc/passwd", linked.join("link")).expect("the folder is ours");
     refused(&linked, ErrorCode::ConfigurationInvalid, "link is a symbolic link");
@@ -432,6 +442,65 @@ fn a_daemon_that_is_killed_before_each_step_of_an_installation() {
     println!("of {} steps, {before} were before it was installed", before + after);
     assert!(in_the_guest() || (10 < before && 2 < after), "{before} {after}");
     daemon.stop_and_expect_no_orphans();
+}
+
+/// Whoever reads, parses, hashes or verifies on the thread of all calls holds up all of them. So that thread names no file of a package, none
+/// of what is written down of it, and none of the database, whatever an operator does.
+#[test]
+fn the_thread_of_all_calls_touches_no_package() {
+    let daemon = Daemon::with([Package::echo()]);
+    let asking = |version: &str| {
+        let ask = json!([{ "permission": "file_read", "scope": ["/srv"] }]);
+        guest(version).with("permissions_required", ask).with("actions", json!([{ "name": "echo" }]))
+    };
+    let first = daemon.path().join("first");
+    fs::rename(elsewhere(&daemon, &asking("1.0.0")), &first).expect("it is ours");
+    let second = elsewhere(&daemon, &asking("1.1.0"));
+    let state = daemon.path().join("state");
+    let steps = [
+        ("install", json!({ "path": first })),
+        ("grant", json!({ "plugin": "guest" })),
+        ("disable", json!({ "plugin": "guest" })),
+        ("enable", json!({ "plugin": "guest" })),
+        ("update", json!({ "plugin": "guest", "path": second })),
+        ("revoke", json!({ "plugin": "guest" })),
+        ("deprecate", json!({ "plugin": "guest", "version": "=1.0.0", "reason": "it is old" })),
+        ("disable", json!({ "plugin": "echo" })),
+        ("enable", json!({ "plugin": "echo" })),
+        ("rescan", json!({})),
+        ("uninstall", json!({ "plugin": "guest", "version": "=1.1.0" })),
+        ("uninstall", json!({ "plugin": "guest", "purge": true })),
+    ];
+    let mut agent = daemon.agent();
+    let traced = match Traced::of(daemon.pid()) {
+        Ok(traced) => traced,
+        Err(error) => {
+            println!("SKIPPED: the daemon cannot be traced here: {error}");
+            return;
+        }
+    };
+    let over = AtomicBool::new(false);
+    let named = std::thread::scope(|scope| {
+        let operator = scope.spawn(|| {
+            let mut refused = Vec::new();
+            for (operation, parameters) in &steps {
+                if let Err(error) = agent.call("palisade", operation, parameters) {
+                    refused.push(format!("{operation} {parameters}: {}", error.message));
+                }
+            }
+            over.store(true, Ordering::SeqCst);
+            refused
+        });
+        let named = traced.named_by_first(|| over.load(Ordering::SeqCst));
+        assert_eq!(operator.join().expect("it does not panic"), [""; 0]);
+        named
+    });
+    let of_packages: Vec<_> = named
+        .iter()
+        .filter(|path| path.starts_with(&state) || path.starts_with(daemon.plugins()) || path.ends_with("plugin.json"))
+        .collect();
+    assert_eq!(of_packages, [""; 0], "of {} that it names", named.len());
+    daemon.kill_nine();
 }
 
 /// A whole version means just that one, and what can never run is not installed.

@@ -399,28 +399,28 @@ impl<'a> Admin<'a> {
         self.request("configure", &Configure { target, set: None, unset: &[], undo: true }).call().await
     }
 
-    /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. `major` also one
-    /// that may break whoever uses it.
+    /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. Of `plugin` the highest
+    /// installed version that is meant counts. `major` also one that may break whoever uses it.
     ///
     /// # Errors
     /// Any [`CallError`].
     pub async fn update(
         &self,
-        plugin: Option<&str>,
+        target: Option<Target<'a>>,
         path: Option<&str>,
         major: bool,
         force: bool,
     ) -> Result<Updates, CallError> {
         #[derive(Serialize)]
         struct Update<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            plugin: Option<&'a str>,
+            #[serde(flatten)]
+            target: Option<Target<'a>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             path: Option<&'a str>,
             major: bool,
             force: bool,
         }
-        self.request("update", &Update { plugin, path, major, force }).call().await
+        self.request("update", &Update { target, path, major, force }).call().await
     }
 
     /// Has the supervisor look into the plugin directories again, and read everything; returns what that has changed.
@@ -501,6 +501,9 @@ pub struct PluginSummary {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// What it depends on and cannot have: it is not started meanwhile. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
@@ -751,6 +754,8 @@ pub struct Hit {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Whether it takes none before an operator has said something about what it asks for.
+    pub awaits_consent: bool,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
     /// As in [`PluginSummary::state`].
@@ -947,8 +952,10 @@ pub struct Update {
     pub version: String,
     /// The digest of its snapshot, in hexadecimal.
     pub digest: String,
-    /// From where it came.
+    /// Where a newer one was looked for.
     pub source: String,
+    /// The version that is there.
+    pub found: String,
     /// Whether anything was installed.
     pub updated: bool,
     /// Whether the version that it has now takes no calls before an operator has said something.

@@ -112,7 +112,9 @@ fn main() -> ExitCode {
             Err(run::run(run.arguments, arguments.socket.or_else(named).as_deref()))
         }
         Command::Completions { shell } => completions(shell),
-        Command::Validate { folder, run } => validate::validate(&folder, run, &screen, as_json),
+        Command::Validate { folder, program, run } => {
+            validate::validate(&folder, program.as_deref(), run, &screen, as_json)
+        }
         Command::Pack(pack) => pack::pack(&pack, &screen, as_json).map(|()| 0),
         Command::New(new) => new::new(&new, as_json),
         Command::Keygen(keygen) => trust::keygen(keygen, as_json).map(|()| 0),

@@ -29,8 +29,8 @@ struct Install<'a> {
 
 #[derive(Serialize)]
 struct Update<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plugin: Option<&'a str>,
+    #[serde(flatten)]
+    target: Option<Target<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a Path>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -77,7 +77,7 @@ pub(crate) async fn update(
     leave: Leave,
 ) -> Result<(), Failure> {
     let path = from.map(absolute).transpose()?;
-    let wanted = Update { plugin, path: path.as_deref(), major: leave.major, force: leave.force };
+    let wanted = Update { target: plugin.map(target), path: path.as_deref(), major: leave.major, force: leave.force };
     let answer = match context.operate("update", &wanted).await {
         Err(failure) if failure.is(ErrorCode::ConsentRequired) && !leave.major && permissions::can_ask(context) => {
             let question = format!("{} Install it? [y/N] ", harmless(&failure.sentence()));
@@ -102,11 +102,12 @@ pub(crate) async fn update(
 }
 
 fn update_text(updated: &Updated, screen: &Screen) -> String {
-    let Updated { id, from, version, source, updated, .. } = updated;
+    let Updated { id, from, version, source, found, updated, .. } = updated;
     let what = screen.tone(&format!("{} {}", one_line(id), one_line(version)), Tone::Strong);
     match updated {
         true => format!("{what} is installed, after {}\n", one_line(from)),
-        false => format!("{what} is the newest that there is in {}\n", harmless(source)),
+        false if found == version => format!("{what} is the newest that there is in {}\n", harmless(source)),
+        false => format!("{what} stays: {}, in {}, is no newer\n", one_line(found), harmless(source)),
     }
 }
 
@@ -208,6 +209,24 @@ mod tests {
         for path in ["a", "/a", "a/file:", "C:a"] {
             assert!(!is_url(Path::new(path)), "{path}");
         }
+    }
+
+    #[test]
+    fn what_an_update_came_to_is_said() {
+        let same = Updated {
+            id: "echo".into(),
+            from: "1.1.0".into(),
+            version: "1.1.0".into(),
+            source: "/srv/echo".into(),
+            found: "1.1.0".into(),
+            ..Updated::default()
+        };
+        let text = |updated: &Updated| update_text(updated, &Screen::plain());
+        assert_eq!(text(&same), "echo 1.1.0 is the newest that there is in /srv/echo\n");
+        let older = Updated { found: "1.0.0".into(), ..same.clone() };
+        assert_eq!(text(&older), "echo 1.1.0 stays: 1.0.0, in /srv/echo, is no newer\n");
+        let newer = Updated { version: "1.2.0".into(), updated: true, ..same };
+        assert_eq!(text(&newer), "echo 1.2.0 is installed, after 1.1.0\n");
     }
 
     #[test]

@@ -112,6 +112,7 @@ struct UninstallParams {
 #[serde(deny_unknown_fields)]
 struct UpdateParams {
     plugin: Option<String>,
+    version: Option<String>,
     path: Option<String>,
     #[serde(default)]
     major: bool,
@@ -195,11 +196,11 @@ impl Service {
                 value(&self.packages()?.usage(plugin.as_deref(), version.as_deref()).await?)
             }
             "update" => {
-                let UpdateParams { plugin, path, major, force } = parameters(params)?;
+                let UpdateParams { plugin, version, path, major, force } = parameters(params)?;
                 let packages = self.changeable()?;
                 let leave = Leave { major, force };
-                let mut updated =
-                    value(&to_its_end(async move { packages.updates(plugin, path, leave, &who).await }).await?)?;
+                let work = async move { packages.updates(plugin, version.as_deref(), path, leave, &who).await };
+                let mut updated = value(&to_its_end(work).await?)?;
                 for one in updated["updates"].as_array_mut().into_iter().flatten() {
                     self.say_what_it_awaits(one)?;
                 }

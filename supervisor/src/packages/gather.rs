@@ -8,23 +8,25 @@ use std::path::Path;
 use semver::Version;
 
 use super::discovery::{self, Looked, shadowed};
+use super::prepare::Staged;
 use super::record::Loaded;
 use super::{INSTALLED_MAX, Packages, lock, record};
 use crate::blocking;
-use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
 use crate::registry::{DirectoryError, Found, Registry, Rejected};
-use crate::store::database::Database;
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
+
+/// The versions of which an operator has said whether they take calls.
+pub(super) type Switched = BTreeMap<(PluginId, Version), bool>;
 
 /// What was found when the daemon started.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    pub(super) staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
+    pub(super) staged: Vec<Staged>,
     pub(super) rejected: Vec<Rejected>,
     /// What an operator has said of versions.
-    pub(super) switched: BTreeMap<(PluginId, Version), bool>,
+    pub(super) switched: Switched,
     /// Snapshots that nobody runs, and that are kept all the same: what is installed can be used again when what is required is otherwise.
     pub(super) kept: Vec<Snapshot>,
 }
@@ -39,30 +41,38 @@ impl Packages {
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         blocking::run(move || {
             let looked = discovery::look(&directories, &store, &host.rules, &database)?;
-            Ok(Gathered::of(looked, &records, &store, &host.rules, &database))
+            let switched = database.switched().unwrap_or_else(|error| {
+                tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
+                BTreeMap::new()
+            });
+            Ok(Gathered::of(looked, switched, &records, &store, &host.rules))
         })
         .await
     }
 
     /// Brings them to life, and those that always run start.
-    pub async fn begin(&self, gathered: Gathered) {
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub async fn begin(&self, gathered: Gathered) -> io::Result<()> {
         let Gathered { staged, rejected, switched, kept } = gathered;
         *lock(&self.kept) = kept;
         for rejected in &rejected {
             tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
         }
         let mut handles = Vec::new();
-        for (found, snapshot) in staged {
-            if let Err(reason) = &snapshot {
-                tracing::warn!(plugin = %found.manifest.id, reason = %reason.message, "the package cannot be used");
+        let prepared = self.prepare(staged).await.map_err(|error| io::Error::other(error.message))?;
+        for one in prepared {
+            if let Err(reason) = &one.snapshot {
+                tracing::warn!(plugin = %one.found.manifest.id, reason = %reason.message, "the package cannot be used");
             }
-            let handle = self.make(found, snapshot);
+            let handle = self.make(one);
             let said = switched.get(&(handle.id().clone(), handle.version().clone()));
             handle.set_enabled(said.copied().unwrap_or(handle.blueprint().manifest.default_enabled));
             handles.push(handle);
         }
         self.live.replace(Registry::new(handles, rejected));
-        let Some(registry) = self.live.now() else { return };
+        let Some(registry) = self.live.now() else { return Ok(()) };
         self.agree_to_what_is_left(&registry).await;
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
             if let Some(lacking) = handle.blueprint().lacking() {
@@ -74,17 +84,14 @@ impl Packages {
                 self.set_off(&handle).await;
             }
         }
+        Ok(())
     }
 }
 
 impl Gathered {
     /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
-    pub(super) fn of(looked: Looked, records: &Path, store: &Store, rules: &Rules, database: &Database) -> Self {
+    pub(super) fn of(looked: Looked, switched: Switched, records: &Path, store: &Store, rules: &Rules) -> Self {
         let Looked { staged, rejected } = looked;
-        let switched = database.switched().unwrap_or_else(|error| {
-            tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
-            BTreeMap::new()
-        });
         let mut gathered = Self { staged, rejected, switched, kept: Vec::new() };
         gathered.add_installed(records, store, rules);
         gathered

@@ -1,12 +1,9 @@
 //! Installed versions of which there is nothing but the record: the snapshot is damaged or gone, or the record is none.
 
-use std::fs;
-
 use palisade_protocol::ErrorBody;
 use semver::Version;
 
-use super::record::sync_parent;
-use super::{Leaving, Packages, Removed, lock, no_room, run};
+use super::{Leaving, Packages, Removed, lock, run};
 use crate::events::EventKind;
 use crate::model::ids::PluginId;
 use crate::plugin::handle::Handle;
@@ -35,20 +32,18 @@ impl Packages {
             return Ok(None);
         };
         let record = self.record_of(&id, &version);
-        if registry.versions(&id).any(|(there, _)| *there == version) || !record.exists() {
+        if registry.versions(&id).any(|(there, _)| *there == version) {
+            return Ok(None);
+        }
+        let is_installed = run({
+            let record = record.clone();
+            move || record.exists()
+        });
+        if !is_installed.await? {
             return Ok(None);
         }
         let entry = self.entry("uninstall", who, &id, &version, "it could not be used".to_owned());
-        let database = self.database.clone();
-        run(move || {
-            fs::remove_file(&record).and_then(|()| sync_parent(&record)).map_err(|error| no_room(&record, &error))?;
-            // The version is gone, whether that was noted or not.
-            if let Err(error) = database.removed(&entry) {
-                tracing::error!(%error, "that a version was removed is not in the audit trail");
-            }
-            Ok::<_, ErrorBody>(())
-        })
-        .await??;
+        self.remove_record(record, entry).await?;
         let mut without = Registry::clone(registry);
         without.forgive(&id, &version);
         self.live.replace(without);
@@ -61,7 +56,7 @@ impl Packages {
         if purged {
             self.purge(&id, &version, &data, who).await?;
         }
-        let data = (!purged && data.is_dir()).then_some(data);
+        let data = run(move || (!purged && data.is_dir()).then_some(data)).await?;
         Ok(Some(Removed {
             id: id.to_string(),
             version: version.to_string(),

@@ -5,9 +5,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::model::generation::LaunchFailure;
+use crate::model::ids::PluginId;
 use crate::plugin::admission;
 use crate::registry::{self, Found, says_nothing};
 use crate::store::{Snapshot, Store, StoreError};
@@ -42,6 +44,11 @@ pub(super) enum Loaded {
     Nothing(String),
     /// Nobody knows at the moment: something could not be looked at. If anything is known of the snapshot, it is kept.
     Unseen(String, Option<Snapshot>),
+}
+
+/// Where the record of a version is.
+pub(super) fn path(records: &Path, id: &PluginId, version: &Version) -> PathBuf {
+    records.join(format!("{id}@{version}.json"))
 }
 
 /// An installed version.

@@ -16,6 +16,7 @@ use crate::events::EventKind;
 use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
 use crate::registry::Registry;
+use crate::store::database::Entry;
 use crate::store::remove_tree;
 
 /// What was removed.
@@ -70,7 +71,11 @@ impl Packages {
         };
         let (id, version) = (handle.id().clone(), handle.version().clone());
         let record = self.record_of(&id, &version);
-        if !record.exists() {
+        let is_installed = run({
+            let record = record.clone();
+            move || record.exists()
+        });
+        if !is_installed.await? {
             let place = handle.blueprint().source.display().to_string();
             let message = format!("{id} {version} was not installed: it lies in {place}");
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
@@ -85,16 +90,7 @@ impl Packages {
         let entry = self.entry("uninstall", who, &id, &version, String::new());
         // Held until it is archived, so that no sweep takes it.
         let snapshot = handle.blueprint().snapshot().ok().or_else(|| self.take_kept(&handle));
-        let database = self.database.clone();
-        run(move || {
-            fs::remove_file(&record).and_then(|()| sync_parent(&record)).map_err(|error| no_room(&record, &error))?;
-            // The version is gone, whether that was noted or not.
-            if let Err(error) = database.removed(&entry) {
-                tracing::error!(%error, "that a version was removed is not in the audit trail");
-            }
-            Ok::<_, ErrorBody>(())
-        })
-        .await??;
+        self.remove_record(record, entry).await?;
         let mut without = Registry::clone(&registry);
         without.take(&id, &version);
         self.live.replace(without);
@@ -142,6 +138,22 @@ impl Packages {
         });
         let data = stays.then_some(data);
         Ok(Removed { id: id.to_string(), version: version.to_string(), broken, data, archive, purged })
+    }
+
+    /// Removes the record of a version, for good: the version is gone then, whether that was noted or not.
+    ///
+    /// # Errors
+    /// `resource_exhausted` where that cannot be.
+    pub(super) async fn remove_record(&self, record: PathBuf, entry: Entry) -> Result<(), ErrorBody> {
+        let database = self.database.clone();
+        run(move || {
+            fs::remove_file(&record).and_then(|()| sync_parent(&record)).map_err(|error| no_room(&record, &error))?;
+            if let Err(error) = database.removed(&entry) {
+                tracing::error!(%error, "that a version was removed is not in the audit trail");
+            }
+            Ok(())
+        })
+        .await?
     }
 
     /// Removes whatever is kept of an id of which no version is there any more: its data, the numbers of its generations, and all that

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use palisade_protocol::ErrorBody;
+use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -60,7 +60,7 @@ impl Packages {
     /// Not cancel safe: a plugin may have left the registry, and not be there anew.
     ///
     /// # Errors
-    /// `resource_exhausted` where there is no thread to look with.
+    /// `resource_exhausted` where there is no thread to look with, or the database cannot be read.
     pub async fn rescan(&self, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
         let (rescanned, departures) = self.follow(trusting).await?;
         self.settle(&rescanned, departures).await;
@@ -110,6 +110,23 @@ impl Packages {
             })
             .cloned()
             .collect();
+        let mut other = Vec::new();
+        for (found, snapshot) in staged {
+            let (id, version) = key(&found);
+            let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle);
+            let goes_on = old.is_some_and(|old| {
+                // Another one of the same id and version takes its place only when it is known to be gone.
+                is_same(old, &found, &snapshot)
+                    || (old.blueprint().source != found.path && cannot_be_seen(old))
+                    // What the daemon is short of says nothing of the package.
+                    || matches!(&snapshot, Err(failure) if failure.outlook != Outlook::Lasting)
+            });
+            if !goes_on {
+                other.push((found, snapshot));
+            }
+        }
+        // Nothing has changed until everything is there for it.
+        let prepared = self.prepare(other).await?;
         for handle in &gone {
             next.take(handle.id(), handle.version());
             rescanned.removed.push(name(handle));
@@ -123,22 +140,11 @@ impl Packages {
             departures.push(self.leave(handle, task));
         }
 
-        for (found, snapshot) in staged {
-            let (id, version) = key(&found);
+        for one in prepared {
+            let (id, version) = key(&one.found);
             let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle.clone());
-            if old.as_ref().is_some_and(|old| is_same(old, &found, &snapshot)) {
-                continue;
-            }
-            // Another one of the same id and version takes its place only when it is known to be gone.
-            if old.as_ref().is_some_and(|old| old.blueprint().source != found.path && cannot_be_seen(old)) {
-                continue;
-            }
-            // What the daemon is short of says nothing of the package.
-            if old.is_some() && matches!(&snapshot, Err(failure) if failure.outlook != Outlook::Lasting) {
-                continue;
-            }
             let enabled = switched.get(&(id.clone(), version.clone())).copied();
-            let enabled = enabled.unwrap_or(found.manifest.default_enabled);
+            let enabled = enabled.unwrap_or(one.found.manifest.default_enabled);
             let (kind, list) = match old {
                 Some(_) => (EventKind::PackageChanged, &mut rescanned.changed),
                 None => (EventKind::PackageAdded, &mut rescanned.added),
@@ -147,11 +153,11 @@ impl Packages {
             if !self.around.store.is_open() {
                 break;
             }
-            if let Err(reason) = &snapshot {
+            if let Err(reason) = &one.snapshot {
                 tracing::warn!(plugin = %id, reason = %reason.message, "the package cannot be used");
             }
             let old = old.map(|old| (self.task_of(&old), old));
-            let handle = self.make(found, snapshot);
+            let handle = self.make(one);
             handle.set_enabled(enabled);
             list.push(name(&handle));
             next.put(handle.clone());
@@ -174,6 +180,11 @@ impl Packages {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         run(move || {
+            // A version that is disabled is not to take calls because that cannot be read; what there is stays as it is.
+            let switched = database.switched().map_err(|error| {
+                let message = format!("which versions are disabled cannot be read, so nothing is changed: {error}");
+                ErrorBody::new(ErrorCode::ResourceExhausted, message)
+            })?;
             let mut listing = Listing::default();
             for directory in directories {
                 if let Err(error) = listing.add(&directory) {
@@ -185,9 +196,9 @@ impl Packages {
                 Trusting::Stamps => discovery::look_at(listing, &store, &host.rules, &database),
                 Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
             };
-            Gathered::of(looked, &records, &store, &host.rules, &database)
+            Ok(Gathered::of(looked, switched, &records, &store, &host.rules))
         })
-        .await
+        .await?
     }
 }
 

@@ -2,6 +2,7 @@
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 
+use super::prepare::Prepared;
 use super::{Packages, lock, run, the_one};
 use crate::events::EventKind;
 use crate::model::generation::StopWhy;
@@ -31,6 +32,8 @@ impl Packages {
             return Ok(handle);
         }
         let what = if enabled { "enable" } else { "disable" };
+        // Nothing is noted before everything is there for it.
+        let prepared = if enabled { self.read_again(&handle).await? } else { None };
         let entry = self.entry(what, who, &id, &version, String::new());
         let database = self.database.clone();
         let noted = run(move || database.switch(enabled, &entry)).await?;
@@ -44,22 +47,10 @@ impl Packages {
             handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await?;
             return Ok(handle);
         }
-        // It begins as a daemon that starts would have it begin, with nothing held against it.
-        let (blueprint, snapshot) = (handle.blueprint(), handle.blueprint().snapshot());
-        // Where there is no copy yet, it is what would be copied.
-        let folder = |snapshot: &Snapshot| match snapshot.is_presumed {
-            true => blueprint.source.clone(),
-            false => snapshot.path.clone(),
-        };
-        let read = match snapshot.as_ref().ok().map(folder) {
-            Some(folder) => run(move || registry::read(&folder)).await?.ok(),
-            None => None,
-        };
-        let read = read.filter(|read| read.manifest == blueprint.manifest);
-        let (anew, ending) = match read {
-            Some(found) => {
+        let (anew, ending) = match prepared {
+            Some(prepared) => {
                 let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
-                (self.make(Found { path: blueprint.source.clone(), ..found }, snapshot), Some(task))
+                (self.make(prepared), Some(task))
             }
             None => (handle.clone(), None),
         };
@@ -75,5 +66,21 @@ impl Packages {
         }
         self.set_off(&anew).await;
         Ok(anew)
+    }
+    /// What the plugin is made from by a daemon that starts, with nothing held against it; if it is still that package.
+    async fn read_again(&self, handle: &Handle) -> Result<Option<Prepared>, ErrorBody> {
+        let (blueprint, snapshot) = (handle.blueprint(), handle.blueprint().snapshot());
+        // Where there is no copy yet, it is what would be copied.
+        let folder = |snapshot: &Snapshot| match snapshot.is_presumed {
+            true => blueprint.source.clone(),
+            false => snapshot.path.clone(),
+        };
+        let read = match snapshot.as_ref().ok().map(folder) {
+            Some(folder) => run(move || registry::read(&folder)).await?.ok(),
+            None => None,
+        };
+        let Some(read) = read.filter(|read| read.manifest == blueprint.manifest) else { return Ok(None) };
+        let found = Found { path: blueprint.source.clone(), ..read };
+        Ok(Some(self.prepare_one((found, snapshot), None).await?))
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::refusals::Refusals;
 use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
+use serde_json::{Value, json};
 
 use super::actions::Actions;
 use super::admission;
@@ -22,9 +23,10 @@ use crate::blocking;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::guarantee::Required;
 use crate::model::ids::Generation;
+use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
-use crate::model::permission::consent::Consent;
+use crate::model::permission::consent::{Change, Consent, Decided, Decision};
 use crate::model::permission::grants::Grants;
 use crate::process::quota::{self, QuotaError};
 use crate::process::{Child, Launch, Launchers, NoLauncher, SpawnError, Spec, Stock, spawn};
@@ -88,6 +90,8 @@ pub struct Blueprint {
     pub warnings: Vec<String>,
     /// The copy that runs, or why there is none.
     pub snapshot: Mutex<Result<Snapshot, LaunchFailure>>,
+    /// Whether this host could execute what is in it when that was looked at.
+    pub executable: Result<(), LaunchFailure>,
     /// Where copies are made.
     pub store: Arc<Store>,
     /// How this host runs it.
@@ -129,6 +133,40 @@ pub enum OnDegraded {
     Warn,
 }
 
+/// Whether there is a program in the package that this host can execute. Blocks.
+///
+/// # Errors
+/// Why not.
+pub fn executable(
+    host: &Host,
+    manifest: &Manifest,
+    source: &Path,
+    snapshot: &Result<Snapshot, LaunchFailure>,
+) -> Result<(), LaunchFailure> {
+    let snapshot = snapshot.as_ref().map_err(Clone::clone)?;
+    // Where there is no copy yet, it is what would be copied.
+    let package = if snapshot.is_presumed { source } else { &snapshot.path };
+    let entry = manifest.entry_point.as_str();
+    if let Some(name) = &manifest.runtime {
+        let runtime = host.runtimes.named(name).map_err(lasting)?;
+        store::script(package, entry)?;
+        return open_runtime(manifest, runtime).map(drop);
+    }
+    let EntryPoint { path, program, .. } = store::entry_point(package, entry)?;
+    arguments(&path, program).map(|_| ())
+}
+
+fn open_runtime(manifest: &Manifest, runtime: &Runtime) -> Result<OwnedFd, LaunchFailure> {
+    let name = manifest.runtime.as_deref().unwrap_or_default();
+    runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
+}
+
+/// Makes the folder of a plugin's data beforehand: to make one takes ten times as long as to find it, and the first start is waited for.
+/// Where that fails, the start says so. Blocks.
+pub fn make_data_folder(host: &Host, id: &PluginId) {
+    let _ = spec::make_data_folder(&host.data.join(id.as_str()), Identity::Own);
+}
+
 impl Blueprint {
     /// The copy that runs, or why there is none.
     ///
@@ -163,32 +201,9 @@ impl Blueprint {
         self.host.data.join(self.manifest.id.as_str())
     }
 
-    /// Makes the folder of its data beforehand: to make one takes ten times as long as to find it, and the first start is waited for.
-    /// Where that fails, the start says so.
-    pub fn make_ready(&self) {
-        let _ = spec::make_data_folder(&self.data_folder(), Identity::Own);
-    }
-
     /// The name of a process's cgroup.
     pub(super) fn leaf_name(&self, generation: Generation) -> String {
         format!("{}-{}-{generation}", self.manifest.id, self.manifest.version)
-    }
-
-    /// Whether there is a program in the package that this host can execute.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn executable(&self) -> Result<(), LaunchFailure> {
-        let snapshot = self.snapshot()?;
-        // Where there is no copy yet, it is what would be copied.
-        let package = if snapshot.is_presumed { &self.source } else { &snapshot.path };
-        let entry = self.manifest.entry_point.as_str();
-        if let Some(runtime) = self.runtime().map_err(lasting)? {
-            store::script(package, entry)?;
-            return self.open_runtime(runtime).map(drop);
-        }
-        let EntryPoint { path, program, .. } = store::entry_point(package, entry)?;
-        arguments(&path, program).map(|_| ())
     }
 
     /// What executes its entry point, if the manifest names anything.
@@ -197,11 +212,6 @@ impl Blueprint {
     /// There is none of that name.
     pub fn runtime(&self) -> Result<Option<&Runtime>, String> {
         self.manifest.runtime.as_deref().map(|name| self.host.runtimes.named(name)).transpose()
-    }
-
-    fn open_runtime(&self, runtime: &Runtime) -> Result<OwnedFd, LaunchFailure> {
-        let name = self.manifest.runtime.as_deref().unwrap_or_default();
-        runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
     }
 
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by a rescan, or the next daemon.
@@ -270,7 +280,7 @@ impl Blueprint {
         let (file, path, executed) = match runtime {
             Some(runtime) => {
                 let (path, file) = snapshot.script(entry)?;
-                (file, path, Execution::Runtime(runtime, self.open_runtime(runtime)?))
+                (file, path, Execution::Runtime(runtime, open_runtime(&self.manifest, runtime)?))
             }
             None => {
                 let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
@@ -521,7 +531,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// What of it does not fit.
-    pub fn configured(&self) -> Result<Arc<serde_json::Value>, LaunchFailure> {
+    pub fn configured(&self) -> Result<Arc<Value>, LaunchFailure> {
         self.configuration.now(&self.manifest).map_err(|unfit| LaunchFailure {
             message: not_to_be_had(&unfit.to_string()),
             outlook: Outlook::Lasting,
@@ -591,6 +601,35 @@ impl Blueprint {
         awaited.truncate(AWAITED_NAMED_MAX);
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         format!("{id} {version} waits for its operator's consent to {}{more}", awaited.join(", "))
+    }
+
+    /// The same for programs: what is asked about, by the names that it has where permissions are shown.
+    #[must_use]
+    pub fn asked(&self) -> Value {
+        let Manifest { id, version, .. } = &self.manifest;
+        let items: Vec<_> = self.consent.verdict.items.iter().filter(|one| one.decision == Decision::Asked).collect();
+        let mut changes = self.consent.changed.clone();
+        changes.extend(self.announced.changes());
+        let permission = |one: &&Decided| match &one.reason {
+            Some(reason) => json!({ "permission": one.item.to_string(), "reason": reason }),
+            None => json!({ "permission": one.item.to_string() }),
+        };
+        let named = AWAITED_NAMED_MAX;
+        let definition = |(action, change): &(String, Change)| json!({ "action": action, "change": change });
+        let mut asked = json!({
+            "plugin": id.as_str(),
+            "version": version.to_string(),
+            "permissions": items.iter().take(named).map(permission).collect::<Vec<_>>(),
+            "definitions": changes.iter().take(named).map(definition).collect::<Vec<_>>(),
+        });
+        let more = items.len().saturating_sub(named) + changes.len().saturating_sub(named);
+        if 0 < more {
+            asked["more"] = json!(more);
+        }
+        if let Ok(snapshot) = self.snapshot() {
+            asked["digest"] = json!(snapshot.digest);
+        }
+        asked
     }
 
     /// Holds the actions of a process that is ready against those that were agreed to.
