@@ -32,4 +32,5 @@ pub mod scope;
 pub mod store;
 pub mod telemetry;
 pub mod trust;
+pub mod vault;
 pub mod wire;

@@ -70,6 +70,7 @@ use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::configuration::{Configuration, Configured};
 use crate::plugin::handle::{Command, Handle, Operation};
+use crate::plugin::host_calls::HostCalls;
 use crate::plugin::logs::Hub;
 use crate::plugin::needs::{Needs, Offer};
 use crate::plugin::network::Network;
@@ -253,6 +254,7 @@ impl Packages {
             grants,
             withdrawn: AtomicBool::new(false),
             needs: Needs::new(Arc::downgrade(&self.live) as Weak<dyn Offer>),
+            host_calls: HostCalls::new(Instant::now()),
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,

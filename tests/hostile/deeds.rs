@@ -21,6 +21,7 @@ const NAMES: &[&str] = &[
     "wait",
     "fail",
     "environment",
+    "ask",
     "unknown-kind",
     "byte-at-a-time",
     "glued",
@@ -145,7 +146,8 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     fn own_id(&mut self) -> u64 {
-        self.last_own = if self.last_own == 0 { 1 } else { self.last_own + 2 };
+        // Whoever asked before it was ready has used lower ones.
+        self.last_own = if self.last_own == 0 { 100_001 } else { self.last_own + 2 };
         self.last_own
     }
 }
@@ -215,6 +217,12 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             ok(wire, id, &configuration);
         }
         "generation" => ok(wire, id, &rmp_serde::to_vec(&wire.generation).unwrap_or_default()),
+        "ask" => {
+            let asks = rmp_serde::from_slice(payload).unwrap_or_else(|error| panic!("what to ask: {error}"));
+            let answers = crate::asking::ask(wire, &asks, || ledger.own_id());
+            let answers = rmp_serde::to_vec_named(&answers).unwrap_or_else(|error| panic!("the answers: {error}"));
+            ok(wire, id, &answers);
+        }
         "sleep-blocking" => {
             std::thread::sleep(Duration::from_millis(300));
             ok(wire, id, NIL);

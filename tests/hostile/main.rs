@@ -4,6 +4,7 @@
 //! starts and lives, the action of a call what it does then; `HOSTILE_ID` what it calls itself. Modes and actions are the rows of
 //! the tests, which say what has to follow. With two arguments, a row of `inside` and its parameters, it makes that attempt alone; with `hold-key` it is somebody who has a key. In mode `tame`, and between misdeeds, it keeps to the rules.
 
+mod asking;
 mod attempts;
 mod deeds;
 mod inside;
@@ -102,6 +103,11 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
             wire.send(Kind::Ready, Flags::NONE, 0, &ready(id, "0.1.0", Vec::new()), &[]);
             sleep_for_ever();
         }
+        "asks-first" => {
+            let call = palisade_protocol::HostCall { op: "self", call: None };
+            wire.send(Kind::HostCall, Flags::NONE, 1, &call, &[0xc0]);
+            sleep_for_ever();
+        }
         "half-a-hello" => {
             wire.raw(&[40, 0, 0, 0, Kind::Hello as u8, 0, 0, 0, 0, 0]);
             std::process::exit(0);
@@ -142,6 +148,16 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
     if wire.configuration["exit"] == true {
         eprintln!("it cannot bear that");
         std::process::exit(5);
+    }
+    if mode == "asks-before-ready" {
+        let asks = std::env::var("HOSTILE_ASKS").unwrap_or_default();
+        let asks = serde_json::from_str(&asks).unwrap_or_else(|error| panic!("HOSTILE_ASKS: {error}"));
+        let mut next = 1001;
+        let answers = asking::ask(wire, &asks, || {
+            next += 2;
+            next
+        });
+        eprintln!("{}", serde_json::json!(answers));
     }
     match mode {
         "never-ready" | "fork-and-exit" => sleep_for_ever(),

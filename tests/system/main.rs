@@ -20,6 +20,7 @@ mod discovery;
 mod egress;
 mod exhaustion;
 mod floods;
+mod host_calls;
 mod isolation;
 mod life;
 mod limits;

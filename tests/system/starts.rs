@@ -50,6 +50,7 @@ failures! {
     it_says_nothing: "silent", InitializationFailed, "did not say hello in time", None;
     it_says_something_else: "garbage-first", ProtocolViolation, "bytes was announced", None;
     it_is_ready_before_hello: "ready-first", ProtocolViolation, "ready before hello", None;
+    it_asks_before_hello: "asks-first", ProtocolViolation, "a HostCall frame before its Hello", None;
     it_says_half_a_hello: "half-a-hello", ProtocolViolation, "in the middle of a frame", None;
     it_speaks_another_version: "other-version", InitializationFailed, "protocol versions 900 to 901", Some("rebuild it");
     it_says_hello_twice: "hello-twice", ProtocolViolation, "hello a second time", None;

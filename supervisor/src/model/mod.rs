@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod overdue;
 pub mod permission;
 pub mod plugin;
+pub mod rate;
 pub mod resolution;
 pub mod restart;
 pub mod runtime;

@@ -15,6 +15,7 @@ use super::actions::Actions;
 use super::admission;
 use super::announced::Announced;
 use super::configuration::Configuration;
+use super::host_calls::HostCalls;
 use super::needs::{self, Needs};
 use super::network::{self, Network};
 
@@ -120,6 +121,8 @@ pub struct Blueprint {
     pub withdrawn: AtomicBool,
     /// What it depends on, as far as it lacks it.
     pub needs: Needs,
+    /// Who answers what it asks of the supervisor.
+    pub host_calls: HostCalls,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
 }

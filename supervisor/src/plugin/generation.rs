@@ -20,13 +20,14 @@ use palisade_protocol::{ErrorBody, ErrorCode, Level};
 use serde_json::Value;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Sleep;
 
 use self::poll::{Quiet, Wake};
 use super::actions::SharedActions;
 use super::blueprint::Blueprint;
 use super::call::Call;
+use super::host_calls::Answer;
 use super::inbox::{Inbox, Message, Outlet, inbox};
 use super::link::{Link, LinkSettings};
 use super::logs::{self, Source, Voice};
@@ -254,6 +255,7 @@ pub fn start(
         own_orders: orders_sender.downgrade(),
         batch: Vec::new(),
         reader: Reader::default(),
+        working: JoinSet::new(),
         child: None,
         logs: None,
         pressure: None,
@@ -307,6 +309,8 @@ struct Task {
     own_orders: mpsc::WeakSender<Order>,
     batch: Vec<Message>,
     reader: Reader,
+    /// Its host calls that are not answered at once, with their ids; so many as the link lets through.
+    working: JoinSet<(u64, Answer)>,
     child: Option<Held>,
     logs: Option<Listening>,
     /// Watches how it meets its limits, where there are any.
@@ -444,6 +448,9 @@ impl Task {
             if self.link.outbox.has_bulk() {
                 self.widen();
             }
+        }
+        for (id, answer) in wake.answers {
+            self.link.answer(id, answer);
         }
         self.link.catch_up(now);
         // After the calls that came before it.

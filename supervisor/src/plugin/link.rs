@@ -16,6 +16,7 @@ use foldhash::fast::RandomState;
 use super::actions::SharedActions;
 use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, error_body};
 use super::following::Follow;
+use super::host_calls::{Answer, Asked, Pending};
 use super::inbox::Inbox;
 use super::queue::{Queue, overloaded};
 use crate::model::call::{AfterEnd, after_end};
@@ -58,12 +59,7 @@ pub enum News {
     /// It says something.
     Log(Log),
     /// It asks for something.
-    HostCall {
-        /// Under which id.
-        id: u64,
-        /// What.
-        op: String,
-    },
+    HostCall(Asked),
 }
 
 /// Why the plugin's generation has to end: a sentence.
@@ -161,6 +157,7 @@ pub struct Link {
     last_id: u64,
     last_foreign_id: u64,
     pings: VecDeque<u64>,
+    host_calls: Pending,
     answers_unread: usize,
     /// The first of those answers.
     first_answer: Option<Ticket>,
@@ -206,6 +203,7 @@ impl Link {
             last_id: 0,
             last_foreign_id: 0,
             pings: VecDeque::new(),
+            host_calls: Pending::default(),
             answers_unread: 0,
             first_answer: None,
             next_due: None,
@@ -455,11 +453,22 @@ impl Link {
     }
 
     /// Answers a host call.
-    pub fn answer(&mut self, id: u64, answer: Result<Vec<u8>, ErrorBody>) {
-        let ticket = match answer {
-            Ok(payload) => self.outbox.message(Kind::HostOk, Flags::NONE, id, &Empty {}, &payload),
-            Err(error) => self.outbox.content(Lane::Small, Kind::HostErr, Flags::NONE, id, &error_body(&error)),
+    pub fn answer(&mut self, id: u64, answer: Answer) {
+        let (ticket, length) = match answer {
+            Ok(payload) => {
+                let ticket = if payload.len() < LARGE_FRAME_BYTES {
+                    self.outbox.message(Kind::HostOk, Flags::NONE, id, &Empty {}, &payload)
+                } else {
+                    self.outbox.bulk_message(Kind::HostOk, Flags::NONE, id, &Empty {}, &payload)
+                };
+                (ticket, payload.len())
+            }
+            Err(error) => {
+                let body = error_body(&error);
+                (self.outbox.content(Lane::Small, Kind::HostErr, Flags::NONE, id, &body), body.len())
+            }
         };
+        self.host_calls.answered(id, ticket, length);
         self.first_answer.get_or_insert(ticket);
     }
 
@@ -676,12 +685,17 @@ impl Link {
                 Ok(None)
             }
             Kind::HostCall => {
-                let (call, _) = frame.message::<HostCall<'_>>(kind).map_err(sentence)?;
+                let (call, params) = frame.message::<HostCall<'_>>(kind).map_err(sentence)?;
                 self.asked(id)?;
                 if frame.header.flags.has(Flags::MORE) {
                     return Err("a HostCall with MORE; no host call of this version takes that much".to_owned());
                 }
-                Ok(Some(News::HostCall { id, op: call.op.to_owned() }))
+                if let Err(error) = self.host_calls.begin(id, params.len(), &self.outbox) {
+                    self.answer(id, Err(error));
+                    return Ok(None);
+                }
+                let HostCall { op, call } = call;
+                Ok(Some(News::HostCall(Asked { id, op: op.to_owned(), params: params.to_vec(), call })))
             }
             Kind::Welcome | Kind::Drain | Kind::Call | Kind::Cancel | Kind::HostOk | Kind::HostErr => {
                 Err(format!("{}, which only the supervisor sends", a_frame(kind)))

@@ -17,6 +17,7 @@ pub mod disk;
 pub mod following;
 pub mod generation;
 pub mod handle;
+pub mod host_calls;
 pub mod inbox;
 pub mod limiting;
 pub mod link;

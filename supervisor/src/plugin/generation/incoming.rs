@@ -13,11 +13,12 @@ use palisade_protocol::{
 };
 
 use super::super::actions::Actions;
+use super::super::host_calls::{Asked, Begun};
 use super::super::link::{LOG_FIELDS_BYTES_MAX, News};
 use super::super::logs::Source;
 use super::Task;
-use crate::model::generation::Event;
-use crate::model::status::{clip, quoted};
+use crate::model::generation::{Event, Phase};
+use crate::model::status::clip;
 use crate::wire::{Filled, Incoming};
 
 /// Most reads of what an ended process left in its pipe: as much as the largest pipe holds, in the smallest steps.
@@ -125,10 +126,7 @@ impl Task {
                 let fields = log.fields.filter(|fields| fields.to_string().len() <= LOG_FIELDS_BYTES_MAX);
                 self.voice.say(Source::Log, log.level, &log.message, fields, log.call);
             }
-            News::HostCall { id, op } => {
-                let answer = self.host_call(&op, now);
-                self.link.answer(id, answer);
-            }
+            News::HostCall(asked) => self.take_host_call(asked, now).await,
         }
     }
 
@@ -203,24 +201,34 @@ impl Task {
         self.apply(Event::Pong { healthy, detail, oldest_call: oldest }).await;
     }
 
-    /// What a plugin may ask of the supervisor.
-    fn host_call(&self, op: &str, now: Instant) -> Result<Vec<u8>, ErrorBody> {
-        match op {
-            "self" => {
-                let manifest = &self.blueprint.manifest;
-                let uptime = self.machine.active_for(now).as_millis();
-                Ok(super::super::call::body(&serde_json::json!({
-                    "id": manifest.id.as_str(),
-                    "version": manifest.version.to_string(),
-                    "generation": self.number.0,
-                    "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
-                })))
-            }
-            other => Err(ErrorBody::new(
-                ErrorCode::ActionNotFound,
-                format!("this supervisor has no host call {}", quoted(other)),
-            )),
+    /// It asks for something. Who is not welcome yet has nothing to ask.
+    async fn take_host_call(&mut self, asked: Asked, now: Instant) {
+        if self.machine.phase() == Phase::Starting {
+            let detail = "a HostCall frame before its Hello".to_owned();
+            return self.apply(Event::Violation { detail }).await;
         }
+        let id = asked.id;
+        let begun = match self.blueprint.host_calls.admit(now) {
+            Err(error) => Begun::Done(Err(error)),
+            Ok(()) if asked.op == "self" => Begun::Done(Ok(self.about_itself(now))),
+            Ok(()) => self.blueprint.host_calls.begin(asked),
+        };
+        match begun {
+            Begun::Done(answer) => self.link.answer(id, answer),
+            Begun::Working(work) => drop(self.working.spawn(async move { (id, work.await) })),
+        }
+    }
+
+    /// What it is told about itself.
+    fn about_itself(&self, now: Instant) -> Vec<u8> {
+        let manifest = &self.blueprint.manifest;
+        let uptime = self.machine.active_for(now).as_millis();
+        super::super::call::body(&serde_json::json!({
+            "id": manifest.id.as_str(),
+            "version": manifest.version.to_string(),
+            "generation": self.number.0,
+            "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
+        }))
     }
 }
 

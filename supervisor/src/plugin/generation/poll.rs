@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use super::super::host_calls::Answer;
 use super::{BATCH, Held, Order, Task};
 use crate::process::Report;
 use crate::wire::Filled;
@@ -29,6 +30,7 @@ struct Silence {
     output: bool,
     report: bool,
     messages: bool,
+    answers: bool,
     orders: bool,
     timer: bool,
 }
@@ -62,6 +64,8 @@ pub(super) struct Wake {
     pub(super) flush_failed: bool,
     pub(super) report: Option<Box<Report>>,
     pub(super) messages: bool,
+    /// Answers to host calls.
+    pub(super) answers: Vec<(u64, Answer)>,
     pub(super) order: Option<Order>,
     pub(super) timer: bool,
 }
@@ -98,7 +102,7 @@ impl Task {
 
     /// Waits until anything brings news, and takes all that there is by then.
     pub(super) async fn wait(&mut self) -> Wake {
-        let Self { link, inbox, orders, batch, reader, child, timer, armed, quiet, .. } = self;
+        let Self { link, inbox, working, orders, batch, reader, child, timer, armed, quiet, .. } = self;
         let (mut input, mut output, control) = match child {
             // What it says is heard once it is known who it is, so that whoever it answers finds its process in `status`.
             Some(Held { input, output, control, .. }) => {
@@ -159,6 +163,15 @@ impl Task {
                 && let Some(1..) = note(&mut quiet.messages, inbox.messages.poll_recv_many(cx, batch, BATCH))
             {
                 wake.messages = true;
+                ready = true;
+            }
+            while !quiet.answers && !working.is_empty() {
+                match note(&mut quiet.answers, working.poll_join_next(cx)) {
+                    Some(Some(Ok(answer))) => wake.answers.push(answer),
+                    // Nobody is told; the plugin waits for that one for as long as it wants to.
+                    Some(Some(Err(error))) => tracing::error!(%error, "a host call was not worked off"),
+                    Some(None) | None => break,
+                }
                 ready = true;
             }
             if !quiet.orders

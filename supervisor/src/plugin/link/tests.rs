@@ -147,6 +147,31 @@ fn questions_of_the_plugins_have_odd_ids_that_grow() {
     assert!(bench.hear(Kind::HostCall, Flags::MORE, 7, &host_call, &[]).is_err());
 }
 
+/// Those beyond are answered at once; those that are answered count until the plugin reads.
+#[test]
+fn so_many_host_calls_may_be_under_way() {
+    let mut bench = Bench::all();
+    let host_call = HostCall { op: "self", call: None };
+    let mut ids = (1..).step_by(2);
+    for id in ids.by_ref().take(palisade_protocol::HOST_CALLS_MAX) {
+        bench.hear(Kind::HostCall, Flags::NONE, id, &host_call, &[]).unwrap();
+    }
+    let beyond = ids.next().unwrap();
+    bench.hear(Kind::HostCall, Flags::NONE, beyond, &host_call, &[]).unwrap();
+    assert_eq!(bench.written(), [(Kind::HostErr, beyond)]);
+    bench.link.answer(1, Ok(vec![0xc0]));
+    bench.link.answer(3, Ok(vec![0xc0; LARGE_FRAME_BYTES]));
+    let beyond = ids.next().unwrap();
+    bench.hear(Kind::HostCall, Flags::NONE, beyond, &host_call, &[]).unwrap();
+    let mut written = bench.written();
+    written.sort_by_key(|(_, id)| *id);
+    assert_eq!(written, [(Kind::HostOk, 1), (Kind::HostOk, 3), (Kind::HostErr, beyond)]);
+    for _ in 0..2 {
+        bench.hear(Kind::HostCall, Flags::NONE, ids.next().unwrap(), &host_call, &[]).unwrap();
+    }
+    assert_eq!(bench.written(), []);
+}
+
 #[test]
 fn a_plugin_that_asks_and_reads_may_ask_without_end() {
     let mut bench = Bench::all();
