@@ -1,10 +1,13 @@
 //! What a plugin is configured with, and how that is changed while it runs.
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{Call, ErrorBody, ErrorCode, Kind};
+use palisade_tests::command::built;
 use palisade_tests::daemon::{Daemon, DaemonOptions};
-use palisade_tests::package::Package;
+use palisade_tests::package::{Entry, Package};
+use palisade_tests::wire::pack;
 use serde_json::{Value, json};
 
+use crate::cli::palisade;
 use crate::support::{error, expect_echo, expect_text, hostile};
 
 /// The hostile plugin with a schema that has defaults.
@@ -213,5 +216,136 @@ fn a_version_that_it_does_not_fit_leaves_the_calls_to_the_one_before() {
     expect_text(&changed["notes"].to_string(), "guest 1.0.0 takes no calls with it: /depth");
     expect_echo(&daemon, "guest");
     assert_eq!(status("1.1.0")["state"], "active");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The hostile plugin, which says this when it is offered a configuration.
+fn saying(what: &str) -> Daemon {
+    let daemon = Daemon::with([configurable("tame").environment("HOSTILE_CONFIGURE", what)]);
+    assert_eq!(told(&daemon)["name"], "nobody");
+    daemon
+}
+
+/// What the process that serves says itself comes first.
+#[test]
+fn a_running_plugin_is_asked_first() {
+    let set = json!({"set": {"name": "x"}});
+    let daemon = saying("accept");
+    let first = generation(&daemon);
+    let changed = configure(&daemon, &set).expect("it is accepted");
+    assert_eq!((&changed["applied"], &changed["notes"]), (&json!("accepted"), &json!([])));
+    assert_eq!((told(&daemon)["name"].clone(), generation(&daemon)), (json!("x"), first.clone()));
+    let undone = configure(&daemon, &json!({"undo": true})).expect("there is a change");
+    assert_eq!((&undone["applied"], generation(&daemon)), (&json!("accepted"), first));
+    // It is asked nothing where nothing changes for it.
+    let same = configure(&daemon, &json!({"set": {"name": "nobody"}})).expect("it is the default");
+    assert_eq!(same["applied"], "nothing_runs");
+    daemon.stop_and_expect_no_orphans();
+
+    let daemon = saying("refuse");
+    let first = generation(&daemon);
+    let refused = error(configure(&daemon, &set), ErrorCode::ConfigurationInvalid);
+    assert_eq!(refused.message, "hostile 0.1.0 refuses it, and goes on as it was: it never wants that");
+    assert_eq!((told(&daemon)["name"].clone(), generation(&daemon)), (json!("nobody"), first));
+    assert_eq!(shown(&daemon)["history"], json!([]));
+    daemon.stop_and_expect_no_orphans();
+
+    for (what, note) in [
+        ("decline", "hostile 0.1.0 is another process now: it is too old for that"),
+        ("crash", "hostile 0.1.0 ended when it was offered it, and was started again"),
+        ("hang", "hostile 0.1.0 did not answer within 10s, and is another process now"),
+    ] {
+        let daemon = saying(what);
+        let first = generation(&daemon);
+        let changed = configure(&daemon, &set).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!((&changed["applied"], &changed["notes"]), (&json!("restarted"), &json!([note])), "{what}");
+        assert_eq!(told(&daemon)["name"], "x", "{what}");
+        assert_ne!(generation(&daemon), first, "{what}");
+        daemon.stop_and_expect_no_orphans();
+    }
+
+    // Nobody asked a second time.
+    let daemon = saying("twice");
+    configure(&daemon, &set).expect("the first answer counts");
+    let status = daemon.wait_until("hostile", "the fault of an answer", |now| now.last_failure.is_some());
+    expect_text(&status.last_failure.expect("it is there").reason, "which no offer has");
+    assert_eq!(told(&daemon)["name"], "x", "the next process has it");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Of two versions that run the second refuses: the first gets back what it had.
+#[test]
+fn what_one_version_accepted_is_taken_back_when_another_refuses() {
+    let daemon = Daemon::with([Package::echo()]);
+    for (version, says) in [("1.0.0", "accept"), ("2.0.0", "refuse")] {
+        let package = Package::hostile("guest", "tame").with("version", json!(version));
+        let package = package.environment("HOSTILE_VERSION", version).environment("HOSTILE_CONFIGURE", says);
+        let folder = package.write(&daemon.path().join(version), daemon.marker());
+        daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+        daemon.operate("start", &json!({"plugin": "guest", "version": version})).expect("it starts");
+    }
+    let first = |action: &str| {
+        let mut agent = daemon.agent();
+        let call = Call { action, plugin: Some("guest"), version: Some("=1.0.0"), ..Call::default() };
+        let id = agent.begin_with(&call, &pack(&json!(null)));
+        agent.collect(id).outcome.expect("it answers")
+    };
+    let before = first("generation");
+    let refused = error(
+        daemon.operate("configure", &json!({"plugin": "guest", "set": {"name": "x"}})),
+        ErrorCode::ConfigurationInvalid,
+    );
+    expect_text(&refused.message, "guest 2.0.0 refuses it");
+    assert_eq!((first("configuration"), first("generation")), (json!({}), before));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The shipped ticker, through the command line: a stream that goes on while its interval is changed.
+#[test]
+fn the_ticker_ticks_on_while_its_interval_is_changed() {
+    let manifest: Value = serde_json::from_str(include_str!("../../plugins/ticker/plugin.json")).expect("it is JSON");
+    let mut ticker = Package::new("ticker", Entry::File(built("ticker")));
+    for (field, value) in manifest.as_object().expect("it is a map") {
+        if !matches!(field.as_str(), "entry_point" | "environment") {
+            ticker = ticker.with(field, value.clone());
+        }
+    }
+    let daemon = Daemon::with([ticker]);
+    let palisade = |arguments: &[&str]| {
+        let ran = palisade(&daemon.socket(), arguments);
+        (ran.status, ran.stdout, ran.stderr)
+    };
+    let silent = (Some(0), String::new(), String::new());
+    assert_eq!(palisade(&["config", "ticker", "interval_ms=3600000"]), silent);
+    let mut agent = daemon.agent();
+    let ticks = agent.begin("ticker", "ticks", &json!(null));
+    assert_eq!(agent.next_of(ticks).kind, Some(Kind::StreamOpen));
+    let before = daemon.status("ticker").generation;
+    // It would wait for an hour.
+    assert_eq!(palisade(&["config", "ticker", "interval_ms=10"]), silent);
+    for number in 1..=3 {
+        let tick = agent.next_of(ticks);
+        assert_eq!((tick.kind, &tick.value()["number"]), (Some(Kind::StreamData), &json!(number)));
+    }
+    assert_eq!(daemon.status("ticker").generation, before);
+    agent.cancel(ticks);
+
+    let (status, shown, _) = palisade(&["config", "ticker"]);
+    assert_eq!(status, Some(0));
+    expect_text(&shown, "/interval_ms");
+    expect_text(&shown, "palisade config");
+    let (status, _, told) = palisade(&["config", "ticker", "interval_ms=9"]);
+    assert_eq!(status, Some(4));
+    expect_text(&told, "/interval_ms: 9 is less than the minimum of 10");
+    let (status, _, told) = palisade(&["config", "ticker", "interval_ms=soon"]);
+    assert_eq!(status, Some(4));
+    expect_text(&told, "`interval_ms` has to be an integer, not `soon`");
+    assert_eq!(palisade(&["config", "ticker", "--undo"]), silent);
+    assert_eq!(palisade(&["config", "ticker", "--unset", "interval_ms"]), silent);
+    let (_, shown, _) = palisade(&["config", "ticker", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).expect("it is JSON");
+    assert_eq!((&shown["configuration"], &shown["said"]), (&json!({"interval_ms": 1000}), &json!({})));
+    let (_, history, _) = palisade(&["config", "ticker", "--history"]);
+    expect_text(&history, "taken back");
     daemon.stop_and_expect_no_orphans();
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_protocol::{
-    Cancelled, Decoder, Empty, Extend, Flags, Frame, Hello, HostCall, Kind, Limits, Log, PIECE_BYTES, PROTOCOL,
-    PluginWelcome, Pong, Progress, Ready, ReceiveCredit, Refuse, SendCredit, StreamAbort, StreamCredit, StreamKind,
-    StreamOpen, StreamSide, Welcome, encode, encode_value,
+    Cancelled, Configured, Decoder, Empty, Extend, Flags, Frame, Hello, HostCall, Kind, Limits, Log, PIECE_BYTES,
+    PROTOCOL, PluginWelcome, Pong, Progress, Ready, ReceiveCredit, Refuse, SendCredit, StreamAbort, StreamCredit,
+    StreamKind, StreamOpen, StreamSide, Welcome, encode, encode_value,
 };
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -47,6 +47,7 @@ pub(super) struct Book {
     pub(super) refusal: Option<ErrorBody>,
     pub(super) calls: HashMap<u64, Entry>,
     pub(super) pongs: HashMap<u64, Pong>,
+    pub(super) configured: HashMap<u64, Configured>,
     /// Host calls whose parameters are not complete.
     pub(super) host_calls: HashMap<u64, (String, ReceiveCredit)>,
     pub(super) drained: bool,
@@ -271,6 +272,9 @@ impl Book {
             Kind::Refuse => self.refusal = Some(read::<Refuse>(body)?.error),
             Kind::Pong => {
                 self.pongs.insert(id, read(body)?);
+            }
+            Kind::Configured => {
+                self.configured.insert(id, read(body)?);
             }
             Kind::Drained => self.drained = true,
             Kind::Extend => self.extends.push(read(body)?),

@@ -1,8 +1,8 @@
 //! How a plugin's configuration is changed while the daemon runs, and shown.
 //!
 //! What is said goes over what `palisade.toml` says, for all versions of a plugin, and is kept with each change before it, so that it
-//! can be taken back. A process that serves is replaced by one with the new configuration, and goes on serving if that one does not get so
-//! far: then nothing was changed. What does not run has it with its next start.
+//! can be taken back. A process that serves is asked whether it can go on with it. If it cannot, it is replaced by one with the new configuration,
+//! and goes on serving if that one does not get so far: then nothing was changed. What does not run has it with its next start.
 //!
 //! Invariants: one change of a plugin at a time; what is said holds for no process that is started later unless it was noted.
 //! Elsewhere: what fits is `model::configuration`; what was noted, `store::database::configured`.
@@ -19,6 +19,7 @@ use crate::model::configuration::{Misplaced, Overrides, PLACES_MAX, Place, Unfit
 use crate::model::ids::PluginId;
 use crate::model::status::PluginState;
 use crate::plugin::configuration::Configured;
+use crate::plugin::generation::{CONFIGURE_WITHIN, Offered};
 use crate::plugin::handle::{Handle, Operation, Standing};
 use crate::registry::Registry;
 use crate::store::database::configured;
@@ -100,7 +101,7 @@ pub struct Reconfigured {
     pub configuration: Value,
     /// The places that were changed.
     pub places: Vec<String>,
-    /// How it came about: `nothing_runs`, `unchanged` or `restarted`.
+    /// How it came about: `nothing_runs`, `accepted` or `restarted`.
     pub applied: Applied,
     /// What there is to know about it: sentences.
     pub notes: Vec<String>,
@@ -112,6 +113,8 @@ pub struct Reconfigured {
 pub enum Applied {
     /// Nothing of it is there that would run, or it had this configuration.
     NothingRuns,
+    /// What serves goes on with it.
+    Accepted,
     /// Another process serves.
     Restarted,
 }
@@ -223,7 +226,7 @@ impl Packages {
                     continue;
                 }
             };
-            match bring(handle, &wanted).await {
+            match bring(handle, &wanted, &mut answer.notes).await {
                 Ok(applied) => {
                     answer.applied = answer.applied.max(applied);
                     borne.push(handle.clone());
@@ -287,7 +290,7 @@ impl Packages {
     async fn bring_back(&self, handles: &[Handle]) {
         for handle in handles {
             let Ok(holds) = handle.blueprint().configured() else { continue };
-            if let Err(error) = bring(handle, &holds).await {
+            if let Err(error) = bring(handle, &holds, &mut Vec::new()).await {
                 tracing::error!(
                     plugin = %handle.id(), version = %handle.version(), error = %error.message,
                     "it runs with a configuration that was not kept, until it is started again"
@@ -307,7 +310,7 @@ impl Packages {
                 if let Err(error) = handle.operate(Operation::Reset).await {
                     notes.push(error.message);
                 }
-            } else if let Err(error) = bring(handle, &holds).await {
+            } else if let Err(error) = bring(handle, &holds, notes).await {
                 notes.push(format!("{id} {version} runs with what it had before: {}", error.message));
             }
         }
@@ -315,7 +318,7 @@ impl Packages {
 }
 
 /// Has whatever serves of this version serve with a configuration.
-async fn bring(handle: &Handle, wanted: &Arc<Value>) -> Result<Applied, ErrorBody> {
+async fn bring(handle: &Handle, wanted: &Arc<Value>, notes: &mut Vec<String>) -> Result<Applied, ErrorBody> {
     let (id, version) = (handle.id(), handle.version());
     let mut standing = handle.standing().await;
     if standing == Standing::Starting {
@@ -332,17 +335,51 @@ async fn bring(handle: &Handle, wanted: &Arc<Value>) -> Result<Applied, ErrorBod
             Err(ErrorBody { retryable: false, ..error }
                 .with_hint(format!("`palisade resume {id}` first, or `palisade stop {id}`")))
         }
-        Standing::Serving(_) => match handle.reconfigure(wanted.clone()).await {
-            Ok(()) => Ok(Applied::Restarted),
-            Err(error) => {
+        Standing::Serving(_) => {
+            if offer(handle, wanted, notes).await? == Applied::Accepted {
+                return Ok(Applied::Accepted);
+            }
+            let not_started = |error: ErrorBody| {
                 let message =
                     format!("{id} {version} does not start with it, and goes on as it was: {}", error.message);
-                let mut refused = ErrorBody::new(ErrorCode::ConfigurationInvalid, message);
-                refused.hint = error.hint;
-                Err(refused)
-            }
-        },
+                let refused = ErrorBody::new(ErrorCode::ConfigurationInvalid, message);
+                ErrorBody { hint: error.hint, ..refused }
+            };
+            handle.reconfigure(wanted.clone()).await.map_err(not_started)?;
+            Ok(Applied::Restarted)
+        }
     }
+}
+
+/// Asks what serves whether it can go on with a configuration: `Restarted` where another process has to be started for that.
+async fn offer(handle: &Handle, wanted: &Arc<Value>, notes: &mut Vec<String>) -> Result<Applied, ErrorBody> {
+    let (id, version) = (handle.id(), handle.version());
+    let because = |reason: Option<String>| reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    match handle.offer(wanted.clone()).await {
+        Offered::Accepted => return Ok(Applied::Accepted),
+        Offered::Refused(reason) => {
+            let message = format!("{id} {version} refuses it, and goes on as it was{}", because(reason));
+            return Err(ErrorBody::new(ErrorCode::ConfigurationInvalid, message));
+        }
+        Offered::Unsupported => {}
+        Offered::Declined(reason) => {
+            notes.extend(reason.map(|reason| format!("{id} {version} is another process now: {reason}")));
+        }
+        Offered::Late => {
+            let message =
+                format!("{id} {version} did not answer within {CONFIGURE_WITHIN:?}, and is another process now");
+            notes.push(message);
+        }
+        Offered::Gone => {
+            // As it was, before it is tried with anything else.
+            handle.operate(Operation::Start).await.map_err(|error| {
+                let message = format!("{id} {version} ended when it was offered it: {}", error.message);
+                ErrorBody::new(ErrorCode::ConfigurationInvalid, message)
+            })?;
+            notes.push(format!("{id} {version} ended when it was offered it, and was started again"));
+        }
+    }
+    Ok(Applied::Restarted)
 }
 
 /// The version whose schema counts: the one that is named, or else the highest that would take calls if its configuration fits.

@@ -233,6 +233,12 @@ impl Actor {
                 self.operate(Operation::Replace, reply);
                 self.given = None;
             }
+            // Whoever asks is told by the process itself, or that it is gone.
+            Command::Offer(configuration, reply) => {
+                if let Some(serving) = self.machine.route() {
+                    self.order(serving, Order::Configure { configuration, reply });
+                }
+            }
             Command::Stand(reply) => {
                 let _ = reply.send(self.standing());
             }

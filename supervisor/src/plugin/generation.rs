@@ -55,6 +55,35 @@ const BATCH: usize = 256;
 /// reach a generation that takes no calls in.
 const ORDERS_MAX: usize = 512;
 
+/// So long a process may take to say whether it goes on with another configuration.
+pub const CONFIGURE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a process says of a configuration that it is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offered {
+    /// It has it now.
+    Accepted,
+    /// It cannot change it; another process may have it.
+    Declined(Option<String>),
+    /// No process of it would work with it.
+    Refused(Option<String>),
+    /// It knows no such question.
+    Unsupported,
+    /// It did not say in time.
+    Late,
+    /// It has ended.
+    Gone,
+}
+
+/// An offer that is not answered.
+#[derive(Debug)]
+struct Offer {
+    id: u64,
+    until: Instant,
+    configuration: Arc<Value>,
+    reply: oneshot::Sender<Offered>,
+}
+
 /// What the actor can want of a generation.
 #[derive(Debug)]
 pub enum Order {
@@ -73,6 +102,13 @@ pub enum Order {
     Stop {
         /// Why.
         why: StopWhy,
+    },
+    /// Say whether it can go on with this configuration.
+    Configure {
+        /// The whole of it.
+        configuration: Arc<Value>,
+        /// Who wants to know.
+        reply: oneshot::Sender<Offered>,
     },
     /// Die.
     Kill,
@@ -243,6 +279,7 @@ pub fn start(
         blueprint,
         number,
         given,
+        offer: None,
         voice,
         told,
         started,
@@ -295,6 +332,8 @@ struct Task {
     number: Generation,
     /// What it is to be configured with, if not as its blueprint has it.
     given: Option<Arc<Value>>,
+    /// The offer that is not answered.
+    offer: Option<Offer>,
     voice: Voice,
     told: mpsc::Sender<(Generation, Told)>,
     started: Instant,
@@ -476,6 +515,10 @@ impl Task {
             for _ in 0..lapsed.graces_missed {
                 self.apply(Event::GraceMissed).await;
             }
+            if let Some(offer) = self.offer.take_if(|offer| offer.until <= now) {
+                // Nobody waits any more, perhaps.
+                let _ = offer.reply.send(Offered::Late);
+            }
             if let Some(at) = self.heard.take() {
                 self.apply(Event::Heard { at }).await;
             }
@@ -530,10 +573,21 @@ impl Task {
             Order::Resume => Event::ResumeAsked,
             Order::Drain { within, why } => Event::DrainAsked { until: now + within, why },
             Order::Stop { why } => Event::StopAsked { why },
+            Order::Configure { configuration, reply } => return self.offer(configuration, reply, now),
             Order::Kill => Event::KillAsked,
             Order::Exhaust { limit, detail } => Event::Exhausted { limit, detail },
         };
         self.apply(event).await;
+    }
+
+    /// Asks whether it can go on with this configuration.
+    fn offer(&mut self, configuration: Arc<Value>, reply: oneshot::Sender<Offered>, now: Instant) {
+        let active = self.machine.phase() == Phase::Active && self.offer.is_none();
+        let id = if active { self.link.configure(&configuration) } else { None };
+        match id {
+            Some(id) => self.offer = Some(Offer { id, until: now + CONFIGURE_WITHIN, configuration, reply }),
+            None => drop(reply.send(Offered::Unsupported)),
+        }
     }
 
     async fn take_report(&mut self, report: Report) {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::actions::SharedActions;
 use super::blueprint::Blueprint;
 use super::call::{Call, Counters, NewCall};
+use super::generation::Offered;
 use super::inbox::Inbox;
 use super::queue::overloaded;
 use super::refusals::Refusal;
@@ -33,6 +34,8 @@ pub enum Command {
     Operate(Operation, oneshot::Sender<Result<(), ErrorBody>>),
     /// A process with this configuration in place of the one that serves, which goes on serving if the other one does not get so far.
     Reconfigure(Arc<Value>, oneshot::Sender<Result<(), ErrorBody>>),
+    /// Whether the process that serves can go on with this configuration.
+    Offer(Arc<Value>, oneshot::Sender<Offered>),
     /// Whether anything serves, and how it is configured.
     Stand(oneshot::Sender<Standing>),
     /// The daemon has found all plugins: those that run always start now.
@@ -296,6 +299,13 @@ impl Handle {
     /// Why the other one does not serve; what served does then.
     pub async fn reconfigure(&self, configuration: Arc<Value>) -> Result<(), ErrorBody> {
         self.ask(|reply| Command::Reconfigure(configuration, reply)).await?
+    }
+
+    /// Offers the process that serves another configuration. It has it if it accepts, and else what it had.
+    ///
+    /// Cancel safe: it may have accepted.
+    pub async fn offer(&self, configuration: Arc<Value>) -> Offered {
+        self.ask(|reply| Command::Offer(configuration, reply)).await.unwrap_or(Offered::Gone)
     }
 
     /// Whether anything serves, and how it is configured.
