@@ -33,7 +33,7 @@ mod switch;
 mod update;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -78,7 +78,7 @@ use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::registry::{Live, Registry};
 use crate::store::database::consents::Consents;
-use crate::store::database::{Condition, Database, Entry};
+use crate::store::database::{Condition, Database, DatabaseError, Entry};
 use crate::store::{Snapshot, Store};
 use crate::trust::tree;
 
@@ -102,6 +102,17 @@ pub struct Surrounding {
     pub started: Instant,
 }
 
+/// A version of which something was said that is to hold on.
+#[derive(Debug)]
+pub struct Said {
+    /// As it is now.
+    pub handle: Handle,
+    /// Why that ends with the daemon, if it does: a sentence.
+    pub not_kept: Option<String>,
+    /// Of one that was disabled: plugins that depend on it and are without it now.
+    pub broken: Vec<String>,
+}
+
 /// The packages of a daemon.
 #[derive(Debug)]
 pub struct Packages {
@@ -122,6 +133,8 @@ pub struct Packages {
     departures: Departures,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
+    /// Versions that were disabled and of which that could not be written down.
+    unwritten: Mutex<BTreeSet<(PluginId, Version)>>,
     /// What was agreed to of what each announces, where that is compared.
     agreed: Mutex<BTreeMap<PluginId, Arc<Agreed>>>,
     /// Told when there is something new in that which the database does not have.
@@ -167,6 +180,7 @@ impl Packages {
             around,
             live,
             consents: Mutex::new(consents),
+            unwritten: Mutex::default(),
             agreed: Mutex::default(),
             announced: Arc::default(),
             deprecations: Deprecations::read(&database),
@@ -190,10 +204,28 @@ impl Packages {
         packages
     }
 
+    /// What was said of a version, and whether it is kept.
+    fn said(&self, handle: Handle) -> Said {
+        let not_kept = match self.database.condition() {
+            Condition::Good | Condition::Renewed { .. } => None,
+            Condition::Volatile { reason, .. } => {
+                Some(format!("the registry's database cannot be used, so this holds until the daemon ends: {reason}"))
+            }
+        };
+        Said { handle, not_kept, broken: Vec::new() }
+    }
+
+    /// The same where it could not be written down.
+    fn said_and_not_kept(handle: Handle, error: &DatabaseError) -> Said {
+        let why = format!("this holds until the daemon ends, as it could not be written down: {error}");
+        tracing::error!(plugin = %handle.id(), "{why}");
+        Said { handle, not_kept: Some(why), broken: Vec::new() }
+    }
+
     /// Why what is changed is not remembered, or what was forgotten, if anything is wrong with the database: a sentence.
     #[must_use]
     pub fn forgets(&self) -> Option<String> {
-        const LOST: &str = "whatever else was granted, agreed to, disabled, deprecated or counted is lost";
+        const LOST: &str = "whatever else was granted, agreed to, disabled, deprecated, configured or counted is lost";
         match self.database.condition() {
             Condition::Good => self.database.damaged().map(|aside| {
                 let aside = aside.display();

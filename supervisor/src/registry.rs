@@ -336,6 +336,10 @@ impl Offer for Live {
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
+
+    fn has_changed(&self) {
+        Self::has_changed(self);
+    }
 }
 
 /// Every version of every plugin.

@@ -321,7 +321,12 @@ fn packed_installed_and_loaded() {
     expect_text(&installed.stderr, "exited with code 3");
     assert_eq!(daemon.status("failing").version, "0.1.0");
     let removed = palisade(&socket, &["uninstall", "--purge", "failing"]);
-    assert_eq!((removed.status, removed.stdout.as_str()), (Some(0), "failing 0.1.0 is removed\nnothing of it stays\n"));
+    let said = "failing 0.1.0 is removed\ngone with it: the numbers of its processes\ngone with it: how it was used\n\
+                gone with it: which definitions of its actions were agreed to\nnothing of it stays\n";
+    assert_eq!((removed.status, removed.stdout.as_str()), (Some(0), said));
+    let again = palisade(&socket, &["uninstall", "--purge", "failing"]);
+    assert_eq!(again.status, Some(3), "{}", again.stderr);
+    expect_text(&again.stderr, "there is no plugin \"failing\"");
     daemon.stop_and_expect_no_orphans();
 }
 

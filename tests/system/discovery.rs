@@ -2,6 +2,7 @@
 //! and whenever something changes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use palisade_protocol::ErrorCode;
@@ -399,5 +400,37 @@ fn a_rescan_that_cannot_read_the_database_changes_nothing() {
     );
     let status = daemon.operate("status", &json!({"plugin": "echo"})).expect("it is known");
     assert_eq!(status["enabled"], json!(false));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A file of a package that cannot be read says nothing of what runs from it.
+#[test]
+fn a_file_that_cannot_be_read_ends_no_plugin() {
+    // Root reads what nobody may.
+    if palisade_tests::daemon::other_user().is_none() && palisade_tests::daemon::runs_as_root() {
+        println!("SKIPPED: a file that may not be read: root may; the lane of an ordinary user has it");
+        return;
+    }
+    let daemon = unwatched([Package::echo()]);
+    expect_echo(&daemon, "echo");
+    let process = daemon.process_of("echo");
+    let package = daemon.plugins().join("echo");
+    let entry = fs::read_to_string(package.join("plugin.json")).expect("it is there");
+    let entry: Value = serde_json::from_str(&entry).expect("it is one");
+    let file = package.join(entry["entry_point"].as_str().expect("it is named"));
+    let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("it is ours");
+    set(0o000);
+    let looked = daemon.operate("rescan", &json!({}));
+    let before = daemon.operate("list", &json!({}));
+    set(0o755);
+    let looked = looked.expect("it looks");
+    assert_eq!((&looked["changed"], &looked["removed"]), (&json!([]), &json!([])), "{looked}");
+    let reason = looked["rejected"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("Permission denied"), "it is told: {looked}");
+    assert_eq!(before.expect("there is a list")["rejected"], looked["rejected"]);
+    expect_echo(&daemon, "echo");
+    assert_eq!(daemon.process_of("echo"), process, "it goes on");
+    assert_eq!(daemon.operate("rescan", &json!({})).expect("it looks")["rejected"], json!([]));
+    assert_eq!(daemon.process_of("echo"), process);
     daemon.stop_and_expect_no_orphans();
 }

@@ -535,8 +535,14 @@ pub struct PluginStatus {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Where it was just disabled: plugins that depended on it and are without it now, as `id version`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<String>,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// Of what was just said of it: why that ends with the daemon, if it does. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
     /// What it depends on and cannot have: it is not started meanwhile. A sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
@@ -670,6 +676,9 @@ pub struct Permissions {
     pub permissions: Vec<Permission>,
     /// The actions that an operator has to agree to.
     pub definitions: Vec<Definition>,
+    /// Of what was just said of it: why that ends with the daemon, if it does. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
 }
 
 /// One thing that a plugin asks for.
@@ -710,8 +719,9 @@ pub struct Definition {
 pub struct Removal {
     /// Its id.
     pub id: String,
-    /// Its version.
-    pub version: String,
+    /// Its version; none where no version was there, and only what it had left was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Plugins that depended on it and are without it now, as `id version`.
     pub broken: Vec<String>,
     /// The folder of its data, where that stays.
@@ -722,6 +732,8 @@ pub struct Removal {
     pub archive: Option<String>,
     /// Whether everything of the plugin is gone.
     pub purged: bool,
+    /// What that was, beside the version: a few words for each.
+    pub gone: Vec<String>,
 }
 
 /// What was found.

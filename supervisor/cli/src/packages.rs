@@ -157,8 +157,13 @@ pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool
 }
 
 fn removal_text(removed: &Removal, purge: bool, screen: &Screen) -> String {
-    let what = screen.tone(&format!("{} {}", one_line(&removed.id), one_line(&removed.version)), Tone::Strong);
-    let mut text = format!("{what} is removed\n");
+    let mut text = match &removed.version {
+        Some(version) => {
+            let what = screen.tone(&format!("{} {}", one_line(&removed.id), one_line(version)), Tone::Strong);
+            format!("{what} is removed\n")
+        }
+        None => format!("of {} no version was there\n", screen.tone(&one_line(&removed.id), Tone::Strong)),
+    };
     for broken in &removed.broken {
         text += &screen.tone(&format!("{} is without it now\n", one_line(broken)), Tone::Careful);
     }
@@ -166,6 +171,9 @@ fn removal_text(removed: &Removal, purge: bool, screen: &Screen) -> String {
         let whose =
             if purge { "other versions of it are there, and its data are theirs: they stay" } else { "its data stay" };
         text += &format!("{whose} in {}\n", harmless(data));
+    }
+    for gone in &removed.gone {
+        text += &format!("gone with it: {}\n", harmless(gone));
     }
     if removed.purged {
         text += "nothing of it stays\n";
@@ -242,11 +250,12 @@ mod tests {
         assert_eq!(installation_text(&again, &Screen::plain()), "echo 1.0.0 was installed already, sha256 00ff\n");
         let removed = Removal {
             id: "echo".into(),
-            version: "1.0.0".into(),
+            version: Some("1.0.0".into()),
             broken: vec!["other 2.0.0".into()],
             data: Some("/var/lib/\x1b".into()),
             archive: Some("/var/lib/echo.tar.zst".into()),
             purged: false,
+            gone: vec![],
         };
         assert_eq!(
             removal_text(&removed, false, &Screen::plain()),
@@ -260,6 +269,11 @@ mod tests {
         );
         let purged = Removal { data: None, purged: true, ..shared };
         assert_eq!(removal_text(&purged, true, &Screen::plain()), "echo 1.0.0 is removed\nnothing of it stays\n");
+        let rest = Removal { version: None, gone: vec!["the archives of 1.0.0".into()], ..purged };
+        assert_eq!(
+            removal_text(&rest, true, &Screen::plain()),
+            "of echo no version was there\ngone with it: the archives of 1.0.0\nnothing of it stays\n"
+        );
         let found = Rescan {
             added: vec!["a 1.0.0".into()],
             changed: vec!["b 1.0.0".into()],

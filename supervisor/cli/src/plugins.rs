@@ -566,7 +566,15 @@ pub(crate) async fn change(context: &Context, change: Change, plugins: Vec<Strin
         attendant.hide();
         match outcome {
             Ok(status) if context.json => output.line(&value::to_json(&status, Layout::Line)?)?,
-            Ok(_) => {}
+            Ok(status) if change == Change::Disable => {
+                context.warn(operation, &status);
+                let status: PluginStatus = status.decode()?;
+                for broken in &status.broken {
+                    let what = format!("{} is without {} now", one_line(broken), one_line(&status.id));
+                    output.line(&context.screen.tone(&what, Tone::Careful))?;
+                }
+            }
+            Ok(status) => context.warn(operation, &status),
             Err(failure) => {
                 // Each is told when it is known; the first decides the exit status.
                 let failure = if several { failure.about(&plugin) } else { failure };

@@ -26,8 +26,8 @@ use crate::model::status::{PluginState, quoted};
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
 use crate::store::Snapshot;
-use crate::store::database::Condition;
 use crate::store::database::consents::{Consents, Definitions};
+use crate::store::database::{Condition, DatabaseError};
 
 /// More are not asked about at once.
 const ITEMS_MAX: usize = 256;
@@ -245,7 +245,7 @@ impl Packages {
     /// `plugin_not_found`, `version_not_found`; `invalid_params` for what it does not ask for, or asks for without saying for what, where
     /// several versions fit, the configuration decides, or the package is another than was shown; `permission_denied` for what a rule
     /// denies; `resource_exhausted` where it cannot be noted.
-    pub async fn grant(&self, grant: &Grant, who: &str) -> Result<Handle, ErrorBody> {
+    pub async fn grant(&self, grant: &Grant, who: &str) -> Result<super::Said, ErrorBody> {
         let one_word = self.consenting.lock().await;
         let registry = self.registry()?;
         let names = grant.permissions.as_ref().is_some_and(|named| !named.is_empty());
@@ -287,10 +287,10 @@ impl Packages {
         } else {
             Definitions::default()
         };
-        self.say(&handle, "grant", said, agreed, &digest, who).await?;
+        self.say(&handle, "grant", said, agreed, &digest, who).await?.map_err(not_written)?;
         drop(one_word);
         self.renew_all(&id, &running(&registry, &id)).await?;
-        self.now(&handle)
+        Ok(self.said(self.now(&handle)?))
     }
 
     /// Notes that an operator refuses something, or takes it back. A plugin that runs is ended at once, and goes on without.
@@ -299,7 +299,7 @@ impl Packages {
     ///
     /// # Errors
     /// As [`Packages::grant`], but for `permission_denied`; `invalid_params` also for a part of something that was granted as a whole.
-    pub async fn revoke(&self, revocation: &Revocation, who: &str) -> Result<Handle, ErrorBody> {
+    pub async fn revoke(&self, revocation: &Revocation, who: &str) -> Result<super::Said, ErrorBody> {
         let one_word = self.consenting.lock().await;
         let registry = self.registry()?;
         let (plugin, version) = (&revocation.plugin, revocation.version.as_deref());
@@ -311,8 +311,9 @@ impl Packages {
         let id = handle.id().clone();
         self.refuse_if_configured(&id)?;
         let running = running(&registry, &id);
-        if revocation.forget {
-            self.forget_consents(&id, handle.version(), who).await?;
+        // What is taken back is gone, whatever there is no room for.
+        let written = if revocation.forget {
+            self.forget_consents(&id, handle.version(), who).await?
         } else {
             let meant = |(there, _): &(&semver::Version, &Handle)| version.is_none() || *there == handle.version();
             let mut all: Vec<Item> = Vec::new();
@@ -339,8 +340,8 @@ impl Packages {
                 }
             }
             let digest = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-            self.say(&handle, "revoke", said, Definitions::default(), &digest, who).await?;
-        }
+            self.say(&handle, "revoke", said, Definitions::default(), &digest, who).await?
+        };
         self.withdraw(&registry, &id).await;
         drop(one_word);
         let none = BTreeSet::new();
@@ -352,7 +353,10 @@ impl Packages {
                 one.operate(Operation::Stop { force: true, why: StopWhy::Operator }).await?;
             }
         }
-        Ok(anew)
+        Ok(match written {
+            Ok(()) => self.said(anew),
+            Err(error) => Self::said_and_not_kept(anew, &error),
+        })
     }
 
     /// Ends every version of a plugin that has more than it may have now, and lets none of them start again. Nobody is waited for who
@@ -488,7 +492,8 @@ impl Packages {
         Ok(())
     }
 
-    /// Writes down what was said, in the database and for the plugins that are made from now on.
+    /// Takes in what was said, for the plugins that are made from now on, and writes it down. The inner error is that it was not: what
+    /// was refused holds all the same, and what was granted does not.
     async fn say(
         &self,
         handle: &Handle,
@@ -497,7 +502,7 @@ impl Packages {
         definitions: Definitions,
         digest: &str,
         who: &str,
-    ) -> Result<(), ErrorBody> {
+    ) -> Result<Result<(), DatabaseError>, ErrorBody> {
         let (id, version) = (handle.id().clone(), handle.version().clone());
         let consent = &handle.blueprint().consent;
         let at_unix_ms = unix_ms(SystemTime::now());
@@ -528,14 +533,17 @@ impl Packages {
         let entry = self.entry(what, who, &id, &version, format!("{detail} ({digest})"));
         let database = self.database.clone();
         let announced = definitions.announced.clone();
+        let refuses = said.iter().all(|said| said.word == Word::Denied) && definitions.is_empty();
         let noted = run(move || database.consent(&said, &definitions, &entry)).await?;
-        noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        if noted.is_err() && !refuses {
+            return Ok(noted);
+        }
         lock(&self.consents).insert(id.clone(), known);
         if !announced.is_empty() {
             self.agreed(&id).add(&announced);
         }
         self.tell(EventKind::PermissionsChanged, &id, &version, Some(detail));
-        Ok(())
+        Ok(noted)
     }
 
     /// Agrees to the actions of a plugin that is installed and of which there is no other version, as they are.
@@ -581,24 +589,23 @@ impl Packages {
         }
     }
 
-    /// Forgets all that was said of a plugin.
+    /// Forgets all that was said of a plugin. The inner error is that this is not written down, and ends with the daemon.
     ///
     /// # Errors
-    /// `resource_exhausted` where the database cannot be written.
+    /// When there is no thread to be had for it.
     pub(super) async fn forget_consents(
         &self,
         id: &PluginId,
         version: &semver::Version,
         who: &str,
-    ) -> Result<(), ErrorBody> {
+    ) -> Result<Result<(), DatabaseError>, ErrorBody> {
         let entry = self.entry("forget", who, id, version, "all that was granted".to_owned());
         let database = self.database.clone();
         let forgotten = run(move || database.forget_consents(&entry)).await?;
-        forgotten.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         lock(&self.consents).remove(id);
         self.agreed(id).forget();
         self.tell(EventKind::PermissionsChanged, id, version, Some("all that was said is forgotten".to_owned()));
-        Ok(())
+        Ok(forgotten)
     }
 
     /// Takes in that the database has nothing any more of a plugin of which no version is there.
@@ -628,6 +635,10 @@ fn found_of(handle: &Handle) -> Found {
         path: blueprint.source.clone(),
         warnings: blueprint.found_warnings.clone(),
     }
+}
+
+fn not_written(error: DatabaseError) -> ErrorBody {
+    ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string())
 }
 
 /// The versions of a plugin that run.

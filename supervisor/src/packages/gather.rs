@@ -25,6 +25,8 @@ pub(super) type Switched = BTreeMap<(PluginId, Version), bool>;
 pub struct Gathered {
     pub(super) staged: Vec<Staged>,
     pub(super) rejected: Vec<Rejected>,
+    /// Of what is staged that which can only not be looked at.
+    pub(super) unseen: Vec<Rejected>,
     /// What an operator has said of versions.
     pub(super) switched: Switched,
     /// Snapshots that nobody runs, and that are kept all the same: what is installed can be used again when what is required is otherwise.
@@ -55,7 +57,8 @@ impl Packages {
     /// # Errors
     /// When there is no thread to be had.
     pub async fn begin(&self, gathered: Gathered) -> io::Result<()> {
-        let Gathered { staged, rejected, switched, kept } = gathered;
+        // Nobody has used anything yet: what cannot be looked at fails, and says so.
+        let Gathered { staged, rejected, unseen: _, switched, kept } = gathered;
         *lock(&self.kept) = kept;
         for rejected in &rejected {
             tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
@@ -91,8 +94,8 @@ impl Packages {
 impl Gathered {
     /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
     pub(super) fn of(looked: Looked, switched: Switched, records: &Path, store: &Store, rules: &Rules) -> Self {
-        let Looked { staged, rejected } = looked;
-        let mut gathered = Self { staged, rejected, switched, kept: Vec::new() };
+        let Looked { staged, rejected, unseen } = looked;
+        let mut gathered = Self { staged, rejected, unseen, switched, kept: Vec::new() };
         gathered.add_installed(records, store, rules);
         gathered
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use palisade_protocol::{ErrorBody, ErrorCode, Fault};
+use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Serialize;
 use serde_json::json;
 
@@ -168,8 +168,7 @@ fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<Taken, ErrorBo
     let warnings = admission::vouch(&snapshot, rules, source, &found.manifest).map_err(|failure| {
         let code = failure.code.unwrap_or(ErrorCode::ConfigurationInvalid);
         let Manifest { id, version, .. } = &found.manifest;
-        let error = ErrorBody::new(code, format!("{id} {version}, from {}: {}", source.display(), failure.message));
-        if code == ErrorCode::ConfigurationInvalid { ErrorBody { fault: Fault::Caller, ..error } } else { error }
+        ErrorBody::new(code, format!("{id} {version}, from {}: {}", source.display(), failure.message))
     })?;
     found.warnings.extend(warnings);
     // One that can never run is not installed.
@@ -183,9 +182,9 @@ fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<Taken, ErrorBo
     Ok(Taken { found, snapshot, source: source.to_owned(), enabled })
 }
 
-/// What is said of a package that whoever wanted it could have looked at before: nothing is wrong with this host.
+/// What is said of a package that cannot be used.
 fn unusable(why: String) -> ErrorBody {
-    ErrorBody { fault: Fault::Caller, ..ErrorBody::new(ErrorCode::ConfigurationInvalid, why) }
+    ErrorBody::new(ErrorCode::ConfigurationInvalid, why)
 }
 
 /// The same of a manifest with several mistakes, each of which is a sentence of its own.

@@ -16,7 +16,6 @@ use tokio::task::JoinHandle;
 use super::departure::Departure;
 use super::discovery;
 use super::{Gathered, Packages, lock, run};
-use crate::blocking;
 use crate::events::EventKind;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
@@ -74,13 +73,7 @@ impl Packages {
             departure.ended().await;
         }
         if rescanned.has_changes() {
-            let store = self.around.store.clone();
-            // In its own time: what is kept for a return is decided there.
-            tokio::spawn(async move {
-                if let Err(error) = blocking::run(move || store.sweep()).await {
-                    tracing::warn!(%error, "superfluous snapshots stay until the next start");
-                }
-            });
+            self.sweep(None);
         }
     }
 
@@ -88,12 +81,11 @@ impl Packages {
     pub(super) async fn follow(&self, trusting: Trusting) -> Result<(Rescanned, Vec<Departure>), ErrorBody> {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let Gathered { staged, rejected, switched, kept } = self.look_again(trusting).await?;
+        let Gathered { staged, mut rejected, unseen: partly, switched, kept } = self.look_again(trusting).await?;
         *lock(&self.kept) = kept;
         let unseen: Vec<PathBuf> = rejected.iter().filter(|one| one.unseen).map(|one| one.path.clone()).collect();
-        let mut rescanned = Rescanned { rejected: rejected.clone(), ..Rescanned::default() };
+        let mut rescanned = Rescanned::default();
         let mut next = Registry::clone(&registry);
-        next.set_rejected(rejected);
 
         let there: BTreeSet<_> = staged.iter().map(|(found, _)| key(found)).collect();
         // Of what is installed only the record is looked for, or the folder of the records.
@@ -114,17 +106,25 @@ impl Packages {
         for (found, snapshot) in staged {
             let (id, version) = key(&found);
             let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle);
+            let is_same = old.is_some_and(|old| is_same(old, &found, &snapshot));
+            let not_seen = partly.iter().find(|one| one.path == found.path);
             let goes_on = old.is_some_and(|old| {
-                // Another one of the same id and version takes its place only when it is known to be gone.
-                is_same(old, &found, &snapshot)
+                is_same
+                    // Of a file that cannot be read nobody knows whether it is another.
+                    || not_seen.is_some()
+                    // Another one of the same id and version takes its place only when it is known to be gone.
                     || (old.blueprint().source != found.path && cannot_be_seen(old))
                     // What the daemon is short of says nothing of the package.
                     || matches!(&snapshot, Err(failure) if failure.outlook != Outlook::Lasting)
             });
             if !goes_on {
                 other.push((found, snapshot));
+            } else if !is_same {
+                rejected.extend(not_seen.cloned());
             }
         }
+        rescanned.rejected.clone_from(&rejected);
+        next.set_rejected(rejected);
         // Nothing has changed until everything is there for it.
         let prepared = self.prepare(other).await?;
         for handle in &gone {
@@ -144,7 +144,8 @@ impl Packages {
             let (id, version) = key(&one.found);
             let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle.clone());
             let enabled = switched.get(&(id.clone(), version.clone())).copied();
-            let enabled = enabled.unwrap_or(one.found.manifest.default_enabled);
+            let enabled = enabled.unwrap_or(one.found.manifest.default_enabled)
+                && !lock(&self.unwritten).contains(&(id.clone(), version.clone()));
             let (kind, list) = match old {
                 Some(_) => (EventKind::PackageChanged, &mut rescanned.changed),
                 None => (EventKind::PackageAdded, &mut rescanned.added),

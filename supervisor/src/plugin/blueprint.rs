@@ -643,6 +643,8 @@ impl Blueprint {
         if self.announced.accept(actions, &self.manifest, &self.consent.definitions) {
             Ok(())
         } else {
+            // It takes no calls from now on, so it is nothing to depend on.
+            self.needs.tell_others();
             Err(self.awaits())
         }
     }

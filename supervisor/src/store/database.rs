@@ -12,7 +12,7 @@
 mod cache;
 pub mod configured;
 pub mod consents;
-mod forget;
+pub mod forget;
 mod salvage;
 
 use std::collections::BTreeMap;
