@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_protocol::{CancelReason, ErrorCode, Level, Progress, StreamKind};
+use palisade_protocol::{CancelReason, ConfigureAnswer, Configured, ErrorCode, Level, Progress, StreamKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -13,13 +13,16 @@ use tokio::time::Instant;
 use crate::error::fits;
 use crate::exchange::Exchange;
 use crate::host::{About, Host};
-use crate::lifecycle::{Hook, run_hook};
+use crate::lifecycle::{ConfigureHook, Hook, run_configure, run_hook};
 use crate::log::{Fields, LogTarget};
 use crate::store::Store;
 use crate::stream::{BytesInput, BytesOutput, Input, Output};
 use crate::text::truncate;
 use crate::wire::Wire;
-use crate::{Error, Result};
+use crate::{Configure, Error, Result};
+
+/// Longest reason why a configuration is not taken.
+const REASON_BYTES_MAX: usize = 2 << 10;
 
 /// Longest message of progress.
 const PROGRESS_BYTES_MAX: usize = 4 << 10;
@@ -38,6 +41,7 @@ pub(crate) struct Shared<S> {
     pub(crate) state: Arc<S>,
     pub(crate) about: Arc<About>,
     pub(crate) health: Option<Hook<S>>,
+    pub(crate) configure: Option<ConfigureHook<S>>,
 }
 
 impl<S> Shared<S> {
@@ -48,6 +52,31 @@ impl<S> Shared<S> {
             Ok(()) => None,
             Err(error) => Some(error.message().to_owned()),
         }
+    }
+}
+
+impl<S: Send + Sync + 'static> Shared<S> {
+    /// Runs the configure hook and says what came of it.
+    pub(crate) async fn configured(&self, wire: &Wire, configuration: serde_json::Value) -> Configured {
+        let (answer, reason) = match &self.configure {
+            None => (ConfigureAnswer::Declined, None),
+            Some(hook) => match run_configure(wire, hook, &self.state, configuration).await {
+                Ok(Configure::Accept) => (ConfigureAnswer::Accepted, None),
+                Ok(Configure::Decline(reason)) => (ConfigureAnswer::Declined, Some(reason)),
+                Err(error) => {
+                    let answer = match error.code() {
+                        ErrorCode::ConfigurationInvalid => ConfigureAnswer::Refused,
+                        _ => ConfigureAnswer::Declined,
+                    };
+                    (answer, Some(error.message().to_owned()))
+                }
+            },
+        };
+        let reason = reason.map(|mut reason| {
+            truncate(&mut reason, REASON_BYTES_MAX);
+            reason
+        });
+        Configured { answer, reason }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_protocol::{
-    Call as CallHead, Cancel, Drain, ErrorBody, ErrorCode, Flags, Header, Kind, Ping, Refuse, StreamAbort,
+    Call as CallHead, Cancel, Configure, Drain, ErrorBody, ErrorCode, Flags, Header, Kind, Ping, Refuse, StreamAbort,
     StreamCredit, StreamOpen, StreamSide, Welcome, encode,
 };
 use serde::Deserialize;
@@ -116,6 +116,7 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
                     exchange.credit(credit.bytes).map_err(|error| said(kind, header.id, &error))?;
                 }
             }
+            (Phase::Serving | Phase::Draining, Kind::Configure) => self.configure(header, read(kind, body)?)?,
             (Phase::Starting, Kind::Call) => return Err(format!("Call {} came before Ready", header.id)),
             (Phase::Serving | Phase::Draining, Kind::Call) => self.call(header, body, payload)?,
             (
@@ -137,6 +138,8 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
                 | Kind::Drained
                 | Kind::Extend
                 | Kind::Log
+                | Kind::Configure
+                | Kind::Configured
                 | Kind::Progress
                 | Kind::Ok
                 | Kind::Err
@@ -171,6 +174,21 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
             let unhealthy = plugin.unhealthy(&wire, HEALTH_WITHIN).await;
             checking.store(false, Ordering::Release);
             wire.pong(header.id, unhealthy);
+        });
+        Ok(())
+    }
+
+    fn configure(&mut self, header: Header, offer: Configure) -> Result<(), String> {
+        let id = header.id;
+        if id == 0 || !id.is_multiple_of(2) {
+            return Err(format!("Configure with the id {id}, which is not one of the supervisor's"));
+        }
+        // Offers come only after the phase in which this is set.
+        let Some(plugin) = self.plugin.clone() else { return Ok(()) };
+        let wire = Arc::clone(&self.wire);
+        self.tasks.spawn(async move {
+            let configured = plugin.configured(&wire, offer.configuration).await;
+            wire.send(Kind::Configured, id, &configured);
         });
         Ok(())
     }

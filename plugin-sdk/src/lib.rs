@@ -99,6 +99,7 @@
 //! | [`on_load`](Plugin::on_load) | first: the process is confined, the supervisor has greeted it | the plugin ends |
 //! | `initialize`, given to [`Plugin::with_state`] | next, with the configuration; makes the state | the plugin ends, and the operator reads why |
 //! | [`health`](Plugin::health) | after the start, and whenever the supervisor asks; 5 s | the plugin counts as unwell |
+//! | [`configure`](Plugin::configure) | when the configuration was changed; 10 s | another process is started with it, or, for `configuration_invalid`, nothing is changed |
 //! | [`drain`](Plugin::drain) | when it is to finish and its last call has ended | it is logged |
 //! | [`shutdown`](Plugin::shutdown) | at the orderly end, after calls were cancelled | it is logged |
 //! | [`on_unload`](Plugin::on_unload) | last of all, also without a state | it is logged |
@@ -154,7 +155,7 @@ pub use host::{Host, SelfInfo};
 pub use palisade_protocol::{
     CancelReason, Class, ErrorBody, ErrorCode, Fault, Guarantee, GuaranteeState, Level, Proof, ProofSource,
 };
-pub use plugin::{Exit, Plugin};
+pub use plugin::{Configure, Exit, Plugin};
 pub use schemars;
 pub use serde;
 pub use store::{Conflict, Entry, Key, Keys, Store, Transaction};

@@ -24,7 +24,7 @@ use crate::dispatch::{Dispatch, Phase};
 use crate::handler::Handlers;
 use crate::host::{About, Host};
 use crate::panic::{Panicked, guard};
-use crate::plugin::{Exit, Plugin};
+use crate::plugin::{Configure, Exit, Plugin};
 use crate::store::migrate;
 use crate::wire::{Terms, Wire};
 use crate::{Error, Result};
@@ -32,6 +32,7 @@ use crate::{Error, Result};
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) type OnLoad = Box<dyn FnOnce(Host) -> BoxFuture<Result<()>> + Send>;
 pub(crate) type Hook<S> = Box<dyn Fn(Arc<S>) -> BoxFuture<Result<()>> + Send + Sync>;
+pub(crate) type ConfigureHook<S> = Box<dyn Fn(Arc<S>, Value) -> BoxFuture<Result<Configure>> + Send + Sync>;
 pub(crate) type Initialize<S> = Box<dyn FnOnce(Host, Value) -> BoxFuture<Result<S>> + Send>;
 
 /// How long the supervisor has to take the last frames of a plugin that ends.
@@ -109,6 +110,7 @@ where
         initialize,
         on_load,
         health,
+        configure,
         drain,
         shutdown,
         on_unload,
@@ -130,7 +132,7 @@ where
     let mut terminated = pin!(terminated);
 
     let life = async |connection: &mut Connection<S, R, W>| -> End {
-        let (about, configuration) = match greet(connection, terminated.as_mut()).await {
+        let (about, configuration) = match greet(connection, terminated.as_mut(), configure.is_some()).await {
             Ok(greeted) => greeted,
             Err(end) => return end,
         };
@@ -170,7 +172,7 @@ where
         let ready = Ready { id: id.clone(), version, actions: infos, concurrency, state_schema };
         wire.send(Kind::Ready, 0, &ready);
         drop(ready);
-        let plugin = Arc::new(Shared { state: Arc::clone(&state), about, health });
+        let plugin = Arc::new(Shared { state: Arc::clone(&state), about, health, configure });
         connection.dispatch.plugin = Some(plugin);
         connection.dispatch.phase = Phase::Serving;
 
@@ -240,6 +242,7 @@ where
 async fn greet<S, R, W>(
     connection: &mut Connection<S, R, W>,
     mut terminated: Pin<&mut impl Future<Output = ()>>,
+    configures: bool,
 ) -> Result<(About, Value), End>
 where
     S: Send + Sync + 'static,
@@ -248,7 +251,12 @@ where
 {
     let hello = Hello {
         protocol: PROTOCOL,
-        features: FEATURES.iter().map(|feature| feature.name().to_owned()).collect(),
+        features: FEATURES
+            .iter()
+            // Without a hook there is nothing to ask.
+            .filter(|feature| configures || **feature != Feature::Configure)
+            .map(|feature| feature.name().to_owned())
+            .collect(),
         software: concat!("palisade-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
     connection.dispatch.wire.send(Kind::Hello, 0, &hello);
@@ -377,6 +385,22 @@ pub(crate) async fn run_hook<S>(
         Err(_) => Err(Error::timeout(format!("{name} took longer than {} ms", within.as_millis()))),
     };
     if let Err(error) = &ran {
+        wire.report(None, None, &brief(error));
+    }
+    ran
+}
+
+/// Runs the configure hook: its panics caught. Its failure is reported, but for what it refuses.
+pub(crate) async fn run_configure<S>(
+    wire: &Wire,
+    hook: &ConfigureHook<S>,
+    state: &Arc<S>,
+    configuration: Value,
+) -> Result<Configure> {
+    let ran = guarded("configure", || hook(Arc::clone(state), configuration)).await;
+    if let Err(error) = &ran
+        && error.code() != ErrorCode::ConfigurationInvalid
+    {
         wire.report(None, None, &brief(error));
     }
     ran

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::action::Action;
 use crate::descriptors::{Sink, Source, take};
 use crate::host::Host;
-use crate::lifecycle::{Hook, Initialize, OnLoad, serve};
+use crate::lifecycle::{ConfigureHook, Hook, Initialize, OnLoad, serve};
 use crate::store::{Migrate, Store};
 use crate::value::{Params, Reply};
 use crate::wire::{ErrorHook, Failure};
@@ -52,6 +52,7 @@ pub struct Plugin<S = ()> {
     pub(crate) initialize: Initialize<S>,
     pub(crate) on_load: Option<OnLoad>,
     pub(crate) health: Option<Hook<S>>,
+    pub(crate) configure: Option<ConfigureHook<S>>,
     pub(crate) drain: Option<Hook<S>>,
     pub(crate) shutdown: Option<Hook<S>>,
     pub(crate) on_unload: Option<Box<dyn FnOnce() + Send>>,
@@ -132,6 +133,7 @@ impl<S: Send + Sync + 'static> Plugin<S> {
             initialize,
             on_load: None,
             health: None,
+            configure: None,
             drain: None,
             shutdown: None,
             on_unload: None,
@@ -243,6 +245,49 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         self.health = Some(boxed(hook));
+        self
+    }
+
+    /// Runs when the operator has changed the configuration, with the whole of it; it fits the `configuration_schema` of the plugin's
+    /// `plugin.json`. What it accepts holds from then on, without a new process. It has 10 seconds, while calls go on; it does not
+    /// run twice at once, unless it was late.
+    ///
+    /// [`Configure::Decline`] has another process started with it. An error with the code `configuration_invalid`, as
+    /// [`Error::configuration_invalid`] makes it and as there is one for a configuration that is not a `C`, says that no process
+    /// would work with it: nothing is changed then, and the operator reads the message. Any other error declines. Without this hook
+    /// there is another process for each change.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use palisade_sdk::{Configure, Host, Plugin, Result};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Config { interval_ms: u64 }
+    ///
+    /// struct State { interval_ms: AtomicU64 }
+    ///
+    /// let plugin = Plugin::with_state("ticker", "1.0.0", |_: Host, config: Config| async move {
+    ///     Ok(State { interval_ms: AtomicU64::new(config.interval_ms) })
+    /// })
+    /// .configure(|state, config: Config| async move {
+    ///     state.interval_ms.store(config.interval_ms, Ordering::Relaxed);
+    ///     Ok(Configure::Accept)
+    /// });
+    /// # let _ = plugin;
+    /// ```
+    pub fn configure<C, H, F>(mut self, hook: H) -> Self
+    where
+        C: DeserializeOwned,
+        H: Fn(Arc<S>, C) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Configure>> + Send + 'static,
+    {
+        self.configure = Some(Box::new(move |state, configuration| {
+            match crate::lifecycle::read_configuration::<C>(&configuration) {
+                Ok(configuration) => Box::pin(hook(state, configuration)),
+                Err(error) => Box::pin(async { Err(error) }),
+            }
+        }));
         self
     }
 
@@ -406,6 +451,15 @@ fn terminated() -> impl Future<Output = ()> {
             std::future::pending().await
         }
     }
+}
+
+/// What a plugin says to another configuration; see [`Plugin::configure`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Configure {
+    /// It has it from now on.
+    Accept,
+    /// This process cannot change it, for this reason: another one is started with it.
+    Decline(String),
 }
 
 /// What `main` returns: the exit status of a plugin.

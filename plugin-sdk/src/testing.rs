@@ -28,8 +28,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_protocol::{
-    Call as CallHead, Cancel, Drain, Empty, Extend, Flags, Guarantee, Kind, Limits, Log, PIECE_BYTES, Ping, Pong,
-    Progress, Ready, StreamAbort, StreamCredit, StreamKind, StreamOpen, StreamSide, decode_value, encode_value,
+    Call as CallHead, Cancel, Configure as OfferedConfiguration, Drain, Empty, Extend, Flags, Guarantee, Kind, Limits,
+    Log, PIECE_BYTES, Ping, Pong, Progress, Ready, StreamAbort, StreamCredit, StreamKind, StreamOpen, StreamSide,
+    decode_value, encode_value,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +42,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 use crate::lifecycle::serve;
 use crate::plugin::{Exit, Plugin};
 use crate::{CancelReason, Error, ErrorBody, ErrorCode, Raw, Result};
+
+pub use palisade_protocol::{ConfigureAnswer, Configured};
 
 mod book;
 mod kept;
@@ -125,7 +128,7 @@ impl TestHostBuilder {
         self
     }
 
-    /// A supervisor that knows only these features of the protocol: `streams`, `continue`.
+    /// A supervisor that knows only these features of the protocol: `streams`, `continue`, `configure`.
     pub fn features<T: Into<String>>(mut self, features: impl IntoIterator<Item = T>) -> Self {
         self.features = features.into_iter().map(Into::into).collect();
         self
@@ -315,6 +318,25 @@ impl TestHost {
         };
         self.shared.send(Kind::Ping, id, &Ping { health }, &[]);
         self.shared.wait("Pong", |book| book.pongs.remove(&id)).await
+    }
+
+    /// Offers the plugin another configuration, and waits for what it says to it.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    ///
+    /// # Panics
+    /// When the configuration cannot be written as JSON.
+    pub async fn configure(&self, configuration: impl Serialize) -> Result<Configured> {
+        let configuration = serde_json::to_value(configuration).expect("a test's configuration can be written as JSON");
+        let id = {
+            let mut book = self.shared.book();
+            let id = book.next_id;
+            book.next_id += 2;
+            id
+        };
+        self.shared.send(Kind::Configure, id, &OfferedConfiguration { configuration }, &[]);
+        self.shared.wait("Configured", |book| book.configured.remove(&id)).await
     }
 
     /// The log lines that have come so far.

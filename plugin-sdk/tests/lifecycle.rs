@@ -7,8 +7,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use palisade_sdk::testing::{Outcome, TestHost};
-use palisade_sdk::{Action, Call, Context, Error, ErrorCode, Host, Plugin, Result, log};
+use palisade_sdk::testing::{ConfigureAnswer, Outcome, TestHost};
+use palisade_sdk::{Action, Call, Configure, Context, Error, ErrorCode, Host, Plugin, Result, log};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -275,4 +275,50 @@ async fn handlers_and_hooks_that_do_not_end_are_left_behind() {
     let begun = tokio::time::Instant::now();
     assert_eq!(host.stop().await.status(), 0);
     assert_eq!(begun.elapsed(), Duration::from_secs(8));
+}
+
+/// What the plugin says to another configuration is passed on; what it could not read, or refuses, is no reason for another process.
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_is_offered_is_accepted_declined_or_refused() {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        mood: String,
+    }
+    let diary = Diary::default();
+    let heard = diary.clone();
+    let plugin = Plugin::with_state("moody", "1.0.0", |_: Host, _: Config| async { Ok(()) })
+        .on_error(move |failure| heard.note(failure.error.message.clone()))
+        .configure(|_, config: Config| async move {
+            match config.mood.as_str() {
+                "calm" => Ok(Configure::Accept),
+                "tired" => Ok(Configure::Decline("not today".into())),
+                "absent" => Err(Error::configuration_invalid("there is no such mood")),
+                "lost" => Err(Error::failed("no way")),
+                _ => panic!("what a mood"),
+            }
+        })
+        .action("idle", "Does nothing.", |_: Call<()>, (): ()| async { Ok(()) });
+    let host = TestHost::start(plugin).await.unwrap();
+    for (mood, answer, reason) in [
+        (json!("calm"), ConfigureAnswer::Accepted, None),
+        (json!("tired"), ConfigureAnswer::Declined, Some("not today")),
+        (json!("absent"), ConfigureAnswer::Refused, Some("there is no such mood")),
+        (json!(7), ConfigureAnswer::Refused, Some("mood")),
+        (json!("lost"), ConfigureAnswer::Declined, Some("no way")),
+        (json!("wild"), ConfigureAnswer::Declined, Some("what a mood")),
+    ] {
+        let said = host.configure(json!({ "mood": mood })).await.unwrap();
+        assert_eq!(said.answer, answer, "{mood}: {said:?}");
+        let expected = reason.unwrap_or_default();
+        assert!(said.reason.unwrap_or_default().contains(expected), "{mood}");
+    }
+    // What is refused is no failure of the plugin's.
+    assert_eq!(diary.read().len(), 2, "{:?}", diary.read());
+    assert!(host.violations().is_empty());
+
+    // Who has no hook is not asked, and declines all the same.
+    let plain = Plugin::new("plain", "1.0.0").action("idle", "Does nothing.", |_: Call, (): ()| async { Ok(()) });
+    let host = TestHost::start(plain).await.unwrap();
+    assert_eq!(host.configure(json!({})).await.unwrap().answer, ConfigureAnswer::Declined);
 }

@@ -211,8 +211,20 @@ pub fn report(
             hint: Some(format!("`palisade grant {0}@{1}` shows it and asks you", handle.id(), handle.version())),
         });
     }
-    // Of those that wait everything is said.
-    for handle in registry.all().filter(|one| one.state() == PluginState::Failed && !one.awaits_consent()) {
+    for handle in registry.all().filter(|handle| handle.is_enabled()) {
+        if let Some(why) = handle.blueprint().misconfigured() {
+            let (id, version) = (handle.id(), handle.version());
+            checks.push(Check {
+                name: "plugin",
+                state: Outcome::Warn,
+                summary: format!("{id} {version} takes no calls: {why}"),
+                hint: Some(format!("`palisade config {id}@{version}` shows what comes from where")),
+            });
+        }
+    }
+    // Of those that wait, or are not configured as they have to be, everything is said.
+    let failed = registry.all().filter(|one| one.state() == PluginState::Failed && !one.awaits_consent());
+    for handle in failed.filter(|one| one.blueprint().misconfigured().is_none()) {
         let (id, reason) = (handle.id(), handle.last_reason());
         let (how, hint) = if handle.is_quarantined() {
             ("is quarantined", format!("see `palisade logs {id}`; `palisade reset {id}` ends the quarantine"))

@@ -68,6 +68,8 @@ pub enum EventKind {
     ConnectionsUnrecorded,
     /// An operator has changed how much a plugin may have.
     LimitsChanged,
+    /// An operator has changed what a plugin is configured with.
+    ConfigurationChanged,
     /// An operator has granted a plugin something, or taken it back.
     PermissionsChanged,
     /// A version takes no calls before an operator has said something about what it asks for.

@@ -14,6 +14,7 @@
 
 mod announced;
 mod archived;
+pub mod configure;
 pub mod consent;
 mod departure;
 mod deprecate;
@@ -67,6 +68,7 @@ use crate::model::permission::consent::Policy;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
+use crate::plugin::configuration::{Configuration, Configured};
 use crate::plugin::handle::{Command, Handle, Operation};
 use crate::plugin::host_calls::HostCalls;
 use crate::plugin::logs::Hub;
@@ -127,6 +129,8 @@ pub struct Packages {
     numbers: Mutex<HashMap<PluginId, Arc<Numbers>>>,
     accounts: Arc<Accounts>,
     deprecations: Deprecations,
+    /// What is said of each plugin's configuration.
+    configured: Mutex<BTreeMap<PluginId, Arc<Configured>>>,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     /// Those that are in the registry no more.
     departures: Departures,
@@ -175,7 +179,7 @@ impl Packages {
         for source in policy.rules.iter_mut().filter_map(|rule| rule.source.as_mut()) {
             *source = prepare::real(source);
         }
-        Self {
+        let packages = Self {
             around,
             live,
             consents: Mutex::new(consents),
@@ -183,6 +187,7 @@ impl Packages {
             agreed: Mutex::default(),
             announced: Arc::default(),
             deprecations: Deprecations::read(&database),
+            configured: Mutex::default(),
             database: Arc::new(database),
             records: state.join("installed"),
             archived: state.join("archive"),
@@ -197,7 +202,9 @@ impl Packages {
             consenting: tokio::sync::Mutex::default(),
             policy,
             unwatched: Mutex::default(),
-        }
+        };
+        packages.recall_configured();
+        packages
     }
 
     /// What was said of a version, and whether it is kept.
@@ -221,7 +228,7 @@ impl Packages {
     /// Why what is changed is not remembered, or what was forgotten, if anything is wrong with the database: a sentence.
     #[must_use]
     pub fn forgets(&self) -> Option<String> {
-        const LOST: &str = "whatever else was granted, agreed to, disabled, deprecated or counted is lost";
+        const LOST: &str = "whatever else was granted, agreed to, disabled, deprecated, configured or counted is lost";
         match self.database.condition() {
             Condition::Good => self.database.damaged().map(|aside| {
                 let aside = aside.display();
@@ -272,7 +279,7 @@ impl Packages {
             executable,
             store: store.clone(),
             host: host.clone(),
-            configuration: serde_json::Value::Object(configured.configuration),
+            configuration: Configuration::new(self.configured(&id)),
             configured_limits: limits,
             said_limits: Mutex::default(),
             network: Network::new(&grants, &config.egress.policy, resolver, config.egress.limits.clone(), bus.clone()),

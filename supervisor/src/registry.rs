@@ -432,6 +432,19 @@ impl Registry {
         if let Some(found) = specifier.highest_but(usable, is_last).and_then(|version| versions.get(version)) {
             return Ok(found);
         }
+        let misconfigured = versions
+            .iter()
+            .filter(|(_, handle)| handle.is_enabled() && !handle.awaits_consent())
+            .map(|(version, _)| version);
+        if let Some(handle) = specifier.highest(misconfigured).and_then(|version| versions.get(version))
+            && let Some(why) = handle.blueprint().misconfigured()
+        {
+            let message = format!("{id} {} takes no calls: {why}", handle.version());
+            return Err(ErrorBody::new(ErrorCode::ConfigurationInvalid, message).with_hint(format!(
+                "`palisade config {id}@{}` shows it, and `palisade config {id} KEY=VALUE` corrects it",
+                handle.version()
+            )));
+        }
         let awaiting = versions.iter().filter(|(_, handle)| handle.is_enabled()).map(|(version, _)| version);
         if let Some(handle) = specifier.highest(awaiting).and_then(|version| versions.get(version)) {
             let hint = format!("`palisade grant {id}` shows what it asks for, and why, and asks you");
@@ -552,7 +565,11 @@ impl Registry {
                         there.push((handle.id(), version, required(needs)));
                         open.push(needs);
                     } else {
-                        let why = if handle.is_enabled() { "waits for its operator's consent" } else { "is disabled" };
+                        let why = match (handle.is_enabled(), handle.awaits_consent()) {
+                            (false, _) => "is disabled",
+                            (true, true) => "waits for its operator's consent",
+                            (true, false) => "is not configured as its plugin.json has it",
+                        };
                         unused.push(format!("{id} {version} {why}"));
                     }
                 }

@@ -105,6 +105,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("plugin-sdk/client", &["palisade-protocol"]),
     ("plugins/echo", &["palisade-protocol", "palisade-sdk"]),
     ("plugins/calculator", &["palisade-protocol", "palisade-sdk"]),
+    ("plugins/ticker", &["palisade-sdk"]),
     ("supervisor/launcher", &[]),
     ("supervisor", &["palisade-launcher", "palisade-protocol"]),
     // What is checked without a daemon is checked by the daemon's own code, so that both say the same.

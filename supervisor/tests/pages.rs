@@ -311,9 +311,11 @@ fn the_schema_knows_the_names_that_the_daemon_knows() {
         assert!(!takes(&manifest), "{why}");
         assert!(!validator.is_valid(&manifest), "{why}");
     }
-    for shipped in
-        [include_str!("../../plugins/echo/plugin.json"), include_str!("../../plugins/calculator/plugin.json")]
-    {
+    for shipped in [
+        include_str!("../../plugins/echo/plugin.json"),
+        include_str!("../../plugins/calculator/plugin.json"),
+        include_str!("../../plugins/ticker/plugin.json"),
+    ] {
         assert!(validator.is_valid(&serde_json::from_str(shipped).unwrap()));
     }
 }

@@ -89,6 +89,9 @@ const NAMES: &[&str] = &[
     "cpu-spin",
     // One attempt of one row of the table.
     "attempt",
+    // It says what it was told.
+    "configuration",
+    "generation",
     // It floods.
     "log-flood",
     "log-flood-beside",
@@ -209,6 +212,11 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
             let all: std::collections::BTreeMap<String, String> = std::env::vars().collect();
             ok(wire, id, &rmp_serde::to_vec(&all).unwrap_or_else(|error| panic!("a map of strings: {error}")));
         }
+        "configuration" => {
+            let configuration = rmp_serde::to_vec(&wire.configuration).unwrap_or_else(|error| panic!("{error}"));
+            ok(wire, id, &configuration);
+        }
+        "generation" => ok(wire, id, &rmp_serde::to_vec(&wire.generation).unwrap_or_default()),
         "ask" => {
             let asks = rmp_serde::from_slice(payload).unwrap_or_else(|error| panic!("what to ask: {error}"));
             let answers = crate::asking::ask(wire, &asks, || ledger.own_id());

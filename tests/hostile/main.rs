@@ -15,8 +15,8 @@ mod wire;
 use std::time::Duration;
 
 use palisade_protocol::{
-    ActionInfo, Drained, Empty, ErrorBody, ErrorCode, Extend, FEATURES, Flags, Frame, Hello, Kind, PROTOCOL, Ping,
-    Pong, Ready, Refuse, VersionRange, Welcome,
+    ActionInfo, Configure, ConfigureAnswer, Configured, Drained, Empty, ErrorBody, ErrorCode, Extend, FEATURES, Flags,
+    Frame, Hello, Kind, PROTOCOL, Ping, Pong, Ready, Refuse, VersionRange, Welcome,
 };
 
 use wire::Wire;
@@ -24,7 +24,12 @@ use wire::Wire;
 fn hello(range: VersionRange) -> Hello {
     Hello {
         protocol: range,
-        features: FEATURES.iter().map(|feature| feature.name().to_owned()).collect(),
+        // As an old plugin, unless a test is about that.
+        features: FEATURES
+            .iter()
+            .map(|feature| feature.name().to_owned())
+            .filter(|name| name != "configure" || std::env::var_os("HOSTILE_CONFIGURE").is_some())
+            .collect(),
         software: "palisade-hostile/0.1.0".into(),
     }
 }
@@ -136,7 +141,19 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
     let Some((kind, _, content)) = wire.read() else { std::process::exit(0) };
     assert_eq!(kind, Some(Kind::Welcome), "the answer to a hello");
     let welcome: Welcome = rmp_serde::from_slice(&content).unwrap_or_else(|error| panic!("the welcome: {error}"));
-    wire.generation = welcome.plugin.map(|plugin| plugin.generation).unwrap_or_default();
+    if let Some(plugin) = welcome.plugin {
+        wire.generation = plugin.generation;
+        wire.configuration = plugin.configuration;
+    }
+    if wire.configuration["refuse"] == true {
+        let error = ErrorBody::new(ErrorCode::ConfigurationInvalid, "it does not want that");
+        wire.send(Kind::Refuse, Flags::NONE, 0, &Refuse { error }, &[]);
+        std::process::exit(1);
+    }
+    if wire.configuration["exit"] == true {
+        eprintln!("it cannot bear that");
+        std::process::exit(5);
+    }
     if mode == "asks-before-ready" {
         let asks = std::env::var("HOSTILE_ASKS").unwrap_or_default();
         let asks = serde_json::from_str(&asks).unwrap_or_else(|error| panic!("HOSTILE_ASKS: {error}"));
@@ -242,6 +259,7 @@ fn live(wire: &mut Wire, mode: &str, life: Life) {
                 let refuse: Refuse = rmp_serde::from_slice(&content).unwrap_or_else(|error| panic!("{error}"));
                 eprintln!("refused: {}", refuse.error);
             }
+            Some(Kind::Configure) => configure(wire, id, &content),
             Some(Kind::StreamData) => {
                 let credit =
                     palisade_protocol::StreamCredit { bytes: u32::try_from(content.len()).unwrap_or(u32::MAX) };
@@ -250,6 +268,30 @@ fn live(wire: &mut Wire, mode: &str, life: Life) {
             Some(Kind::StreamEnd) => wire.send(Kind::Ok, Flags::NONE, id, &Empty {}, &[0xc0]),
             _ => {}
         }
+    }
+}
+
+/// Says what `HOSTILE_CONFIGURE` wants to a configuration that it is offered.
+fn configure(wire: &mut Wire, id: u64, content: &[u8]) {
+    let offer: Configure = rmp_serde::from_slice(content).unwrap_or_else(|error| panic!("the offer: {error}"));
+    let mut answer = |answer, reason: Option<&str>| {
+        let configured = Configured { answer, reason: reason.map(str::to_owned) };
+        wire.send(Kind::Configured, Flags::NONE, id, &configured, &[]);
+    };
+    match std::env::var("HOSTILE_CONFIGURE").unwrap_or_default().as_str() {
+        "accept" => {
+            answer(ConfigureAnswer::Accepted, None);
+            wire.configuration = offer.configuration;
+        }
+        "decline" => answer(ConfigureAnswer::Declined, Some("it is too old for that")),
+        "refuse" => answer(ConfigureAnswer::Refused, Some("it never wants that")),
+        "twice" => {
+            answer(ConfigureAnswer::Accepted, None);
+            answer(ConfigureAnswer::Accepted, None);
+        }
+        "crash" => std::process::abort(),
+        // It goes on, and says nothing.
+        _ => {}
     }
 }
 

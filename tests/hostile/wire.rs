@@ -16,12 +16,14 @@ pub(crate) struct Wire {
     pub(crate) read_slowly: bool,
     /// The number of this process, as the welcome said.
     pub(crate) generation: u64,
+    /// What it is configured with.
+    pub(crate) configuration: serde_json::Value,
 }
 
 impl Wire {
     pub(crate) fn new() -> Self {
         let (input, output) = crate::sys::pipes();
-        Self { input, output: Some(output), read_slowly: false, generation: 0 }
+        Self { input, output: Some(output), read_slowly: false, generation: 0, configuration: serde_json::Value::Null }
     }
 
     /// Sends bytes as they are. When the supervisor has closed its end there is nobody left to harm.

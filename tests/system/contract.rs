@@ -69,7 +69,7 @@ fn a_configuration_that_its_manifest_does_not_take_ends_the_start() {
     expect_echo(&daemon, "echo");
     daemon.stop_and_expect_no_orphans();
     let daemon = start(0);
-    let refused = error(daemon.agent().call("echo", "echo", &json!(1)), ErrorCode::InitializationFailed);
+    let refused = error(daemon.agent().call("echo", "echo", &json!(1)), ErrorCode::ConfigurationInvalid);
     expect_text(&refused.message, "not as its plugin.json has it: /depth: 0 is less than the minimum of 1");
     daemon.stop_and_expect_no_orphans();
 }
@@ -81,6 +81,7 @@ fn the_shipped_packages_are_valid() {
     for (name, manifest) in [
         ("echo", include_str!("../../plugins/echo/plugin.json")),
         ("calculator", include_str!("../../plugins/calculator/plugin.json")),
+        ("ticker", include_str!("../../plugins/ticker/plugin.json")),
     ] {
         let package = folder.path().join(name);
         fs::create_dir(&package).expect("the folder is ours");

@@ -10,6 +10,7 @@ mod calls;
 mod chaos;
 mod charging;
 mod cli;
+mod configuration;
 mod consent;
 mod contract;
 mod cycles;

@@ -90,7 +90,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 21, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 23, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -327,6 +327,7 @@ fn every_operation_answers_what_the_page_says() {
         Package::new("missing", Entry::Missing),
         Package::new("wrong", Entry::Missing).with("version", json!("one")),
         Package::hostile("lesser", "tame").with("require", json!(["disk"])),
+        Package::hostile("misconfigured", "tame").with("configuration_schema", json!({"required": ["depth"]})),
         Package::new("words", Entry::Bytes(b"for whoever reads them\n".to_vec())).with("runtime", json!("there")),
         Package::new("asker", Entry::Bytes(b"for nobody\n".to_vec()))
             .with("author", json!("Somebody"))
@@ -484,6 +485,22 @@ fn every_operation_answers_what_the_page_says() {
     assert_eq!(changed["limits"]["cpu_percent"], json!({"value": 40, "by": "operator"}));
     assert!(changed["limits"]["memory_mib"]["asked"].is_u64(), "{changed}");
     events_until(page, &mut watcher, events, |event| event["kind"] == "limits_changed");
+
+    // With and without a schema, before it was changed and after it.
+    ask::<admin::Configuration>(page, &daemon, "a configuration", "config", &of("echo"));
+    ask::<admin::Configuration>(page, &daemon, "a configuration", "config", &of("misconfigured"));
+    let lacking = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("misconfigured"));
+    assert!(lacking["misconfigured"].is_string(), "{lacking}");
+    let set = json!({"plugin": "misconfigured", "set": {"depth": 2}, "unset": []});
+    let changed = ask::<admin::ConfigurationChange>(page, &daemon, "a change of configuration", "configure", &set);
+    assert_eq!(changed["configuration"], json!({"depth": 2}), "{changed}");
+    events_until(page, &mut watcher, events, |event| event["kind"] == "configuration_changed");
+    let shown = ask::<admin::Configuration>(page, &daemon, "a configuration", "config", &of("misconfigured"));
+    assert_eq!(shown["history"][0]["places"], json!(["/depth"]), "{shown}");
+    let again = json!({"plugin": "misconfigured", "set": {"depth": 3}});
+    daemon.operate("configure", &again).expect("it fits");
+    let undo = json!({"plugin": "misconfigured", "undo": true});
+    ask::<admin::ConfigurationChange>(page, &daemon, "a change of configuration", "configure", &undo);
 
     // Lines of every way: its own, of a call, and the supervisor's.
     daemon.agent().call("hostile", "log-with-fields", &json!(null)).expect("it logs");
@@ -653,6 +670,7 @@ fn every_operation_takes_the_parameters_of_the_page() {
                     &"text" => "string",
                     &"bool" => "boolean",
                     &"list of text" => "array",
+                    &"map" => "object",
                     kind if kind.starts_with("u64") => "integer",
                     kind => panic!("{name} is a {kind}"),
                 };
@@ -767,6 +785,10 @@ fn the_types_of_the_client_are_the_pages() {
         ("Updates", "updates", ""),
         ("Update", "updates", "updates[]."),
         ("NotUpdated", "updates", "failed[]."),
+        ("Configuration", "a configuration", ""),
+        ("ConfigurationViolation", "a configuration", "unfit[]."),
+        ("PastConfiguration", "a configuration", "history[]."),
+        ("ConfigurationChange", "a change of configuration", ""),
         ("Permissions", "permissions", ""),
         ("Permission", "permissions", "permissions[]."),
         ("Definition", "permissions", "definitions[]."),

@@ -122,6 +122,16 @@ struct Force<'a> {
 }
 
 #[derive(Serialize)]
+struct Configure<'a> {
+    #[serde(flatten)]
+    target: Target<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<&'a BTreeMap<String, Value>>,
+    unset: &'a [&'a str],
+    undo: bool,
+}
+
+#[derive(Serialize)]
 struct Deprecate<'a> {
     #[serde(flatten)]
     target: Target<'a>,
@@ -357,6 +367,38 @@ impl<'a> Admin<'a> {
         self.request("deprecate", &Deprecate { target: target.into(), reason: None, undo: true }).call().await
     }
 
+    /// What a plugin is configured with, where each of it comes from, and how it was changed.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn config(&self, target: impl Into<Target<'a>>) -> Result<Configuration, CallError> {
+        self.request("config", &target.into()).call().await
+    }
+
+    /// Changes what a plugin is configured with while it runs, or nothing: sets values by place, as `server.port` or `/server/port`, and
+    /// takes back what was set before.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; `configuration_invalid` for what does not fit.
+    pub async fn configure(
+        &self,
+        target: impl Into<Target<'a>>,
+        set: &BTreeMap<String, Value>,
+        unset: &[&str],
+    ) -> Result<ConfigurationChange, CallError> {
+        let target = target.into();
+        self.request("configure", &Configure { target, set: Some(set), unset, undo: false }).call().await
+    }
+
+    /// Takes back the last change of a plugin's configuration that was not taken back yet.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; `invalid_params` where there is none.
+    pub async fn unconfigure(&self, target: impl Into<Target<'a>>) -> Result<ConfigurationChange, CallError> {
+        let target = target.into();
+        self.request("configure", &Configure { target, set: None, unset: &[], undo: true }).call().await
+    }
+
     /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. Of `plugin` the highest
     /// installed version that is meant counts. `major` also one that may break whoever uses it.
     ///
@@ -504,6 +546,9 @@ pub struct PluginStatus {
     /// What it depends on and cannot have: it is not started meanwhile. A sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
+    /// Why no process can have its configuration, if none can: it takes no calls meanwhile. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub misconfigured: Option<String>,
     /// Somebody has said that it is better not used any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,
@@ -1270,4 +1315,73 @@ pub enum CheckState {
     Warn,
     /// It does not work.
     Fail,
+}
+
+/// What a plugin is configured with.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Configuration {
+    /// Which plugin.
+    pub id: String,
+    /// The version by whose schema.
+    pub version: String,
+    /// What its processes get that are started now, with the schema's defaults; where that does not fit, what was said.
+    pub configuration: Value,
+    /// What of it does not fit: then none is started.
+    pub unfit: Vec<ConfigurationViolation>,
+    /// What `palisade.toml` says.
+    pub file: Value,
+    /// What an operator has said since, by place.
+    pub said: BTreeMap<String, Value>,
+    /// What it has to fit, if there is anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+    /// The changes, the first first.
+    pub history: Vec<PastConfiguration>,
+}
+
+/// What of a configuration does not fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ConfigurationViolation {
+    /// Where: a JSON pointer.
+    pub at: String,
+    /// What is wrong there, and what is allowed.
+    pub problem: String,
+}
+
+/// A change of a configuration.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct PastConfiguration {
+    /// Which of the plugin's, from 1.
+    pub number: u64,
+    /// When it was made.
+    pub at_unix_ms: u64,
+    /// By whom.
+    pub by: String,
+    /// The places that it changed.
+    pub places: Vec<String>,
+    /// What was said after it, by place.
+    pub said: BTreeMap<String, Value>,
+    /// Whether it was taken back.
+    pub undone: bool,
+}
+
+/// What a change of a configuration came to.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ConfigurationChange {
+    /// Which plugin.
+    pub id: String,
+    /// The version by whose schema.
+    pub version: String,
+    /// What its processes get from now on.
+    pub configuration: Value,
+    /// The places that were changed.
+    pub places: Vec<String>,
+    /// How: `nothing_runs`, `accepted` or `restarted`.
+    pub applied: String,
+    /// What there is to know about it: sentences.
+    pub notes: Vec<String>,
 }

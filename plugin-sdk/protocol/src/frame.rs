@@ -72,6 +72,10 @@ kinds! {
     Extend = 0x09,
     /// One structured log line.
     Log = 0x0a,
+    /// Can the plugin go on with this configuration?
+    Configure = 0x0b,
+    /// Whether it does.
+    Configured = 0x0c,
     /// A call. The payload is its parameters.
     Call = 0x10,
     /// The caller does not want the answer any more.
@@ -127,8 +131,9 @@ impl Kind {
     #[must_use]
     pub const fn travels(self, from: End, to: End) -> bool {
         use Kind::{
-            Call, Cancel, Cancelled, Continue, Drain, Drained, Err, Extend, Hello, HostCall, HostErr, HostOk, Log, Ok,
-            Ping, Pong, Progress, Ready, Refuse, StreamAbort, StreamCredit, StreamData, StreamEnd, StreamOpen, Welcome,
+            Call, Cancel, Cancelled, Configure, Configured, Continue, Drain, Drained, Err, Extend, Hello, HostCall,
+            HostErr, HostOk, Log, Ok, Ping, Pong, Progress, Ready, Refuse, StreamAbort, StreamCredit, StreamData,
+            StreamEnd, StreamOpen, Welcome,
         };
         // What belongs to a call goes either way: its caller is an agent or the supervisor, its callee the supervisor or a plugin.
         let down = matches!((from, to), (End::Supervisor, End::Plugin) | (End::Agent, End::Supervisor));
@@ -142,14 +147,16 @@ impl Kind {
             Pong => up || matches!((from, to), (End::Supervisor, End::Plugin)),
             Hello => matches!((from, to), (End::Plugin | End::Agent, End::Supervisor)),
             Welcome => matches!((from, to), (End::Supervisor, End::Plugin | End::Agent)),
-            Ready | Drained | Extend | Log | HostCall => matches!((from, to), (End::Plugin, End::Supervisor)),
-            Drain | HostOk | HostErr => matches!((from, to), (End::Supervisor, End::Plugin)),
+            Ready | Drained | Extend | Log | Configured | HostCall => {
+                matches!((from, to), (End::Plugin, End::Supervisor))
+            }
+            Drain | Configure | HostOk | HostErr => matches!((from, to), (End::Supervisor, End::Plugin)),
         }
     }
 
     const fn value_limits(self) -> ValueLimits {
         match self {
-            Self::Welcome | Self::Ready => ValueLimits::SCHEMA_BODY,
+            Self::Welcome | Self::Ready | Self::Configure => ValueLimits::SCHEMA_BODY,
             _ => ValueLimits::BODY,
         }
     }
@@ -157,7 +164,7 @@ impl Kind {
     const fn body_bytes_max(self) -> usize {
         match self {
             // These carry schemas and configuration; the frame limit bounds them.
-            Self::Welcome | Self::Ready => usize::MAX,
+            Self::Welcome | Self::Ready | Self::Configure => usize::MAX,
             _ => BODY_BYTES_MAX,
         }
     }

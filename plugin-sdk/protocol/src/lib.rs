@@ -29,9 +29,9 @@ pub use limits::{
     STRING_BYTES_MAX, VALUES_MAX,
 };
 pub use message::{
-    ActionInfo, Call, Cancel, CancelReason, Cancelled, Drain, Drained, Empty, Extend, Guarantee, GuaranteeState, Hello,
-    HostCall, Level, Log, Ok, Ping, PluginWelcome, Pong, Progress, Proof, ProofSource, Ready, Refuse, StreamAbort,
-    StreamCredit, StreamInfo, StreamKind, StreamOpen, StreamSide, Welcome,
+    ActionInfo, Call, Cancel, CancelReason, Cancelled, Configure, ConfigureAnswer, Configured, Drain, Drained, Empty,
+    Extend, Guarantee, GuaranteeState, Hello, HostCall, Level, Log, Ok, Ping, PluginWelcome, Pong, Progress, Proof,
+    ProofSource, Ready, Refuse, StreamAbort, StreamCredit, StreamInfo, StreamKind, StreamOpen, StreamSide, Welcome,
 };
 pub use negotiate::{FEATURES, Feature, PROTOCOL, VersionRange, common_features, common_version};
 pub use payload::{EncodeError, NIL, PayloadError, check_payload, decode_value, encode_value};

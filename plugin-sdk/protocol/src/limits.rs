@@ -25,7 +25,7 @@ pub const HOST_CALLS_MAX: usize = 64;
 /// one and that sender, supervisor and receiver work at the same time; large enough that a piece costs one system call.
 pub const PIECE_BYTES: usize = 128 << 10;
 
-/// Largest body (the map, without the payload) of any frame but `Welcome` and `Ready`, which carry schemas: 64 KiB.
+/// Largest body (the map, without the payload) of any frame but `Welcome`, `Ready` and `Configure`, which carry schemas and configuration: 64 KiB.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Deepest nesting of a body.
@@ -41,7 +41,7 @@ pub const PAYLOAD_DEPTH_MAX: usize = 128;
 /// some hundred times the bytes of the smallest maps.
 pub const BODY_VALUES_MAX: usize = 4_096;
 
-/// Most values in the body of a `Welcome` or `Ready`, which carry configuration and schemas.
+/// Most values in the body of a `Welcome`, `Ready` or `Configure`, which carry configuration and schemas.
 pub const SCHEMA_VALUES_MAX: usize = 32_768;
 
 /// Most values in a payload that our own ends decode into a tree; it bounds the tree's memory.

@@ -302,6 +302,39 @@ pub struct Log {
     pub call: Option<u64>,
 }
 
+/// Can the plugin go on with this configuration? Asked once another answer is not waited for any more.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Configure {
+    /// The whole of it, as in `Welcome`.
+    #[serde(default)]
+    pub configuration: Value,
+}
+
+/// The answer to a `Configure`, under its id.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Configured {
+    /// Whether it does.
+    #[serde(default)]
+    pub answer: ConfigureAnswer,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Whether a plugin goes on with another configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConfigureAnswer {
+    /// It does, from now on.
+    Accepted,
+    /// No process of it would: it is to stay as it was.
+    Refused,
+    /// This process does not; another one may. Also what an answer is read as that this version does not know.
+    #[default]
+    #[serde(other)]
+    Declined,
+}
+
 /// A call. An agent names plugin and version, the supervisor the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Call<'a> {

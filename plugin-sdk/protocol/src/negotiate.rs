@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
 
 /// Every feature this crate knows, in the order in which they are offered.
-pub const FEATURES: [Feature; 2] = [Feature::Streams, Feature::Continue];
+pub const FEATURES: [Feature; 3] = [Feature::Streams, Feature::Continue, Feature::Configure];
 
 /// An inclusive range of protocol versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub enum Feature {
     Streams,
     /// `continue`: payloads above the frame limit, in pieces marked `MORE`.
     Continue,
+    /// `configure`: a plugin can be configured anew while it runs.
+    Configure,
 }
 
 impl Feature {
@@ -36,6 +38,7 @@ impl Feature {
         match self {
             Self::Streams => "streams",
             Self::Continue => "continue",
+            Self::Configure => "configure",
         }
     }
 }

@@ -23,7 +23,7 @@ impl ValueLimits {
     /// For a frame's body.
     pub const BODY: Self =
         Self { depth_max: BODY_DEPTH_MAX, values_max: BODY_VALUES_MAX, string_bytes_max: STRING_BYTES_MAX };
-    /// For the body of a `Welcome` or `Ready`.
+    /// For the body of a `Welcome`, `Ready` or `Configure`.
     pub const SCHEMA_BODY: Self =
         Self { depth_max: BODY_DEPTH_MAX, values_max: SCHEMA_VALUES_MAX, string_bytes_max: STRING_BYTES_MAX };
     /// For a payload; the frame and payload limits bound its strings.

@@ -158,6 +158,11 @@ fn any_message() -> BoxedStrategy<Sample> {
         use protocol::CancelReason::{Caller, Deadline, Draining, Other};
         select(vec![Caller, Deadline, Draining, Other])
     };
+    let answer = select(vec![
+        protocol::ConfigureAnswer::Accepted,
+        protocol::ConfigureAnswer::Declined,
+        protocol::ConfigureAnswer::Refused,
+    ]);
     let side = select(vec![protocol::StreamSide::Sender, protocol::StreamSide::Receiver]);
     let opening = prop_oneof![
         (head(), range, vec(text(), 0..5), text()).prop_map(|(head, protocol, features, software)| {
@@ -189,6 +194,12 @@ fn any_message() -> BoxedStrategy<Sample> {
         )),
         (head(), level, text(), present(), of(any::<u64>())).prop_map(|(head, level, message, fields, call)| {
             sample(Kind::Log, head, &protocol::Log { level, message, fields, call })
+        }),
+        (head(), value()).prop_map(|(head, configuration)| {
+            sample(Kind::Configure, head, &protocol::Configure { configuration })
+        }),
+        (head(), answer, of(text())).prop_map(|(head, answer, reason)| {
+            sample(Kind::Configured, head, &protocol::Configured { answer, reason })
         }),
     ];
     let calls = prop_oneof![

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_protocol::{
-    Cancelled, Decoder, Empty, Extend, Flags, Frame, Hello, HostCall, Kind, Limits, Log, PIECE_BYTES, PROTOCOL,
-    PluginWelcome, Pong, Progress, Ready, ReceiveCredit, Refuse, SendCredit, StreamAbort, StreamCredit, StreamKind,
-    StreamOpen, StreamSide, Welcome, encode, encode_value,
+    Cancelled, Configured, Decoder, Empty, Extend, Flags, Frame, Hello, HostCall, Kind, Limits, Log, PIECE_BYTES,
+    PROTOCOL, PluginWelcome, Pong, Progress, Ready, ReceiveCredit, Refuse, SendCredit, StreamAbort, StreamCredit,
+    StreamKind, StreamOpen, StreamSide, Welcome, encode, encode_value,
 };
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -50,6 +50,7 @@ pub(super) struct Book {
     pub(super) pongs: HashMap<u64, Pong>,
     /// What the plugin keeps.
     pub(super) kept: Kept,
+    pub(super) configured: HashMap<u64, Configured>,
     pub(super) drained: bool,
     pub(super) logs: Vec<Log>,
     pub(super) extends: Vec<Extend>,
@@ -272,6 +273,9 @@ impl Book {
             Kind::Refuse => self.refusal = Some(read::<Refuse>(body)?.error),
             Kind::Pong => {
                 self.pongs.insert(id, read(body)?);
+            }
+            Kind::Configured => {
+                self.configured.insert(id, read(body)?);
             }
             Kind::Drained => self.drained = true,
             Kind::Extend => self.extends.push(read(body)?),

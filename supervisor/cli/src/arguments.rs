@@ -193,6 +193,8 @@ pub(crate) enum Command {
         #[arg(long)]
         undo: bool,
     },
+    /// Show what a plugin is configured with, or change it while it runs
+    Config(Config),
     /// Look into the plugin directories again, and say what has changed
     Rescan,
     /// Make a key to sign packages with, and print what the configuration has to say of it
@@ -254,6 +256,24 @@ pub(crate) struct Search {
     /// A state, such as active, or disabled, or awaits_consent
     #[arg(long)]
     pub(crate) state: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// PLUGIN or PLUGIN@VERSION, by whose schema values are typed and checked
+    pub(crate) plugin: String,
+    /// What to set: `interval_ms=500`, `server.port=80`, `/a.b/c=text`; typed by the plugin's schema, and `key:=JSON` is JSON in any case
+    #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
+    pub(crate) assignments: Vec<Assignment>,
+    /// Take back what was set there, so that palisade.toml or the default holds again
+    #[arg(long, value_name = "KEY")]
+    pub(crate) unset: Vec<String>,
+    /// Take back the last change; again, the one before it
+    #[arg(long, conflicts_with_all = ["assignments", "unset"])]
+    pub(crate) undo: bool,
+    /// Show how it was changed
+    #[arg(long, conflicts_with_all = ["assignments", "unset", "undo"])]
+    pub(crate) history: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@
 mod arguments;
 mod attend;
 mod call;
+mod configuration;
 mod doctor;
 mod failure;
 mod follow;
@@ -263,6 +264,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
             registry::deprecate(context, &plugin, reason.as_deref(), undo).await?;
         }
         Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
+        Command::Config(config) => configuration::config(context, &config).await?,
         Command::Rescan => packages::rescan(context).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,

@@ -46,6 +46,30 @@ pub(crate) fn assignment(text: &str) -> Result<Assignment, String> {
     Ok(Assignment { key: key.to_owned(), text: value.to_owned(), is_json })
 }
 
+impl Assignment {
+    /// The key, as it was given.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The value, for a place in what this schema describes. Of a place that it does not know it is as without a schema.
+    pub(crate) fn at(&self, place: &[String], schema: Option<&Value>) -> Result<Value, Failure> {
+        let Self { key, text, is_json } = self;
+        if *is_json {
+            return json(key, text);
+        }
+        let steps = Cell::new(SCHEMA_STEPS_MAX);
+        let anything = &Value::Bool(true);
+        let root = schema.unwrap_or(anything);
+        let mut field = Schema { root, node: root, steps: &steps, depth: 0 };
+        for name in place {
+            let unknown = Schema { node: anything, ..field };
+            field = field.field(name).unwrap_or(unknown);
+        }
+        typed(key, text, &field)
+    }
+}
+
 /// How `--params` is used, for those who tried.
 const FORMS: &str = "--params takes a JSON object in quotes, as '{\"a\": 1}', a file as @FILE, or - for stdin";
 

@@ -203,6 +203,9 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
         let text = format!("since {}, by {}{why}", stamp(*at_unix_ms), one_line(by));
         fields.prose("deprecated", &screen.tone(&text, Tone::Careful));
     }
+    if let Some(why) = &status.misconfigured {
+        fields.prose("config", &screen.tone(&one_line(why), Tone::Careful));
+    }
     if let Some(lacking) = &status.lacks {
         fields.prose("lacks", &screen.tone(&one_line(lacking), Tone::Careful));
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::service::{NoParams, Service, StatusParams, Which, parameters, value};
 use crate::model::search::Said;
+use crate::packages::configure::Change;
 use crate::packages::consent::{self, Grant, Revocation};
 use crate::packages::{Leave, Leaving, Packages, Trusting, search};
 
@@ -27,6 +28,8 @@ pub(super) const NAMES: &[&str] = &[
     "deprecate",
     "rescan",
     "update",
+    "config",
+    "configure",
 ];
 
 #[derive(Deserialize)]
@@ -46,6 +49,19 @@ struct GrantParams {
     #[serde(default)]
     definitions: bool,
     digest: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigureParams {
+    plugin: String,
+    version: Option<String>,
+    #[serde(default)]
+    set: serde_json::Map<String, Value>,
+    #[serde(default)]
+    unset: Vec<String>,
+    #[serde(default)]
+    undo: bool,
 }
 
 #[derive(Deserialize)]
@@ -189,6 +205,16 @@ impl Service {
                     self.say_what_it_awaits(one)?;
                 }
                 Ok(updated)
+            }
+            "config" => {
+                let Which { plugin, version } = parameters(params)?;
+                value(&self.packages()?.configuration(&plugin, version.as_deref()).await?)
+            }
+            "configure" => {
+                let ConfigureParams { plugin, version, set, unset, undo } = parameters(params)?;
+                let change = Change { plugin, version, set, unset, undo };
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.configure(change, &who).await }).await?)
             }
             "rescan" => {
                 parameters::<NoParams>(params)?;

@@ -192,11 +192,23 @@ pub const ACTIONS: &[Row] = &[
         ],
         false,
     ),
+    (
+        "config",
+        "What a plugin is configured with, where each of it comes from, and how it was changed.",
+        &[PLUGIN, VERSION],
+        false,
+    ),
+    (
+        "configure",
+        "Changes what a plugin is configured with: the process that serves, too, or nothing.",
+        &[PLUGIN, VERSION, ("set", "object", false), ("unset", "array", false), ("undo", "boolean", false)],
+        false,
+    ),
     ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
-/// Those of them that are an operator's: what they change is not only the caller's.
+/// Those of them that are an operator's: what they change, or show, is not only the caller's.
 pub const CHANGES: &[&str] = &[
     "start",
     "stop",
@@ -214,6 +226,8 @@ pub const CHANGES: &[&str] = &[
     "deprecate",
     "rescan",
     "update",
+    "config",
+    "configure",
     "shutdown",
 ];
 

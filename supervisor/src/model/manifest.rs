@@ -21,7 +21,6 @@ use super::limits::LOG_KIB_PER_SECOND_MIN;
 use super::overdue::{MISSED_GRACES_MAX, OnOverdue};
 use super::permission::grants::Asked;
 use super::restart::{INTENSITY_MAX, RestartMode, RestartPolicy};
-use super::schema::{self, Schema};
 use super::specifier::Specifier;
 use super::status::clip;
 use super::trust::{Checksum, KeyName, Method, Signature, SignedAt};
@@ -48,9 +47,6 @@ pub const PROBLEMS_MAX: usize = 64;
 
 /// A plugin with more actions than an agent could be told of is not meant.
 pub const ACTIONS_MAX: usize = 1000;
-
-/// As much is said of what is wrong with a configuration.
-const CONFIGURATION_SHOWN_BYTES_MAX: usize = 1000;
 
 const ARGUMENTS_MAX: usize = 64;
 
@@ -145,28 +141,6 @@ impl Manifest {
     /// What the manifest says about an action, or what holds for one that it does not mention.
     pub fn action(&self, name: &str) -> ActionSettings {
         self.actions.get(name).cloned().unwrap_or_default()
-    }
-
-    /// Whether an operator's configuration fits what the manifest says of it.
-    ///
-    /// # Errors
-    /// A sentence for the operator.
-    pub fn accepts(&self, configuration: &serde_json::Value) -> Result<(), String> {
-        let Some(schema) = &self.configuration_schema else { return Ok(()) };
-        // What has no bound is not checked, which was said when the manifest was read; all else was compiled then.
-        let Ok(schema) = Schema::compile(&schema.value()) else { return Ok(()) };
-        let empty = serde_json::json!({});
-        let configuration = if configuration.is_null() { &empty } else { configuration };
-        if !schema.affords(configuration.to_string().len()) {
-            return Ok(());
-        }
-        match &schema.violations(configuration)[..] {
-            [] => Ok(()),
-            violations => Err(format!(
-                "its configuration in palisade.toml is not as its plugin.json has it: {}",
-                clip(&schema::listed(violations), CONFIGURATION_SHOWN_BYTES_MAX)
-            )),
-        }
     }
 
     /// The times that a generation is given.

@@ -11,6 +11,7 @@
 pub mod budget;
 pub mod call;
 pub mod check;
+pub mod configuration;
 pub mod dependency;
 pub mod drift;
 pub mod exit;

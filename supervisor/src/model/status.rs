@@ -86,6 +86,9 @@ pub struct PluginStatus {
     /// What it depends on and cannot have: it is not started meanwhile. A sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
+    /// Why no process can have its configuration, if none can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub misconfigured: Option<String>,
     /// Somebody has said that it is better not used any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,
@@ -382,6 +385,7 @@ mod tests {
             enabled: true,
             awaits_consent: false,
             lacks: None,
+            misconfigured: None,
             deprecated: Some(Deprecation { at_unix_ms: 3, by: "uid:0".into(), reason: None }),
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),

@@ -221,6 +221,7 @@ impl Packages {
         .await?;
         done.map_err(|(what, error)| left(what, &error))?;
         self.know_no_consents(id);
+        self.know_no_configuration(id);
         self.deprecations.forget_all(id);
         Ok(gone)
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode, Fault};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -18,7 +19,7 @@ use super::actions::SharedActions;
 use super::blueprint::Blueprint;
 use super::call::{Call, Counters};
 use super::generation::{self, Order, Running, Told};
-use super::handle::{Board, Command, Handle, Operation, Shared};
+use super::handle::{Board, Command, Handle, Operation, Shared, Standing};
 use super::inbox::Inbox;
 use super::logs::{Hub, Voice};
 use super::needs;
@@ -29,7 +30,7 @@ use crate::model::generation::{InitFailure, LaunchFailure, Outlook, Reason, Stop
 use crate::model::ids::{Generation, PluginId};
 use crate::model::limits::Kind;
 use crate::model::manifest::Activation;
-use crate::model::plugin::{Action, Decline, Desired, Event, Machine, Mode, Next, Refusal, Settings, State};
+use crate::model::plugin::{Action, Decline, Desired, Event, Machine, Mode, Next, Promote, Refusal, Settings, State};
 use crate::model::status::{GenerationStatus, PluginState, Role};
 
 /// Operators who wait for one plugin at once.
@@ -99,6 +100,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         told,
         told_sender,
         withheld: None,
+        given: None,
         shutting_down: false,
     };
     (Handle::new(shared, commands), tokio::spawn(Box::new(actor).run()))
@@ -129,6 +131,8 @@ struct Actor {
     told_sender: mpsc::Sender<(Generation, Told)>,
     /// A start that is due, and not made before there is what the plugin depends on.
     withheld: Option<Withheld>,
+    /// What the generation that is started next is configured with, if not as the blueprint has it.
+    given: Option<Arc<Value>>,
     shutting_down: bool,
 }
 
@@ -211,7 +215,7 @@ impl Actor {
         match command {
             // The end has been decided, and nothing may put it off.
             Command::Call(call) if self.shutting_down => call.fail(&self.stopping()),
-            Command::Operate(_, reply) if self.shutting_down => {
+            Command::Operate(_, reply) | Command::Reconfigure(_, reply) if self.shutting_down => {
                 let _ = reply.send(Err(self.stopping()));
             }
             Command::Describe(reply) if self.shutting_down => {
@@ -220,6 +224,24 @@ impl Actor {
             Command::Begin if self.shutting_down => {}
             Command::Call(call) => self.take_call(call),
             Command::Operate(operation, reply) => self.operate(operation, reply),
+            Command::Reconfigure(configuration, reply) => {
+                if self.machine.route().is_none() {
+                    let _ = reply.send(Ok(()));
+                    return;
+                }
+                self.given = Some(configuration);
+                self.operate(Operation::Replace, reply);
+                self.given = None;
+            }
+            // Whoever asks is told by the process itself, or that it is gone.
+            Command::Offer(configuration, reply) => {
+                if let Some(serving) = self.machine.route() {
+                    self.order(serving, Order::Configure { configuration, reply });
+                }
+            }
+            Command::Stand(reply) => {
+                let _ = reply.send(self.standing());
+            }
             Command::Begin => self.step(Event::Begin),
             Command::Describe(reply) => self.describe(reply),
             Command::Inspect(reply) => {
@@ -307,6 +329,7 @@ impl Actor {
             Operation::Pause => Event::PauseAsked,
             Operation::Resume => Event::ResumeAsked,
             Operation::Reset => Event::ResetAsked,
+            Operation::Replace => Event::CandidateAsked { promote: Promote::AtOnce },
         };
         if operation == Operation::Reset {
             self.shared.board().last_failure = None;
@@ -331,6 +354,21 @@ impl Actor {
         } else {
             let message = format!("{WAITERS_MAX} questions wait for {} already", self.shared.blueprint.manifest.id);
             let _ = reply.send(Err(ErrorBody::new(ErrorCode::Overloaded, message)));
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        match self.machine.state() {
+            State::Starting { .. } => Standing::Starting,
+            State::Serving { mode: Mode::Pausing | Mode::Paused, .. } => Standing::Paused,
+            State::Serving { generation, .. } => {
+                Standing::Serving(self.running.get(generation).and_then(|running| running.gauge.configuration()))
+            }
+            State::Resting { .. }
+            | State::Ending { .. }
+            | State::Stopping { .. }
+            | State::Failed { .. }
+            | State::Unloaded => Standing::Absent,
         }
     }
 
@@ -567,7 +605,8 @@ impl Actor {
                 let voice = Voice { hub: self.surroundings.hub.clone(), plugin: id, generation };
                 let blueprint = self.shared.blueprint.clone();
                 let told = self.told_sender.clone();
-                let running = generation::start(blueprint, generation, voice, told, self.surroundings.started);
+                let running =
+                    generation::start(blueprint, generation, self.given.take(), voice, told, self.surroundings.started);
                 self.running.insert(generation, running);
             }
             Action::PauseGeneration(generation) => self.order(generation, Order::Pause),
@@ -585,10 +624,17 @@ impl Actor {
                 }
             }
             Action::RefuseWaiting(refusal) => self.refuse_waiting(&refusal),
-            // These speak to whoever asked for the candidate, which nobody does yet: there is no reload.
+            // Nobody asks for one that waits to be asked.
             Action::CandidateReady(generation) => tracing::debug!(plugin = %id, %generation, "a candidate is ready"),
             Action::CandidateFailed { generation, reason } => {
                 tracing::warn!(plugin = %id, %generation, %reason, "a candidate failed; what serves goes on serving");
+                let why = with_last_words(&self.shared, &reason, format!("{id}: {reason}"));
+                let is_of_it = |waiter: &Waiter| waiter.operation == Operation::Replace && waiter.from <= generation;
+                let (replaced, others) = self.waiters.drain(..).partition::<Vec<_>, _>(is_of_it);
+                self.waiters = others;
+                for waiter in replaced {
+                    let _ = waiter.reply.send(Err(failure(&reason, why.clone())));
+                }
             }
             Action::Decline(decline) => {
                 if let Some(waiter) = self.waiters.pop() {
@@ -682,6 +728,12 @@ impl Actor {
                     State::Starting { .. } | State::Serving { .. } | State::Ending { .. } | State::Stopping { .. } => {
                         None
                     }
+                },
+                (Operation::Replace, state) => match state {
+                    State::Serving { generation, .. } if waiter.from <= *generation => Some(Ok(())),
+                    State::Failed { reason, .. } => Some(Err(failure(reason, format!("{id}: {reason}")))),
+                    State::Resting { .. } | State::Stopping { .. } | State::Unloaded => meanwhile("stopped"),
+                    State::Starting { .. } | State::Serving { .. } | State::Ending { .. } => None,
                 },
                 (Operation::Stop { .. }, State::Resting { .. } | State::Unloaded) => Some(Ok(())),
                 (Operation::Stop { .. }, State::Failed { .. }) if self.running.is_empty() => Some(Ok(())),

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::actions::Actions;
 use super::admission;
 use super::announced::Announced;
+use super::configuration::Configuration;
 use super::host_calls::HostCalls;
 use super::needs::{self, Needs};
 use super::network::{self, Network};
@@ -97,7 +98,7 @@ pub struct Blueprint {
     /// How this host runs it.
     pub host: Arc<Host>,
     /// The operator's configuration for it.
-    pub configuration: Value,
+    pub configuration: Configuration,
     /// How much it may have, by its manifest and the configuration.
     pub configured_limits: Limits,
     /// What an operator has said about that since.
@@ -273,7 +274,6 @@ impl Blueprint {
         self.accept_consent()?;
         self.accept_what_there_is()?;
         self.accept_the_host()?;
-        self.manifest.accepts(&self.configuration).map_err(lasting)?;
         let snapshot = self.seen().await?;
         // First of all: many starts may wait for their launchers at once, and none is to keep much meanwhile.
         let waiting = self.host.launchers.attend(self.host.stock.take()).await;
@@ -530,6 +530,24 @@ impl Blueprint {
         if self.bears_less() { self.shortfalls() } else { Vec::new() }
     }
 
+    /// The configuration that a process gets which is started now.
+    ///
+    /// # Errors
+    /// What of it does not fit.
+    pub fn configured(&self) -> Result<Arc<Value>, LaunchFailure> {
+        self.configuration.now(&self.manifest).map_err(|unfit| LaunchFailure {
+            message: not_to_be_had(&unfit.to_string()),
+            outlook: Outlook::Lasting,
+            code: Some(ErrorCode::ConfigurationInvalid),
+        })
+    }
+
+    /// Why no process can have its configuration, if none can.
+    #[must_use]
+    pub fn misconfigured(&self) -> Option<String> {
+        self.configuration.unfit(&self.manifest).map(|unfit| not_to_be_had(&unfit))
+    }
+
     /// Whether nothing has to be said about what it asks for.
     fn accept_consent(&self) -> Result<(), LaunchFailure> {
         if self.is_withdrawn() {
@@ -654,6 +672,10 @@ impl Blueprint {
         tracing::warn!(plugin = %id, %missing, "the plugin is confined less than it should be, as configured");
         Ok(())
     }
+}
+
+fn not_to_be_had(unfit: &str) -> String {
+    format!("its configuration is not as its plugin.json has it: {unfit}")
 }
 
 /// The copy of the package that lies there; of an installed one, which is a copy itself, that one, if it is what it was. Blocks.

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode, Level};
+use serde_json::Value;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -54,6 +55,35 @@ const BATCH: usize = 256;
 /// reach a generation that takes no calls in.
 const ORDERS_MAX: usize = 512;
 
+/// So long a process may take to say whether it goes on with another configuration.
+pub const CONFIGURE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a process says of a configuration that it is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offered {
+    /// It has it now.
+    Accepted,
+    /// It cannot change it; another process may have it.
+    Declined(Option<String>),
+    /// No process of it would work with it.
+    Refused(Option<String>),
+    /// It knows no such question.
+    Unsupported,
+    /// It did not say in time.
+    Late,
+    /// It has ended.
+    Gone,
+}
+
+/// An offer that is not answered.
+#[derive(Debug)]
+struct Offer {
+    id: u64,
+    until: Instant,
+    configuration: Arc<Value>,
+    reply: oneshot::Sender<Offered>,
+}
+
 /// What the actor can want of a generation.
 #[derive(Debug)]
 pub enum Order {
@@ -72,6 +102,13 @@ pub enum Order {
     Stop {
         /// Why.
         why: StopWhy,
+    },
+    /// Say whether it can go on with this configuration.
+    Configure {
+        /// The whole of it.
+        configuration: Arc<Value>,
+        /// Who wants to know.
+        reply: oneshot::Sender<Offered>,
     },
     /// Die.
     Kill,
@@ -138,6 +175,8 @@ pub struct Gauge {
     pub oldest_call_ms: AtomicU64,
     /// Phase and processes.
     pub seen: Mutex<Seen>,
+    /// What it was configured with, once it has been.
+    pub configuration: Mutex<Option<Arc<Value>>>,
 }
 
 /// What changes seldom.
@@ -172,7 +211,18 @@ impl Gauge {
             idle_since_ms: AtomicU64::new(0),
             oldest_call_ms: AtomicU64::new(0),
             seen: Mutex::new(seen),
+            configuration: Mutex::default(),
         }
+    }
+
+    /// What it was configured with, once it has been.
+    #[must_use]
+    pub fn configuration(&self) -> Option<Arc<Value>> {
+        self.configuration.lock().expect("nothing panics while it holds a gauge").clone()
+    }
+
+    fn configure(&self, configuration: Arc<Value>) {
+        *self.configuration.lock().expect("nothing panics while it holds a gauge") = Some(configuration);
     }
 
     fn change(&self, change: impl FnOnce(&mut Seen)) {
@@ -199,10 +249,12 @@ pub struct Running {
     pub task: JoinHandle<()>,
 }
 
-/// Starts a generation. Everything it has to tell goes to `told`, the last of it being `Told::Ended`.
+/// Starts a generation. Everything it has to tell goes to `told`, the last of it being `Told::Ended`. It is configured as is `given`, or else as
+/// the blueprint has it then.
 pub fn start(
     blueprint: Arc<Blueprint>,
     number: Generation,
+    given: Option<Arc<Value>>,
     voice: Voice,
     told: mpsc::Sender<(Generation, Told)>,
     started: Instant,
@@ -226,6 +278,8 @@ pub fn start(
     let task = Task {
         blueprint,
         number,
+        given,
+        offer: None,
         voice,
         told,
         started,
@@ -277,6 +331,10 @@ struct Listening {
 struct Task {
     blueprint: Arc<Blueprint>,
     number: Generation,
+    /// What it is to be configured with, if not as its blueprint has it.
+    given: Option<Arc<Value>>,
+    /// The offer that is not answered.
+    offer: Option<Offer>,
     voice: Voice,
     told: mpsc::Sender<(Generation, Told)>,
     started: Instant,
@@ -324,7 +382,18 @@ impl Task {
     // In a box, for a future has room for its arguments twice; and what is awaited once, at the beginning, leaves with its own.
     async fn run(mut self: Box<Self>) {
         self.launched = Instant::now();
-        let held = match self.hold_to_disk().await {
+        let configured = match self.given.take() {
+            Some(given) => Ok(given),
+            None => self.blueprint.configured(),
+        };
+        let ready = match configured {
+            Ok(configuration) => {
+                self.gauge.configure(configuration);
+                self.hold_to_disk().await
+            }
+            Err(failure) => Err(failure),
+        };
+        let held = match ready {
             Ok(()) => self.look_at_state().await,
             Err(failure) => Err(failure),
         };
@@ -453,6 +522,10 @@ impl Task {
             for _ in 0..lapsed.graces_missed {
                 self.apply(Event::GraceMissed).await;
             }
+            if let Some(offer) = self.offer.take_if(|offer| offer.until <= now) {
+                // Nobody waits any more, perhaps.
+                let _ = offer.reply.send(Offered::Late);
+            }
             if let Some(at) = self.heard.take() {
                 self.apply(Event::Heard { at }).await;
             }
@@ -507,10 +580,21 @@ impl Task {
             Order::Resume => Event::ResumeAsked,
             Order::Drain { within, why } => Event::DrainAsked { until: now + within, why },
             Order::Stop { why } => Event::StopAsked { why },
+            Order::Configure { configuration, reply } => return self.offer(configuration, reply, now),
             Order::Kill => Event::KillAsked,
             Order::Exhaust { limit, detail } => Event::Exhausted { limit, detail },
         };
         self.apply(event).await;
+    }
+
+    /// Asks whether it can go on with this configuration.
+    fn offer(&mut self, configuration: Arc<Value>, reply: oneshot::Sender<Offered>, now: Instant) {
+        let active = self.machine.phase() == Phase::Active && self.offer.is_none();
+        let id = if active { self.link.configure(&configuration) } else { None };
+        match id {
+            Some(id) => self.offer = Some(Offer { id, until: now + CONFIGURE_WITHIN, configuration, reply }),
+            None => drop(reply.send(Offered::Unsupported)),
+        }
     }
 
     async fn take_report(&mut self, report: Report) {

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Guarantee};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::actions::SharedActions;
 use super::blueprint::Blueprint;
 use super::call::{Call, Counters, NewCall};
+use super::generation::Offered;
 use super::inbox::Inbox;
 use super::queue::overloaded;
 use super::refusals::Refusal;
@@ -30,6 +32,12 @@ pub enum Command {
     Call(Arc<Call>),
     /// What an operator wants.
     Operate(Operation, oneshot::Sender<Result<(), ErrorBody>>),
+    /// A process with this configuration in place of the one that serves, which goes on serving if the other one does not get so far.
+    Reconfigure(Arc<Value>, oneshot::Sender<Result<(), ErrorBody>>),
+    /// Whether the process that serves can go on with this configuration.
+    Offer(Arc<Value>, oneshot::Sender<Offered>),
+    /// Whether anything serves, and how it is configured.
+    Stand(oneshot::Sender<Standing>),
     /// The daemon has found all plugins: those that run always start now.
     Begin,
     /// The actions are to become known, if need be by starting the plugin.
@@ -62,6 +70,21 @@ pub enum Operation {
     Resume,
     /// Forgive its failures.
     Reset,
+    /// Another process beside the one that serves, which goes on serving if the other one does not get so far.
+    Replace,
+}
+
+/// Whether anything serves.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Standing {
+    /// Nothing, and nothing is on its way.
+    Absent,
+    /// Not yet.
+    Starting,
+    /// A process that stands still.
+    Paused,
+    /// A process that was configured with this.
+    Serving(Option<Arc<Value>>),
 }
 
 /// What the actor keeps up to date for everybody.
@@ -150,7 +173,7 @@ impl Handle {
     /// Whether it takes calls, as far as that is its operator's decision.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        self.is_enabled() && !self.awaits_consent()
+        self.is_enabled() && !self.awaits_consent() && self.blueprint().misconfigured().is_none()
     }
 
     /// Lets it take calls, or none.
@@ -268,6 +291,28 @@ impl Handle {
         self.ask(|reply| Command::Operate(operation, reply)).await?
     }
 
+    /// Replaces the process that serves by one with this configuration, if there is one.
+    ///
+    /// Cancel safe: the plugin goes on to where it was told to go.
+    ///
+    /// # Errors
+    /// Why the other one does not serve; what served does then.
+    pub async fn reconfigure(&self, configuration: Arc<Value>) -> Result<(), ErrorBody> {
+        self.ask(|reply| Command::Reconfigure(configuration, reply)).await?
+    }
+
+    /// Offers the process that serves another configuration. It has it if it accepts, and else what it had.
+    ///
+    /// Cancel safe: it may have accepted.
+    pub async fn offer(&self, configuration: Arc<Value>) -> Offered {
+        self.ask(|reply| Command::Offer(configuration, reply)).await.unwrap_or(Offered::Gone)
+    }
+
+    /// Whether anything serves, and how it is configured.
+    pub async fn standing(&self) -> Standing {
+        self.ask(Command::Stand).await.unwrap_or(Standing::Absent)
+    }
+
     /// Its actions. A plugin that has not run yet is started for this.
     ///
     /// # Errors
@@ -322,6 +367,7 @@ impl Handle {
     pub async fn status(&self) -> PluginStatus {
         let generations = self.ask(Command::Inspect).await.unwrap_or_default();
         let lacks = self.shared.blueprint.lacking();
+        let misconfigured = self.shared.blueprint.misconfigured();
         let manifest = &self.shared.blueprint.manifest;
         let board = self.shared.board();
         let restart_in = board.restart_at.map(|at| at.saturating_duration_since(std::time::Instant::now()));
@@ -332,6 +378,7 @@ impl Handle {
             enabled: self.is_enabled(),
             awaits_consent: self.awaits_consent(),
             lacks,
+            misconfigured,
             deprecated: self.deprecated(),
             state: board.state,
             reason: board.reason.clone(),

@@ -22,14 +22,17 @@ use super::queue::{Queue, overloaded};
 use crate::model::call::{AfterEnd, after_end};
 use crate::wire::{Incoming, LARGE_FRAME_BYTES, Lane, Outbox, Ticket, a_frame};
 use palisade_protocol::{
-    CREDIT_BYTES, Call as CallBody, Cancel, CancelReason, Empty, ErrorBody, ErrorCode, Extend, FRAME_BYTES_MAX, Flags,
-    Frame, FrameError, Hello, HostCall, Kind, Log, PAYLOAD_BYTES_MAX, Ping, Pong, Ready, Refuse, StreamAbort,
-    StreamCredit, StreamOpen, StreamSide,
+    CREDIT_BYTES, Call as CallBody, Cancel, CancelReason, Configure, Configured, Empty, ErrorBody, ErrorCode, Extend,
+    FRAME_BYTES_MAX, Flags, Frame, FrameError, Hello, HostCall, Kind, Log, PAYLOAD_BYTES_MAX, Ping, Pong, Ready,
+    Refuse, StreamAbort, StreamCredit, StreamOpen, StreamSide,
 };
 
 /// So many answers to the plugin's own questions may be written before it has read the first of them; with more it does not
 /// read at all.
 const ANSWERS_UNREAD_MAX: usize = 1024;
+
+/// So many offers may be without an answer: each was given up after its time.
+const OFFERS_MAX: usize = 16;
 
 /// What our own fields may add to a `Call` beside the names of action and caller.
 const CALL_BODY_BYTES: usize = 64;
@@ -56,6 +59,8 @@ pub enum News {
     Drained,
     /// It needs more time.
     Extend(Extend),
+    /// The answer to an offer of ours, under its id.
+    Configured(u64, Configured),
     /// It says something.
     Log(Log),
     /// It asks for something.
@@ -152,6 +157,10 @@ pub struct Link {
     cancel_grace: Duration,
     streams: bool,
     continues: bool,
+    /// Whether it can be configured while it runs.
+    configures: bool,
+    /// The offers that it has not answered.
+    offers: VecDeque<u64>,
     /// Its calls are ended from outside: that it cancels them by itself then is no caller's doing.
     lost: bool,
     last_id: u64,
@@ -199,6 +208,8 @@ impl Link {
             cancel_grace: settings.cancel_grace,
             streams: false,
             continues: false,
+            configures: false,
+            offers: VecDeque::new(),
             lost: false,
             last_id: 0,
             last_foreign_id: 0,
@@ -214,6 +225,7 @@ impl Link {
     pub fn agree(&mut self, features: &[String]) {
         self.streams = features.iter().any(|feature| feature == "streams");
         self.continues = features.iter().any(|feature| feature == "continue");
+        self.configures = features.iter().any(|feature| feature == "configure");
     }
 
     /// From now on calls may be written.
@@ -447,6 +459,19 @@ impl Link {
         self.outbox.message(Kind::Ping, Flags::NONE, self.last_id, &Ping { health }, &[]);
     }
 
+    /// Asks whether it can go on with this configuration, and says under which id. `None` where it knows no such question, or has left too many
+    /// without an answer.
+    pub fn configure(&mut self, configuration: &serde_json::Value) -> Option<u64> {
+        if !self.configures || self.offers.len() == OFFERS_MAX {
+            return None;
+        }
+        self.last_id += 2;
+        self.offers.push_back(self.last_id);
+        let offer = Configure { configuration: configuration.clone() };
+        self.outbox.message(Kind::Configure, Flags::NONE, self.last_id, &offer, &[]);
+        Some(self.last_id)
+    }
+
     /// Sends a message of the connection itself.
     pub fn send<M: serde::Serialize>(&mut self, kind: Kind, message: &M) {
         self.outbox.message(kind, Flags::NONE, 0, message, &[]);
@@ -677,6 +702,16 @@ impl Link {
                     None => Err(format!("a Pong under id {id}, which no ping has")),
                 }
             }
+            Kind::Configured => {
+                let (configured, _) = frame.message(kind).map_err(sentence)?;
+                match self.offers.iter().position(|offer| *offer == id) {
+                    Some(place) => {
+                        self.offers.remove(place);
+                        Ok(Some(News::Configured(id, configured)))
+                    }
+                    None => Err(format!("a Configured under id {id}, which no offer has")),
+                }
+            }
             Kind::Ping => {
                 frame.message::<Ping>(kind).map_err(sentence)?;
                 self.asked(id)?;
@@ -697,9 +732,13 @@ impl Link {
                 let HostCall { op, call } = call;
                 Ok(Some(News::HostCall(Asked { id, op: op.to_owned(), params: params.to_vec(), call })))
             }
-            Kind::Welcome | Kind::Drain | Kind::Call | Kind::Cancel | Kind::HostOk | Kind::HostErr => {
-                Err(format!("{}, which only the supervisor sends", a_frame(kind)))
-            }
+            Kind::Welcome
+            | Kind::Drain
+            | Kind::Configure
+            | Kind::Call
+            | Kind::Cancel
+            | Kind::HostOk
+            | Kind::HostErr => Err(format!("{}, which only the supervisor sends", a_frame(kind))),
         }
     }
 

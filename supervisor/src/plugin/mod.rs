@@ -12,6 +12,7 @@ pub mod admission;
 pub mod announced;
 pub mod blueprint;
 pub mod call;
+pub mod configuration;
 pub mod disk;
 pub mod following;
 pub mod generation;

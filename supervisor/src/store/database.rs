@@ -10,6 +10,7 @@
 //! Elsewhere: everything here blocks; whoever calls it has a thread for it.
 
 mod cache;
+pub mod configured;
 pub mod consents;
 pub mod forget;
 mod salvage;
@@ -35,8 +36,8 @@ pub use cache::Remembered;
 pub use salvage::Restrictions;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 5] =
-    [FIRST, consents::MIGRATION, statistics::MIGRATION, deprecated::MIGRATION, cache::MIGRATION];
+const MIGRATIONS: [&str; 6] =
+    [FIRST, consents::MIGRATION, statistics::MIGRATION, deprecated::MIGRATION, cache::MIGRATION, configured::MIGRATION];
 
 /// What is disabled, what was done, what was counted.
 const FIRST: &str = "
@@ -113,7 +114,7 @@ pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`.
+    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`.
     pub what: String,
     pub id: String,
     pub version: String,

@@ -136,6 +136,8 @@ impl Calls {
             | Kind::Drained
             | Kind::Extend
             | Kind::Log
+            | Kind::Configure
+            | Kind::Configured
             | Kind::Call
             | Kind::Cancel
             | Kind::HostCall

@@ -32,6 +32,8 @@ pub fn decode_as(frame: &Frame<'_>, kind: Kind) -> Result<Decoded, FrameError> {
         Kind::Drained => message::<protocol::Drained>(frame, kind),
         Kind::Extend => message::<protocol::Extend>(frame, kind),
         Kind::Log => message::<protocol::Log>(frame, kind),
+        Kind::Configure => message::<protocol::Configure>(frame, kind),
+        Kind::Configured => message::<protocol::Configured>(frame, kind),
         Kind::Call => message::<protocol::Call<'_>>(frame, kind),
         Kind::Cancel => message::<protocol::Cancel>(frame, kind),
         Kind::Progress => message::<protocol::Progress>(frame, kind),

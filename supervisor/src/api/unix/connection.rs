@@ -330,6 +330,8 @@ impl Agent {
             | Kind::Drained
             | Kind::Extend
             | Kind::Log
+            | Kind::Configure
+            | Kind::Configured
             | Kind::Call
             | Kind::Progress
             | Kind::Ok

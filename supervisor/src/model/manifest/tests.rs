@@ -458,20 +458,6 @@ fn patterns_of_schemas_neither_explode_nor_backtrack() {
 }
 
 #[test]
-fn a_configuration_is_held_against_its_schema() {
-    let schema = json!({ "properties": { "depth": { "type": "integer", "minimum": 1 } }, "required": ["depth"] });
-    let manifest = parse(json!({ "configuration_schema": schema }));
-    assert_eq!(manifest.accepts(&json!({ "depth": 1, "more": true })), Ok(()));
-    assert_eq!(
-        manifest.accepts(&json!({ "depth": 0 })).unwrap_err(),
-        "its configuration in palisade.toml is not as its plugin.json has it: /depth: 0 is less than the minimum of 1"
-    );
-    // None at all is an empty one.
-    assert!(manifest.accepts(&Value::Null).unwrap_err().ends_with("\"depth\" is a required property"));
-    assert_eq!(parse(json!({})).accepts(&json!({ "depth": "any" })), Ok(()));
-}
-
-#[test]
 fn a_schema_that_has_no_end_is_kept_and_told() {
     let tree = json!({ "properties": { "child": { "$ref": "#" } } });
     let (manifest, warnings) =

@@ -8,15 +8,15 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use palisade_protocol::{
-    ErrorBody, ErrorCode, Hello, Kind, Level, Limits, PROTOCOL, PluginWelcome, Pong, Ready, Refuse, Welcome,
-    common_features, common_version,
+    ConfigureAnswer, Configured, ErrorBody, ErrorCode, Hello, Kind, Level, Limits, PROTOCOL, PluginWelcome, Pong,
+    Ready, Refuse, Welcome, common_features, common_version,
 };
 
 use super::super::actions::Actions;
 use super::super::host_calls::{Asked, Begun};
 use super::super::link::{LOG_FIELDS_BYTES_MAX, News};
 use super::super::logs::Source;
-use super::Task;
+use super::{Offered, Task};
 use crate::model::generation::{Event, Phase};
 use crate::model::status::clip;
 use crate::wire::{Filled, Incoming};
@@ -122,6 +122,7 @@ impl Task {
                 }
                 self.apply(Event::Extended { by }).await;
             }
+            News::Configured(id, configured) => self.take_configured(id, configured),
             News::Log(log) => {
                 let fields = log.fields.filter(|fields| fields.to_string().len() <= LOG_FIELDS_BYTES_MAX);
                 self.voice.say(Source::Log, log.level, &log.message, fields, log.call);
@@ -161,7 +162,7 @@ impl Task {
                 version: manifest.version.to_string(),
                 generation: self.number.0,
                 ready_within_ms: u64::try_from(ready_within.as_millis()).unwrap_or(u64::MAX),
-                configuration: self.blueprint.configuration.clone(),
+                configuration: self.gauge.configuration().as_deref().cloned().unwrap_or_default(),
                 permissions: self.blueprint.grants.names(),
                 guarantees: self.blueprint.guarantees(None),
                 state_schema: self.state_schema,
@@ -220,6 +221,22 @@ impl Task {
         let healthy = pong.unhealthy.is_none();
         let detail = pong.unhealthy.map(|detail| clip(&detail, REASON_BYTES_MAX));
         self.apply(Event::Pong { healthy, detail, oldest_call: oldest }).await;
+    }
+
+    /// It says whether it goes on with what it was offered. An answer that comes late is not waited for any more.
+    fn take_configured(&mut self, id: u64, configured: Configured) {
+        let Some(offer) = self.offer.take_if(|offer| offer.id == id) else { return };
+        let reason = configured.reason.map(|reason| clip(&reason, REASON_BYTES_MAX));
+        let offered = match configured.answer {
+            ConfigureAnswer::Accepted => {
+                self.gauge.configure(offer.configuration);
+                Offered::Accepted
+            }
+            ConfigureAnswer::Declined => Offered::Declined(reason),
+            ConfigureAnswer::Refused => Offered::Refused(reason),
+        };
+        // Nobody waits any more, perhaps.
+        let _ = offer.reply.send(offered);
     }
 
     /// It asks for something. Who is not welcome yet has nothing to ask.

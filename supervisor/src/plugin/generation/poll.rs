@@ -83,10 +83,8 @@ impl Task {
 
     /// Sets the timer to whatever is due first.
     pub(super) fn arm(&mut self) {
-        let next = match (self.machine.deadline(), self.link.next_due()) {
-            (Some(machine), Some(calls)) => Some(machine.min(calls)),
-            (machine, calls) => machine.or(calls),
-        };
+        let offer = self.offer.as_ref().map(|offer| offer.until);
+        let next = [self.machine.deadline(), self.link.next_due(), offer].into_iter().flatten().min();
         match (self.armed, next) {
             // A timer that fires early only looks and finds nothing, so it is moved when something becomes due before it
             // and not for every call that ends.
