@@ -620,3 +620,40 @@ fn what_is_left_of_a_plugin_can_be_removed_later() {
     assert_eq!(installed["awaits_consent"], json!(true), "it is asked about anew");
     daemon.stop_and_expect_no_orphans();
 }
+
+/// Whatever becomes of the copy while the daemon runs, the same package mends it; another one does not take its place.
+#[test]
+fn a_copy_that_is_damaged_meanwhile_is_mended_by_installing_it_again() {
+    let daemon = Daemon::with([Package::echo()]);
+    let folder = elsewhere(&daemon, &guest("1.0.0"));
+    let installed = install(&daemon, &folder).expect("it is installed");
+    let copy = daemon.path().join("state/store/snapshots").join(installed["digest"].as_str().expect("a digest"));
+    let writable = |path: &std::path::Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    for takes_it_away in [false, true] {
+        expect_echo(&daemon, "guest");
+        daemon.operate("stop", &json!({"plugin": "guest"})).expect("it runs");
+        writable(&copy).expect("it is ours");
+        if takes_it_away {
+            fs::rename(&copy, daemon.path().join("taken")).expect("it is ours");
+        } else {
+            writable(&copy.join("main")).expect("it is ours");
+            fs::write(copy.join("main"), "#!/bin/sh\necho worse\n").expect("it is ours");
+        }
+        daemon.operate("start", &json!({"plugin": "guest"})).expect_err("it cannot run");
+        let other = guest("1.0.0").with("description", json!("another")).write(&daemon.path().join("other"), daemon.marker());
+        let refused = error(install(&daemon, &other), ErrorCode::InvalidParams);
+        expect_text(&refused.hint.unwrap_or_default(), "remove that one: `palisade uninstall guest@1.0.0`");
+        let again = install(&daemon, &folder).expect("it is the same package");
+        assert_eq!((&again["digest"], &again["was_there"]), (&installed["digest"], &json!(false)));
+    }
+    expect_echo(&daemon, "guest");
+    assert_eq!(install(&daemon, &folder).expect("it is there")["was_there"], json!(true));
+    let daemon = restarted(daemon);
+    expect_echo(&daemon, "guest");
+    // One that nobody installed cannot be uninstalled.
+    let echo = Package::echo().with("description", json!("another"));
+    let refused = error(install(&daemon, &elsewhere(&daemon, &echo)), ErrorCode::InvalidParams);
+    let hint = refused.hint.unwrap_or_default();
+    expect_text(&hint, "take that one out of there; with `palisade disable echo@0.1.0` it only takes no calls");
+    daemon.stop_and_expect_no_orphans();
+}

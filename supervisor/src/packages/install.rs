@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::record::{self, Record};
 use super::source::{self, Source};
-use super::{INSTALLED_MAX, Packages, no_room, run};
+use super::{INSTALLED_MAX, Packages, lock, no_room, run};
 use crate::archive::{self, ArchiveError};
 use crate::events::{EventKind, unix_ms};
 use crate::model::manifest::Manifest;
@@ -78,18 +78,36 @@ impl Packages {
             was_there: false,
         };
         let registry = self.registry()?;
-        if let Some((_, there)) = registry.versions(&id).find(|(there, _)| **there == version) {
-            if there.blueprint().snapshot().is_ok_and(|there| there.digest == snapshot.digest) {
-                answer.was_there = true;
-                return Ok(answer);
+        let there = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, there)| there.clone());
+        if let Some(there) = &there {
+            let is_installed = self.around.store.has_made(&there.blueprint().source);
+            let record = self.record_of(&id, &version);
+            let mends = match there.blueprint().snapshot() {
+                Ok(there) if there.digest == snapshot.digest => {
+                    answer.was_there = true;
+                    return Ok(answer);
+                }
+                Ok(_) => false,
+                // What it ran from is damaged or gone, or did not hold; this is what it was.
+                Err(_) => is_installed && run(move || record::digest_of(&record)).await?.as_ref() == Some(&snapshot.digest),
+            };
+            if !mends {
+                let place = there.blueprint().consent.source.display().to_string();
+                let message = format!("{id} {version} is there already, from {place}, with other contents");
+                let remove = match is_installed {
+                    true => format!("remove that one: `palisade uninstall {id}@{version}`"),
+                    false => format!(
+                        "take that one out of there; with `palisade disable {id}@{version}` it only takes no calls"
+                    ),
+                };
+                let hint = format!("give the package another version, or {remove}");
+                return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint));
             }
-            let place = there.blueprint().consent.source.display().to_string();
-            let message = format!("{id} {version} is there already, from {place}, with other contents");
-            return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(format!(
-                "give the package another version, or remove that one: `palisade uninstall {id}@{version}`"
-            )));
         }
-        if !force && let Err(unmet) = registry.resolve(&found.manifest) {
+        // One that is mended was let in before.
+        if there.is_none()
+            && !force
+            && let Err(unmet) = registry.resolve(&found.manifest) {
             let message = format!("{id} {version} cannot be had with what is here: {unmet}");
             return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, message)
                 .with_hint("install or enable what is missing first, or use --force"));
@@ -122,12 +140,20 @@ impl Packages {
             })
         })
         .await??;
+        let before = there.map(|there| {
+            // It is kept by who runs it from now on.
+            drop(self.take_kept(&there));
+            (lock(&self.tasks).remove(&(id.clone(), version.clone())), there)
+        });
         let handle = self.make(prepared);
-        handle.set_enabled(enabled);
+        handle.set_enabled(before.as_ref().map_or(enabled, |(_, there)| there.is_enabled()));
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());
         registry.forgive(&id, &version);
         self.live.replace(registry);
+        if let Some((task, there)) = before {
+            self.leave(there, task);
+        }
         self.tell(EventKind::PackageInstalled, &id, &version, None);
         self.set_off(&handle).await;
         Ok(answer)

@@ -95,9 +95,18 @@ pub(super) fn load(path: &Path, store: &Store, rules: &Rules) -> Loaded {
 
 /// From where the version of that record was installed, if there is one.
 pub(super) fn source_of(path: &Path) -> Option<PathBuf> {
+    read(path).map(|record| record.source.into())
+}
+
+/// Of which snapshot it is the record, if it is one.
+pub(super) fn digest_of(path: &Path) -> Option<String> {
+    read(path).map(|record| record.digest)
+}
+
+fn read(path: &Path) -> Option<Record> {
     let mut text = Vec::new();
     File::open(path).ok()?.take(RECORD_BYTES_MAX).read_to_end(&mut text).ok()?;
-    serde_json::from_slice::<Record>(&text).ok().map(|record| record.source.into())
+    serde_json::from_slice(&text).ok()
 }
 
 /// Removes what a crash left half written.

@@ -280,6 +280,8 @@ impl Store {
         }
         let entries = tree::walk(&path, &Recognizing(self))?;
         if tree::digest_of_all(&entries) != digest {
+            // One of the files that others link as well is not what it was: each is looked at again before its next use.
+            lock(&self.verified).clear();
             return Err(altered(&self.altered_in(&path, &entries).unwrap_or(path)));
         }
         let hold = self.hold(digest);
