@@ -173,7 +173,7 @@ fn a_damaged_file_is_told_and_harms_nobody_else() {
         assert_eq!(answer["error"]["code"], "dependency_unavailable", "{answer}");
         let message = answer["error"]["message"].as_str().unwrap_or_default();
         expect_text(message, "state/hostile/state.sqlite3 is damaged");
-        expect_text(message, "palisade state reset");
+        expect_text(message, "move it away");
     }
     assert_eq!(answers[2]["ok"]["id"], "hostile", "it lives");
     let status = daemon.operate("status", &json!({"plugin": "hostile"})).expect("it has one");

@@ -633,7 +633,7 @@ impl Task {
         if stored > Some(state_schema.unwrap_or(0)) {
             let (stored, known) = (stored.unwrap_or(0), state_schema.unwrap_or(0));
             let message = format!(
-                "its state was brought into schema {stored} by a later version, and {id} {version} knows schema {known}; start a version that knows it, or begin anew with `palisade state reset {id}`"
+                "its state was brought into schema {stored} by a later version, and {id} {version} knows schema {known}; start a version that knows it"
             );
             return Err(LaunchFailure { message, outlook: Outlook::Lasting, code: None });
         }

@@ -288,7 +288,7 @@ async fn a_damaged_file_is_told_and_left_and_harms_nobody_else() {
         assert!(matches!(error, StateError::Damaged { .. }), "{error}");
         assert!(
             error.to_string().contains(&bench.file("one").display().to_string())
-                && error.to_string().contains("palisade state reset")
+                && error.to_string().contains("move it away")
         );
         let body = error_body(&error);
         assert_eq!((body.code, body.retryable), (palisade_protocol::ErrorCode::DependencyUnavailable, false));

@@ -79,7 +79,7 @@ pub enum StateError {
         reason: String,
     },
     /// The file is damaged.
-    #[error("its state {path} is damaged: {reason}; nothing of it was changed: put a copy in its place, or begin anew with `palisade state reset`", path = .path.display())]
+    #[error("its state {path} is damaged: {reason}; nothing of it was changed: put a copy in its place, or move it away, and the plugin begins anew", path = .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
