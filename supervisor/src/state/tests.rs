@@ -169,6 +169,31 @@ async fn of_those_who_expect_the_same_one_is_right() {
     }
 }
 
+/// What is taken back of one is not written with the others that are written together with it.
+#[tokio::test]
+async fn nothing_is_left_of_those_that_fail_among_others() {
+    let bench = Bench::new();
+    let view = Arc::new(bench.view("one"));
+    let one = |number: u32| {
+        let view = view.clone();
+        let last = if number % 2 == 0 {
+            json!({"op": "delete", "key": "nothing"})
+        } else {
+            json!({"op": "check", "key": "nothing", "expected": 7})
+        };
+        let operations = json!([{"op": "put", "key": format!("{number}"), "value": number}, last]);
+        tokio::spawn(async move { call(&view, "transaction", json!({ "operations": operations })).await })
+    };
+    let all: Vec<_> = (0..100).map(one).collect();
+    for (number, one) in all.into_iter().enumerate() {
+        assert_eq!(one.await.unwrap().is_ok(), number % 2 == 0, "{number}");
+    }
+    for number in 0..100 {
+        let there = bench.get("one", &format!("{number}")).await;
+        assert_eq!(there, if number % 2 == 0 { json!(number) } else { Value::Null });
+    }
+}
+
 #[tokio::test]
 async fn what_makes_no_sense_is_named_and_does_nothing() {
     let bench = Bench::new();
