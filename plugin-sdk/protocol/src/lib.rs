@@ -22,7 +22,7 @@ mod value;
 pub use credit::{CREDIT_OUTSTANDING_MAX, CreditError, ReceiveCredit, SendCredit};
 pub use error::{Class, ErrorBody, ErrorCode, Fault, McpForm};
 pub use frame::{Decoder, End, Flags, Frame, FrameError, HEADER_BYTES, Header, Kind, encode, encode_parts, split};
-pub use json::parse_json;
+pub use json::{TWICE_MAX, parse_json, parse_json_noting};
 pub use limits::{
     BODY_BYTES_MAX, BODY_DEPTH_MAX, BODY_KEYS_MAX, BODY_VALUES_MAX, CALLS_MAX, CREDIT_BYTES, FRAME_BYTES_MAX,
     FRAME_BYTES_MIN, HOST_CALLS_MAX, Limits, PAYLOAD_BYTES_MAX, PAYLOAD_DEPTH_MAX, PIECE_BYTES, SCHEMA_VALUES_MAX,

@@ -114,18 +114,18 @@ impl Manifest {
         if MANIFEST_BYTES_MAX < bytes.len() {
             return Err(ManifestError::TooLarge);
         }
-        let value = palisade_protocol::parse_json(bytes).map_err(|error| {
-            let (line, column, why) = (error.line(), error.column(), strip_place(error.to_string()));
-            if error.is_data() {
-                ManifestError::Twice { line, column, why }
-            } else {
-                ManifestError::Syntax { line, column, why }
-            }
+        let (value, twice) = palisade_protocol::parse_json_noting(bytes).map_err(|error| ManifestError::Syntax {
+            line: error.line(),
+            column: error.column(),
+            why: strip_place(error.to_string()),
         })?;
         let serde_json::Value::Object(fields) = value else {
             return Err(ManifestError::NotAnObject { found: read::kind(&value) });
         };
         let mut problems = Problems::default();
+        for path in twice {
+            problems.error(FieldError::Twice { path });
+        }
         let manifest = read_manifest(Table::root(&fields, &mut problems));
         let Problems { errors, warnings, .. } = problems;
         match manifest {
@@ -272,9 +272,6 @@ pub enum ManifestError {
     TooLarge,
     #[error("the manifest is not JSON: line {line}, column {column}: {why}")]
     Syntax { line: usize, column: usize, why: String },
-    /// It is JSON, and which of the two values is meant nobody can tell.
-    #[error("the manifest, line {line}, column {column}: {why}")]
-    Twice { line: usize, column: usize, why: String },
     #[error("the manifest is {found}; it has to be a JSON object")]
     NotAnObject { found: &'static str },
     #[error("{}", join(.errors))]
@@ -291,6 +288,9 @@ pub enum FieldError {
     /// A text that has rules of its own, which know better what is wrong with it.
     #[error("`{path}` is {value}: {why}")]
     Refused { path: String, value: String, why: String },
+    /// Which of the two values is meant nobody can tell.
+    #[error("`{path}` stands there twice; leave one of them out")]
+    Twice { path: String },
     #[error("there are more errors than these {PROBLEMS_MAX}")]
     More,
 }
@@ -299,7 +299,10 @@ impl FieldError {
     /// The place in the manifest, if it is about one.
     pub fn path(&self) -> Option<&str> {
         match self {
-            Self::Missing { path, .. } | Self::Wrong { path, .. } | Self::Refused { path, .. } => Some(path),
+            Self::Missing { path, .. }
+            | Self::Wrong { path, .. }
+            | Self::Refused { path, .. }
+            | Self::Twice { path } => Some(path),
             Self::More => None,
         }
     }

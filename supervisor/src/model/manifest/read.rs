@@ -25,7 +25,7 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    fn error(&mut self, error: FieldError) {
+    pub(super) fn error(&mut self, error: FieldError) {
         if self.errors.len() < PROBLEMS_MAX {
             self.errors.push(error);
         } else if self.errors.len() == PROBLEMS_MAX {
