@@ -640,7 +640,8 @@ fn a_copy_that_is_damaged_meanwhile_is_mended_by_installing_it_again() {
             fs::write(copy.join("main"), "#!/bin/sh\necho worse\n").expect("it is ours");
         }
         daemon.operate("start", &json!({"plugin": "guest"})).expect_err("it cannot run");
-        let other = guest("1.0.0").with("description", json!("another")).write(&daemon.path().join("other"), daemon.marker());
+        let other =
+            guest("1.0.0").with("description", json!("another")).write(&daemon.path().join("other"), daemon.marker());
         let refused = error(install(&daemon, &other), ErrorCode::InvalidParams);
         expect_text(&refused.hint.unwrap_or_default(), "remove that one: `palisade uninstall guest@1.0.0`");
         let again = install(&daemon, &folder).expect("it is the same package");

@@ -89,7 +89,9 @@ impl Packages {
                 }
                 Ok(_) => false,
                 // What it ran from is damaged or gone, or did not hold; this is what it was.
-                Err(_) => is_installed && run(move || record::digest_of(&record)).await?.as_ref() == Some(&snapshot.digest),
+                Err(_) => {
+                    is_installed && run(move || record::digest_of(&record)).await?.as_ref() == Some(&snapshot.digest)
+                }
             };
             if !mends {
                 let place = there.blueprint().consent.source.display().to_string();
@@ -107,7 +109,8 @@ impl Packages {
         // One that is mended was let in before.
         if there.is_none()
             && !force
-            && let Err(unmet) = registry.resolve(&found.manifest) {
+            && let Err(unmet) = registry.resolve(&found.manifest)
+        {
             let message = format!("{id} {version} cannot be had with what is here: {unmet}");
             return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, message)
                 .with_hint("install or enable what is missing first, or use --force"));

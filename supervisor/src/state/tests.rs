@@ -176,7 +176,7 @@ async fn nothing_is_left_of_those_that_fail_among_others() {
     let view = Arc::new(bench.view("one"));
     let one = |number: u32| {
         let view = view.clone();
-        let last = if number % 2 == 0 {
+        let last = if number.is_multiple_of(2) {
             json!({"op": "delete", "key": "nothing"})
         } else {
             json!({"op": "check", "key": "nothing", "expected": 7})
