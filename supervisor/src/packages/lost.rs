@@ -59,7 +59,7 @@ impl Packages {
         let is_shared = registry.versions(&id).next().is_some() || self.registry()?.is_lost(&id);
         let purged = leaving == Leaving::Purged && !is_shared && !self.is_leaving(&id);
         let gone = if purged { self.purge(&id, Some(&version), who).await? } else { Vec::new() };
-        self.sweep(purged.then(|| id.clone()));
+        self.sweep(purged.then(|| (id.clone(), None)));
         let data = run(move || (!purged && data.is_dir()).then_some(data)).await?;
         Ok(Some(Removed {
             id: id.to_string(),
@@ -103,7 +103,7 @@ impl Packages {
                 .with_hint(format!("`palisade uninstall --purge {id}` removes all of that")));
         }
         let gone = self.purge(&id, None, who).await?;
-        self.sweep(Some(id.clone()));
+        self.sweep(Some((id.clone(), None)));
         Ok(Removed {
             id: id.to_string(),
             version: None,

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
@@ -20,6 +20,12 @@ use crate::plugin::handle::Handle;
 use crate::registry::Registry;
 use crate::store::database::Entry;
 use crate::store::remove_tree;
+
+/// So often a copy is tried that was purged: who watched its process may hold it a little longer than that was there,
+const SWEEPS_MAX: usize = 30;
+
+/// and is given so long each time.
+const SWEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -100,6 +106,7 @@ impl Packages {
         let entry = self.entry("uninstall", who, &id, &version, String::new());
         // Held until it is archived, so that no sweep takes it.
         let snapshot = handle.blueprint().snapshot().ok().or_else(|| self.take_kept(&handle));
+        let copy = snapshot.as_ref().map(|snapshot| snapshot.digest.clone());
         self.remove_record(record, entry).await?;
         let mut without = Registry::clone(&registry);
         without.take(&id, &version);
@@ -141,21 +148,35 @@ impl Packages {
             })
             .await?;
         drop(handle);
-        self.sweep(purged.then(|| id.clone()));
+        self.sweep(purged.then(|| (id.clone(), copy)));
         let data = stays.then_some(data);
         Ok(Removed { id: id.to_string(), version: Some(version.to_string()), broken, data, archive, purged, gone })
     }
 
-    /// Removes superfluous snapshots from the store, and all of one that was purged. In its own time: what is kept for a return is decided there.
-    pub(super) fn sweep(&self, purged: Option<PluginId>) {
+    /// Removes superfluous snapshots from the store, and all of one that was purged, the copy that it ran from once nobody looks at it any
+    /// more. In its own time: what is kept for a return is decided there.
+    pub(super) fn sweep(&self, purged: Option<(PluginId, Option<String>)>) {
         let store = self.around.store.clone();
-        let swept = move || match purged {
-            Some(id) => store.sweep_all_of(&id),
-            None => store.sweep(),
-        };
         tokio::spawn(async move {
-            if let Err(error) = blocking::run(swept).await {
-                tracing::warn!(%error, "superfluous snapshots stay until the next start");
+            for _ in 0..SWEEPS_MAX {
+                let (store, purged) = (store.clone(), purged.clone());
+                let swept = move || match purged {
+                    Some((id, copy)) => {
+                        store.sweep_all_of(&id);
+                        copy.is_some_and(|copy| store.has(&copy))
+                    }
+                    None => {
+                        store.sweep();
+                        false
+                    }
+                };
+                match blocking::run(swept).await {
+                    Ok(false) => return,
+                    Ok(true) => tokio::time::sleep(SWEPT_AGAIN_AFTER).await,
+                    Err(error) => {
+                        return tracing::warn!(%error, "superfluous snapshots stay until the next start");
+                    }
+                }
             }
         });
     }

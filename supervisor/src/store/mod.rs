@@ -294,6 +294,12 @@ impl Store {
         })
     }
 
+    /// Whether the snapshot of this digest is on the disk. Blocks.
+    #[must_use]
+    pub fn has(&self, digest: &str) -> bool {
+        self.snapshots().join(digest).exists()
+    }
+
     /// Whether this is where the store has a snapshot, or would have it.
     #[must_use]
     pub fn has_made(&self, path: &Path) -> bool {
