@@ -202,6 +202,7 @@ impl Store {
                     waits += 1;
                     let told =
                         error.body().retry_after_ms.map_or(Duration::from_millis(1 << waits), Duration::from_millis);
+                    // The pause that the supervisor asks for, or that grows, before another attempt; nobody is waited for with it.
                     tokio::time::sleep(told.min(WAIT_MAX)).await;
                 }
                 answer => return answer,
