@@ -6,7 +6,7 @@
 //! * `blocking`: work that blocks, on threads.
 //! * `wire`, `config`, `events`, `trust`, `store`, `sandbox`: frames over descriptors, what is configured, what happens, whether a package
 //!   is what it says, immutable packages, what this host can do. `egress`: a plugin's only way out to the network.
-//! * `key_file`, `vault`: files with keys, and what is sealed with one. `state`: what plugins keep.
+//! * `key_file`, `vault`: files with keys, and what is sealed with one. `state`, `secrets`: what plugins keep, and what is kept for them.
 //! * `scope`: how the daemon gets a cgroup of its own from systemd, before there is anything of it.
 //! * `process`: one child process. `plugin`: one plugin, its actor, its generations, their frames.
 //! * `registry`, `router`: which plugins there are, and which one a call is for.
@@ -31,6 +31,7 @@ pub mod registry;
 pub mod router;
 pub mod sandbox;
 pub mod scope;
+pub mod secrets;
 pub mod state;
 pub mod store;
 pub mod telemetry;

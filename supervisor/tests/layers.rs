@@ -26,18 +26,22 @@ const PARTS: &[(&str, &[&str])] = &[
     ("archive", &["trust"]),
     ("store", &["model", "trust", "vault"]),
     ("state", &["blocking", "model", "store", "vault"]),
+    ("secrets", &["blocking", "model", "store", "vault"]),
     ("sandbox", &["model"]),
     ("egress", &["blocking", "model"]),
     ("process", &["blocking", "model", "sandbox"]),
     // What a host can do is found out by starting a child, so this part of the sandbox stands above `process`.
     ("sandbox::probe", &["model", "process", "sandbox"]),
-    ("plugin", &["blocking", "egress", "events", "model", "process", "sandbox", "state", "store", "trust", "wire"]),
+    (
+        "plugin",
+        &["blocking", "egress", "events", "model", "process", "sandbox", "secrets", "state", "store", "trust", "wire"],
+    ),
     ("registry", &["model", "plugin", "store"]),
     (
         "packages",
         &[
-            "archive", "blocking", "config", "egress", "events", "model", "plugin", "registry", "state", "store",
-            "trust",
+            "archive", "blocking", "config", "egress", "events", "model", "plugin", "registry", "secrets", "state",
+            "store", "trust",
         ],
     ),
     ("router", &["model", "plugin", "registry"]),
@@ -45,7 +49,19 @@ const PARTS: &[(&str, &[&str])] = &[
     // Not `process`, `store` or `sandbox`; of the probe only what it found out, for `doctor`.
     (
         "api",
-        &["config", "doctor", "events", "model", "packages", "plugin", "registry", "router", "sandbox::probe", "wire"],
+        &[
+            "config",
+            "doctor",
+            "events",
+            "model",
+            "packages",
+            "plugin",
+            "registry",
+            "router",
+            "sandbox::probe",
+            "secrets",
+            "wire",
+        ],
     ),
     (
         "daemon",
