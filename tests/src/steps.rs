@@ -95,6 +95,13 @@ pub struct Traced {
 }
 
 impl Traced {
+    /// As [`Traced::of`], or nothing where it cannot be traced here: that is printed, and what was to be shown is not shown here.
+    #[must_use]
+    pub fn unless_skipped(process: u32) -> Option<Self> {
+        let skipped = |error| println!("SKIPPED: the daemon cannot be traced here: {error}");
+        Self::of(process).map_err(skipped).ok()
+    }
+
     /// Traces the process, which goes on.
     ///
     /// # Errors
