@@ -54,19 +54,22 @@ pub struct Rejected {
     /// Whether it could only not be looked at, which says nothing of what is there.
     #[serde(skip)]
     pub unseen: bool,
+    /// Whether it could be used, but for another that comes first.
+    #[serde(skip)]
+    pub shadowed: bool,
 }
 
 impl Rejected {
     /// One that was looked at.
     #[must_use]
     pub fn new(path: PathBuf, reason: String) -> Self {
-        Self { path, reason, unseen: false }
+        Self { path, reason, unseen: false, shadowed: false }
     }
 
     /// One that could not be.
     #[must_use]
     pub fn unseen(path: PathBuf, reason: String) -> Self {
-        Self { path, reason, unseen: true }
+        Self { path, reason, unseen: true, shadowed: false }
     }
 
     /// The installed version whose record this is.
@@ -97,7 +100,7 @@ impl Unread {
     }
 
     pub(crate) fn rejected(self, path: PathBuf) -> Rejected {
-        Rejected { path, reason: self.reason, unseen: self.unseen }
+        Rejected { unseen: self.unseen, ..Rejected::new(path, self.reason) }
     }
 }
 
@@ -473,7 +476,7 @@ impl Registry {
                 && specifier.is_none_or(|specifier| specifier.matches(version))
                 && self.plugins.get(other).is_none_or(|versions| !versions.contains_key(version))
         });
-        let ((_, version), Rejected { path, reason, unseen }) = lost.next()?;
+        let ((_, version), Rejected { path, reason, unseen, .. }) = lost.next()?;
         let message = format!("{id} {version} is installed and cannot be used: {} {reason}", path.display());
         let hint = match unseen {
             true => "`palisade rescan` looks at it again".to_owned(),

@@ -37,4 +37,5 @@ mod state;
 mod support;
 mod trust;
 mod updates;
+mod watching;
 mod wire;

@@ -31,6 +31,7 @@ pub mod sampled;
 pub mod saturation;
 pub mod schema;
 pub mod search;
+pub mod settle;
 pub mod specifier;
 pub mod status;
 pub mod tally;

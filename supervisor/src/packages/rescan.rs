@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::departure::Departure;
-use super::discovery;
+use super::discovery::{self, Present};
 use super::{Gathered, Packages, lock, run};
 use crate::events::EventKind;
 use crate::model::generation::{LaunchFailure, Outlook};
@@ -30,6 +30,15 @@ pub enum Trusting {
     Stamps,
     /// Nothing is; every package is read.
     Nothing,
+}
+
+/// What of the plugin directories is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everything.
+    Everything,
+    /// Packages in these folders; the others stay as they are.
+    Packages(BTreeSet<PathBuf>),
 }
 
 /// What a look into the plugin directories has changed. Plugins are named as `id version`.
@@ -61,7 +70,7 @@ impl Packages {
     /// # Errors
     /// `resource_exhausted` where there is no thread to look with, or the database cannot be read.
     pub async fn rescan(&self, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
-        let (rescanned, departures) = self.follow(trusting).await?;
+        let (rescanned, departures) = self.follow(trusting, &Scope::Everything).await?;
         self.settle(&rescanned, departures).await;
         Ok(rescanned)
     }
@@ -78,10 +87,15 @@ impl Packages {
     }
 
     /// Has the plugins be what lies in the plugin directories, and waits for none to end: those that leave come with what has changed.
-    pub(super) async fn follow(&self, trusting: Trusting) -> Result<(Rescanned, Vec<Departure>), ErrorBody> {
+    pub(super) async fn follow(
+        &self,
+        trusting: Trusting,
+        scope: &Scope,
+    ) -> Result<(Rescanned, Vec<Departure>), ErrorBody> {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let Gathered { staged, mut rejected, unseen: partly, switched, kept } = self.look_again(trusting).await?;
+        let Gathered { staged, mut rejected, unseen: partly, switched, kept } =
+            self.look_again(trusting, present(scope, &registry)).await?;
         *lock(&self.kept) = kept;
         let unseen: Vec<PathBuf> = rejected.iter().filter(|one| one.unseen).map(|one| one.path.clone()).collect();
         let mut rescanned = Rescanned::default();
@@ -176,8 +190,8 @@ impl Packages {
         lock(&self.tasks).remove(&(handle.id().clone(), handle.version().clone()))
     }
 
-    /// Everything that a daemon finds which starts now.
-    async fn look_again(&self, trusting: Trusting) -> Result<Gathered, ErrorBody> {
+    /// Everything that a daemon finds which starts now; of what is not looked at, that which is there at present.
+    async fn look_again(&self, trusting: Trusting, present: Option<Present>) -> Result<Gathered, ErrorBody> {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         run(move || {
@@ -187,13 +201,17 @@ impl Packages {
                 ErrorBody::new(ErrorCode::ResourceExhausted, message)
             })?;
             let mut listing = Listing::default();
-            for directory in directories {
-                if let Err(error) = listing.add(&directory) {
+            for directory in &directories {
+                if let Err(error) = listing.add(directory) {
                     let unseen = !error.is_missing;
-                    listing.rejected.push(Rejected { path: directory, reason: error.to_string(), unseen });
+                    listing.rejected.push(Rejected { unseen, ..Rejected::new(directory.clone(), error.to_string()) });
                 }
             }
+            if let Some(present) = &present {
+                present.complete(&mut listing, &directories);
+            }
             let looked = match trusting {
+                _ if present.is_some() => discovery::look_at_some(listing, &store, &host.rules, &database, present),
                 Trusting::Stamps => discovery::look_at(listing, &store, &host.rules, &database),
                 Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
             };
@@ -201,6 +219,19 @@ impl Packages {
         })
         .await?
     }
+}
+
+/// What there is at present, where not everything is looked at.
+fn present(scope: &Scope, registry: &Registry) -> Option<Present> {
+    let Scope::Packages(looked_at) = scope else { return None };
+    let used = registry.all().map(|handle| {
+        let blueprint = handle.blueprint();
+        let (manifest, path, warnings) =
+            (blueprint.manifest.clone(), blueprint.source.clone(), blueprint.found_warnings.clone());
+        (path.clone(), (Found { manifest, path, warnings }, blueprint.snapshot()))
+    });
+    let rejected = registry.rejected().iter().map(|rejected| (rejected.path.clone(), rejected.clone()));
+    Some(Present { looked_at: looked_at.clone(), used: used.collect(), rejected: rejected.collect() })
 }
 
 fn key(found: &Found) -> (PluginId, Version) {
