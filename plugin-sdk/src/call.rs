@@ -15,6 +15,7 @@ use crate::exchange::Exchange;
 use crate::host::{About, Host};
 use crate::lifecycle::{ConfigureHook, Hook, run_configure, run_hook};
 use crate::log::{Fields, LogTarget};
+use crate::secret::Secret;
 use crate::store::Store;
 use crate::stream::{BytesInput, BytesOutput, Input, Output};
 use crate::text::truncate;
@@ -121,6 +122,14 @@ impl<S> Call<S> {
     #[must_use]
     pub fn host(&self) -> Host {
         Host::new(Arc::clone(&self.exchange.wire), Arc::clone(&self.plugin.about), Some(self.exchange.id))
+    }
+
+    /// A secret that `plugin.json` names in `secrets`, that the operator granted, and that is set.
+    ///
+    /// # Errors
+    /// As [`Host::secret`].
+    pub async fn secret(&self, name: &str) -> Result<Secret> {
+        self.host().secret(name).await
     }
 
     /// What the plugin keeps: it outlives this process and this version.

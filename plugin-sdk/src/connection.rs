@@ -246,6 +246,9 @@ where
                     self.dispatch.frame(kind, header, &body, Arrived::Joined(payload))?
                 }
             };
+            if self.dispatch.take_wipe() {
+                self.reader.wipe();
+            }
             if event.is_some() {
                 return Ok(event);
             }

@@ -15,6 +15,7 @@ use palisade_protocol::{
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use crate::call::{Call, Shared};
 use crate::connection::Event;
@@ -54,6 +55,8 @@ pub(crate) struct Dispatch<S> {
     last_call: u64,
     last_caller: Option<Arc<str>>,
     checking: Arc<AtomicBool>,
+    /// The frame at hand has a secret in it.
+    wipe: bool,
 }
 
 impl<S: Send + Sync + 'static> Dispatch<S> {
@@ -69,7 +72,13 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
             last_call: 0,
             last_caller: None,
             checking: Arc::default(),
+            wipe: false,
         }
+    }
+
+    /// Whether what was read since this was asked last has a secret in it.
+    pub(crate) fn take_wipe(&mut self) -> bool {
+        std::mem::take(&mut self.wipe)
     }
 
     /// Lets go of tasks that have ended.
@@ -336,13 +345,17 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
         Ok(self.wire.find(id))
     }
 
-    fn host_ok(&self, header: Header, payload: Arrived<'_>) -> Result<(), String> {
+    fn host_ok(&mut self, header: Header, payload: Arrived<'_>) -> Result<(), String> {
         let Some(exchange) = self.host_call(Kind::HostOk, header.id)? else { return Ok(()) };
         let bytes = match payload {
             Arrived::Slice(slice) => slice.to_vec(),
             Arrived::Joined(bytes) => bytes,
         };
-        if header.flags.has(Flags::MORE) {
+        if exchange.is_secret() {
+            self.wipe = true;
+            // A secret is far shorter than a frame.
+            exchange.reply(Ok(Bytes::from_owner(Zeroizing::new(bytes))));
+        } else if header.flags.has(Flags::MORE) {
             exchange.begin_joining(bytes);
         } else {
             exchange.reply(Ok(Bytes::from(bytes)));

@@ -40,6 +40,8 @@ pub(crate) struct Exchange {
     /// Whether the handler has shown that it minds cancellation itself.
     listening: AtomicBool,
     pub(crate) cancel_news: Notify,
+    /// Its answer is wiped once it has been read.
+    secret: bool,
     /// Whether its handler has yet to get a thread.
     queued: AtomicBool,
     state: Mutex<State>,
@@ -100,12 +102,13 @@ impl Exchange {
             cancelled: AtomicU8::new(0),
             listening: AtomicBool::new(false),
             cancel_news: Notify::new(),
+            secret: false,
             queued: AtomicBool::new(false),
             state: Mutex::default(),
         })
     }
 
-    pub(crate) fn host_call(id: u64, wire: Arc<Wire>, reply: oneshot::Sender<Answer>) -> Arc<Self> {
+    pub(crate) fn host_call(id: u64, wire: Arc<Wire>, secret: bool, reply: oneshot::Sender<Answer>) -> Arc<Self> {
         Arc::new(Self {
             id,
             wire,
@@ -116,6 +119,7 @@ impl Exchange {
             cancelled: AtomicU8::new(0),
             listening: AtomicBool::new(false),
             cancel_news: Notify::new(),
+            secret,
             queued: AtomicBool::new(false),
             state: Mutex::new(State { listed: true, reply: Some(reply), ..State::default() }),
         })
@@ -128,6 +132,11 @@ impl Exchange {
 
     pub(crate) fn is_call(&self) -> bool {
         self.action.is_some()
+    }
+
+    /// Whether its answer is wiped once it has been read.
+    pub(crate) fn is_secret(&self) -> bool {
+        self.secret
     }
 
     /// Puts the call into the wire's table, unless it has ended with nothing left to send.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::wrong_params;
 use crate::log::{Fields, LogTarget};
+use crate::secret::{self, Secret};
 use crate::store::Store;
 use crate::wire::Wire;
 use crate::{Error, Result};
@@ -123,6 +124,20 @@ impl Host {
     #[must_use]
     pub fn store(&self) -> Store {
         Store::new(self.clone())
+    }
+
+    /// A secret that `plugin.json` names in `secrets`, that the operator granted, and that is set.
+    ///
+    /// # Errors
+    /// As [`Host::request`]: `permission_denied` for one that the manifest does not name or that was not granted, `resource_not_found` for
+    /// one that is not set.
+    pub async fn secret(&self, name: &str) -> Result<Secret> {
+        #[derive(Serialize)]
+        struct Named<'a> {
+            name: &'a str,
+        }
+        let answered: secret::Answered = self.request(secret::GET, &Named { name }).await?;
+        Ok(answered.value)
     }
 
     /// Makes a host call: any operation that the supervisor offers, by name. At most 64 may be under way.

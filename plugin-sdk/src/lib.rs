@@ -137,6 +137,7 @@ pub mod log;
 mod panic;
 mod plugin;
 mod reader;
+mod secret;
 mod skeleton;
 mod store;
 mod stream;
@@ -157,6 +158,7 @@ pub use palisade_protocol::{
 };
 pub use plugin::{Configure, Exit, Plugin};
 pub use schemars;
+pub use secret::Secret;
 pub use serde;
 pub use store::{Conflict, Entry, Key, Keys, Store, Transaction};
 pub use stream::{BytesInput, BytesOutput, Input, Output};

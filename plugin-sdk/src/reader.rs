@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BufMut;
 use palisade_protocol::{Frame, FrameError, HEADER_BYTES, Header, Kind, ValueError, check_body, split};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use zeroize::Zeroize;
 
 /// How much is read at once: as much as a pipe holds.
 const READ_BYTES: usize = 64 << 10;
@@ -128,6 +129,24 @@ impl Reader {
         Ok(())
     }
 
+    /// Wipes the frames that were taken, and what else was there before.
+    pub(crate) fn wipe(&mut self) {
+        self.bytes[..self.start].zeroize();
+        // What was moved to the front stands behind as well.
+        self.bytes.spare_capacity_mut().zeroize();
+    }
+
+    /// Room for so much more. What has arrived of a frame may be of a secret, so no copy of it is left behind.
+    fn make_room(&mut self, wanted: usize) {
+        if self.bytes.capacity() - self.bytes.len() >= wanted {
+            return;
+        }
+        let mut larger = Vec::with_capacity((self.bytes.len() + wanted).max(2 * self.bytes.capacity()));
+        larger.extend_from_slice(&self.bytes);
+        self.bytes.zeroize();
+        self.bytes = larger;
+    }
+
     /// Reads what is there; 0 at the end of input. To be called when `next` has nothing more. Nothing is lost when the
     /// caller stops polling.
     pub(crate) fn poll_read<R: AsyncRead + Unpin>(
@@ -151,7 +170,7 @@ impl Reader {
         if self.bytes.is_empty() && self.bytes.capacity() > 2 * READ_BYTES {
             self.bytes = Vec::new();
         }
-        self.bytes.reserve(wanted);
+        self.make_room(wanted);
         let read = ready!(poll_read_into(context, source, &mut (&mut self.bytes).limit(wanted)))?;
         if read < wanted {
             // The pipe is empty, or nearly so: what follows is another batch, of whatever size.

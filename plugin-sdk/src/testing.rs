@@ -22,6 +22,7 @@
 //! Dropping a [`TestHost`] ends its plugin without asking. A test that wants to see an orderly end calls
 //! [`TestHost::stop`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -96,6 +97,7 @@ pub struct TestHostBuilder {
     limits: Limits,
     features: Vec<String>,
     kept: Kept,
+    secrets: BTreeMap<String, String>,
     patience: Duration,
 }
 
@@ -140,6 +142,12 @@ impl TestHostBuilder {
         self
     }
 
+    /// A secret that is set, and that the plugin is given when it asks for it. A secret of any other name is one that is not set.
+    pub fn secret(mut self, name: &str, value: &str) -> Self {
+        self.secrets.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// What the plugin has kept already: a key and its value, anything that can be written as JSON.
     ///
     /// # Panics
@@ -166,7 +174,13 @@ impl TestHostBuilder {
         let identity = (plugin.id.clone(), plugin.version.clone());
         let (to_plugin, from_plugin, life, terminate) = spawn(plugin);
         let book = Arc::new(Shared {
-            book: Mutex::new(Book { next_id: 2, limits: self.limits, kept: self.kept.clone(), ..Book::default() }),
+            book: Mutex::new(Book {
+                next_id: 2,
+                limits: self.limits,
+                kept: self.kept.clone(),
+                secrets: self.secrets.clone(),
+                ..Book::default()
+            }),
             changed: Notify::new(),
             outgoing: Notify::new(),
             patience: self.patience,
@@ -218,6 +232,7 @@ impl TestHost {
             limits: Limits::default(),
             features: palisade_protocol::FEATURES.iter().map(|feature| feature.name().to_owned()).collect(),
             kept: Kept::default(),
+            secrets: BTreeMap::new(),
             patience: PATIENCE,
         }
     }

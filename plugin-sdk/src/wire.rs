@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::error::fits;
 use crate::exchange::{Answer, Exchange};
 use crate::panic::guard;
+use crate::secret;
 use crate::text::truncate;
 use crate::{Error, Result};
 
@@ -367,7 +368,7 @@ impl Wire {
         let id = lanes.next_host_call;
         lanes.next_host_call += 2;
         lanes.host_calls += 1;
-        let exchange = Exchange::host_call(id, Arc::clone(self), reply);
+        let exchange = Exchange::host_call(id, Arc::clone(self), op == secret::GET, reply);
         lanes.exchanges.insert(id, Arc::clone(&exchange));
         drop(lanes);
         let mut body = Vec::new();

@@ -25,6 +25,7 @@ use crate::api::unix::{self, ListenError};
 use crate::blocking;
 use crate::config::{self, Config};
 use crate::events::{Bus, Event, EventKind};
+use crate::key_file::KeyError;
 use crate::model::guarantee::not_enforced;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
@@ -46,7 +47,7 @@ use crate::sandbox::spec::Layout;
 use crate::state::States;
 use crate::store::{Store, StoreError};
 use crate::trust::Rules;
-use crate::vault::{KeyError, Vault};
+use crate::vault::Vault;
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]

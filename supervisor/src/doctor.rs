@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::config::{self, Config};
+use crate::model::ids::SecretName;
 use crate::model::status::{PluginState, PreparedLaunchers};
 use crate::registry::Registry;
 use crate::sandbox::probe::{Ability, Host, Tier};
@@ -57,6 +58,8 @@ pub struct Known<'a> {
     pub forgets: Option<&'a str>,
     /// Which changes in plugin directories are not noticed.
     pub unwatched: Option<&'a str>,
+    /// With which key secrets are sealed, or what is wrong with it.
+    pub sealed_with: Option<Result<String, String>>,
 }
 
 /// What is known about this host and configuration.
@@ -159,6 +162,7 @@ pub fn report(
     checks.push(launchers(known.one_by_one));
     checks.push(database(known.forgets));
     checks.push(watching(known.unwatched));
+    checks.extend(known.sealed_with.as_ref().map(secrets));
     checks.push(prepared_launchers(prepared));
     let directories: Vec<_> = config.plugin_directories.iter().map(|path| path.display().to_string()).collect();
     checks.push(if directories.is_empty() {
@@ -210,6 +214,19 @@ pub fn report(
             summary: handle.blueprint().awaits(),
             hint: Some(format!("`palisade grant {0}@{1}` shows it and asks you", handle.id(), handle.version())),
         });
+    }
+    for handle in registry.all().filter(|handle| handle.is_enabled() && !handle.awaits_consent()) {
+        let missing = handle.blueprint().host_calls.secrets().missing();
+        if let [first, ..] = missing.as_slice() {
+            let (id, version) = (handle.id(), handle.version());
+            let names: Vec<_> = missing.iter().map(SecretName::as_str).collect();
+            checks.push(Check {
+                name: "plugin",
+                state: Outcome::Warn,
+                summary: format!("{id} {version} wants secrets that are not set: {}", names.join(", ")),
+                hint: Some(format!("`palisade secret set {id} {first}` sets it, from stdin")),
+            });
+        }
     }
     for handle in registry.all().filter(|handle| handle.is_enabled()) {
         if let Some(why) = handle.blueprint().misconfigured() {
@@ -317,6 +334,22 @@ fn watching(unwatched: Option<&str>) -> Check {
             state: Outcome::Warn,
             summary: problem.to_owned(),
             hint: Some("`palisade rescan` looks at what has changed".to_owned()),
+        },
+    }
+}
+
+/// With which key secrets are sealed.
+fn secrets(sealed_with: &Result<String, String>) -> Check {
+    let name = "secrets";
+    match sealed_with {
+        Ok(summary) => Check { name, state: Outcome::Ok, summary: summary.clone(), hint: None },
+        Err(problem) => Check {
+            name,
+            state: Outcome::Warn,
+            summary: format!("what was sealed with the key that was made for secrets cannot be opened: {problem}"),
+            hint: Some(
+                "put it right and restart the daemon; or take the file away, and set the secrets anew".to_owned(),
+            ),
         },
     }
 }

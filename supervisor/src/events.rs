@@ -70,6 +70,10 @@ pub enum EventKind {
     LimitsChanged,
     /// An operator has changed what a plugin is configured with.
     ConfigurationChanged,
+    /// An operator has set a secret of a plugin.
+    SecretSet,
+    /// An operator has removed one.
+    SecretRemoved,
     /// An operator has granted a plugin something, or taken it back.
     PermissionsChanged,
     /// A version takes no calls before an operator has said something about what it asks for.

@@ -6,6 +6,7 @@
 //! * `blocking`: work that blocks, on threads.
 //! * `wire`, `config`, `events`, `trust`, `store`, `sandbox`: frames over descriptors, what is configured, what happens, whether a package
 //!   is what it says, immutable packages, what this host can do. `egress`: a plugin's only way out to the network.
+//! * `key_file`, `vault`: files with keys, and what is sealed with one. `state`, `secrets`: what plugins keep, and what is kept for them.
 //! * `scope`: how the daemon gets a cgroup of its own from systemd, before there is anything of it.
 //! * `process`: one child process. `plugin`: one plugin, its actor, its generations, their frames.
 //! * `registry`, `router`: which plugins there are, and which one a call is for.
@@ -21,6 +22,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod egress;
 pub mod events;
+pub mod key_file;
 pub mod model;
 pub mod packages;
 pub mod plugin;
@@ -29,6 +31,7 @@ pub mod registry;
 pub mod router;
 pub mod sandbox;
 pub mod scope;
+pub mod secrets;
 pub mod state;
 pub mod store;
 pub mod telemetry;

@@ -27,6 +27,7 @@ mod record;
 mod remove;
 mod rescan;
 pub mod search;
+pub mod secrets;
 mod source;
 mod statistics;
 mod switch;
@@ -77,6 +78,7 @@ use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::registry::{Live, Registry};
+use crate::secrets::{Need, Secrets, SecretsView};
 use crate::state::{StateView, States};
 use crate::store::database::consents::Consents;
 use crate::store::database::{Condition, Database, DatabaseError, Entry};
@@ -131,6 +133,8 @@ pub struct Packages {
     deprecations: Deprecations,
     /// What is said of each plugin's configuration.
     configured: Mutex<BTreeMap<PluginId, Arc<Configured>>>,
+    /// What plugins are given if they ask for it.
+    secrets: Arc<Secrets>,
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     /// Those that are in the registry no more.
     departures: Departures,
@@ -179,16 +183,19 @@ impl Packages {
         for source in policy.rules.iter_mut().filter_map(|rule| rule.source.as_mut()) {
             *source = prepare::real(source);
         }
+        let database = Arc::new(database);
+        let secrets = Secrets::open(database.clone(), &state, around.states.vault().cloned());
         let packages = Self {
             around,
             live,
+            secrets: Arc::new(secrets),
             consents: Mutex::new(consents),
             unwritten: Mutex::default(),
             agreed: Mutex::default(),
             announced: Arc::default(),
             deprecations: Deprecations::read(&database),
             configured: Mutex::default(),
-            database: Arc::new(database),
+            database,
             records: state.join("installed"),
             archived: state.join("archive"),
             generations: state.join("generations"),
@@ -228,7 +235,7 @@ impl Packages {
     /// Why what is changed is not remembered, or what was forgotten, if anything is wrong with the database: a sentence.
     #[must_use]
     pub fn forgets(&self) -> Option<String> {
-        const LOST: &str = "whatever else was granted, agreed to, disabled, deprecated, configured or counted is lost";
+        const LOST: &str = "whatever else was granted, agreed to, disabled, deprecated, configured, set as a secret or counted is lost";
         match self.database.condition() {
             Condition::Good => self.database.damaged().map(|aside| {
                 let aside = aside.display();
@@ -271,6 +278,12 @@ impl Packages {
         let require = guarantee::required(&found.manifest.require, &config.defaults.require, &configured.require);
         let schema = found.manifest.state_schema;
         let state = StateView::live(states.of(&id), schema);
+        let named = found
+            .manifest
+            .secrets
+            .iter()
+            .map(|secret| (secret.name.clone(), if secret.optional { Need::Optional } else { Need::Required }));
+        let secrets = SecretsView::new(self.secrets.clone(), id.clone(), named.collect(), grants.secret.clone());
         let blueprint = Blueprint {
             source: found.path,
             found_warnings: found.warnings,
@@ -291,7 +304,7 @@ impl Packages {
             grants,
             withdrawn: AtomicBool::new(false),
             needs: Needs::new(Arc::downgrade(&self.live) as Weak<dyn Offer>),
-            host_calls: HostCalls::new(Arc::new(state), Instant::now()),
+            host_calls: HostCalls::new(Arc::new(state), Arc::new(secrets), Instant::now()),
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,

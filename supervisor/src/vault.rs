@@ -4,22 +4,21 @@
 //! sealed under another key is told from one that was changed; and it opens only where it was sealed for, which whoever seals says in words
 //! (whose it is, what it is called).
 //!
-//! Invariants: a key is read only from a file that belongs to this user and that nobody else may use, or from where systemd puts
-//! credentials; it is never shown, and never taken from the environment.
+//! Invariants: a key is never shown, and never taken from the environment.
+//!
+//! Elsewhere: who may have the file that a key is read from is `key_file`'s.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
-use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+
+use crate::key_file::{self, Keeper, KeyError, Kind};
 
 /// A key.
 pub const KEY_BYTES: usize = 32;
@@ -37,8 +36,8 @@ const TAG_BYTES: usize = 16;
 /// By so much a sealed piece is longer than what is in it.
 pub const OVERHEAD_BYTES: usize = MARK.len() + NAME_BYTES + NONCE_BYTES + TAG_BYTES;
 
-/// No file with a key is longer.
-const FILE_BYTES_MAX: usize = 512;
+/// What is said of a file with something else.
+const FORM: &str = "it is not 32 bytes in hexadecimal digits or base64";
 
 /// Where a key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,45 +56,6 @@ impl Place {
             Self::File(path) | Self::Credential(path) => path,
         }
     }
-}
-
-/// Why there is no key.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// It cannot be opened or read, or not be made.
-    #[error("the key file {path} cannot be used: {source}", path = .path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Others may use it.
-    #[error("the key file {path} has the mode {mode:04o}, and others may use it; run `chmod 600` on it", path = .path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// It is somebody else's.
-    #[error("the key file {path} belongs to user {owner}, and this is user {user}", path = .path.display())]
-    Foreign {
-        /// Which.
-        path: PathBuf,
-        /// Whose it is.
-        owner: u32,
-        /// Who we are.
-        user: u32,
-    },
-    /// It is something else.
-    #[error("{path} holds no key: {why}; `head -c 32 /dev/urandom | base64` makes one", path = .path.display())]
-    Form {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: &'static str,
-    },
 }
 
 /// Why something was not sealed or opened.
@@ -149,31 +109,13 @@ impl Vault {
     /// [`KeyError`]
     pub fn open(place: &Place) -> Result<Self, KeyError> {
         let path = place.path();
-        let failed = |source: io::Error| KeyError::File { path: path.to_owned(), source };
-        let form = |why| KeyError::Form { path: path.to_owned(), why };
-        // Not waiting: it could be a pipe.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file: File = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?.into();
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(form("it is no regular file"));
-        }
-        if let Place::File(_) = place {
-            let user = rustix::process::geteuid().as_raw();
-            if metadata.uid() != user {
-                return Err(KeyError::Foreign { path: path.to_owned(), owner: metadata.uid(), user });
-            }
-            if metadata.mode() & 0o077 != 0 {
-                return Err(KeyError::Open { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
-            }
-        }
-        let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX + 1));
-        file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(failed)?;
-        if FILE_BYTES_MAX < text.len() {
-            return Err(form("it is too long"));
-        }
-        let key =
-            key_of(text.trim_ascii()).ok_or_else(|| form("it is not 32 bytes in hexadecimal digits or base64"))?;
+        let keeper = match place {
+            Place::File(_) => Keeper::Owner,
+            Place::Credential(_) => Keeper::Systemd,
+        };
+        let text = key_file::read(path, Kind::Sealing, keeper)?;
+        let form = KeyError::Form { path: path.to_owned(), kind: Kind::Sealing, why: FORM };
+        let key = key_of(text.trim_ascii()).ok_or(form)?;
         Ok(Self::with(&key))
     }
 
@@ -182,19 +124,11 @@ impl Vault {
     /// # Errors
     /// [`KeyError::File`]
     pub fn generate(path: &Path) -> Result<Self, KeyError> {
-        let failed = |source: io::Error| KeyError::File { path: path.to_owned(), source };
         let mut key = Zeroizing::new([0; KEY_BYTES]);
-        random(key.as_mut_slice()).map_err(failed)?;
+        key_file::random(key.as_mut_slice()).map_err(|source| KeyError::File { path: path.to_owned(), source })?;
         let text = Zeroizing::new(format!("{}\n", Zeroizing::new(STANDARD.encode(key.as_slice())).as_str()));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // What is sealed with it is worth nothing without it, so it is on the disk first.
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-        if let Err(error) = written.and_then(|()| File::open(folder)?.sync_all()) {
-            // Half a key is none, and would be in the way of the next attempt.
-            let _ = fs::remove_file(path);
-            return Err(failed(error));
-        }
+        key_file::create(path, text.as_bytes())?;
         Ok(Self::with(&key))
     }
 
@@ -222,7 +156,7 @@ impl Vault {
     /// [`VaultError::NoRandom`]
     pub fn seal(&self, place: &[&str], plain: &[u8]) -> Result<Vec<u8>, VaultError> {
         let mut nonce = [0; NONCE_BYTES];
-        random(&mut nonce).map_err(|error| VaultError::NoRandom(error.to_string()))?;
+        key_file::random(&mut nonce).map_err(|error| VaultError::NoRandom(error.to_string()))?;
         let mut sealed = [MARK.as_slice(), &self.name.0, &nonce].concat();
         let aad = bound(&sealed[..MARK.len() + NAME_BYTES], place);
         let payload = Payload { msg: plain, aad: &aad };
@@ -291,17 +225,10 @@ fn key_of(text: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     Some(key)
 }
 
-fn random(mut buffer: &mut [u8]) -> io::Result<()> {
-    while !buffer.is_empty() {
-        let filled = rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty())?;
-        buffer = &mut buffer[filled..];
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use proptest::prelude::*;
 

@@ -53,6 +53,7 @@ fn beside(object: &str) -> Value {
         "actions[]" => json!({"name": "some_name"}),
         "dependencies.plugins[]" => json!({"id": "other", "version": "1"}),
         "permissions_required[]" => json!({"permission": "file_read"}),
+        "secrets[]" => json!({"name": "some_name"}),
         "checksum" => json!({"algorithm": "sha256", "value": "0".repeat(64)}),
         "signature" => {
             json!({"method": "ed25519", "key_id": "a", "value": "AAAA", "signed_at": "2026-01-31T12:00:00Z"})
@@ -215,7 +216,7 @@ fn the_page_the_schema_and_the_daemon_agree_about_every_field_of_plugin_json() {
             }
         } else if let Some((kind, bytes, "bytes")) = bound {
             let of = |bytes: usize| match kind {
-                "one line" | "text" | "plugin id" | "action name" => "x".repeat(bytes),
+                "one line" | "text" | "plugin id" | "action name" | "name of a secret" => "x".repeat(bytes),
                 "path in the package" => "xxxxxxx/".repeat(bytes.div_ceil(8))[..bytes - 1].to_owned() + "x",
                 "SemVer version" => format!("1.0.0-{}", "x".repeat(bytes - 6)),
                 "version specifier" => format!(">={}1", " ".repeat(bytes - 3)),
@@ -236,6 +237,7 @@ fn the_page_the_schema_and_the_daemon_agree_about_every_field_of_plugin_json() {
             let one = |n: usize| match what {
                 "objects" if path == "actions" => json!({"name": format!("n{n}")}),
                 "objects" if path == "dependencies.plugins" => json!({"id": format!("n{n}"), "version": "1"}),
+                "objects" if path == "secrets" => json!({"name": format!("n{n}")}),
                 "objects" if path == "permissions_required" => json!({"permission": "file_read"}),
                 "objects" => json!({}),
                 "tags" | "arguments" | "libraries" | "topics" => json!(format!("n{n}")),
@@ -307,6 +309,8 @@ fn the_schema_knows_the_names_that_the_daemon_knows() {
         (with("dependencies.index", Some(json!("^2.1"))), "a plugin beside the list of plugins"),
         (with("permissions", Some(json!(["execute_code"]))), "permissions in a form that is none"),
         (with("icon", Some(json!("a/../b"))), "a path that leads out"),
+        (with("secrets[].value", Some(json!("hunter2"))), "a secret in a package"),
+        (with("secrets[].default", Some(json!("hunter2"))), "a secret in a package"),
     ] {
         assert!(!takes(&manifest), "{why}");
         assert!(!validator.is_valid(&manifest), "{why}");

@@ -22,6 +22,7 @@ fn main() -> Exit {
         .action("blob", "Returns that many bytes as one value.", blob)
         .with(Action::new("pour", "Sends that many bytes as a stream.").output_bytes().handler(pour))
         .action("register", "Takes ten fields, which are checked.", register)
+        .action("secret", "Asks for a secret, and returns its length.", secret)
         .action("accept", "Takes whatever comes.", accept)
         .action("misbehave", "Spins, forks, floods its log and fills its memory, for as long as it lives.", misbehave)
         .with(Action::new("drink", "Takes a stream of bytes and touches them.").input_bytes().handler(drink))
@@ -30,6 +31,10 @@ fn main() -> Exit {
 
 async fn echo(_call: Call, params: Raw) -> Result<Raw> {
     Ok(params)
+}
+
+async fn secret(call: Call, name: String) -> Result<usize> {
+    Ok(call.secret(&name).await?.expose().len())
 }
 
 /// Ten fields, as actions have them.

@@ -7,6 +7,7 @@
 
 pub mod command;
 pub mod daemon;
+pub mod memory;
 pub mod network;
 pub mod package;
 pub mod process;

@@ -32,6 +32,7 @@ mod python;
 mod registry;
 mod required;
 mod runtimes;
+mod secrets;
 mod starts;
 mod state;
 mod support;

@@ -90,7 +90,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 23, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 25, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -327,6 +327,9 @@ fn every_operation_answers_what_the_page_says() {
         Package::new("missing", Entry::Missing),
         Package::new("wrong", Entry::Missing).with("version", json!("one")),
         Package::hostile("lesser", "tame").with("require", json!(["disk"])),
+        Package::hostile("keeper", "tame")
+            .asking(&json!([]))
+            .with("secrets", json!([{"name": "key", "reason": "to ask with"}, {"name": "spare", "optional": true}])),
         Package::hostile("misconfigured", "tame").with("configuration_schema", json!({"required": ["depth"]})),
         Package::new("words", Entry::Bytes(b"for whoever reads them\n".to_vec())).with("runtime", json!("there")),
         Package::new("asker", Entry::Bytes(b"for nobody\n".to_vec()))
@@ -354,7 +357,7 @@ fn every_operation_answers_what_the_page_says() {
         "[permissions]\npolicy = \"deny\"\nrules = [{{ key = \"release\", decision = \"ask\" }}]\n[trust.keys.release]\nmethod = \"ed25519\"\npublic_key = {public:?}\n\
          ids = [\"*\"]\n[egress]\nallow_addresses = {{ \"*.test\" = [\"127.0.0.1\"] }}\n[egress.hosts]\n\"a.test\" = [\"127.0.0.1\"]\n\
          [plugins.hostile]\ntrace_denials = true\ngrant = [{{ network_access = [\"a.test:{port}\"] }}]\n\
-         [plugins.lesser]\non_degraded = \"warn\"\n\
+         [plugins.lesser]\non_degraded = \"warn\"\n[plugins.keeper]\ngrant = [{{ secret = [\"key\"] }}]\n\
          [runtimes.there]\nexec = \"/usr/bin/env\"\n[runtimes.gone]\nexec = \"/usr/bin/no-such-program\"\n"
     );
     let mut daemon = Daemon::start(DaemonOptions::with(packages).configuration(&configuration));
@@ -501,6 +504,28 @@ fn every_operation_answers_what_the_page_says() {
     daemon.operate("configure", &again).expect("it fits");
     let undo = json!({"plugin": "misconfigured", "undo": true});
     ask::<admin::ConfigurationChange>(page, &daemon, "a change of configuration", "configure", &undo);
+
+    // Secrets that are set and that are not, with a version that names them and without.
+    assert_eq!(status(page, "keeper")["secrets_not_set"], json!(["key"]));
+    let list =
+        |page: &mut Page, plugin: &str| ask::<admin::Secrets>(page, &daemon, "secrets", "secret_list", &of(plugin));
+    let secret = json!({"plugin": "keeper", "name": "key"});
+    let valued = json!({"plugin": "keeper", "name": "key", "value": "hunter2"});
+    ask::<admin::SecretChange>(page, &daemon, "a change of a secret", "secret_set", &valued);
+    events_until(page, &mut watcher, events, |event| event["kind"] == "secret_set" && event["reason"] == "key");
+    let listed = list(page, "keeper");
+    assert_eq!((&listed["secrets"][0]["set"], &listed["secrets"][1]["set"]), (&json!(true), &json!(false)), "{listed}");
+    let folder = daemon.plugins().join("keeper/plugin.json");
+    let manifest = fs::read_to_string(&folder).expect("it is there");
+    let mut without: Value = serde_json::from_str(&manifest).expect("it is JSON");
+    without.as_object_mut().expect("a map").remove("secrets");
+    fs::write(&folder, without.to_string()).expect("it is ours");
+    daemon.operate("rescan", &json!({})).expect("it looks");
+    assert_eq!(list(page, "keeper")["secrets"][0].get("version"), None);
+    fs::write(&folder, manifest).expect("it is ours");
+    daemon.operate("rescan", &json!({})).expect("it looks");
+    ask::<admin::SecretChange>(page, &daemon, "a change of a secret", "secret_remove", &secret);
+    events_until(page, &mut watcher, events, |event| event["kind"] == "secret_removed");
 
     // Lines of every way: its own, of a call, and the supervisor's.
     daemon.agent().call("hostile", "log-with-fields", &json!(null)).expect("it logs");
@@ -715,6 +740,11 @@ fn every_operation_fails_as_the_page_says() {
             if operation == "limit" {
                 parameters["pids"] = json!(10);
             }
+            for named in ["name", "value"] {
+                if row[1].contains(&format!("`{named}`")) {
+                    parameters[named] = json!("key");
+                }
+            }
             if let Some(version) = version {
                 parameters["version"] = json!(version);
             }
@@ -746,6 +776,8 @@ fn every_operation_fails_as_the_page_says() {
         bounded += 1;
     }
     assert_eq!(bounded, 7, "the limits are found on the page of the manifest");
+    refused("secret_remove", json!({"plugin": "echo", "name": "key"}), ErrorCode::ResourceNotFound);
+    refused("secret_set", json!({"plugin": "echo", "name": "key", "value": "x"}), ErrorCode::InvalidParams);
     refused("dance", json!({}), ErrorCode::ActionNotFound);
     for plugin in ["echo", "palisade"] {
         refused("describe", json!({"plugin": plugin, "action": "dance"}), ErrorCode::ActionNotFound);
@@ -789,6 +821,9 @@ fn the_types_of_the_client_are_the_pages() {
         ("ConfigurationViolation", "a configuration", "unfit[]."),
         ("PastConfiguration", "a configuration", "history[]."),
         ("ConfigurationChange", "a change of configuration", ""),
+        ("Secrets", "secrets", ""),
+        ("SecretStatus", "secrets", "secrets[]."),
+        ("SecretChange", "a change of a secret", ""),
         ("Permissions", "permissions", ""),
         ("Permission", "permissions", "permissions[]."),
         ("Definition", "permissions", "definitions[]."),

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use palisade_protocol::{ActionInfo, Guarantee, GuaranteeState, Level, StreamKind};
+use bytes::Bytes;
+use palisade_protocol::{ActionInfo, Guarantee, GuaranteeState, Level, SUPERVISOR_ID, StreamKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
-use crate::{CallError, Client, FromPayload, Items, Request};
+use crate::{CallError, Client, FromPayload, Items, Raw, Request};
 
 /// The supervisor's operations; see [`Client::admin`].
 #[derive(Debug, Clone, Copy)]
@@ -399,6 +401,36 @@ impl<'a> Admin<'a> {
         self.request("configure", &Configure { target, set: None, unset: &[], undo: true }).call().await
     }
 
+    /// Which secrets a plugin asks for, and which are set.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn secrets(&self, plugin: &str) -> Result<Secrets, CallError> {
+        self.request("secret_list", &Target::from(plugin)).call().await
+    }
+
+    /// Sets a secret that a plugin asks for. Of what the client needs to send it nothing is left in memory afterwards.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; `invalid_params` for a name that the plugin does not ask for.
+    pub async fn set_secret(&self, plugin: &str, name: &str, value: &str) -> Result<SecretChange, CallError> {
+        let params = secret_params(plugin, name, value)?;
+        self.client.request(SUPERVISOR_ID, "secret_set").params(params).secret().call().await
+    }
+
+    /// Removes a secret of a plugin.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; `resource_not_found` where it is not set.
+    pub async fn remove_secret(&self, plugin: &str, name: &str) -> Result<SecretChange, CallError> {
+        #[derive(Serialize)]
+        struct Remove<'a> {
+            plugin: &'a str,
+            name: &'a str,
+        }
+        self.request("secret_remove", &Remove { plugin, name }).call().await
+    }
+
     /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. Of `plugin` the highest
     /// installed version that is meant counts. `major` also one that may break whoever uses it.
     ///
@@ -482,7 +514,7 @@ impl<'a> Admin<'a> {
     /// # Errors
     /// Any [`CallError`].
     pub async fn shutdown(&self) -> Result<(), CallError> {
-        self.request("shutdown", &Nothing {}).call::<crate::Raw>().await.map(|_| ())
+        self.request("shutdown", &Nothing {}).call::<Raw>().await.map(|_| ())
     }
 }
 
@@ -580,6 +612,9 @@ pub struct PluginStatus {
     /// Why what it keeps cannot be used, as far as that was noticed: a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_trouble: Option<String>,
+    /// Secrets that it was granted and cannot do without, and that nobody has set.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets_not_set: Vec<String>,
     /// The controls that are not enforced on this host.
     pub not_enforced: Vec<NotEnforced>,
     /// Its calls.
@@ -1338,6 +1373,75 @@ pub struct Configuration {
     pub schema: Option<Value>,
     /// The changes, the first first.
     pub history: Vec<PastConfiguration>,
+}
+
+/// The parameters of `secret_set`, in memory that is wiped with their last copy; for a request that is [`Request::secret`].
+///
+/// # Errors
+/// [`CallError::Invalid`]
+pub fn secret_params(plugin: &str, name: &str, value: &str) -> Result<Raw, CallError> {
+    #[derive(Serialize)]
+    struct Set<'a> {
+        plugin: &'a str,
+        name: &'a str,
+        value: &'a str,
+    }
+    // Room for the names of three fields and the lengths of three texts, so that it does not grow and leave what it had behind.
+    let mut params = Zeroizing::new(Vec::with_capacity(64 + plugin.len() + name.len() + value.len()));
+    palisade_protocol::encode_value(&mut params, &Set { plugin, name, value })
+        .map_err(|error| CallError::invalid(error.to_string()))?;
+    Ok(Raw::new(Bytes::from_owner(params)))
+}
+
+/// The secrets of a plugin.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Secrets {
+    /// Which plugin.
+    pub id: String,
+    /// Those that a version of it asks for, and those that are set, by name.
+    pub secrets: Vec<SecretStatus>,
+}
+
+/// One secret. What it is nobody is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct SecretStatus {
+    /// What it is called.
+    pub name: String,
+    /// Whether it is set.
+    pub set: bool,
+    /// Since when, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_unix_ms: Option<u64>,
+    /// By whom it was set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The version that asks for it, the highest if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What was decided of it for that version: `granted`, `denied` or `asked`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
+    /// Whether the plugin does without.
+    pub optional: bool,
+    /// Why the plugin wants it, in its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What setting or removing a secret came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct SecretChange {
+    /// Of which plugin.
+    pub id: String,
+    /// Which secret.
+    pub name: String,
+    /// Whether it is set now.
+    pub set: bool,
+    /// Whether it was set before.
+    pub was_set: bool,
 }
 
 /// What of a configuration does not fit.

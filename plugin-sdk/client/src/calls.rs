@@ -32,6 +32,9 @@ use crate::outbox::Outbox;
 /// overtake.
 const FIRST_PIECE_BYTES: usize = 4 << 10;
 
+/// A call's frame has at most so much beside its names and its payload.
+const CALL_BYTES: usize = 256;
+
 /// Why a connection is no more.
 #[derive(Debug, Clone)]
 pub(crate) enum Loss {
@@ -205,6 +208,8 @@ pub(crate) struct Begin<'a> {
     pub(crate) payload: &'a Bytes,
     pub(crate) deadline: Option<(Instant, Duration)>,
     pub(crate) with_streams: bool,
+    /// The payload is wiped from the outbox once it is written.
+    pub(crate) secret: bool,
 }
 
 /// All calls of one connection.
@@ -270,7 +275,7 @@ impl Calls {
 
     /// Writes the call's first frame, and begins to wait for its answer.
     pub(crate) fn begin(&mut self, begin: &Begin<'_>) -> Result<u64, CallError> {
-        let Begin { call, payload, deadline, with_streams } = begin;
+        let Begin { call, payload, deadline, with_streams, secret } = begin;
         if payload.len() as u64 > self.limits.payload_bytes_max {
             return Err(CallError::invalid(format!(
                 "the parameters have {} bytes, more than the {} that a call may carry; send them as a stream",
@@ -280,7 +285,9 @@ impl Calls {
         }
         let first = self.first_piece(payload);
         let begins = self.outbox.control_end();
-        let lane = self.outbox.control();
+        let names = call.action.len() + call.plugin.map_or(0, str::len) + call.version.map_or(0, str::len);
+        let room = first + names + CALL_BYTES;
+        let lane = if *secret { self.outbox.control_for_secret(room) } else { self.outbox.control_with_room(room) };
         let start = lane.len();
         let flags = if first < payload.len() { Flags::MORE } else { Flags::NONE };
         encode(lane, Kind::Call, flags, self.next_id, call, &payload[..first]);

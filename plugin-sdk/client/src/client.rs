@@ -187,7 +187,16 @@ impl Client {
 
     /// A call with more to say about it: version, timeout, streams, progress.
     pub fn request<'a>(&'a self, plugin: &'a str, action: &'a str) -> Request<'a> {
-        Request { client: self, plugin, action, version: None, timeout: None, counted_from: None, params: Ok(nil()) }
+        Request {
+            client: self,
+            plugin,
+            action,
+            version: None,
+            timeout: None,
+            counted_from: None,
+            secret: false,
+            params: Ok(nil()),
+        }
     }
 
     /// The supervisor's own operations.
@@ -260,6 +269,7 @@ pub struct Request<'a> {
     version: Option<&'a str>,
     timeout: Option<Duration>,
     counted_from: Option<Instant>,
+    secret: bool,
     params: Result<Bytes, CallError>,
 }
 
@@ -267,6 +277,13 @@ impl<'a> Request<'a> {
     /// The parameters; nil without them. A value that cannot be encoded fails the call, not this.
     pub fn params(mut self, params: impl IntoPayload) -> Self {
         self.params = params.into_payload();
+        self
+    }
+
+    /// What the client keeps of the parameters is wiped once they are written. Give them as a [`Raw`](crate::Raw) around bytes whose owner
+    /// wipes them.
+    pub fn secret(mut self) -> Self {
+        self.secret = true;
         self
     }
 
@@ -299,7 +316,8 @@ impl<'a> Request<'a> {
     pub async fn call<R: FromPayload>(self) -> Result<R, CallError> {
         let deadline = self.deadline();
         let params = self.params?;
-        let call = Prepared { plugin: self.plugin, action: self.action, version: self.version, params: &params };
+        let Self { plugin, action, version, secret, .. } = self;
+        let call = Prepared { plugin, action, version, params: &params, secret };
         for attempt in 1.. {
             let handle = call.begin(self.client, deadline, WithStreams::No).await?;
             // When sending ends early, the call is over, and its outcome says why.
@@ -321,7 +339,8 @@ impl<'a> Request<'a> {
     pub async fn start(self) -> Result<Running, CallError> {
         let deadline = self.deadline();
         let params = self.params?;
-        let call = Prepared { plugin: self.plugin, action: self.action, version: self.version, params: &params };
+        let Self { plugin, action, version, secret, .. } = self;
+        let call = Prepared { plugin, action, version, params: &params, secret };
         let running = Running::new(call.begin(self.client, deadline, WithStreams::Yes).await?);
         let _ = running.handle().send_rest(&params).await;
         Ok(running)
@@ -361,6 +380,7 @@ struct Prepared<'a> {
     action: &'a str,
     version: Option<&'a str>,
     params: &'a Bytes,
+    secret: bool,
 }
 
 impl Prepared<'_> {
@@ -406,6 +426,7 @@ impl Prepared<'_> {
                         payload: self.params,
                         deadline: deadline.map(|deadline| (deadline.given_up_at, deadline.after)),
                         with_streams: with_streams == WithStreams::Yes,
+                        secret: self.secret,
                     },
                 ),
                 Err(error) => Err(error),

@@ -12,12 +12,16 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 use palisade_protocol::{Flags, HEADER_BYTES, Header, Kind};
+use zeroize::Zeroize;
 
 /// Pieces are added while less than this waits: four of them, enough to keep a socket busy while their senders are woken.
 pub(crate) const BULK_BYTES_MAX: usize = 512 << 10;
 
 /// So much of the first lane's memory is kept for the next frames.
 const CONTROL_BYTES_KEPT: usize = 256 << 10;
+
+/// No frame of the first lane but a call is longer.
+const SMALL_BYTES: usize = 4 << 10;
 
 /// So many slices go into one system call.
 pub(crate) const SLICES_MAX: usize = 32;
@@ -44,6 +48,8 @@ impl Piece {
 pub(crate) struct Outbox {
     control: Vec<u8>,
     control_start: usize,
+    /// Something in the first lane is wiped once it has left.
+    secret: bool,
     /// How many bytes of the first lane the socket ever took.
     control_taken: u64,
     bulk: VecDeque<Piece>,
@@ -53,9 +59,27 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// The first lane, to append whole frames to.
+    /// The first lane, to append whole frames to, each of at most [`SMALL_BYTES`].
     pub(crate) fn control(&mut self) -> &mut Vec<u8> {
+        self.control_with_room(SMALL_BYTES)
+    }
+
+    /// The first lane, to append a frame of so many bytes at most to.
+    pub(crate) fn control_with_room(&mut self, bytes: usize) -> &mut Vec<u8> {
+        if self.secret && self.control.capacity() - self.control.len() < bytes {
+            // Memory that grows by itself leaves what it had behind.
+            let mut larger = Vec::with_capacity((self.control.len() + bytes).max(2 * self.control.capacity()));
+            larger.extend_from_slice(&self.control);
+            self.control.zeroize();
+            self.control = larger;
+        }
         &mut self.control
+    }
+
+    /// The same for a frame of which nothing is to be left once it has been written.
+    pub(crate) fn control_for_secret(&mut self, bytes: usize) -> &mut Vec<u8> {
+        self.secret = true;
+        self.control_with_room(bytes)
     }
 
     /// Where the next frame of the first lane begins, counted since the connection began.
@@ -145,6 +169,9 @@ impl Outbox {
         count -= control;
         if self.control_start == self.control.len() {
             self.control_start = 0;
+            if std::mem::take(&mut self.secret) {
+                self.control.zeroize();
+            }
             self.control.clear();
             self.control.shrink_to(CONTROL_BYTES_KEPT);
         }
@@ -169,6 +196,9 @@ impl Outbox {
 
     /// Gives all memory back; nothing will be written any more.
     pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.secret) {
+            self.control.zeroize();
+        }
         self.control = Vec::new();
         self.control_start = 0;
         self.bulk = VecDeque::new();

@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn what_was_written_before_a_piece_goes_out_before_it() {
         let wire = Wire::new(Level::Info, None);
-        let exchange = Exchange::host_call(2, Arc::clone(&wire), oneshot::channel().0);
+        let exchange = Exchange::host_call(2, Arc::clone(&wire), false, oneshot::channel().0);
         wire.enlist(&exchange);
         exchange.open_output(StreamKind::Items).unwrap();
         exchange.push_output(Bytes::from_static(&[1])).unwrap();

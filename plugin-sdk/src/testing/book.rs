@@ -1,6 +1,6 @@
 //! The in-memory supervisor's own side of the connection: what has come, what goes out, who waits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::kept::Kept;
 use super::{Outcome, PIPE_BYTES, TestHostBuilder};
 use crate::plugin::Exit;
+use crate::secret;
 use crate::{Error, ErrorBody, ErrorCode, Raw, Result};
 
 /// Most log lines that are kept; later ones are dropped.
@@ -50,6 +51,8 @@ pub(super) struct Book {
     pub(super) pongs: HashMap<u64, Pong>,
     /// What the plugin keeps.
     pub(super) kept: Kept,
+    /// The secrets that are set.
+    pub(super) secrets: BTreeMap<String, String>,
     pub(super) configured: HashMap<u64, Configured>,
     pub(super) drained: bool,
     pub(super) logs: Vec<Log>,
@@ -296,10 +299,14 @@ impl Book {
         Ok(())
     }
 
-    /// Answers a host call, as a supervisor does that knows `self` and state.
+    /// Answers a host call, as a supervisor does that knows `self`, state and secrets.
     fn answer(&mut self, id: u64, op: &str, params: &[u8]) -> Result<(), String> {
-        if let Some(operation) = op.strip_prefix("state.") {
-            match self.kept.ask(operation, params) {
+        let answered = match op.strip_prefix("state.") {
+            Some(operation) => Some(self.kept.ask(operation, params)),
+            None => (op == secret::GET).then(|| self.secret(params)),
+        };
+        if let Some(answered) = answered {
+            match answered {
                 Ok(answer) => {
                     let mut payload = Vec::new();
                     encode_value(&mut payload, &answer).map_err(|error| error.to_string())?;
@@ -319,6 +326,21 @@ impl Book {
             self.send(Kind::HostErr, Flags::NONE, id, &error, &[]);
         }
         Ok(())
+    }
+
+    fn secret(&self, params: &[u8]) -> std::result::Result<serde_json::Value, ErrorBody> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let Named { name } = palisade_protocol::decode_value(params)
+            .map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, error.to_string()))?;
+        match self.secrets.get(&name) {
+            Some(value) => Ok(serde_json::json!({ "value": value })),
+            None => {
+                Err(ErrorBody::new(ErrorCode::ResourceNotFound, format!("the secret {name} is not set in this test")))
+            }
+        }
     }
 
     fn of_call(

@@ -195,6 +195,11 @@ pub(crate) enum Command {
     },
     /// Show what a plugin is configured with, or change it while it runs
     Config(Config),
+    /// Set what a plugin is given only if it asks for it, and show which there is
+    Secret {
+        #[command(subcommand)]
+        command: Secret,
+    },
     /// Look into the plugin directories again, and say what has changed
     Rescan,
     /// Make a key to sign packages with, and print what the configuration has to say of it
@@ -274,6 +279,29 @@ pub(crate) struct Config {
     /// Show how it was changed
     #[arg(long, conflicts_with_all = ["assignments", "unset", "undo"])]
     pub(crate) history: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secret {
+    /// Set a secret that a plugin asks for; it is read from stdin, and from a terminal without showing it
+    Set {
+        /// Which plugin
+        plugin: String,
+        /// What plugin.json calls the secret
+        name: String,
+    },
+    /// Show which secrets a plugin asks for, and which are set
+    List {
+        /// Which plugin
+        plugin: String,
+    },
+    /// Remove a secret
+    Remove {
+        /// Which plugin
+        plugin: String,
+        /// Which secret
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ mod plugins;
 mod registry;
 mod run;
 mod screen;
+mod secrets;
 mod times;
 mod trust;
 mod validate;
@@ -33,7 +34,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use palisade_client::admin::Change;
-use palisade_client::{CallError, Client, FromPayload, Raw};
+use palisade_client::{CallError, Client, FromPayload, Raw, Request};
 use palisade_protocol::{ErrorCode, SUPERVISOR_ID};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -100,10 +101,18 @@ pub(crate) async fn operate<R: FromPayload>(
     params: &impl Serialize,
     limit: Option<Limit>,
 ) -> Result<R, CallError> {
+    patiently(limit, || client.request(SUPERVISOR_ID, operation).params(params)).await
+}
+
+/// The same of a request however it is made.
+pub(crate) async fn patiently<'a, R: FromPayload>(
+    limit: Option<Limit>,
+    request: impl Fn() -> Request<'a>,
+) -> Result<R, CallError> {
     let patience = Instant::now() + PATIENCE;
     let give_up = limit.and_then(|(begun, timeout)| begun.checked_add(timeout)).map_or(patience, |at| at.min(patience));
     loop {
-        let mut request = client.request(SUPERVISOR_ID, operation).params(params);
+        let mut request = request();
         if let Some((begun, timeout)) = limit {
             request = request.timeout(timeout).counted_from(begun);
         }
@@ -265,6 +274,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
         Command::Config(config) => configuration::config(context, &config).await?,
+        Command::Secret { command } => secrets::secret(context, &command).await?,
         Command::Rescan => packages::rescan(context).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,

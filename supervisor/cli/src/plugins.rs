@@ -216,6 +216,16 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     if let Some(trouble) = &status.state_trouble {
         fields.prose("state", &screen.tone(&one_line(trouble), Tone::Careful));
     }
+    if !status.secrets_not_set.is_empty() {
+        let names: Vec<_> = status.secrets_not_set.iter().map(|name| one_line(name)).collect();
+        let text = format!(
+            "not set: {}; `palisade secret set {} {}` sets it, from stdin",
+            names.join(", "),
+            one_line(&status.id),
+            names[0]
+        );
+        fields.prose("secrets", &screen.tone(&text, Tone::Careful));
+    }
     if !status.not_enforced.is_empty() {
         fields.prose("sandbox", &not_enforced(status, screen));
     }

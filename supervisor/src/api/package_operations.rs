@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, ValueLimits};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use crate::model::search::Said;
 use crate::packages::configure::Change;
 use crate::packages::consent::{self, Grant, Revocation};
 use crate::packages::{Leave, Leaving, Packages, Trusting, search};
+use crate::secrets::Secret;
 
 /// Their names.
 pub(super) const NAMES: &[&str] = &[
@@ -30,6 +31,9 @@ pub(super) const NAMES: &[&str] = &[
     "update",
     "config",
     "configure",
+    "secret_list",
+    "secret_set",
+    "secret_remove",
 ];
 
 #[derive(Deserialize)]
@@ -62,6 +66,27 @@ struct ConfigureParams {
     unset: Vec<String>,
     #[serde(default)]
     undo: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretsParams {
+    plugin: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretParams {
+    plugin: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetSecretParams {
+    plugin: String,
+    name: String,
+    value: Secret,
 }
 
 #[derive(Deserialize)]
@@ -216,6 +241,20 @@ impl Service {
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.configure(change, &who).await }).await?)
             }
+            "secret_list" => {
+                let SecretsParams { plugin } = parameters(params)?;
+                value(&self.packages()?.secrets(&plugin).await?)
+            }
+            "secret_set" => {
+                let SetSecretParams { plugin, name, value: secret } = secret_parameters(params)?;
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.set_secret(&plugin, &name, secret, &who).await }).await?)
+            }
+            "secret_remove" => {
+                let SecretParams { plugin, name } = parameters(params)?;
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.remove_secret(&plugin, &name, &who).await }).await?)
+            }
             "rescan" => {
                 parameters::<NoParams>(params)?;
                 let packages = self.changeable()?;
@@ -261,6 +300,19 @@ impl Service {
         let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
         self.packages.clone().ok_or_else(none)
     }
+}
+
+/// Parameters with a secret in them: what is wrong with them is said without quoting any of it, and nothing is copied to find it out.
+fn secret_parameters(params: &[u8]) -> Result<SetSecretParams, ErrorBody> {
+    let invalid = |message: String| ErrorBody::new(ErrorCode::InvalidParams, message);
+    palisade_protocol::check_payload(params, ValueLimits::PAYLOAD).map_err(|error| invalid(error.to_string()))?;
+    // What serde says of it are names of fields, and what `Secret` says of its value.
+    rmp_serde::from_slice(params).map_err(|error| match error {
+        rmp_serde::decode::Error::Uncategorized(message) | rmp_serde::decode::Error::Syntax(message) => {
+            invalid(message)
+        }
+        _ => invalid("they are `plugin`, `name` and `value`, each a text".to_owned()),
+    })
 }
 
 /// An answer that says, where what it is about ends with the daemon, why.

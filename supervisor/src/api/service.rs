@@ -204,6 +204,14 @@ pub const ACTIONS: &[Row] = &[
         &[PLUGIN, VERSION, ("set", "object", false), ("unset", "array", false), ("undo", "boolean", false)],
         false,
     ),
+    ("secret_list", "Which secrets a plugin asks for, and which are set.", &[PLUGIN], false),
+    (
+        "secret_set",
+        "Sets a secret that a plugin asks for.",
+        &[PLUGIN, ("name", "string", true), ("value", "string", true)],
+        false,
+    ),
+    ("secret_remove", "Removes a secret of a plugin.", &[PLUGIN, ("name", "string", true)], false),
     ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
@@ -228,8 +236,14 @@ pub const CHANGES: &[&str] = &[
     "update",
     "config",
     "configure",
+    "secret_list",
+    "secret_set",
+    "secret_remove",
     "shutdown",
 ];
+
+/// Those of them whose parameters have a secret in them.
+pub const SECRET: &str = "secret_set";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -414,6 +428,7 @@ impl Service {
                     one_by_one: one_by_one.as_deref(),
                     forgets: forgets.as_deref(),
                     unwatched: unwatched.as_deref(),
+                    sealed_with: self.packages.as_ref().map(|packages| packages.secrets_sealed_with()),
                 };
                 value(&doctor::report(&self.host, &self.config, &known, &prepared, &registry))
             }

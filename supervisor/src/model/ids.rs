@@ -19,6 +19,9 @@ pub const PLUGIN_ID_BYTES_MAX: usize = 40;
 /// The same.
 pub const ACTION_NAME_BYTES_MAX: usize = 40;
 
+/// Long enough for what others call theirs, short enough for a line.
+pub const SECRET_NAME_BYTES_MAX: usize = 64;
+
 /// Calls to this id are administrative operations of the daemon itself, so no plugin may have it.
 pub const RESERVED_ID: &str = "palisade";
 
@@ -96,6 +99,32 @@ impl ActionName {
     }
 }
 
+/// The name of a secret, as a plugin asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretName(Arc<str>);
+
+impl SecretName {
+    /// Accepts `[A-Za-z][A-Za-z0-9_.-]*` of at most 64 bytes.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        const WHAT: &str = "name of a secret";
+        const ALLOWED: &str = "letters A-Z and a-z, digits, `_`, `.` and `-`";
+        let first = check_length(WHAT, text, SECRET_NAME_BYTES_MAX)?;
+        if !first.is_ascii_alphabetic() {
+            return Err(NameError::Beginning { what: WHAT, found: first, allowed: "a letter A-Z or a-z" });
+        }
+        for (at, found) in text.char_indices() {
+            if !found.is_ascii_alphanumeric() && !matches!(found, '_' | '.' | '-') {
+                return Err(NameError::Character { what: WHAT, found, at, allowed: ALLOWED });
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What every name has to fulfil before its characters are looked at.
 fn check_length(what: &'static str, text: &str, bytes_max: usize) -> Result<char, NameError> {
     if bytes_max < text.len() {
@@ -150,6 +179,7 @@ macro_rules! text_name {
 
 text_name!(PluginId);
 text_name!(ActionName);
+text_name!(SecretName);
 
 /// The number of one process of a plugin. Never used twice, so that late news of an old one cannot touch its successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

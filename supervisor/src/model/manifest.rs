@@ -19,7 +19,7 @@ use super::guarantee::Control;
 use super::ids::{ActionName, Instance, PluginId};
 use super::limits::LOG_KIB_PER_SECOND_MIN;
 use super::overdue::{MISSED_GRACES_MAX, OnOverdue};
-use super::permission::grants::Asked;
+use super::permission::grants::{self, Asked, Extent};
 use super::restart::{INTENSITY_MAX, RestartMode, RestartPolicy};
 use super::specifier::Specifier;
 use super::status::clip;
@@ -35,7 +35,7 @@ mod read;
 pub use about::{About, Capability, Kind};
 pub use actions::{ActionSettings, Example, Stream, Streaming};
 pub use json::Json;
-pub use needs::{Dependency, Events, PermissionRequest};
+pub use needs::{Dependency, Events, PermissionRequest, SecretRequest};
 
 use read::{Problems, Table, Text};
 
@@ -91,8 +91,10 @@ pub struct Manifest {
     pub host: Option<Specifier>,
     /// What it wants beyond the default. What it gets is the operator's decision.
     pub permissions: Asked,
-    /// The same as it is shown to whoever decides.
+    /// The same as it is shown to whoever decides, secrets included.
     pub permission_requests: Vec<PermissionRequest>,
+    /// The secrets among them.
+    pub secrets: Vec<SecretRequest>,
     /// What the operator's configuration for it has to fit.
     pub configuration_schema: Option<Json>,
     /// The version of the state that it keeps, if it keeps any.
@@ -329,7 +331,14 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
     let args = read_arguments(&mut root);
     let runtime = root.text_if_any("runtime", Text::line(64));
     let protocol = read_protocol(&mut root);
-    let (permissions, permission_requests) = needs::permissions(&mut root);
+    let (mut permissions, mut permission_requests) = needs::permissions(&mut root);
+    let secrets = needs::secrets(&mut root);
+    permissions.secret = Extent::These(secrets.iter().map(|secret| secret.name.clone()).collect());
+    permission_requests.extend(secrets.iter().map(|secret| PermissionRequest {
+        permission: grants::SECRET,
+        scope: Some(vec![secret.name.to_string()]),
+        reason: secret.reason.clone(),
+    }));
     let asked: BTreeSet<&'static str> = permission_requests.iter().map(|request| request.permission).collect();
     let actions = actions::read(&mut root, &asked);
     let limits = read_limits(&mut root);
@@ -374,6 +383,7 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
         host,
         permissions,
         permission_requests,
+        secrets,
         configuration_schema,
         state_schema,
         events,

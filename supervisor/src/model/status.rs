@@ -13,7 +13,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use super::exit::Exit;
-use super::ids::{ActionName, Generation, PluginId};
+use super::ids::{ActionName, Generation, PluginId, SecretName};
 
 /// The nine names that users see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -118,6 +118,9 @@ pub struct PluginStatus {
     /// Why what it keeps cannot be used, as far as that was noticed: a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_trouble: Option<String>,
+    /// Secrets that it was granted and cannot do without, and that nobody has set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets_not_set: Vec<SecretName>,
     /// The controls that are not enforced on this host.
     #[serde(default)]
     pub not_enforced: Vec<NotEnforced>,
@@ -405,6 +408,7 @@ mod tests {
             }),
             degraded: vec!["memory: it is degraded".into()],
             state_trouble: Some("it is damaged".into()),
+            secrets_not_set: vec![SecretName::parse("api-key").unwrap()],
             not_enforced: vec![NotEnforced {
                 control: "memory".into(),
                 state: GuaranteeState::Monitored,

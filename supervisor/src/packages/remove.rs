@@ -243,6 +243,7 @@ impl Packages {
         done.map_err(|(what, error)| left(what, &error))?;
         self.know_no_consents(id);
         self.know_no_configuration(id);
+        self.secrets.forget(id);
         self.deprecations.forget_all(id);
         Ok(gone)
     }

@@ -16,12 +16,14 @@ use palisade_protocol::{
     check_body,
 };
 
+use zeroize::Zeroize;
+
 use super::following::{Follow, Following};
 use super::inbox::Inbox;
 use crate::model::call::LimitedBy;
 use crate::model::status::{CallCounters, clip};
 use crate::model::tally::{self, Latencies, Tally};
-use crate::wire::OwnedFrame;
+use crate::wire::{OwnedFrame, wipe_what_was_read};
 
 /// The most credit that may be outstanding in one direction of one call.
 pub const CREDIT_OUTSTANDING_MAX: u64 = 1 << 31;
@@ -64,6 +66,19 @@ impl Params {
         match self {
             Self::Small(bytes) => bytes,
             Self::Large(frame, start) => &frame.content()[*start..],
+        }
+    }
+
+    /// Wipes them, and what they were read from; called while the frame they came in is looked at, by whoever has them last.
+    pub fn wipe(self) {
+        match self {
+            Self::Small(mut bytes) => {
+                wipe_what_was_read();
+                if let Some(bytes) = Arc::get_mut(&mut bytes) {
+                    bytes.zeroize();
+                }
+            }
+            Self::Large(frame, _) => frame.wipe_when_dropped(),
         }
     }
 }

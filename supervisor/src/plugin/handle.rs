@@ -391,6 +391,7 @@ impl Handle {
             last_failure: board.last_failure.clone(),
             degraded: self.shared.blueprint.degraded(),
             state_trouble: self.shared.blueprint.host_calls.state().state().trouble(),
+            secrets_not_set: self.shared.blueprint.host_calls.secrets().missing(),
             not_enforced: not_enforced(self.shared.blueprint.guarantees(None)),
             calls: self.shared.counters.snapshot(),
         }

@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use palisade_protocol::{ErrorBody, ErrorCode, HOST_CALLS_MAX};
+use zeroize::Zeroizing;
 
 use crate::model::rate::{Bucket, Rate};
 use crate::model::status::quoted;
+use crate::secrets::{self, SecretsView};
 use crate::state::{self, Operation, StateView};
 use crate::wire::{Outbox, Ticket};
 
@@ -27,7 +29,26 @@ pub const RATE: Rate = Rate { per_second: 1_000, burst: 2_000 };
 pub const BYTES_MAX: usize = 8 << 20;
 
 /// What is answered: a result as MessagePack, or why there is none.
-pub type Answer = Result<Vec<u8>, ErrorBody>;
+pub type Answer = Result<Payload, ErrorBody>;
+
+/// A result.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// That may be seen.
+    Plain(Vec<u8>),
+    /// Of which nothing is left once it was written. It is not shown.
+    Secret(Hidden),
+}
+
+/// Memory that is wiped when it is dropped.
+#[derive(PartialEq, Eq)]
+pub struct Hidden(pub Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
 
 /// One host call, as it came.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,13 +85,20 @@ impl fmt::Debug for Begun {
 pub struct HostCalls {
     bucket: Mutex<Bucket>,
     state: Arc<StateView>,
+    secrets: Arc<SecretsView>,
 }
 
 impl HostCalls {
     /// Nobody has asked yet.
     #[must_use]
-    pub fn new(state: Arc<StateView>, now: Instant) -> Self {
-        Self { bucket: Mutex::new(Bucket::full(RATE, now)), state }
+    pub fn new(state: Arc<StateView>, secrets: Arc<SecretsView>, now: Instant) -> Self {
+        Self { bucket: Mutex::new(Bucket::full(RATE, now)), state, secrets }
+    }
+
+    /// What its generations may have of the plugin's secrets.
+    #[must_use]
+    pub fn secrets(&self) -> &SecretsView {
+        &self.secrets
     }
 
     /// What its generations use of the plugin's state.
@@ -98,7 +126,14 @@ impl HostCalls {
         if let Some(operation) = Operation::named(op) {
             let state = self.state.clone();
             return Begun::Working(Box::pin(async move {
-                state.call(operation, asked.params).await.map_err(|error| state::error_body(&error))
+                let done = state.call(operation, asked.params).await;
+                done.map(Payload::Plain).map_err(|error| state::error_body(&error))
+            }));
+        }
+        if op == secrets::GET {
+            let secrets = self.secrets.clone();
+            return Begun::Working(Box::pin(async move {
+                secrets.call(&asked.params).await.map(|payload| Payload::Secret(Hidden(payload)))
             }));
         }
         Begun::Done(Err(ErrorBody::new(
@@ -170,11 +205,17 @@ mod tests {
 
     use super::*;
     use crate::model::ids::PluginId;
+    use crate::secrets::Secrets;
+    use crate::store::database::Database;
 
     fn calls(now: Instant) -> (tempfile::TempDir, HostCalls) {
         let folder = tempfile::tempdir().unwrap();
-        let state = state::States::open(folder.path().join("state"), None).of(&PluginId::parse("it").unwrap());
-        (folder, HostCalls::new(Arc::new(StateView::live(state, None)), now))
+        let it = PluginId::parse("it").unwrap();
+        let state = state::States::open(folder.path().join("state"), None).of(&it);
+        let database = Arc::new(Database::open(&folder.path().join("registry.sqlite3")));
+        let secrets = Arc::new(Secrets::open(database, folder.path(), None));
+        let secrets = Arc::new(SecretsView::new(secrets, it, Vec::new(), Vec::new()));
+        (folder, HostCalls::new(Arc::new(StateView::live(state, None)), secrets, now))
     }
 
     fn answer(outbox: &mut Outbox, pending: &mut Pending, id: u64, payload: &[u8]) {

@@ -16,7 +16,7 @@ use foldhash::fast::RandomState;
 use super::actions::SharedActions;
 use super::call::{CREDIT_OUTSTANDING_MAX, Call, Ends, error_body};
 use super::following::Follow;
-use super::host_calls::{Answer, Asked, Pending};
+use super::host_calls::{Answer, Asked, Hidden, Payload, Pending};
 use super::inbox::Inbox;
 use super::queue::{Queue, overloaded};
 use crate::model::call::{AfterEnd, after_end};
@@ -480,7 +480,10 @@ impl Link {
     /// Answers a host call.
     pub fn answer(&mut self, id: u64, answer: Answer) {
         let (ticket, length) = match answer {
-            Ok(payload) => {
+            Ok(Payload::Secret(Hidden(payload))) => {
+                (self.outbox.secret_message(Kind::HostOk, id, &Empty {}, &payload), payload.len())
+            }
+            Ok(Payload::Plain(payload)) => {
                 let ticket = if payload.len() < LARGE_FRAME_BYTES {
                     self.outbox.message(Kind::HostOk, Flags::NONE, id, &Empty {}, &payload)
                 } else {

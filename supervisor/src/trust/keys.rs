@@ -1,65 +1,21 @@
 //! Files with keys: one line with what it is, how it signs, what it is called, and the secret in base64.
 //!
-//! Invariants: a secret is read only from a file that belongs to this user and that nobody else may read, and written into one that was not
-//! there before; it is never shown, and never taken from the environment.
+//! Invariants: a secret is never shown, and never taken from the environment.
+//!
+//! Elsewhere: who may have such a file is `key_file`'s.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
 use super::signature::{KEY_BYTES, Secret, SigningKey};
+use crate::key_file::{self, Keeper, KeyError, Kind};
 use crate::model::trust::{KeyName, Method};
 
 /// With what every such file begins.
 const MARK: &str = "palisade-key-1";
-
-/// No such file is longer.
-const FILE_BYTES_MAX: usize = 512;
-
-/// Why there is no key in a file.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// It cannot be opened or read, or not be made.
-    #[error("the key file {path} cannot be used: {source}", path = .path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Others may read it.
-    #[error("the key file {path} has the mode {mode:04o}, and others may use it; run `chmod 600` on it", path = .path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// It is somebody else's.
-    #[error("the key file {path} belongs to user {owner}, and this is user {user}", path = .path.display())]
-    Foreign {
-        /// Which.
-        path: PathBuf,
-        /// Whose it is.
-        owner: u32,
-        /// Who we are.
-        user: u32,
-    },
-    /// It is something else.
-    #[error("{path} is no key file: {why}; `palisade keygen` makes one", path = .path.display())]
-    Form {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-}
 
 /// A key, and what it is called.
 #[derive(Debug)]
@@ -76,16 +32,12 @@ impl NamedKey {
     /// # Errors
     /// [`KeyError::File`]
     pub fn generate(name: KeyName, method: Method, path: &Path) -> Result<Self, KeyError> {
-        let failed = |source: io::Error| KeyError::File { path: path.to_owned(), source };
         let mut secret = Secret::default();
-        random(secret.as_mut_slice()).map_err(failed)?;
-        let text = Zeroizing::new(format!("{MARK} {method} {name} {}\n", STANDARD.encode(secret.as_slice())));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        if let Err(error) = file.write_all(text.as_bytes()).and_then(|()| file.sync_all()) {
-            // Half a key is none, and would be in the way of the next attempt.
-            let _ = fs::remove_file(path);
-            return Err(failed(error));
-        }
+        let made = key_file::random(secret.as_mut_slice());
+        made.map_err(|source| KeyError::File { path: path.to_owned(), source })?;
+        let encoded = Zeroizing::new(STANDARD.encode(secret.as_slice()));
+        let text = Zeroizing::new(format!("{MARK} {method} {name} {}\n", encoded.as_str()));
+        key_file::create(path, text.as_bytes())?;
         Ok(Self { name, key: SigningKey::new(method, &secret) })
     }
 
@@ -94,27 +46,8 @@ impl NamedKey {
     /// # Errors
     /// [`KeyError`]
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let failed = |source: io::Error| KeyError::File { path: path.to_owned(), source };
-        let form = |why| KeyError::Form { path: path.to_owned(), why };
-        // Not waiting: it could be a pipe.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file: File = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?.into();
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(form("it is no regular file"));
-        }
-        let user = rustix::process::geteuid().as_raw();
-        if metadata.uid() != user {
-            return Err(KeyError::Foreign { path: path.to_owned(), owner: metadata.uid(), user });
-        }
-        if metadata.mode() & 0o077 != 0 {
-            return Err(KeyError::Open { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
-        }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX + 1));
-        file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if FILE_BYTES_MAX < bytes.len() {
-            return Err(form("it is too long"));
-        }
+        let form = |why| KeyError::Form { path: path.to_owned(), kind: Kind::Signing, why };
+        let bytes = key_file::read(path, Kind::Signing, Keeper::Owner)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| form("it is not text"))?;
         let words: Vec<_> = text.split_ascii_whitespace().collect();
         let [MARK, method, name, encoded] = words[..] else {
@@ -129,17 +62,10 @@ impl NamedKey {
     }
 }
 
-fn random(mut buffer: &mut [u8]) -> io::Result<()> {
-    while !buffer.is_empty() {
-        let filled = rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty())?;
-        buffer = &mut buffer[filled..];
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 

@@ -13,7 +13,7 @@ mod reader;
 
 pub use outbox::{Lane, Outbox, Ticket};
 pub use pool::{Buffer, OwnedFrame};
-pub use reader::{Filled, Incoming, Reader};
+pub use reader::{Filled, Incoming, Reader, wipe_what_was_read};
 
 /// From this length on a frame takes the path for large ones: read straight into a buffer of its own, forwarded without
 /// a copy, written in the bulk lane.

@@ -9,9 +9,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use palisade_protocol::{Flags, Header, Kind, encode, encode_parts};
+use palisade_protocol::{BODY_BYTES_MAX, Flags, HEADER_BYTES, Header, Kind, encode, encode_parts};
 use serde::Serialize;
 use tokio::io::AsyncWrite;
+use zeroize::Zeroizing;
 
 use super::LARGE_FRAME_BYTES;
 use super::pool::OwnedFrame;
@@ -46,6 +47,8 @@ pub struct Ticket {
 enum Chunk {
     Frame(OwnedFrame),
     Bytes(Vec<u8>),
+    /// Wiped once it has left.
+    Secret(Zeroizing<Vec<u8>>),
 }
 
 impl Chunk {
@@ -53,6 +56,7 @@ impl Chunk {
         match self {
             Self::Frame(frame) => frame.bytes(),
             Self::Bytes(bytes) => bytes,
+            Self::Secret(bytes) => bytes,
         }
     }
 }
@@ -123,6 +127,15 @@ impl Outbox {
         self.push(Chunk::Bytes(bytes))
     }
 
+    /// Puts a message with a secret in the bulk lane, in memory of its own that is wiped once the frame has left, or with the outbox. What
+    /// shares memory with others waits and leaves with them.
+    pub fn secret_message<M: Serialize>(&mut self, kind: Kind, id: u64, message: &M, payload: &[u8]) -> Ticket {
+        // Larger than any body, so that it does not grow and leave what it had behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(HEADER_BYTES + BODY_BYTES_MAX + payload.len()));
+        encode(&mut bytes, kind, Flags::NONE, id, message, payload);
+        self.push(Chunk::Secret(bytes))
+    }
+
     /// Puts a frame whose content is there already in `lane`.
     pub fn content(&mut self, lane: Lane, kind: Kind, flags: Flags, id: u64, content: &[u8]) -> Ticket {
         match lane {
@@ -134,7 +147,7 @@ impl Outbox {
             }
             // Tiny ones share their memory, or it would be several times theirs.
             Lane::Small | Lane::Bulk => {
-                let room = SHARED_BYTES.saturating_sub(palisade_protocol::HEADER_BYTES + content.len());
+                let room = SHARED_BYTES.saturating_sub(HEADER_BYTES + content.len());
                 let ticket = self.bulk_ticket();
                 if let Some(Chunk::Bytes(last)) = self.bulk.back_mut()
                     && last.len() <= room
@@ -144,7 +157,7 @@ impl Outbox {
                     self.bulk_bytes += last.len() - before;
                     return ticket;
                 }
-                let mut bytes = Vec::with_capacity(palisade_protocol::HEADER_BYTES + content.len());
+                let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
                 encode_parts(&mut bytes, kind, flags, id, content, &[]);
                 self.push(Chunk::Bytes(bytes))
             }
@@ -267,7 +280,7 @@ impl Outbox {
 mod tests {
     use std::future::poll_fn;
 
-    use palisade_protocol::{Empty, HEADER_BYTES, split};
+    use palisade_protocol::{Empty, split};
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -324,6 +337,24 @@ mod tests {
         let mut bytes = Vec::new();
         far.read_to_end(&mut bytes).await.unwrap();
         assert_eq!(ids(&bytes), (0..10_000).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_secret_has_memory_of_its_own() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let mut outbox = Outbox::default();
+        outbox.content(Lane::Bulk, Kind::StreamData, Flags::NONE, 2, &[0x80]);
+        let ticket = outbox.secret_message(Kind::HostOk, 1, &Empty {}, b"\xa3key");
+        outbox.content(Lane::Bulk, Kind::StreamData, Flags::NONE, 4, &[0x80]);
+        outbox.message(Kind::Ping, Flags::NONE, 6, &Empty {}, &[]);
+        assert!(matches!(&outbox.bulk[1], Chunk::Secret(bytes) if bytes.ends_with(b"key")), "{:?}", outbox.bulk);
+        assert!(outbox.bulk.len() == 3 && !outbox.has_begun(ticket));
+        poll_fn(|cx| outbox.poll_flush(cx, &mut near)).await.unwrap();
+        assert!(outbox.has_begun(ticket) && outbox.is_empty());
+        drop(near);
+        let mut bytes = Vec::new();
+        far.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(ids(&bytes), [6, 2, 1, 4]);
     }
 
     #[tokio::test]

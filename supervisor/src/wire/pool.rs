@@ -2,8 +2,10 @@
 //! are kept, within a bound, and used again.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use palisade_protocol::{Flags, HEADER_BYTES, Header, Kind, PIECE_BYTES};
+use zeroize::Zeroize;
 
 /// Large enough for one piece as our own senders cut them, with header and body.
 const PIECE_CAPACITY: usize = PIECE_BYTES + 256;
@@ -18,15 +20,18 @@ static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 pub struct Buffer {
     bytes: Vec<u8>,
     len: usize,
+    /// Wiped before anybody else has it.
+    secret: AtomicBool,
 }
 
 impl Buffer {
     fn new(len: usize) -> Self {
         if len > PIECE_CAPACITY {
-            return Self { bytes: vec![0; len], len };
+            return Self { bytes: vec![0; len], len, secret: AtomicBool::new(false) };
         }
         let kept = KEPT.lock().expect("nothing panics while it holds the pool").pop();
-        Self { bytes: kept.unwrap_or_else(|| vec![0; PIECE_CAPACITY]), len }
+        let bytes = kept.unwrap_or_else(|| vec![0; PIECE_CAPACITY]);
+        Self { bytes, len, secret: AtomicBool::new(false) }
     }
 
     /// What it holds.
@@ -42,6 +47,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if *self.secret.get_mut() {
+            self.bytes[..self.len].zeroize();
+        }
         if self.bytes.len() == PIECE_CAPACITY {
             let mut kept = KEPT.lock().expect("nothing panics while it holds the pool");
             if kept.len() < KEPT_MAX {
@@ -73,6 +81,11 @@ impl OwnedFrame {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.buffer.bytes()
+    }
+
+    /// Has it wiped when it is dropped, as there is a secret in it.
+    pub fn wipe_when_dropped(&self) {
+        self.buffer.secret.store(true, Ordering::Relaxed);
     }
 
     /// Body and payload.

@@ -3,7 +3,7 @@
 //! Small frames are read many at a time into a buffer that all readers of a thread share, and looked at where they lie. A large
 //! one is read straight into a buffer of its own, so that nothing of it is copied. A reader at rest holds no memory.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use palisade_protocol::{FRAME_BYTES_MAX, Frame, FrameError, HEADER_BYTES, Header, split};
 use tokio::io::{AsyncRead, ReadBuf};
+use zeroize::Zeroize;
 
 use super::LARGE_FRAME_BYTES;
 use super::pool::OwnedFrame;
@@ -23,6 +24,13 @@ const PEEK_BYTES: usize = HEADER_BYTES + 16;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
+    /// Whether what lies there is wiped once the frames in it have been looked at.
+    static WIPE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has everything wiped that was read together with the small frame that is being looked at, as that has a secret in it.
+pub fn wipe_what_was_read() {
+    WIPE.set(true);
 }
 
 /// What one read brought; to be handed to [`Reader::frames`] before anything else is awaited.
@@ -108,7 +116,13 @@ impl Reader {
                 self.bulk = true;
                 Ok(each(Incoming::Large(large.frame)))
             }
-            Filled::Scratch(bytes) => SCRATCH.with_borrow(|scratch| self.scratch_frames(&scratch[..bytes], &mut each)),
+            Filled::Scratch(bytes) => {
+                let taken = SCRATCH.with_borrow(|scratch| self.scratch_frames(&scratch[..bytes], &mut each));
+                if WIPE.take() {
+                    SCRATCH.with_borrow_mut(|scratch| scratch[..bytes].zeroize());
+                }
+                taken
+            }
         }
     }
 
@@ -123,15 +137,24 @@ impl Reader {
         arrived: &[u8],
         each: &mut impl FnMut(Incoming<'_>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, FrameError> {
-        let joined;
-        let mut rest = if self.partial.is_empty() {
-            arrived
-        } else {
-            let mut partial = std::mem::take(&mut self.partial);
-            partial.extend_from_slice(arrived);
-            joined = partial;
-            &joined
-        };
+        if self.partial.is_empty() {
+            return self.whole_frames(arrived, each);
+        }
+        let mut partial = std::mem::take(&mut self.partial);
+        let mut joined = [&partial, arrived].concat();
+        let taken = self.whole_frames(&joined, each);
+        if WIPE.get() {
+            partial.zeroize();
+            joined.zeroize();
+        }
+        taken
+    }
+
+    fn whole_frames<B>(
+        &mut self,
+        mut rest: &[u8],
+        each: &mut impl FnMut(Incoming<'_>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, FrameError> {
         while let Some((frame, after)) = split(rest, self.frame_bytes_max)? {
             rest = after;
             self.bulk = false;
@@ -201,6 +224,36 @@ mod tests {
         let expected: Vec<_> = sizes.iter().enumerate().map(|(id, size)| (id as u64, size + 1)).collect();
         for piece in [15, 16, 17, 33, 1_000, 65_536, 1 << 20] {
             assert_eq!(read_all(Reader::default(), bytes.clone(), piece).await.unwrap(), expected, "pieces of {piece}");
+        }
+    }
+
+    /// Of a frame with a secret nothing is left in the buffer that all readers share, however it was cut.
+    #[tokio::test]
+    async fn what_was_read_is_wiped_where_that_is_asked_for() {
+        let mut bytes = Vec::new();
+        for id in 0..3 {
+            encode(&mut bytes, Kind::StreamData, Flags::NONE, id, &Empty {}, &[b's'; 1_000]);
+        }
+        for (piece, wiped) in [(bytes.len(), true), (1_500, true), (bytes.len(), false)] {
+            let (mut near, mut far) = tokio::io::duplex(1 << 20);
+            let mut reader = Reader::default();
+            let mut seen = 0;
+            for piece in bytes.chunks(piece) {
+                near.write_all(piece).await.unwrap();
+                let filled = poll_fn(|cx| reader.poll_fill(cx, &mut far)).await.unwrap();
+                let taken = reader.frames(filled, |frame| {
+                    let Incoming::Small(frame) = frame else { panic!("they are small") };
+                    assert!(frame.content[1..].iter().all(|byte| *byte == b's'));
+                    seen += 1;
+                    if wiped {
+                        wipe_what_was_read();
+                    }
+                    ControlFlow::<()>::Continue(())
+                });
+                assert!(taken.unwrap().is_continue());
+            }
+            assert_eq!(seen, 3);
+            assert_eq!(SCRATCH.with_borrow(|scratch| !scratch.contains(&b's')), wiped, "pieces of {piece}");
         }
     }
 

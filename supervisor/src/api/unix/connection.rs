@@ -17,11 +17,12 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Sleep;
+use zeroize::Zeroizing;
 
 use super::HELLO_WITHIN;
 use super::answers::{Entry, Input, Shared, State, Work};
 use super::items::StreamItems;
-use crate::api::service::{CHANGES, Service};
+use crate::api::service::{CHANGES, SECRET, Service};
 use crate::model::call::LimitedBy;
 use crate::plugin::call::{Call, Caller, Ends, NewCall, Params, body, error_body, limit_details};
 use crate::plugin::following::Follow;
@@ -382,6 +383,17 @@ impl Agent {
     }
 
     fn call(&mut self, id: u64, flags: Flags, head: &CallBody<'_>, params: Params) -> Result<(), End> {
+        if head.plugin != Some(SUPERVISOR_ID) || head.action != SECRET {
+            return self.begin_call(id, flags, head, params);
+        }
+        // Whatever becomes of it, nothing of the frame is left.
+        let held = params.clone();
+        let begun = self.begin_call(id, flags, head, params);
+        held.wipe();
+        begun
+    }
+
+    fn begin_call(&mut self, id: u64, flags: Flags, head: &CallBody<'_>, params: Params) -> Result<(), End> {
         self.begins("a call", id)?;
         let more = flags.has(Flags::MORE);
         let mut state = self.shared.state();
@@ -488,7 +500,7 @@ impl Agent {
         let shared = self.shared.clone();
         let action = head.action.to_owned();
         let caller = self.caller.clone();
-        let params = params.bytes().to_vec();
+        let params = Zeroizing::new(params.bytes().to_vec());
         let limit = head.deadline_ms.map(Duration::from_millis);
         if !self.is_operator && CHANGES.contains(&head.action) {
             let message = format!("{} may call plugins, and not {action} them", self.caller);

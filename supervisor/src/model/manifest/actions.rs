@@ -109,8 +109,8 @@ fn read_one(table: &mut Table<'_, '_>, asked: &BTreeSet<&'static str>) -> Action
         permissions: Vec::new(),
         examples: Vec::new(),
     };
-    settings.permissions = table.set("permissions", grants::NAMES.len(), |place| {
-        let name = place.choice(&grants::NAMES.map(|name| (name, name)))?;
+    settings.permissions = table.set("permissions", grants::REQUIRED.len(), |place| {
+        let name = place.choice(&grants::REQUIRED.map(|name| (name, name)))?;
         if !asked.contains(name) {
             place.refuse(&"the plugin does not ask for it in `permissions_required`");
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::read::{Place, Table, Text};
-use crate::model::ids::PluginId;
+use crate::model::ids::{PluginId, SecretName};
 use crate::model::permission::grants::{self, Asked};
 use crate::model::specifier::Specifier;
 
@@ -19,6 +19,9 @@ const REQUESTS_MAX: usize = 64;
 
 /// As many as the permission takes that takes most.
 const SCOPE_MAX: usize = 64;
+
+/// As many as can be granted.
+const SECRETS_MAX: usize = 32;
 
 const TOPICS_MAX: usize = 64;
 
@@ -51,6 +54,16 @@ pub struct PermissionRequest {
     /// None means: whatever is granted.
     pub scope: Option<Vec<String>>,
     pub reason: Option<String>,
+}
+
+/// A secret that it is given, if it is granted and set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRequest {
+    pub name: SecretName,
+    /// Why, for whoever decides.
+    pub reason: Option<String>,
+    /// It does without where it is not set.
+    pub optional: bool,
 }
 
 /// What it hears and tells.
@@ -107,7 +120,7 @@ pub(super) fn permissions(root: &mut Table<'_, '_>) -> (Asked, Vec<PermissionReq
     let mut entries = Vec::new();
     let whole = root.each("permissions_required", ALLOWED, REQUESTS_MAX, |place| {
         let Some(mut table) = place.table() else { return };
-        let permission = table.choice_required("permission", &grants::NAMES.map(|name| (name, name)));
+        let permission = table.choice_required("permission", &grants::REQUIRED.map(|name| (name, name)));
         let scope = table.is_given("scope").then(|| scope(&mut table, permission));
         let reason = table.text_if_any("reason", Text::lines(REASON_BYTES_MAX));
         table.warn_about_the_rest();
@@ -129,6 +142,31 @@ pub(super) fn permissions(root: &mut Table<'_, '_>) -> (Asked, Vec<PermissionReq
         Asked::default()
     });
     (asked, requests)
+}
+
+/// The secrets that it wants.
+pub(super) fn secrets(root: &mut Table<'_, '_>) -> Vec<SecretRequest> {
+    let mut secrets: Vec<SecretRequest> = Vec::new();
+    root.each("secrets", "a list of objects, each with a name", SECRETS_MAX, |place| {
+        let Some(mut table) = place.table() else { return };
+        let name = table.parsed("name", "the name of a secret, such as api-key", SecretName::parse);
+        let reason = table.text_if_any("reason", Text::lines(REASON_BYTES_MAX));
+        let optional = table.boolean("optional").unwrap_or(false);
+        // What it is stands nowhere but with the daemon, and would be thought to have an effect here.
+        for key in ["value", "default"] {
+            if table.is_given(key) {
+                table.refused(key, "given", &"a secret is set with `palisade secret set`, and never in a package");
+            }
+            table.ignore(key);
+        }
+        table.warn_about_the_rest();
+        let Some(name) = name else { return };
+        if secrets.iter().any(|there| there.name == name) {
+            return table.wrong("name", "one that does not stand in the list before");
+        }
+        secrets.push(SecretRequest { name, reason, optional });
+    });
+    secrets
 }
 
 /// How far a permission is asked for, each entry looked at by itself.

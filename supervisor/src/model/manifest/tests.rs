@@ -247,6 +247,40 @@ fn permissions_are_asked_for_and_each_mistake_is_named() {
 }
 
 #[test]
+fn secrets_are_named_and_each_mistake_is_told_with_its_place() {
+    let manifest = parse(json!({ "secrets": [
+        { "name": "api-key", "reason": "It asks the service." }, { "name": "TOKEN.2", "optional": true },
+    ] }));
+    let named: Vec<_> = manifest.secrets.iter().map(|one| (one.name.as_str(), one.optional)).collect();
+    assert_eq!(named, [("api-key", false), ("TOKEN.2", true)]);
+    let requests: Vec<_> = manifest.permission_requests.iter().map(|one| (one.permission, one.scope.clone())).collect();
+    assert_eq!(requests, ["api-key", "TOKEN.2"].map(|name| ("secret", Some(vec![name.to_owned()]))));
+    assert_eq!(manifest.permission_requests[0].reason.as_deref(), Some("It asks the service."));
+    let error = message(json!({ "secrets": [
+        { "name": "a b" },
+        { "name": "one", "reason": "", "optional": "no" },
+        { "name": "one" },
+        { "name": "two", "value": "hunter2", "default": "hunter3" },
+        { "reason": "It has no name." },
+        "three",
+    ], "permissions_required": [{ "permission": "secret" }] }));
+    for expected in [
+        "`secrets[0].name` is \"a b\": name of a secret contains ' ' at byte 1",
+        "`secrets[1].reason` is \"\"; it has to be a text of at most 512 bytes",
+        "`secrets[1].optional` is \"no\"; it has to be true or false",
+        "`secrets[2].name` is \"one\"; it has to be one that does not stand in the list before",
+        "`secrets[3].value` is given: a secret is set with `palisade secret set`",
+        "`secrets[3].default` is given: a secret is set with `palisade secret set`",
+        "`secrets[4].name` is missing; it has to be the name of a secret",
+        "`secrets[5]` is \"three\"; it has to be an object",
+        "`permissions_required[0].permission` is \"secret\"; it has to be one of \"execute_code\"",
+    ] {
+        assert!(error.contains(expected), "{expected}\n{error}");
+    }
+    assert!(!error.contains("hunter"), "{error}");
+}
+
+#[test]
 fn unknown_keys_are_warnings_with_their_path() {
     let (_, warnings) = Manifest::parse(&with(json!({
         "permission": [],

@@ -13,9 +13,16 @@ use serde_json::Value;
 use super::network::Scope;
 use super::path::{HostPath, PATHS_MAX};
 use super::system::SystemFile;
+use crate::model::ids::SecretName;
 
 /// The permissions there are.
-pub const NAMES: [&str; 5] = ["execute_code", "file_read", "file_write", "network_access", "system_access"];
+pub const NAMES: [&str; 6] = ["execute_code", "file_read", "file_write", "network_access", "secret", "system_access"];
+
+/// Those that a manifest asks for in `permissions_required`; it names its secrets in a list of their own.
+pub const REQUIRED: [&str; 5] = ["execute_code", "file_read", "file_write", "network_access", "system_access"];
+
+/// That of being given a secret.
+pub const SECRET: &str = "secret";
 
 /// More hosts than any honest plugin names; each is looked at for every connection.
 const HOSTS_MAX: usize = 64;
@@ -31,6 +38,8 @@ pub struct Grants {
     pub file_write: Vec<HostPath>,
     /// Which hosts it may reach.
     pub network_access: Vec<Scope>,
+    /// Which secrets it is given.
+    pub secret: Vec<SecretName>,
     /// What it may learn about the host.
     pub system_access: Vec<SystemFile>,
 }
@@ -42,6 +51,7 @@ pub struct Asked {
     pub file_read: Extent<HostPath>,
     pub file_write: Extent<HostPath>,
     pub network_access: Extent<Scope>,
+    pub secret: Extent<SecretName>,
     pub system_access: Extent<SystemFile>,
 }
 
@@ -92,6 +102,7 @@ impl Grants {
                 ("file_read", Some(paths)) => add(&mut grants.file_read, paths, path)?,
                 ("file_write", Some(paths)) => add(&mut grants.file_write, paths, path)?,
                 ("network_access", Some(hosts)) => add_hosts(&mut grants.network_access, hosts)?,
+                (SECRET, Some(names)) => add(&mut grants.secret, names, secret_name)?,
                 ("system_access", Some(files)) => add(&mut grants.system_access, files, system_file)?,
                 (name, extent) => return Err(misfit(name, extent.is_some())),
             }
@@ -128,10 +139,12 @@ impl Grants {
             network_access
                 .extend(narrowed.into_iter().filter(|scope| !network_access.contains(scope)).collect::<Vec<_>>());
         }
+        let (secret, rest) = asked.secret.split(&self.secret, |name, asked| name == asked);
+        rest.iter().for_each(|name| note(format!("the secret {name}")));
         let (system_access, rest) = asked.system_access.split(&self.system_access, |file, asked| file == asked);
         rest.iter().for_each(|file| note(format!("system_access to {}", file.name())));
         let execute_code = self.execute_code && asked.execute_code;
-        (Self { execute_code, file_read, file_write, network_access, system_access }, unasked)
+        (Self { execute_code, file_read, file_write, network_access, secret, system_access }, unasked)
     }
 
     /// Each as a text: its name, and behind a colon what it extends to.
@@ -141,6 +154,7 @@ impl Grants {
         names.extend(self.file_read.iter().map(|path| format!("file_read:{path}")));
         names.extend(self.file_write.iter().map(|path| format!("file_write:{path}")));
         names.extend(self.network_access.iter().map(|scope| format!("network_access:{scope}")));
+        names.extend(self.secret.iter().map(|name| format!("{SECRET}:{name}")));
         names.extend(self.system_access.iter().map(|file| format!("system_access:{}", file.name())));
         names
     }
@@ -165,6 +179,7 @@ impl Asked {
                         add_hosts(these, hosts)?;
                     }
                 }
+                (SECRET, Some(names)) => asked.secret.widen(Some(names), secret_name)?,
                 ("system_access", extent) => asked.system_access.widen(extent, system_file)?,
                 (name, extent) => return Err(misfit(name, extent.is_some())),
             }
@@ -223,6 +238,9 @@ fn misfit(name: &str, extends: bool) -> GrantError {
             "\"network_access\" is granted with the hosts that it extends to, as { network_access = [\"example.com\"] }"
                 .to_owned()
         }
+        (SECRET, _) => {
+            "\"secret\" is granted with the names that it extends to, as { secret = [\"api-key\"] }".to_owned()
+        }
         ("system_access", _) => format!(
             "\"system_access\" is granted with the names that it extends to, as {{ system_access = [\"meminfo\"] }}; there are {}",
             listed(&SystemFile::ALL.map(SystemFile::name))
@@ -279,6 +297,10 @@ fn path(text: &str) -> Result<HostPath, GrantError> {
     HostPath::parse(text).map_err(|error| GrantError(error.to_string()))
 }
 
+fn secret_name(text: &str) -> Result<SecretName, GrantError> {
+    SecretName::parse(text).map_err(|error| GrantError(error.to_string()))
+}
+
 fn system_file(text: &str) -> Result<SystemFile, GrantError> {
     SystemFile::named(text).ok_or_else(|| {
         let names = listed(&SystemFile::ALL.map(SystemFile::name));
@@ -313,21 +335,31 @@ mod tests {
             {"file_read": ["/srv/a"]},
             {"file_write": ["/srv/out"]},
             {"system_access": ["meminfo"]},
+            {"secret": ["api-key"]},
         ]));
         assert_eq!(
             all.unwrap().names(),
-            ["execute_code", "file_read:/srv/a", "file_read:/srv/b", "file_write:/srv/out", "system_access:meminfo"]
+            [
+                "execute_code",
+                "file_read:/srv/a",
+                "file_read:/srv/b",
+                "file_write:/srv/out",
+                "secret:api-key",
+                "system_access:meminfo"
+            ]
         );
         for (value, expected) in [
             (
                 json!(["rule_the_world"]),
-                "there is no permission \"rule_the_world\"; there are execute_code, file_read, file_write, network_access, system_access",
+                "there is no permission \"rule_the_world\"; there are execute_code, file_read, file_write, network_access, secret, system_access",
             ),
             (json!([{"rule": ["x"]}]), "there is no permission \"rule\""),
             (json!([{"execute_code": ["/bin/sh"]}]), "extends to nothing"),
             (json!(["file_read"]), "is granted with the paths"),
             (json!(["system_access"]), "there are cpu, cpuinfo, loadavg, meminfo, stat, uptime, version"),
             (json!([{"system_access": ["kcore"]}]), "extends to no \"kcore\""),
+            (json!(["secret"]), "is granted with the names"),
+            (json!([{"secret": ["a b"]}]), "name of a secret contains ' ' at byte 1"),
             (json!([{"file_read": ["srv"]}]), "is no absolute path"),
             (json!([{"file_read": []}]), "at least one"),
             (json!([{"file_read": "/srv"}]), "a list of texts"),
@@ -349,15 +381,17 @@ mod tests {
             {"file_read": ["/srv/data/sub", "/home/data"]},
             {"file_write": ["/srv/data"]},
             {"system_access": ["meminfo", "stat"]},
+            {"secret": ["one", "two"]},
         ]))
         .unwrap();
-        let (all, unasked) =
-            decided.within(&asked(json!(["execute_code", "file_read", "file_write", "system_access"])));
+        let everything =
+            json!(["execute_code", "file_read", "file_write", "system_access", {"secret": ["one", "two", "three"]}]);
+        let (all, unasked) = decided.within(&asked(everything));
         assert_eq!((&all, unasked.len()), (&decided, 0));
         let (narrow, unasked) = decided.within(&asked(json!([
-            {"file_read": ["/srv/data"]}, {"file_write": ["/srv/data/sub"]}, {"system_access": ["stat"]},
+            {"file_read": ["/srv/data"]}, {"file_write": ["/srv/data/sub"]}, {"system_access": ["stat"]}, {"secret": ["two"]},
         ])));
-        assert_eq!(narrow.names(), ["file_read:/srv/data/sub", "system_access:stat"]);
+        assert_eq!(narrow.names(), ["file_read:/srv/data/sub", "secret:two", "system_access:stat"]);
         let of =
             |what: &str| format!("palisade.toml grants {what}, which plugin.json does not ask for; it has no effect");
         assert_eq!(
@@ -366,6 +400,7 @@ mod tests {
                 of("execute_code"),
                 of("file_read of /home/data"),
                 of("file_write of /srv/data"),
+                of("the secret one"),
                 of("system_access to meminfo")
             ]
         );

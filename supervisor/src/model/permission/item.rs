@@ -1,16 +1,17 @@
 //! One thing that a plugin asks for and that is decided by itself: a permission, and one of the scopes that it extends to.
 //!
-//! Written `execute_code`, `file_read:/srv/data`, `network_access:api.example.com:443`, `system_access:meminfo`: the permission, and
+//! Written `execute_code`, `file_read:/srv/data`, `network_access:api.example.com:443`, `secret:api-key`, `system_access:meminfo`: the permission, and
 //! behind the first colon the scope. Without a scope, where the permission can have one, whatever is granted is asked for.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::grants::{GrantError, NAMES};
+use super::grants::{GrantError, NAMES, SECRET};
 use super::network::Scope;
 use super::path::HostPath;
 use super::system::SystemFile;
+use crate::model::ids::SecretName;
 
 /// A permission, and how far.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub struct Item {
 enum Reach {
     Path(HostPath),
     Host(Scope),
+    Secret(SecretName),
     File(SystemFile),
 }
 
@@ -47,6 +49,9 @@ impl Item {
                 Some(Reach::Host(
                     scope.map_err(|error| GrantError::new(format!("in network_access, `{text}`: {error}")))?,
                 ))
+            }
+            (SECRET, Some(text)) => {
+                Some(Reach::Secret(SecretName::parse(text).map_err(|error| GrantError::new(error.to_string()))?))
             }
             ("system_access", Some(text)) => Some(Reach::File(SystemFile::named(text).ok_or_else(|| {
                 let names = SystemFile::ALL.map(SystemFile::name).join(", ");
@@ -82,6 +87,7 @@ impl Item {
         self.reach.as_ref().map(|reach| match reach {
             Reach::Path(path) => path.to_string(),
             Reach::Host(scope) => scope.to_string(),
+            Reach::Secret(name) => name.to_string(),
             Reach::File(file) => file.name().to_owned(),
         })
     }
@@ -103,6 +109,7 @@ impl Item {
                 (Some(Reach::Host(scope)), Some(Reach::Host(asked))) => {
                     scope.narrowed_to(asked).as_ref() == Some(asked)
                 }
+                (Some(Reach::Secret(name)), Some(Reach::Secret(asked))) => name == asked,
                 (Some(Reach::File(file)), Some(Reach::File(asked))) => file == asked,
                 (Some(_), Some(_)) => false,
             }
@@ -163,6 +170,7 @@ mod tests {
             "network_access:*.example.com:443",
             "network_access:[2001:db8::7]:443",
             "network_access:db.example.com:5432/tcp",
+            "secret:api-key",
             "system_access:meminfo",
         ] {
             assert_eq!(item(text).to_string(), text);
@@ -173,6 +181,8 @@ mod tests {
             ("file_read:", "\"\" is no absolute path"),
             ("file_read:/proc", "/proc cannot be permitted"),
             ("network_access:*", "in network_access, `*`: `*` alone"),
+            ("secret:", "name of a secret is empty"),
+            ("secret:a/b", "name of a secret contains '/' at byte 1"),
             ("system_access:kcore", "\"system_access\" extends to no \"kcore\"; there are cpu,"),
         ] {
             let error = Item::parse(text).unwrap_err().to_string();
@@ -200,6 +210,9 @@ mod tests {
             ("network_access:db.example:5432", "network_access:db.example:5432/tcp", false, true),
             ("system_access:stat", "system_access:stat", true, true),
             ("system_access:stat", "system_access:cpu", false, false),
+            ("secret:a", "secret:a", true, true),
+            ("secret:a", "secret:ab", false, false),
+            ("secret", "secret:a", true, true),
         ] {
             assert_eq!(item(whole).covers(&item(part)), covers, "{whole} covers {part}");
             assert_eq!(item(whole).touches(&item(part)), touches, "{whole} touches {part}");

@@ -13,12 +13,13 @@ use palisade_protocol::{
 };
 
 use super::super::actions::Actions;
-use super::super::host_calls::{Asked, Begun};
+use super::super::host_calls::{Asked, Begun, Payload};
 use super::super::link::{LOG_FIELDS_BYTES_MAX, News};
 use super::super::logs::Source;
 use super::{Offered, Task};
 use crate::model::generation::{Event, Phase};
 use crate::model::status::clip;
+use crate::secrets;
 use crate::wire::{Filled, Incoming};
 
 /// Most reads of what an ended process left in its pipe: as much as the largest pipe holds, in the smallest steps.
@@ -248,7 +249,12 @@ impl Task {
         let id = asked.id;
         let begun = match self.blueprint.host_calls.admit(now) {
             Err(error) => Begun::Done(Err(error)),
-            Ok(()) if asked.op == "self" => Begun::Done(Ok(self.about_itself(now))),
+            Ok(()) if asked.op == "self" => Begun::Done(Ok(Payload::Plain(self.about_itself(now)))),
+            // Something was taken back, and a process of the same version without that follows.
+            Ok(()) if asked.op == secrets::GET && self.blueprint.is_withdrawn() => {
+                let message = "something was taken back of what this process was granted";
+                Begun::Done(Err(ErrorBody::new(ErrorCode::PermissionDenied, message)))
+            }
             Ok(()) => self.blueprint.host_calls.begin(asked),
         };
         match begun {

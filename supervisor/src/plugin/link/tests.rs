@@ -9,6 +9,7 @@ use crate::model::manifest::Manifest;
 use crate::plugin::actions::Actions;
 use crate::plugin::call::tests::{Heard, call, call_of};
 use crate::plugin::call::{Counters, NewCall, Params};
+use crate::plugin::host_calls::Payload;
 use crate::plugin::inbox::{Outlet, inbox};
 
 const GRACE: Duration = Duration::from_secs(2);
@@ -159,8 +160,8 @@ fn so_many_host_calls_may_be_under_way() {
     let beyond = ids.next().unwrap();
     bench.hear(Kind::HostCall, Flags::NONE, beyond, &host_call, &[]).unwrap();
     assert_eq!(bench.written(), [(Kind::HostErr, beyond)]);
-    bench.link.answer(1, Ok(vec![0xc0]));
-    bench.link.answer(3, Ok(vec![0xc0; LARGE_FRAME_BYTES]));
+    bench.link.answer(1, Ok(Payload::Plain(vec![0xc0])));
+    bench.link.answer(3, Ok(Payload::Plain(vec![0xc0; LARGE_FRAME_BYTES])));
     let beyond = ids.next().unwrap();
     bench.hear(Kind::HostCall, Flags::NONE, beyond, &host_call, &[]).unwrap();
     let mut written = bench.written();

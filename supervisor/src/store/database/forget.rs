@@ -6,9 +6,10 @@ use super::{Database, DatabaseError, Entry};
 use crate::model::ids::PluginId;
 
 /// Every table that has rows of an id, but for the audit trail; and what they are to whoever reads of them.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 7] = [
     ("switched", "which versions take calls"),
     ("statistics", STATISTICS),
+    ("secrets", "the secrets that were set for it"),
     ("deprecated", "which versions are deprecated"),
     ("definitions", "which definitions of its actions were agreed to"),
     ("consents", "what it was granted and refused"),
