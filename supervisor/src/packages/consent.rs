@@ -404,7 +404,7 @@ impl Packages {
             self.live.replace(changed);
         }
         let renewed: Vec<_> =
-            renewed.into_iter().map(|(handle, task, anew)| (self.leave(handle, task), anew)).collect();
+            renewed.into_iter().map(|(handle, task, anew)| (self.leave(handle, task, Some(&anew)), anew)).collect();
         for (leaving, anew) in renewed {
             leaving.ended().await;
             self.set_off(&anew).await;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Packages, end, lock};
-use crate::plugin::handle::Handle;
+use crate::plugin::handle::{Command, Handle};
 
 /// The end of a plugin that leaves. It comes whether anybody waits for it or not.
 #[derive(Debug, Clone)]
@@ -33,9 +33,10 @@ impl Departure {
 }
 
 impl Packages {
-    /// Has a plugin end that no new call reaches any more: those under way end as at a stop. Does not wait; to be told together with the
-    /// change of the registry, with nothing awaited between the two.
-    pub(super) fn leave(&self, handle: Handle, task: Option<JoinHandle<()>>) -> Departure {
+    /// Has a plugin end that no new call reaches any more: those under way end as at a stop, and those that no process was given go to
+    /// its `successor`, if it has one. Does not wait; to be told together with the change of the registry, with nothing awaited between
+    /// the two.
+    pub(super) fn leave(&self, handle: Handle, task: Option<JoinHandle<()>>, successor: Option<&Handle>) -> Departure {
         let (ending, ended) = watch::channel(());
         let departure = Departure { handle: handle.clone(), ended };
         let departures = self.departures.clone();
@@ -45,7 +46,11 @@ impl Packages {
             departures.retain(|other| !other.is_over());
             departures.push(departure.clone());
         }
+        if let Some(successor) = successor {
+            handle.succeeded_by(successor);
+        }
         tokio::spawn(async move {
+            handle.tell(Command::HandOver).await;
             end(&handle, task).await;
             drop(ending);
             lock(&departures).retain(|other| !other.is_over());

@@ -103,7 +103,7 @@ impl Packages {
         self.tell(EventKind::PackageRemoved, &id, &version, None);
         let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
         // Its calls may take their time; nobody else waits for them.
-        let departure = self.leave(handle.clone(), task);
+        let departure = self.leave(handle.clone(), task, None);
         drop(one_change);
         departure.ended().await;
         let _one_change = self.changing.lock().await;

@@ -120,7 +120,7 @@ impl Packages {
         for handle in gone {
             self.tell(EventKind::PackageRemoved, handle.id(), handle.version(), None);
             let task = self.task_of(&handle);
-            departures.push(self.leave(handle, task));
+            departures.push(self.leave(handle, task, None));
         }
 
         for (found, snapshot) in staged {
@@ -157,7 +157,7 @@ impl Packages {
             next.put(handle.clone());
             // New calls are for this one, while the one before ends those that it has.
             self.live.replace(next.clone());
-            departures.extend(old.map(|(task, old)| self.leave(old, task)));
+            departures.extend(old.map(|(task, old)| self.leave(old, task, Some(&handle))));
             self.tell(kind, &id, &version, None);
             self.set_off(&handle).await;
         }

@@ -68,7 +68,7 @@ impl Packages {
         changed.put(anew.clone());
         self.live.replace(changed);
         self.tell(EventKind::PackageEnabled, &id, &version, None);
-        let leaving = ending.map(|task| self.leave(handle.clone(), task));
+        let leaving = ending.map(|task| self.leave(handle.clone(), task, Some(&anew)));
         drop(one_change);
         if let Some(leaving) = leaving {
             leaving.ended().await;

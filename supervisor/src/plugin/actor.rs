@@ -7,7 +7,7 @@
 //! always be told something; a call that it keeps is given to a generation, ends by its deadline, or is refused with the reason why.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode, Fault};
@@ -83,6 +83,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         counters: Arc::new(Counters::default()),
         enabled: true.into(),
         deprecated: None.into(),
+        successor: OnceLock::new(),
         board: board.into(),
     });
     let actor = Actor {
@@ -209,7 +210,10 @@ impl Actor {
 
     fn obey(&mut self, command: Command) {
         match command {
+            Command::HandOver => self.hand_over(),
             // The end has been decided, and nothing may put it off.
+            Command::Call(call) if self.shared.successor.get().is_some() => self.take_call(call),
+            Command::Describe(reply) if self.shared.successor.get().is_some() => self.describe(reply),
             Command::Call(call) if self.shutting_down => call.fail(&self.stopping()),
             Command::Operate(_, reply) if self.shutting_down => {
                 let _ = reply.send(Err(self.stopping()));
@@ -244,7 +248,22 @@ impl Actor {
         self.refused(&Refusal::Shutdown)
     }
 
+    /// Gives all that waits to the plugin that has taken this one's place.
+    fn hand_over(&mut self) {
+        let Some(successor) = self.shared.successor.get() else { return };
+        self.next_due = None;
+        for call in self.waiting.drain() {
+            successor.take_over(call);
+        }
+        for reply in self.describers.drain(..) {
+            successor.take_question(reply);
+        }
+    }
+
     fn take_call(&mut self, call: Arc<Call>) {
+        if let Some(successor) = self.shared.successor.get() {
+            return successor.take_over(call);
+        }
         if let Some(call) = self.forward(call) {
             self.next_due = Some(self.next_due.map_or(call.deadline(), |due| due.min(call.deadline())));
             // Ended calls leave room for those that wait.
@@ -320,6 +339,9 @@ impl Actor {
     }
 
     fn describe(&mut self, reply: oneshot::Sender<Result<SharedActions, ErrorBody>>) {
+        if let Some(successor) = self.shared.successor.get() {
+            return successor.take_question(reply);
+        }
         self.describers.retain(|describer| !describer.is_closed());
         let known = self.shared.board().actions.clone();
         if let Some(actions) = known {

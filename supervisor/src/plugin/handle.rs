@@ -4,7 +4,7 @@
 //! clone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Guarantee};
@@ -36,6 +36,8 @@ pub enum Command {
     Describe(oneshot::Sender<Result<SharedActions, ErrorBody>>),
     /// The processes behind `status`.
     Inspect(oneshot::Sender<Vec<crate::model::status::GenerationStatus>>),
+    /// The plugin has a successor, which takes over the calls and questions that wait.
+    HandOver,
     /// End everything, then yourself.
     Shutdown,
     /// The same, without waiting for anything: processes are killed.
@@ -100,6 +102,8 @@ pub struct Shared {
     pub enabled: AtomicBool,
     /// Whether others are to be chosen before it.
     pub deprecated: Mutex<Option<Deprecation>>,
+    /// The plugin that has taken its place, once one has.
+    pub successor: OnceLock<Handle>,
     /// What it is doing.
     pub board: Mutex<Board>,
 }
@@ -202,11 +206,78 @@ impl Handle {
         if self.blueprint().host.facts.quotas { crate::blocking::run(look).await } else { Ok(look()) }
     }
 
+    /// Has another plugin of the same id and version take its place: its calls that no process has been given go to that one, whenever
+    /// they come. Once, and for ever; `Command::HandOver` has it give those that wait already.
+    pub(crate) fn succeeded_by(&self, successor: &Handle) {
+        let first = self.shared.successor.set(successor.clone()).is_ok();
+        debug_assert!(first, "a plugin is replaced once");
+    }
+
+    /// Takes over a call of the plugin before it that waits: it ends here, or as it would if it had come here first.
+    pub(super) fn take_over(&self, call: Arc<Call>) {
+        let mut last = self.clone();
+        while let Some(successor) = last.shared.successor.get() {
+            last = successor.clone();
+        }
+        if !call.move_to(&last.shared.counters) {
+            return;
+        }
+        if let Some(refusal) = last.unused() {
+            return call.fail(&refusal);
+        }
+        let route = last.shared.board().route.clone();
+        let unrouted = route.map_or_else(|| Some(call.clone()), |inbox| inbox.call(call.clone()));
+        if let Some(call) = unrouted {
+            last.command_call(call);
+        }
+    }
+
+    /// The same of a question for its actions.
+    pub(super) fn take_question(&self, reply: oneshot::Sender<Result<SharedActions, ErrorBody>>) {
+        // Where there is no room for it, its asker is told that the plugin was unloaded.
+        let _ = self.commands.try_send(Command::Describe(reply));
+    }
+
+    /// Why calls that come for it all the same are not taken, where its operator lets it take none.
+    fn unused(&self) -> Option<ErrorBody> {
+        let (id, version) = (self.id(), self.version());
+        if !self.is_enabled() {
+            let error = ErrorBody::new(ErrorCode::Unavailable, format!("{id} {version} is disabled"));
+            let hint = format!("`palisade enable {id}@{version}` lets it take calls again");
+            return Some(ErrorBody { retryable: false, ..error.with_hint(hint) });
+        }
+        self.awaits_consent().then(|| {
+            let hint = format!("`palisade grant {id}` shows what it asks for, and why, and asks you");
+            ErrorBody::new(ErrorCode::ConsentRequired, self.shared.blueprint.awaits()).with_hint(hint)
+        })
+    }
+
+    /// Gives a call to the actor, for which there is no route.
+    fn command_call(&self, call: Arc<Call>) {
+        let Err(error) = self.commands.try_send(Command::Call(call)) else { return };
+        let (mpsc::error::TrySendError::Closed(command) | mpsc::error::TrySendError::Full(command)) = error;
+        let Command::Call(call) = command else { return };
+        let limits = &self.shared.blueprint.manifest.limits;
+        call.fail(&overloaded(self.id().as_str(), limits.concurrency + limits.queue));
+    }
+
     /// Admits a call and sends it on its way. `known` gets it before anything can be answered.
     ///
     /// # Errors
     /// `overloaded` when the plugin has all the calls it may have; `action_not_found`.
     pub fn call(&self, new: NewCall, known: impl FnOnce(&Arc<Call>)) -> Result<(), ErrorBody> {
+        if self.shared.successor.get().is_some() {
+            // Whoever still calls this one looked it up before.
+            let limits = &self.shared.blueprint.manifest.limits;
+            if !self.shared.counters.admit(limits.concurrency + limits.queue) {
+                self.shared.counters.refuse();
+                return Err(overloaded(self.id().as_str(), limits.concurrency + limits.queue));
+            }
+            let call = Call::new(new, limits.call_timeout, self.shared.counters.clone());
+            known(&call);
+            self.take_over(call);
+            return Ok(());
+        }
         let limits = &self.shared.blueprint.manifest.limits;
         let most = limits.concurrency + limits.queue;
         let board = self.shared.board();
@@ -230,13 +301,8 @@ impl Handle {
             None => Some(call),
         };
         drop(board);
-        if let Some(call) = unrouted
-            && let Err(error) = self.commands.try_send(Command::Call(call))
-        {
-            let (mpsc::error::TrySendError::Closed(command) | mpsc::error::TrySendError::Full(command)) = error;
-            if let Command::Call(call) = command {
-                call.fail(&overloaded(self.id().as_str(), most));
-            }
+        if let Some(call) = unrouted {
+            self.command_call(call);
         }
         Ok(())
     }
