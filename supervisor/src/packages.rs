@@ -22,6 +22,7 @@ mod gather;
 mod install;
 mod lost;
 mod record;
+mod reload;
 mod remove;
 mod rescan;
 pub mod search;
@@ -47,6 +48,8 @@ use self::departure::Departures;
 use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
+use self::reload::Probation;
+pub use self::reload::{Before, Reloaded, Reloads};
 pub use self::remove::{Leaving, Removed};
 pub use self::rescan::{Rescanned, Trusting};
 use self::statistics::Accounts;
@@ -73,6 +76,7 @@ use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
 use crate::registry::{Found, Live, Registry};
 use crate::store::database::consents::Consents;
+use crate::store::database::reloads::Serving;
 use crate::store::database::{Condition, Database, Entry};
 use crate::store::{Snapshot, Store};
 
@@ -112,6 +116,16 @@ pub struct Packages {
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     /// Those that are in the registry no more.
     departures: Departures,
+    /// The packages that are on their way to serve, by their digests; what is dropped says that it is over.
+    reloading: Mutex<HashMap<PluginId, (String, tokio::sync::watch::Receiver<()>)>>,
+    /// The plugins that were given another package not long ago.
+    probations: Mutex<HashMap<PluginId, Probation>>,
+    /// Told when a process has become active, or has failed.
+    stirred: Arc<Notify>,
+    /// What served last in each folder, as the database has it.
+    serving: Mutex<Serving>,
+    /// What served before stays in the store.
+    backups: Mutex<Vec<Snapshot>>,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
     /// What was agreed to of what each announces, where that is compared.
@@ -171,6 +185,11 @@ impl Packages {
             accounts: Arc::default(),
             tasks: Mutex::default(),
             departures: Departures::default(),
+            reloading: Mutex::default(),
+            probations: Mutex::default(),
+            stirred: Arc::default(),
+            serving: Mutex::default(),
+            backups: Mutex::default(),
             kept: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             consenting: tokio::sync::Mutex::default(),
@@ -207,6 +226,20 @@ impl Packages {
 
     /// Makes the plugin that a package is, which does not run yet.
     fn make(&self, found: Found, snapshot: Result<Snapshot, LaunchFailure>) -> Handle {
+        let (handle, task) = self.make_apart(found, snapshot);
+        self.take_in_task(&handle, task);
+        handle
+    }
+
+    /// Counts a plugin among those that there are.
+    fn take_in_task(&self, handle: &Handle, task: JoinHandle<()>) {
+        self.accounts.open(handle.id(), handle.version(), handle.counters());
+        self.deprecations.apply(handle);
+        lock(&self.tasks).insert((handle.id().clone(), handle.version().clone()), task);
+    }
+
+    /// The same as [`Packages::make`], of one that is not among the others yet.
+    fn make_apart(&self, found: Found, snapshot: Result<Snapshot, LaunchFailure>) -> (Handle, JoinHandle<()>) {
         let Surrounding { config, host, store, bus, hub, started } = &self.around;
         let id = found.manifest.id.clone();
         let configured = config.plugins.get(&id).cloned().unwrap_or_default();
@@ -227,6 +260,7 @@ impl Packages {
             found_warnings: found.warnings,
             warnings,
             snapshot: Mutex::new(snapshot),
+            passed_over: Mutex::new(found.passed_over),
             store: store.clone(),
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
@@ -255,12 +289,9 @@ impl Packages {
         for shortfall in blueprint.shortfalls() {
             tracing::warn!(plugin = %id, %shortfall, "this host cannot confine the plugin as it should be");
         }
-        let surroundings = Surroundings { bus: bus.clone(), hub: hub.clone(), started: *started };
-        let (handle, task) = actor::start(blueprint, surroundings, numbers);
-        self.accounts.open(&id, handle.version(), handle.counters());
-        self.deprecations.apply(&handle);
-        lock(&self.tasks).insert((id, handle.version().clone()), task);
-        handle
+        let surroundings =
+            Surroundings { bus: bus.clone(), hub: hub.clone(), started: *started, stirred: self.stirred.clone() };
+        actor::start(blueprint, surroundings, numbers)
     }
 
     /// Has a plugin begin, if it takes calls; one that waits for its operator's consent is told of.

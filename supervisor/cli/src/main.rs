@@ -19,6 +19,7 @@ mod params;
 mod permissions;
 mod plugins;
 mod registry;
+mod reload;
 mod run;
 mod screen;
 mod times;
@@ -240,6 +241,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
         Command::Rescan => packages::rescan(context).await?,
+        Command::Reload { plugin, all: _, dry_run } => reload::reload(context, plugin.as_deref(), dry_run).await?,
+        Command::Backups { plugin } => reload::backups(context, &plugin).await?,
+        Command::Rollback { plugin, to } => reload::rollback(context, &plugin, to).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod overdue;
 pub mod permission;
 pub mod plugin;
+pub mod reload_plan;
 pub mod resolution;
 pub mod restart;
 pub mod runtime;

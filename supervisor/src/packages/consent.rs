@@ -613,12 +613,13 @@ impl Packages {
 }
 
 /// What a version was made from.
-fn found_of(handle: &Handle) -> Found {
+pub(super) fn found_of(handle: &Handle) -> Found {
     let blueprint = handle.blueprint();
     Found {
         manifest: blueprint.manifest.clone(),
         path: blueprint.source.clone(),
         warnings: blueprint.found_warnings.clone(),
+        passed_over: blueprint.passed_over(),
     }
 }
 

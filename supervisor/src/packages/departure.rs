@@ -58,6 +58,18 @@ impl Packages {
         departure
     }
 
+    /// Counts a plugin that is being tried among those that leave, until what is returned is dropped.
+    pub(super) fn expect(&self, handle: &Handle) -> watch::Sender<()> {
+        let (ending, ended) = watch::channel(());
+        lock(&self.departures).push(Departure { handle: handle.clone(), ended });
+        ending
+    }
+
+    /// It serves, and leaves no more.
+    pub(super) fn no_departure(&self, handle: &Handle) {
+        lock(&self.departures).retain(|departure| !departure.handle.is(handle));
+    }
+
     /// The plugins that are leaving, for whoever wants them to end otherwise.
     #[must_use]
     pub fn departing(&self) -> Vec<Handle> {

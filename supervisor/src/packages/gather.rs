@@ -1,20 +1,26 @@
 //! What there is when the daemon starts, and how it comes to life.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use semver::Version;
 
 use super::discovery::{self, Looked, shadowed};
 use super::record::Loaded;
+use super::reload::UNTRIED;
 use super::{INSTALLED_MAX, Packages, lock, record};
 use crate::blocking;
+use crate::events::unix_ms;
 use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
-use crate::registry::{DirectoryError, Found, Registry, Rejected};
+use crate::model::status::PassedOver;
+use crate::plugin::admission;
+use crate::registry::{self, DirectoryError, Found, Registry, Rejected};
 use crate::store::database::Database;
+use crate::store::database::reloads::{Bad, Serving};
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
 
@@ -29,6 +35,15 @@ pub struct Gathered {
     pub(super) kept: Vec<Snapshot>,
 }
 
+/// When it is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// Before there is any plugin: of what was changed meanwhile the package that served last is used, until the changed one was tried.
+    Starting,
+    /// While there are plugins.
+    Running,
+}
+
 impl Packages {
     /// Finds all packages and copies them into the store, those of the plugin directories first. Ends early when the store is closed.
     ///
@@ -39,7 +54,7 @@ impl Packages {
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         blocking::run(move || {
             let looked = discovery::look(&directories, &store, &host.rules, &database)?;
-            Ok(Gathered::of(looked, &records, &store, &host.rules, &database))
+            Ok(Gathered::of(looked, &records, &store, &host.rules, &database, When::Starting))
         })
         .await
     }
@@ -48,6 +63,8 @@ impl Packages {
     pub async fn begin(&self, gathered: Gathered) {
         let Gathered { staged, rejected, switched, kept } = gathered;
         *lock(&self.kept) = kept;
+        self.hold_backups().await;
+        self.know_serving().await;
         for rejected in &rejected {
             tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
         }
@@ -77,9 +94,26 @@ impl Packages {
     }
 }
 
+impl Packages {
+    /// Reads what served last, so that only what is new is written.
+    async fn know_serving(&self) {
+        let database = self.database.clone();
+        if let Ok(Ok(serving)) = blocking::run(move || database.serving()).await {
+            *lock(&self.serving) = serving;
+        }
+    }
+}
+
 impl Gathered {
     /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
-    pub(super) fn of(looked: Looked, records: &Path, store: &Store, rules: &Rules, database: &Database) -> Self {
+    pub(super) fn of(
+        looked: Looked,
+        records: &Path,
+        store: &Store,
+        rules: &Rules,
+        database: &Database,
+        when: When,
+    ) -> Self {
         let Looked { staged, rejected } = looked;
         let switched = database.switched().unwrap_or_else(|error| {
             tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
@@ -87,12 +121,68 @@ impl Gathered {
         });
         let mut gathered = Self { staged, rejected, switched, kept: Vec::new() };
         gathered.add_installed(records, store, rules);
+        gathered.pass_over(store, rules, database, when);
         gathered
     }
 
     /// The ids of all that was found.
     pub fn ids(&self) -> impl Iterator<Item = &PluginId> {
         self.staged.iter().map(|(found, _)| &found.manifest.id)
+    }
+
+    /// Puts in the place of packages that have failed what served before, as far as that can still be used.
+    fn pass_over(&mut self, store: &Store, rules: &Rules, database: &Database, when: When) {
+        let bad = database.bad().unwrap_or_else(|error| {
+            tracing::error!(%error, "which packages have failed is not known; each is tried again");
+            BTreeMap::new()
+        });
+        let mut serving = Serving::new();
+        if when == When::Starting {
+            serving = database.serving().unwrap_or_else(|error| {
+                tracing::error!(%error, "what served last is not known, and each package is used as it is");
+                Serving::new()
+            });
+        }
+        if bad.is_empty() && serving.is_empty() {
+            return;
+        }
+        let others: BTreeSet<_> = self.staged.iter().map(|(found, _)| version_of(found)).collect();
+        for (found, snapshot) in &mut self.staged {
+            let Ok(now) = &*snapshot else { continue };
+            let id = &found.manifest.id;
+            let untried = || {
+                let instead =
+                    serving.get(&(id.clone(), found.path.clone())).filter(|last| **last != now.digest)?.clone();
+                Some(Bad { at_unix_ms: unix_ms(SystemTime::now()), reason: UNTRIED.to_owned(), instead })
+            };
+            let Some(bad) = bad.get(&(id.clone(), now.digest.clone())).cloned().or_else(untried) else { continue };
+            let instead = store.take(&bad.instead).map_err(|error| error.to_string()).and_then(|copy| {
+                let mut before = registry::read(&copy.path)?;
+                let warnings = admission::vouch(&copy, rules, &found.path, &before.manifest);
+                before.warnings.extend(warnings.map_err(|failure| failure.message)?);
+                Ok((before, copy))
+            });
+            match instead {
+                Ok((before, copy)) if before.manifest.id == found.manifest.id => {
+                    let (was, is) = (version_of(found), version_of(&before));
+                    if was != is && others.contains(&is) {
+                        tracing::warn!(plugin = %is.0, version = %is.1, "it would be there twice, and the failed package is tried again");
+                        continue;
+                    }
+                    let reason = bad.reason.clone();
+                    let passed_over = PassedOver { digest: now.digest.clone(), reason, at_unix_ms: bad.at_unix_ms };
+                    *found = Found { path: found.path.clone(), passed_over: Some(passed_over), ..before };
+                    *snapshot = Ok(copy);
+                }
+                Ok(_) => {
+                    tracing::warn!(plugin = %found.manifest.id, "what served before is another plugin; the failed package is tried again")
+                }
+                Err(reason) => tracing::warn!(
+                    plugin = %found.manifest.id, %reason,
+                    "what served before cannot be used, and the failed package is tried again"
+                ),
+            }
+        }
     }
 
     /// Adds what was installed, unless a plugin directory has that version.
@@ -136,4 +226,8 @@ impl Gathered {
             }
         }
     }
+}
+
+fn version_of(found: &Found) -> (PluginId, Version) {
+    (found.manifest.id.clone(), found.manifest.version.clone())
 }

@@ -59,7 +59,13 @@ impl Packages {
         let (anew, ending) = match read {
             Some(found) => {
                 let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
-                (self.make(Found { path: blueprint.source.clone(), ..found }, snapshot), Some(task))
+                (
+                    self.make(
+                        Found { path: blueprint.source.clone(), passed_over: blueprint.passed_over(), ..found },
+                        snapshot,
+                    ),
+                    Some(task),
+                )
             }
             None => (handle.clone(), None),
         };

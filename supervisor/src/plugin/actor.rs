@@ -7,11 +7,12 @@
 //! always be told something; a call that it keeps is given to a generation, ends by its deadline, or is refused with the reason why.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode, Fault};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::actions::SharedActions;
@@ -47,6 +48,8 @@ pub struct Surroundings {
     pub hub: Hub,
     /// When the daemon started, as the origin of its clocks.
     pub started: Instant,
+    /// Told when a process has become active, or has failed.
+    pub stirred: Arc<Notify>,
 }
 
 /// Brings a plugin version to life. The task ends after `Command::Shutdown`.
@@ -73,6 +76,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         generation: None,
         restarts: 0,
         restart_at: None,
+        stopped: false,
         quarantined: false,
         last_failure: None,
         actions: None,
@@ -84,6 +88,8 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         enabled: true.into(),
         deprecated: None.into(),
         successor: OnceLock::new(),
+        failures: 0.into(),
+        has_served: false.into(),
         board: board.into(),
     });
     let actor = Actor {
@@ -204,7 +210,7 @@ impl Actor {
             return Some(Instant::now() + idle_stop);
         }
         let gauge = &self.running.get(&self.machine.route()?)?.gauge;
-        let since = gauge.idle_since_ms.load(std::sync::atomic::Ordering::Relaxed);
+        let since = gauge.idle_since_ms.load(Ordering::Relaxed);
         Some(self.surroundings.started + Duration::from_millis(since) + idle_stop)
     }
 
@@ -369,7 +375,7 @@ impl Actor {
                 } else {
                     Role::Retired
                 };
-                let load = std::sync::atomic::Ordering::Relaxed;
+                let load = Ordering::Relaxed;
                 let in_flight = running.gauge.in_flight.load(load);
                 GenerationStatus {
                     generation: *generation,
@@ -397,6 +403,8 @@ impl Actor {
                 for reply in self.describers.drain(..) {
                     let _ = reply.send(Ok(actions.clone()));
                 }
+                self.shared.has_served.store(true, Ordering::Relaxed);
+                self.surroundings.stirred.notify_one();
                 self.step(Event::GenerationActive(generation));
             }
             Told::Paused => self.step(Event::GenerationPaused(generation)),
@@ -441,6 +449,8 @@ impl Actor {
                     let id = &self.shared.blueprint.manifest.id;
                     tracing::warn!(plugin = %id, %generation, reason = %dossier.reason, calls = dossier.calls_in_flight, "a generation failed");
                     self.shared.board().last_failure = Some(dossier);
+                    self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                    self.surroundings.stirred.notify_one();
                 }
                 if let Reason::InitializationFailed { why: InitFailure::Unagreed { error } } = &ended.reason {
                     let mut event = self.event(EventKind::ConsentRequired);
@@ -522,6 +532,7 @@ impl Actor {
         board.generation = self.machine.generation();
         board.restarts = self.machine.restarts();
         board.restart_at = self.machine.deadline();
+        board.stopped = matches!(self.machine.desired(), Desired::Stopped | Desired::Unloaded);
         board.quarantined = self.machine.is_quarantined();
         board.reason = self.machine.reason();
         drop(board);

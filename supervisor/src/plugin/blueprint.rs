@@ -25,6 +25,7 @@ use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::consent::Consent;
 use crate::model::permission::grants::Grants;
+use crate::model::status::PassedOver;
 use crate::process::quota::{self, QuotaError};
 use crate::process::{Child, Launch, Launchers, NoLauncher, SpawnError, Spec, Stock, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
@@ -87,6 +88,8 @@ pub struct Blueprint {
     pub warnings: Vec<String>,
     /// The copy that runs, or why there is none.
     pub snapshot: Mutex<Result<Snapshot, LaunchFailure>>,
+    /// What lies in its folder instead, and is not used.
+    pub passed_over: Mutex<Option<PassedOver>>,
     /// Where copies are made.
     pub store: Arc<Store>,
     /// How this host runs it.
@@ -135,6 +138,25 @@ impl Blueprint {
     /// That.
     pub fn snapshot(&self) -> Result<Snapshot, LaunchFailure> {
         self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone()
+    }
+
+    /// Has it run from this copy, which is of what was found.
+    pub fn hold(&self, copy: Snapshot) {
+        let mut snapshot = self.snapshot.lock().expect("nothing panics while it holds the snapshot");
+        if snapshot.as_ref().is_ok_and(|now| now.digest == copy.digest) {
+            *snapshot = Ok(copy);
+        }
+    }
+
+    /// What lies in its folder instead, and is not used.
+    #[must_use]
+    pub fn passed_over(&self) -> Option<PassedOver> {
+        self.passed_over.lock().expect("nothing panics while it holds this").clone()
+    }
+
+    /// Says that.
+    pub fn pass_over(&self, passed_over: Option<PassedOver>) {
+        *self.passed_over.lock().expect("nothing panics while it holds this") = passed_over;
     }
 
     /// How much it may have.
@@ -206,6 +228,10 @@ impl Blueprint {
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by a rescan, or the next daemon.
     pub fn look_again(&self) {
         let before = self.snapshot();
+        if self.passed_over().is_some() && before.is_ok() {
+            // What lies in its folder is another one.
+            return;
+        }
         let staged = staged(&self.store, &self.host.rules, (&self.source, &self.consent.source), &self.manifest);
         // There is one more than before, perhaps.
         let more = staged.is_ok() && staged != before;

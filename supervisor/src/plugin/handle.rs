@@ -3,7 +3,7 @@
 //! A call goes straight to the generation that the route points to; only where there is no route does it pass the actor. Cheap to
 //! clone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::SystemTime;
 
@@ -81,6 +81,8 @@ pub struct Board {
     pub restarts: u64,
     /// When the next one is due.
     pub restart_at: Option<std::time::Instant>,
+    /// Its operator wants no process of it.
+    pub stopped: bool,
     /// Failed too often.
     pub quarantined: bool,
     /// How it failed last.
@@ -104,6 +106,10 @@ pub struct Shared {
     pub deprecated: Mutex<Option<Deprecation>>,
     /// The plugin that has taken its place, once one has.
     pub successor: OnceLock<Handle>,
+    /// A process of it was active.
+    pub has_served: AtomicBool,
+    /// So many of its processes have failed.
+    pub failures: AtomicU64,
     /// What it is doing.
     pub board: Mutex<Board>,
 }
@@ -370,6 +376,30 @@ impl Handle {
         self.shared.board().state
     }
 
+    /// Whether this is that one, and not only one of the same id and version.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Whether a process of it was ever active.
+    #[must_use]
+    pub fn has_served(&self) -> bool {
+        self.shared.has_served.load(Ordering::Relaxed)
+    }
+
+    /// How many of its processes have failed.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.shared.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether its operator, or the daemon's end, has stopped it.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.board().stopped
+    }
+
     /// Why it failed last, also where another attempt is under way.
     #[must_use]
     pub fn last_reason(&self) -> String {
@@ -399,6 +429,7 @@ impl Handle {
             awaits_consent: self.awaits_consent(),
             lacks,
             deprecated: self.deprecated(),
+            passed_over: self.shared.blueprint.passed_over(),
             state: board.state,
             reason: board.reason.clone(),
             since_unix_ms: unix_ms(board.since),

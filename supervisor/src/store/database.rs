@@ -28,14 +28,15 @@ use semver::Version;
 use crate::model::ids::PluginId;
 
 pub mod deprecated;
+pub mod reloads;
 pub mod statistics;
 
 pub use cache::Remembered;
 pub use salvage::Restrictions;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 5] =
-    [FIRST, consents::MIGRATION, statistics::MIGRATION, deprecated::MIGRATION, cache::MIGRATION];
+const MIGRATIONS: [&str; 6] =
+    [FIRST, consents::MIGRATION, statistics::MIGRATION, deprecated::MIGRATION, cache::MIGRATION, reloads::MIGRATION];
 
 /// What is disabled, what was done, what was counted.
 const FIRST: &str = "
@@ -112,7 +113,7 @@ pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`.
+    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `reload`, `rollback`.
     pub what: String,
     pub id: String,
     pub version: String,

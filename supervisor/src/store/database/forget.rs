@@ -5,7 +5,8 @@ use rusqlite::params;
 use super::{Database, DatabaseError, Entry};
 
 /// Every table that has rows of an id, but for the audit trail.
-const TABLES: [&str; 5] = ["switched", "statistics", "deprecated", "definitions", "consents"];
+const TABLES: [&str; 8] =
+    ["switched", "statistics", "serving", "deprecated", "definitions", "consents", "bad", "backups"];
 
 impl Database {
     /// Forgets everything of an id, in all its versions. What was done with it stays in the audit trail.
