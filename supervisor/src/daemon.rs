@@ -289,7 +289,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     for config::Unusable { path, reason } in &service.config.unusable_directories {
         tracing::warn!(directory = %path.display(), %reason, "a plugin directory is passed over");
     }
-    packages.begin(found).await;
+    packages.begin(found).await.map_err(DaemonError::Packages)?;
     // Every version has its snapshot in hand by now, and agents need not wait for this.
     let sweeping = tokio::spawn({
         let store = store.clone();
@@ -429,11 +429,16 @@ async fn runtimes(configured: BTreeMap<String, Runtime>) -> Result<Runtimes, Dae
 /// Reads the keys that may sign packages.
 async fn rules(config: &Config) -> Result<Rules, DaemonError> {
     let (trust, checks) = (config.trust.clone(), config.checks.clone());
-    let directories = &config.plugin_directories;
-    for source in trust.sources.keys().filter(|source| !directories.iter().any(|folder| folder.starts_with(source))) {
-        tracing::warn!(source = %source.display(), "trust.sources speaks of a folder in which there are no plugin directories");
+    let opened = blocking::run(move || {
+        // One that is there can be installed from, also without a plugin directory in it.
+        let look = |source: &PathBuf| fs::metadata(source).err().map(|error| (source.clone(), error));
+        let missing: Vec<_> = trust.sources.keys().filter_map(look).collect();
+        (Rules::open(trust, checks), missing)
+    });
+    let (rules, missing) = opened.await.map_err(DaemonError::Packages)?;
+    for (source, error) in missing {
+        tracing::warn!(source = %source.display(), %error, "trust.sources speaks of a folder that cannot be looked at");
     }
-    let rules = blocking::run(move || Rules::open(trust, checks)).await.map_err(DaemonError::Packages)?;
     for (key, reason) in rules.unusable() {
         tracing::warn!(%key, reason, "a trusted key cannot be used, and nothing that it signed either");
     }

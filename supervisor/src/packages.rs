@@ -21,6 +21,7 @@ pub mod discovery;
 mod gather;
 mod install;
 mod lost;
+mod prepare;
 mod record;
 mod reload;
 mod remove;
@@ -32,7 +33,7 @@ mod switch;
 mod update;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -48,6 +49,7 @@ use self::departure::Departures;
 use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
+use self::prepare::Prepared;
 use self::reload::Probation;
 pub use self::reload::{Before, Reloaded, Reloads};
 pub use self::remove::{Leaving, Removed};
@@ -60,7 +62,7 @@ use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
 use crate::events::{Bus, Event, EventKind, unix_ms};
-use crate::model::generation::{LaunchFailure, StopWhy};
+use crate::model::generation::StopWhy;
 use crate::model::guarantee;
 use crate::model::ids::PluginId;
 use crate::model::limits::Limits;
@@ -74,11 +76,12 @@ use crate::plugin::needs::{Needs, Offer};
 use crate::plugin::network::Network;
 use crate::plugin::numbers::{Numbers, Reserve};
 use crate::plugin::refusals::Refusals;
-use crate::registry::{Found, Live, Registry};
+use crate::registry::{Live, Registry};
 use crate::store::database::consents::Consents;
 use crate::store::database::reloads::Serving;
-use crate::store::database::{Condition, Database, Entry};
+use crate::store::database::{Condition, Database, DatabaseError, Entry};
 use crate::store::{Snapshot, Store};
+use crate::trust::tree;
 
 /// Most packages that can be installed.
 pub const INSTALLED_MAX: usize = 10_000;
@@ -98,6 +101,17 @@ pub struct Surrounding {
     pub hub: Hub,
     /// When the daemon started.
     pub started: Instant,
+}
+
+/// A version of which something was said that is to hold on.
+#[derive(Debug)]
+pub struct Said {
+    /// As it is now.
+    pub handle: Handle,
+    /// Why that ends with the daemon, if it does: a sentence.
+    pub not_kept: Option<String>,
+    /// Of one that was disabled: plugins that depend on it and are without it now.
+    pub broken: Vec<String>,
 }
 
 /// The packages of a daemon.
@@ -128,6 +142,8 @@ pub struct Packages {
     backups: Mutex<Vec<Snapshot>>,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
+    /// Versions that were disabled and of which that could not be written down.
+    unwritten: Mutex<BTreeSet<(PluginId, Version)>>,
     /// What was agreed to of what each announces, where that is compared.
     agreed: Mutex<BTreeMap<PluginId, Arc<Agreed>>>,
     /// Told when there is something new in that which the database does not have.
@@ -167,12 +183,13 @@ impl Packages {
         });
         let mut policy = around.config.permissions.clone();
         for source in policy.rules.iter_mut().filter_map(|rule| rule.source.as_mut()) {
-            *source = consent::real(source);
+            *source = prepare::real(source);
         }
         Self {
             around,
             live,
             consents: Mutex::new(consents),
+            unwritten: Mutex::default(),
             agreed: Mutex::default(),
             announced: Arc::default(),
             deprecations: Deprecations::read(&database),
@@ -196,6 +213,24 @@ impl Packages {
             policy,
             unwatched: Mutex::default(),
         }
+    }
+
+    /// What was said of a version, and whether it is kept.
+    fn said(&self, handle: Handle) -> Said {
+        let not_kept = match self.database.condition() {
+            Condition::Good | Condition::Renewed { .. } => None,
+            Condition::Volatile { reason, .. } => {
+                Some(format!("the registry's database cannot be used, so this holds until the daemon ends: {reason}"))
+            }
+        };
+        Said { handle, not_kept, broken: Vec::new() }
+    }
+
+    /// The same where it could not be written down.
+    fn said_and_not_kept(handle: Handle, error: &DatabaseError) -> Said {
+        let why = format!("this holds until the daemon ends, as it could not be written down: {error}");
+        tracing::error!(plugin = %handle.id(), "{why}");
+        Said { handle, not_kept: Some(why), broken: Vec::new() }
     }
 
     /// Why what is changed is not remembered, or what was forgotten, if anything is wrong with the database: a sentence.
@@ -225,8 +260,8 @@ impl Packages {
     }
 
     /// Makes the plugin that a package is, which does not run yet.
-    fn make(&self, found: Found, snapshot: Result<Snapshot, LaunchFailure>) -> Handle {
-        let (handle, task) = self.make_apart(found, snapshot);
+    fn make(&self, prepared: Prepared) -> Handle {
+        let (handle, task) = self.make_apart(prepared);
         self.take_in_task(&handle, task);
         handle
     }
@@ -239,12 +274,13 @@ impl Packages {
     }
 
     /// The same as [`Packages::make`], of one that is not among the others yet.
-    fn make_apart(&self, found: Found, snapshot: Result<Snapshot, LaunchFailure>) -> (Handle, JoinHandle<()>) {
+    fn make_apart(&self, prepared: Prepared) -> (Handle, JoinHandle<()>) {
+        let Prepared { found, snapshot, executable, evidence, numbers } = prepared;
         let Surrounding { config, host, store, bus, hub, started } = &self.around;
         let id = found.manifest.id.clone();
         let configured = config.plugins.get(&id).cloned().unwrap_or_default();
         let limits = Limits::decide(&found.manifest.limits.resources, &configured.limits, &config.defaults.limits);
-        let consent = self.consent_of(&found, snapshot.as_ref().ok());
+        let consent = self.decide(&found.manifest, evidence);
         let grants = consent.verdict.grants.clone();
         let announced = Announced::new(consent.asks_about_definitions.then(|| self.agreed(&id)));
         let mut warnings = found.warnings.clone();
@@ -261,6 +297,7 @@ impl Packages {
             warnings,
             snapshot: Mutex::new(snapshot),
             passed_over: Mutex::new(found.passed_over),
+            executable,
             store: store.clone(),
             host: host.clone(),
             configuration: serde_json::Value::Object(configured.configuration),
@@ -281,11 +318,6 @@ impl Packages {
             },
             manifest: found.manifest,
         };
-        let numbers = lock(&self.numbers)
-            .entry(id.clone())
-            .or_insert_with(|| Arc::new(Numbers::open(&self.reserve, id.as_str())))
-            .clone();
-        blueprint.make_ready();
         for shortfall in blueprint.shortfalls() {
             tracing::warn!(plugin = %id, %shortfall, "this host cannot confine the plugin as it should be");
         }
@@ -319,7 +351,7 @@ impl Packages {
     }
 
     fn record_of(&self, id: &PluginId, version: &Version) -> PathBuf {
-        self.records.join(format!("{id}@{version}.json"))
+        record::path(&self.records, id, version)
     }
 
     fn entry(&self, what: &str, who: &str, id: &PluginId, version: &Version, detail: String) -> Entry {
@@ -355,7 +387,7 @@ async fn end(handle: &Handle, task: Option<JoinHandle<()>>) {
 }
 
 fn no_room(path: &Path, error: &io::Error) -> ErrorBody {
-    let message = format!("{} cannot be changed: {error}; is the disk full or read-only?", path.display());
+    let message = format!("{} cannot be changed: {error}{}", path.display(), tree::not_written(error));
     ErrorBody::new(ErrorCode::ResourceExhausted, message)
 }
 

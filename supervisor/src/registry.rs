@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::model::dependency::{self, Graph};
 use crate::model::ids::PluginId;
-use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest, Warning};
+use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, Warning};
 use crate::model::resolution::{self, Needs, Offers, Unresolvable};
 use crate::model::specifier::Specifier;
 use crate::model::status::{PassedOver, quoted};
@@ -34,7 +34,7 @@ pub const PACKAGES_MAX: usize = 10_000;
 const UNUSED_TOLD_MAX: usize = 8;
 
 /// A package that was found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// What its manifest says.
     pub manifest: Manifest,
@@ -85,15 +85,17 @@ pub struct Unread {
     pub reason: String,
     /// Whether that says nothing of what is there.
     pub unseen: bool,
+    /// Where there are several: which field is not as it has to be, and why, a sentence.
+    pub mistakes: Vec<(Option<String>, String)>,
 }
 
 impl Unread {
     fn at(path: &Path, error: &std::io::Error) -> Self {
-        Self { reason: unreadable(path, error), unseen: says_nothing(error) }
+        Self { reason: unreadable(path, error), unseen: says_nothing(error), mistakes: Vec::new() }
     }
 
     fn known(reason: String) -> Self {
-        Self { reason, unseen: false }
+        Self { reason, unseen: false, mistakes: Vec::new() }
     }
 
     pub(crate) fn rejected(self, path: PathBuf) -> Rejected {
@@ -262,7 +264,7 @@ pub fn read_with_text(folder: &Path) -> Result<(Found, Vec<u8>), Unread> {
     // One byte more than allowed, so that the parser sees that it is too long.
     let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| Unread::at(&path, &error))?;
-    let (manifest, warnings) = understand(folder, &bytes).map_err(Unread::known)?;
+    let (manifest, warnings) = understand(folder, &bytes)?;
     let mut warnings: Vec<_> = warnings.into_iter().map(|warning| warning.to_string()).collect();
     for left_out in store::LEFT_OUT.iter().filter(|name| folder.join(name).is_dir()) {
         warnings.push(format!("the folder {left_out} is left out of the package; what it needs has to lie elsewhere"));
@@ -274,12 +276,21 @@ pub fn read_with_text(folder: &Path) -> Result<(Found, Vec<u8>), Unread> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn understand(folder: &Path, text: &[u8]) -> Result<(Manifest, Vec<Warning>), String> {
+pub fn understand(folder: &Path, text: &[u8]) -> Result<(Manifest, Vec<Warning>), Unread> {
     let path = folder.join("plugin.json");
-    let (manifest, warnings) = Manifest::parse(text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (manifest, warnings) = Manifest::parse(text).map_err(|error| {
+        let mistakes = match &error {
+            ManifestError::Fields { errors } if errors.len() > 1 => {
+                errors.iter().map(|one| (one.path().map(str::to_owned), one.to_string())).collect()
+            }
+            _ => Vec::new(),
+        };
+        Unread { mistakes, ..Unread::known(format!("{}: {error}", path.display())) }
+    })?;
     if let Some(wanted) = manifest.host.as_ref().filter(|wanted| !wanted.admits(&own_version())) {
         let own = own_version();
-        return Err(format!("{}: dependencies.host wants palisaded {wanted}, and this is {own}", path.display()));
+        let why = format!("{}: dependencies.host wants palisaded {wanted}, and this is {own}", path.display());
+        return Err(Unread::known(why));
     }
     Ok((manifest, warnings))
 }
@@ -326,6 +337,10 @@ impl Offer for Live {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    fn has_changed(&self) {
+        Self::has_changed(self);
     }
 }
 
@@ -422,7 +437,8 @@ impl Registry {
         let awaiting = versions.iter().filter(|(_, handle)| handle.is_enabled()).map(|(version, _)| version);
         if let Some(handle) = specifier.highest(awaiting).and_then(|version| versions.get(version)) {
             let hint = format!("`palisade grant {id}` shows what it asks for, and why, and asks you");
-            return Err(ErrorBody::new(ErrorCode::ConsentRequired, handle.blueprint().awaits()).with_hint(hint));
+            let error = ErrorBody::new(ErrorCode::ConsentRequired, handle.blueprint().awaits());
+            return Err(error.with_details(handle.blueprint().asked()).with_hint(hint));
         }
         if let Some(disabled) = specifier.highest(versions.keys()) {
             let message = format!("{id} {disabled} is disabled");

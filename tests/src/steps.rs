@@ -1,7 +1,12 @@
-//! Ends a daemon before a certain step of what it does: it is traced, and killed where it is about to change something on the disk.
+//! What a daemon does, step by step, as it is traced: it is killed where it is about to change something on the disk, or it is looked at what
+//! its first thread does with files.
 
 use std::collections::HashSet;
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use libc::c_long;
@@ -40,6 +45,42 @@ const STEPS: &[c_long] = &[
     libc::SYS_chmod,
 ];
 
+/// With a path as the first argument, or as the second behind a folder.
+const NAMING: &[(c_long, usize)] = &[
+    (libc::SYS_openat, 1),
+    (libc::SYS_openat2, 1),
+    (libc::SYS_newfstatat, 1),
+    (libc::SYS_statx, 1),
+    (libc::SYS_faccessat, 1),
+    (libc::SYS_faccessat2, 1),
+    (libc::SYS_readlinkat, 1),
+    (libc::SYS_mkdirat, 1),
+    (libc::SYS_unlinkat, 1),
+    (libc::SYS_renameat, 1),
+    (libc::SYS_renameat2, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_stat, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_lstat, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_access, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_readlink, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mkdir, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rmdir, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rename, 0),
+];
+
+/// No path is longer.
+const PATH_BYTES_MAX: usize = 4096;
+
 /// How often it is looked whether a thread has stopped.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -76,6 +117,38 @@ impl Traced {
     /// When it ends by itself.
     pub fn kill_before(mut self, step: usize, over: impl Fn() -> bool) -> bool {
         let mut steps = 0;
+        let came_so_far = self.go_on(over, |thread| {
+            let is_step = entered(thread).is_some_and(|(number, _)| STEPS.contains(&number));
+            let is_it = is_step && steps == step;
+            steps += usize::from(is_step);
+            is_it
+        });
+        self.kill();
+        came_so_far
+    }
+
+    /// The paths that its first thread names to the kernel until it is `over`; then it is killed, and not reaped.
+    ///
+    /// # Panics
+    /// When it ends by itself.
+    pub fn named_by_first(mut self, over: impl Fn() -> bool) -> Vec<PathBuf> {
+        let (first, mut named) = (self.process, Vec::new());
+        self.go_on(over, |thread| {
+            if thread == first
+                && let Some((number, arguments)) = entered(thread)
+                && let Some((_, place)) = NAMING.iter().find(|(one, _)| *one == number)
+                && let Some(address) = arguments.get(*place)
+            {
+                named.extend(text_at(thread, *address));
+            }
+            false
+        });
+        self.kill();
+        named
+    }
+
+    /// Lets it go on until it is `over`, or until `stop` says so of a thread that enters or leaves a system call.
+    fn go_on(&mut self, over: impl Fn() -> bool, mut stop: impl FnMut(Pid) -> bool) -> bool {
         while !over() {
             let status = match waitpid(None, Some(ITS_OWN | WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => {
@@ -87,12 +160,8 @@ impl Traced {
             let thread = status.pid().expect("it is somebody's");
             let signal = match status {
                 WaitStatus::PtraceSyscall(_) => {
-                    if is_step(thread) {
-                        if steps == step {
-                            self.kill();
-                            return true;
-                        }
-                        steps += 1;
+                    if stop(thread) {
+                        return true;
                     }
                     None
                 }
@@ -112,7 +181,6 @@ impl Traced {
             // A thread may have ended meanwhile, with the process.
             let _ = ptrace::syscall(thread, signal);
         }
-        self.kill();
         false
     }
 
@@ -132,12 +200,26 @@ impl Traced {
     }
 }
 
-/// Whether the thread is about to do one.
-fn is_step(thread: Pid) -> bool {
+/// The system call that the thread is about to make, and its arguments.
+fn entered(thread: Pid) -> Option<(c_long, Vec<u64>)> {
     let enters = ptrace::syscall_info(thread).is_ok_and(|info| info.op == libc::PTRACE_SYSCALL_INFO_ENTRY);
-    enters && {
-        let said = fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
-        let number = said.split(' ').next().and_then(|number| number.parse().ok());
-        number.is_some_and(|number: c_long| STEPS.contains(&number))
+    if !enters {
+        return None;
     }
+    let said = fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
+    let mut words = said.split_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let arguments = words.filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+    Some((number, arguments.collect()))
+}
+
+/// The text that ends with a zero there.
+fn text_at(thread: Pid, address: u64) -> Option<PathBuf> {
+    let memory = File::open(format!("/proc/{thread}/mem")).ok()?;
+    let mut bytes = vec![0; PATH_BYTES_MAX];
+    // The memory may end before the most that a path can have.
+    let read = memory.read_at(&mut bytes, address).ok()?;
+    bytes.truncate(read);
+    bytes.truncate(bytes.iter().position(|byte| *byte == 0)?);
+    Some(PathBuf::from(OsString::from_vec(bytes)))
 }

@@ -342,6 +342,32 @@ fn an_installation_for_which_there_is_no_room() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// What is disabled on a full disk takes no calls, also when its package changes.
+#[test]
+fn what_is_disabled_where_there_is_no_room_takes_no_calls() {
+    if other_user().is_some() || !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can mount a small disk");
+        return;
+    }
+    let daemon = Daemon::start(DaemonOptions::with([small(), Package::echo()]).small_disk(16384));
+    let disk = Disk::of(&daemon);
+    disk.leave(0);
+    let disabled = daemon.operate("disable", &json!({"plugin": "guest"})).expect("it takes no calls");
+    expect_text(disabled["not_kept"].as_str().unwrap_or_default(), "as it could not be written down");
+    let refused = || error(daemon.agent().call("guest", "echo", &json!(1)), ErrorCode::Unavailable);
+    expect_text(&refused().message, "disabled");
+    small().with("description", json!("another one")).write(&daemon.plugins(), daemon.marker());
+    daemon.operate("rescan", &json!({})).expect("it looks again");
+    assert_eq!(daemon.operate("info", &json!({"plugin": "guest"})).expect("it is there")["description"], "another one");
+    refused();
+    disk.empty();
+    daemon.operate("disable", &json!({"plugin": "guest"})).expect("there is room");
+    let enabled = daemon.operate("enable", &json!({"plugin": "guest"})).expect("there is room");
+    assert_eq!(enabled["not_kept"], Value::Null);
+    expect_to_run(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// What was removed can be had again from its archive; what is purged is gone, unless it is another version's as well.
 #[test]
 fn what_is_removed_is_kept_or_purged() {
@@ -377,8 +403,11 @@ fn what_is_removed_is_kept_or_purged() {
     let purged = uninstall("=1.0.0", true);
     assert_eq!((&purged["purged"], &purged["archive"], &purged["data"]), (&json!(true), &Value::Null, &Value::Null));
     assert!(!is_there("data/guest") && !is_there("generations/guest"));
+    // Nor what was kept before.
+    assert!(!is_there("archive/guest-2.0.0.tar.zst"));
     // It may come back, as if it had never been there.
-    install(&daemon, &archive).expect("what was kept before is there still");
+    let (archive, _) = packed(&daemon, &guest(), "guest.tar.zst");
+    install(&daemon, archive.to_str().expect("it is text")).expect("it is installed");
     assert_eq!(daemon.agent().call("guest", "data-held", &json!(1)), Ok(json!({"/data/held": "ok"})));
     daemon.stop_and_expect_no_orphans();
 }

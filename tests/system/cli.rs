@@ -280,6 +280,20 @@ fn members_of_the_sockets_group_are_let_in() {
     daemon.stop_and_expect_no_orphans();
 }
 
+#[test]
+fn each_mistake_of_a_package_has_a_line() {
+    let daemon = Daemon::with([Package::echo()]);
+    let odd = Package::hostile("guest", "tame").with("version", json!("none")).with("entry_point", json!("/bin/sh"));
+    let folder = odd.write(&daemon.path().join("elsewhere"), daemon.marker()).display().to_string();
+    let ran = palisade(&daemon.socket(), &["install", &folder]);
+    assert_eq!(ran.status, Some(4), "{}", ran.stderr);
+    let lines: Vec<_> = ran.stderr.lines().filter_map(|line| line.strip_prefix("palisade: error: ")).collect();
+    assert_eq!(lines.len(), 3, "{}", ran.stderr);
+    expect_text(lines[0], "plugin.json has 2 mistakes: in version, entry_point");
+    assert!(lines[1].starts_with("`version` is ") && lines[2].starts_with("`entry_point` is "), "{}", ran.stderr);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// A package is packed, installed from that file and started, in three commands; what does not start is installed all the same.
 #[test]
 fn packed_installed_and_loaded() {
@@ -307,7 +321,12 @@ fn packed_installed_and_loaded() {
     expect_text(&installed.stderr, "exited with code 3");
     assert_eq!(daemon.status("failing").version, "0.1.0");
     let removed = palisade(&socket, &["uninstall", "--purge", "failing"]);
-    assert_eq!((removed.status, removed.stdout.as_str()), (Some(0), "failing 0.1.0 is removed\nnothing of it stays\n"));
+    let said = "failing 0.1.0 is removed\ngone with it: the numbers of its processes\ngone with it: how it was used\n\
+                gone with it: which definitions of its actions were agreed to\nnothing of it stays\n";
+    assert_eq!((removed.status, removed.stdout.as_str()), (Some(0), said));
+    let again = palisade(&socket, &["uninstall", "--purge", "failing"]);
+    assert_eq!(again.status, Some(3), "{}", again.stderr);
+    expect_text(&again.stderr, "there is no plugin \"failing\"");
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -16,7 +16,8 @@ use palisade_tests::package::Package;
 use palisade_tests::wire::pack;
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, expect_text, next_event};
+use crate::cli::palisade;
+use crate::support::{break_the_database, error, expect_echo, expect_text, next_event};
 
 /// As a daemon is without any configuration.
 const ASK: &str = "[permissions]\n";
@@ -89,6 +90,14 @@ fn nothing_runs_before_its_operator_has_decided() {
     assert_eq!(refused.message, waits);
     expect_text(&refused.hint.unwrap_or_default(), "`palisade grant guest`");
     assert!(!refused.retryable);
+    let shown = daemon.operate("permissions", &json!({"plugin": "guest"})).expect("it is known");
+    let details = json!({
+        "plugin": "guest", "version": "1.0.0", "digest": shown["plugins"][0]["digest"], "definitions": [],
+        "permissions": [{"permission": format!("file_read:{path}")}, {"permission": "execute_code"}],
+    });
+    assert_eq!(refused.details, Some(details));
+    let waiting = || daemon.operate("search", &json!({"state": "awaits_consent"})).expect("it answers");
+    assert_eq!((&waiting()["plugins"][0]["id"], &waiting()["plugins"][1]), (&json!("guest"), &Value::Null));
     for operation in ["start", "restart", "describe"] {
         error(daemon.operate(operation, &json!({"plugin": "guest"})), ErrorCode::ConsentRequired);
     }
@@ -281,7 +290,9 @@ fn an_announced_action_that_is_defined_otherwise_is_asked_about() {
     expect_text(&doctor, waits);
     for operation in ["start", "restart", "describe"] {
         let exactly = json!({"plugin": "guest", "version": "=1.1.0"});
-        error(daemon.operate(operation, &exactly), ErrorCode::ConsentRequired);
+        let refused = error(daemon.operate(operation, &exactly), ErrorCode::ConsentRequired);
+        let changes = json!([{"action": "echo", "change": "changed"}, {"action": "more", "change": "new"}]);
+        assert_eq!(refused.details.expect("it says what is asked")["definitions"], changes);
     }
     assert_eq!(call(&daemon).expect("there is another version"), 1);
     assert_eq!(daemon.process_of("guest"), before, "which goes on");
@@ -509,6 +520,66 @@ fn without_its_database_everything_is_asked_for_again() {
     let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(ASK));
     error(call(&daemon), ErrorCode::ConsentRequired);
     assert_eq!(pending(&daemon), ["guest 1.0.0"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What an operator takes away is away also where nobody can write it down, which he is told; what he gives is not given then.
+#[test]
+fn what_is_taken_back_is_gone_whatever_can_be_written_down() {
+    let (_folder, path) = files();
+    let asks = json!([{"file_read": [path]}, "execute_code"]);
+    let daemon = Daemon::start(DaemonOptions::with([guest("1.0.0", &asks)]).configuration(ASK));
+    let granted = daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
+    assert_eq!((&granted["not_kept"], reads(&daemon, &path)), (&Value::Null, json!("ok")));
+    break_the_database(&daemon);
+
+    let ran = palisade(&daemon.socket(), &["revoke", "guest", "file_read"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let told = "palisade: warning: this holds until the daemon ends, as it could not be written down: the registry's database ";
+    expect_text(&ran.stderr, told);
+    assert_eq!(reads(&daemon, &path), "ENOENT");
+    let wanted = json!({"plugin": "guest", "permissions": [format!("file_read:{path}")]});
+    error(daemon.operate("grant", &wanted), ErrorCode::ResourceExhausted);
+    assert_eq!(reads(&daemon, &path), "ENOENT");
+
+    let ran = palisade(&daemon.socket(), &["disable", "guest"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    expect_text(&ran.stderr, told);
+    error(call(&daemon), ErrorCode::Unavailable);
+    error(daemon.operate("enable", &json!({"plugin": "guest"})), ErrorCode::ResourceExhausted);
+    error(call(&daemon), ErrorCode::Unavailable);
+
+    let forgotten = daemon.operate("revoke", &json!({"plugin": "guest", "forget": true})).expect("it is forgotten");
+    expect_text(forgotten["not_kept"].as_str().unwrap_or_default(), "this holds until the daemon ends");
+    assert_eq!(pending(&daemon), ["guest 1.0.0"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Where the database is in memory alone, whoever says something is told that it ends with the daemon.
+#[test]
+fn what_is_said_to_a_daemon_that_forgets_is_told_to_be_forgotten() {
+    let daemon = Daemon::start(DaemonOptions::with([guest("1.0.0", &json!(["execute_code"]))]).configuration(ASK));
+    let folder = daemon.kill_nine();
+    let database = folder.path().join("state/registry.sqlite3");
+    for end in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(folder.path().join(format!("state/registry.sqlite3{end}")));
+    }
+    fs::create_dir(&database).expect("it is ours");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(ASK));
+    for (operation, parameters) in [
+        ("grant", json!({"plugin": "guest"})),
+        ("deprecate", json!({"plugin": "guest"})),
+        ("disable", json!({"plugin": "guest"})),
+        ("enable", json!({"plugin": "guest"})),
+        ("revoke", json!({"plugin": "guest"})),
+    ] {
+        let said = daemon.operate(operation, &parameters).expect("it holds for now");
+        let told = said["not_kept"].as_str().unwrap_or_default();
+        assert!(
+            told.starts_with("the registry's database cannot be used, so this holds until the daemon ends"),
+            "{said}"
+        );
+    }
     daemon.stop_and_expect_no_orphans();
 }
 

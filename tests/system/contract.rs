@@ -91,6 +91,16 @@ fn the_shipped_packages_are_valid() {
         let output = output.expect("it can be executed");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), said.as_ref()), (Some(0), ""), "{name}");
+
+        // As it is built: the program lies elsewhere.
+        fs::remove_file(package.join(name)).expect("it is ours");
+        for (program, expected) in [(built(name), Some(0)), (package.join("nowhere"), Some(2))] {
+            let mut validate = command(built("palisade"));
+            validate.args(["validate", "--run", "--program"]).arg(program).arg(&package).stdin(Stdio::null());
+            let output = validate.output().expect("it can be executed");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), expected, "{name}: {said}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
 use serde_json::{Value, json};
 
+use crate::cli::palisade;
 use crate::support::{error, expect_echo, expect_text};
 
 /// A plugin that depends on those.
@@ -54,7 +55,10 @@ fn what_lacks_a_dependency_starts_once_it_is_there() {
     assert_eq!((running.get("lacks"), &running["restarts"]), (None, &json!(0)));
 
     // What runs goes on; its next start is refused.
-    daemon.operate("disable", &json!({"plugin": "guest"})).expect("it is there");
+    let disabled = daemon.operate("disable", &json!({"plugin": "guest"})).expect("it is there");
+    assert_eq!(disabled["broken"], json!(["needs 0.1.0"]));
+    let again = daemon.operate("disable", &json!({"plugin": "guest"})).expect("it is there");
+    assert_eq!(again.get("broken"), None, "it was so before");
     expect_echo(&daemon, "needs");
     let refusal = error(daemon.operate("restart", &json!({"plugin": "needs"})), ErrorCode::DependencyUnavailable);
     expect_text(&refusal.message, &format!("{missing}; guest 1.0.0 is disabled"));
@@ -107,5 +111,43 @@ fn conflicts_circles_and_what_waits_for_consent_are_no_dependencies() {
     daemon.operate("grant", &json!({"plugin": "asking"})).expect("it asks");
     expect_echo(&daemon, "shy");
     expect_echo(&daemon, "without");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Whoever disables something is told who is without it, unless another version that takes calls does as well.
+#[test]
+fn who_is_without_what_was_disabled_is_said() {
+    let daemon = Daemon::with([Package::echo(), needing("needs", &json!([{"id": "guest", "version": "^1"}]))]);
+    install(&daemon, &guest());
+    install(&daemon, &guest().with("version", json!("1.1.0")).environment("HOSTILE_VERSION", "1.1.0"));
+    let disable = |plugin| palisade(&daemon.socket(), &["disable", plugin]);
+    let other = disable("guest@1.0.0");
+    assert_eq!((other.status, other.stdout.as_str()), (Some(0), ""), "{}", other.stderr);
+    let last = disable("guest@1.1.0");
+    assert_eq!((last.status, last.stdout.as_str()), (Some(0), "needs 0.1.0 is without guest now\n"), "{}", last.stderr);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What it depends on may turn out to wait for its operator only once it runs.
+#[test]
+fn what_waits_for_consent_to_what_it_announces_is_lacking() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration("[permissions]\n"));
+    let announcing = |version: &str, description: &str| {
+        let actions = json!([{"name": "echo", "description": description}]).to_string();
+        let guest = guest().with("version", json!(version)).environment("HOSTILE_VERSION", version);
+        guest.environment("HOSTILE_ACTIONS", &actions).asking(&json!([]))
+    };
+    install(&daemon, &announcing("1.0.0", "one"));
+    install(&daemon, &needing("needs", &json!([{"id": "guest", "version": "^1"}])).asking(&json!([])));
+    expect_echo(&daemon, "guest");
+    daemon.operate("uninstall", &json!({"plugin": "guest", "force": true})).expect("it is installed");
+    install(&daemon, &announcing("1.1.0", "another"));
+    assert_eq!(status(&daemon, "needs").get("lacks"), None, "nobody knows yet");
+    error(daemon.agent().call("guest", "echo", &json!(1)), ErrorCode::ConsentRequired);
+    let now = status(&daemon, "needs");
+    expect_text(now["lacks"].as_str().unwrap_or_default(), "guest 1.1.0 waits for its operator's consent");
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it asks");
+    assert_eq!(status(&daemon, "needs").get("lacks"), None);
+    expect_echo(&daemon, "needs");
     daemon.stop_and_expect_no_orphans();
 }

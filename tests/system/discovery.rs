@@ -2,6 +2,7 @@
 //! and whenever something changes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use palisade_protocol::ErrorCode;
@@ -369,5 +370,68 @@ fn a_plugin_that_drains_holds_up_nothing() {
     wait_for("the daemon's ear", || daemon.log().contains("SIGTERM: stopping").then_some(()));
     assert!(fs::exists(format!("/proc/{process}")).expect("it can be asked"), "its call is waited for");
     // The second time it is in haste.
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Nobody knows then which versions are disabled, and none is to take calls for that.
+#[test]
+fn a_rescan_that_cannot_read_the_database_changes_nothing() {
+    let daemon = Daemon::with([Package::echo()]);
+    daemon.operate("disable", &json!({"plugin": "echo"})).expect("it is there");
+    let asked = std::env::var("PALISADE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let program =
+        "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript('ALTER TABLE switched RENAME TO elsewhere')";
+    let mut command = palisade_tests::command::command(&asked);
+    let said = command.arg("-c").arg(program).arg(daemon.path().join("state/registry.sqlite3")).output();
+    if !said.as_ref().is_ok_and(|said| said.status.success()) {
+        println!("SKIPPED: {asked} as Python 3 with sqlite3 is needed; PALISADE_PYTHON names another: {said:?}");
+        return;
+    }
+    // A version that has changed is made anew, as its manifest says, which has nothing against it.
+    let manifest = daemon.plugins().join("echo/plugin.json");
+    let text = fs::read_to_string(&manifest).expect("it is there");
+    let mut changed: Value = serde_json::from_str(&text).expect("it is one");
+    changed["description"] = json!("another");
+    fs::write(&manifest, changed.to_string()).expect("it is ours");
+    let refused = daemon.operate("rescan", &json!({})).expect_err("the table is not there");
+    assert_eq!(refused.code, ErrorCode::ResourceExhausted);
+    assert!(
+        refused.message.contains("which versions are disabled cannot be read, so nothing is changed"),
+        "{refused:?}"
+    );
+    let status = daemon.operate("status", &json!({"plugin": "echo"})).expect("it is known");
+    assert_eq!(status["enabled"], json!(false));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A file of a package that cannot be read says nothing of what runs from it.
+#[test]
+fn a_file_that_cannot_be_read_ends_no_plugin() {
+    // Root reads what nobody may.
+    if palisade_tests::daemon::other_user().is_none() && palisade_tests::daemon::runs_as_root() {
+        println!("SKIPPED: a file that may not be read: root may; the lane of an ordinary user has it");
+        return;
+    }
+    let daemon = unwatched([Package::echo()]);
+    expect_echo(&daemon, "echo");
+    let process = daemon.process_of("echo");
+    let package = daemon.plugins().join("echo");
+    let entry = fs::read_to_string(package.join("plugin.json")).expect("it is there");
+    let entry: Value = serde_json::from_str(&entry).expect("it is one");
+    let file = package.join(entry["entry_point"].as_str().expect("it is named"));
+    let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("it is ours");
+    set(0o000);
+    let looked = daemon.operate("rescan", &json!({}));
+    let before = daemon.operate("list", &json!({}));
+    set(0o755);
+    let looked = looked.expect("it looks");
+    assert_eq!((&looked["changed"], &looked["removed"]), (&json!([]), &json!([])), "{looked}");
+    let reason = looked["rejected"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("Permission denied"), "it is told: {looked}");
+    assert_eq!(before.expect("there is a list")["rejected"], looked["rejected"]);
+    expect_echo(&daemon, "echo");
+    assert_eq!(daemon.process_of("echo"), process, "it goes on");
+    assert_eq!(daemon.operate("rescan", &json!({})).expect("it looks")["rejected"], json!([]));
+    assert_eq!(daemon.process_of("echo"), process);
     daemon.stop_and_expect_no_orphans();
 }

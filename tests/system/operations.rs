@@ -22,7 +22,7 @@ use palisaded::trust::keys::NamedKey;
 use palisaded::trust::seal::seal;
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, hostile};
+use crate::support::{break_the_database, error, expect_echo, hostile};
 
 const PAGE: &str = include_str!("../../docs/protocol.md");
 const MANIFEST_PAGE: &str = include_str!("../../docs/manifest.md");
@@ -547,6 +547,9 @@ fn every_operation_answers_what_the_page_says() {
         assert_eq!(answer["enabled"], enabled);
         events_until(page, &mut watcher, events, |event| event["kind"] == format!("package_{operation}d"));
     }
+    let disabled = ask::<admin::PluginStatus>(page, &daemon, "a status", "disable", &of("echo"));
+    assert_eq!(disabled["broken"], json!(["asker 0.1.0"]));
+    ask::<admin::PluginStatus>(page, &daemon, "a status", "enable", &of("echo"));
     assert_eq!(info(page, "guest")["installed"]["source"], json!(package));
     for (reason, undo) in [(Some("it forgets"), false), (None, false), (None, true)] {
         let mut parameters = json!({"plugin": "guest", "undo": undo});
@@ -571,8 +574,10 @@ fn every_operation_answers_what_the_page_says() {
     let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
     let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
     assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
-    ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
     let purge = json!({"plugin": "guest", "purge": true});
+    let rest = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &purge);
+    assert!(rest.get("version").is_none(), "none is there: {rest}");
+    ask::<admin::Installation>(page, &daemon, "an installation", "install", &path);
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &purge);
     assert_eq!(removed["purged"], true);
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
@@ -623,6 +628,9 @@ fn every_operation_answers_what_the_page_says() {
     let checks: Vec<admin::Check> = serde_json::from_value(report["checks"].clone()).expect("they are checks");
     expect_within(&report["checks"], &serde_json::to_value(checks).expect("they can be written"), "doctor");
     ask::<Value>(page, &daemon, "a version", "version", &json!({}));
+    break_the_database(&daemon);
+    ask::<admin::Permissions>(page, &daemon, "permissions", "revoke", &json!({"plugin": "asking"}));
+    ask::<admin::PluginStatus>(page, &daemon, "a status", "disable", &json!({"plugin": "echo"}));
     assert_eq!(daemon.operate("shutdown", &json!({})), Ok(json!({})));
     events_until(page, &mut watcher, events, |event| event["kind"] == "daemon_stopping");
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());

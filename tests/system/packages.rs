@@ -147,11 +147,20 @@ fn a_package_that_cannot_be_installed_changes_nothing() {
     refused("relative".as_ref(), ErrorCode::InvalidParams, "relative is no absolute path");
     let odd = elsewhere(&daemon, &guest("not a version").with("entry_point", json!("/bin/sh")));
     refused(&odd, ErrorCode::ConfigurationInvalid, "version");
-    refused(&odd, ErrorCode::ConfigurationInvalid, "entry_point");
+    refused(&odd, ErrorCode::ConfigurationInvalid, "plugin.json has 2 mistakes: in version, entry_point");
+    let refusal = error(install(&daemon, &odd), ErrorCode::ConfigurationInvalid);
+    let mistakes = refusal.details.expect("they are a list")["mistakes"].clone();
+    let mistakes: Vec<String> = serde_json::from_value(mistakes).expect("they are texts");
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    assert!(mistakes[0].starts_with("`version` is ") && mistakes[1].starts_with("`entry_point` is "), "{mistakes:?}");
     let later = elsewhere(&daemon, &guest("3.0.0").with("dependencies", json!({"host": ">=99"})));
     refused(&later, ErrorCode::ConfigurationInvalid, "dependencies.host wants palisaded >=99, and this is 0.1.0");
     let other = elsewhere(&daemon, &guest("1.0.0").with("description", json!("something else")));
-    refused(&other, ErrorCode::InvalidParams, "guest 1.0.0 is there already");
+    let there = format!(
+        "guest 1.0.0 is there already, from {}, with",
+        fs::canonicalize(&other).expect("it is there").display()
+    );
+    refused(&other, ErrorCode::InvalidParams, &there);
     let linked = elsewhere(&daemon, &guest("2.0.0"));
     std::os::unix::fs::symlink("/etc/passwd", linked.join("link")).expect("the folder is ours");
     refused(&linked, ErrorCode::ConfigurationInvalid, "link is a symbolic link");
@@ -434,6 +443,65 @@ fn a_daemon_that_is_killed_before_each_step_of_an_installation() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// Whoever reads, parses, hashes or verifies on the thread of all calls holds up all of them. So that thread names no file of a package, none
+/// of what is written down of it, and none of the database, whatever an operator does.
+#[test]
+fn the_thread_of_all_calls_touches_no_package() {
+    let daemon = Daemon::with([Package::echo()]);
+    let asking = |version: &str| {
+        let ask = json!([{ "permission": "file_read", "scope": ["/srv"] }]);
+        guest(version).with("permissions_required", ask).with("actions", json!([{ "name": "echo" }]))
+    };
+    let first = daemon.path().join("first");
+    fs::rename(elsewhere(&daemon, &asking("1.0.0")), &first).expect("it is ours");
+    let second = elsewhere(&daemon, &asking("1.1.0"));
+    let state = daemon.path().join("state");
+    let steps = [
+        ("install", json!({ "path": first })),
+        ("grant", json!({ "plugin": "guest" })),
+        ("disable", json!({ "plugin": "guest" })),
+        ("enable", json!({ "plugin": "guest" })),
+        ("update", json!({ "plugin": "guest", "path": second })),
+        ("revoke", json!({ "plugin": "guest" })),
+        ("deprecate", json!({ "plugin": "guest", "version": "=1.0.0", "reason": "it is old" })),
+        ("disable", json!({ "plugin": "echo" })),
+        ("enable", json!({ "plugin": "echo" })),
+        ("rescan", json!({})),
+        ("uninstall", json!({ "plugin": "guest", "version": "=1.1.0" })),
+        ("uninstall", json!({ "plugin": "guest", "purge": true })),
+    ];
+    let mut agent = daemon.agent();
+    let traced = match Traced::of(daemon.pid()) {
+        Ok(traced) => traced,
+        Err(error) => {
+            println!("SKIPPED: the daemon cannot be traced here: {error}");
+            return;
+        }
+    };
+    let over = AtomicBool::new(false);
+    let named = std::thread::scope(|scope| {
+        let operator = scope.spawn(|| {
+            let mut refused = Vec::new();
+            for (operation, parameters) in &steps {
+                if let Err(error) = agent.call("palisade", operation, parameters) {
+                    refused.push(format!("{operation} {parameters}: {}", error.message));
+                }
+            }
+            over.store(true, Ordering::SeqCst);
+            refused
+        });
+        let named = traced.named_by_first(|| over.load(Ordering::SeqCst));
+        assert_eq!(operator.join().expect("it does not panic"), [""; 0]);
+        named
+    });
+    let of_packages: Vec<_> = named
+        .iter()
+        .filter(|path| path.starts_with(&state) || path.starts_with(daemon.plugins()) || path.ends_with("plugin.json"))
+        .collect();
+    assert_eq!(of_packages, [""; 0], "of {} that it names", named.len());
+    daemon.kill_nine();
+}
+
 /// A whole version means just that one, and what can never run is not installed.
 #[test]
 fn what_is_said_of_one_version_comes_to_no_other() {
@@ -459,5 +527,96 @@ fn what_is_said_of_one_version_comes_to_no_other() {
         error(install(&daemon, &elsewhere(&daemon, &guest("2.0.0").mode(0o644))), ErrorCode::ConfigurationInvalid);
     expect_text(&refused.message, "chmod +x");
     assert_eq!(listed(&daemon)[1..], ["guest 1.1.0 true"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Has what installed packages ask for be asked about.
+const ASKING: &str = "[permissions]\npolicy = \"deny\"\nrules = [{ permission = \"file_read\", scope = [\"/srv\"], decision = \"ask\" }]\n";
+
+fn asking(version: &str) -> Package {
+    guest(version).asking(&json!([{"file_read": ["/srv"]}]))
+}
+
+/// The versions of a plugin whose use is known.
+fn counted(daemon: &Daemon) -> Vec<String> {
+    let usage = daemon.operate("stats", &json!({})).expect("it is known");
+    let all = usage["plugins"].as_array().expect("a list").iter().filter(|one| one["id"] == "guest");
+    all.map(|one| one["version"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// What earlier versions left goes with the last one: their archives, copies and counts, and what was granted.
+#[test]
+fn what_is_purged_leaves_nothing_of_earlier_versions() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASKING));
+    let state = daemon.path().join("state");
+    let mut copies = Vec::new();
+    for version in ["1.0.0", "2.0.0"] {
+        let installed = install(&daemon, &elsewhere(&daemon, &asking(version))).expect("it is installed");
+        copies.push(state.join("store/snapshots").join(installed["digest"].as_str().expect("a digest")));
+        assert_eq!(installed["awaits_consent"], json!(version == "1.0.0"), "the second asks for no more");
+        daemon.operate("grant", &json!({"plugin": "guest"})).expect("it asks, or did");
+        let call = daemon.agent().call("guest", "data-held", &json!(1));
+        call.expect("it writes, which is counted and not written down yet");
+        let removal = json!({"plugin": "guest", "version": format!("={version}"), "purge": version == "2.0.0"});
+        let removed = daemon.operate("uninstall", &removal).expect("it is installed");
+        if version == "1.0.0" {
+            assert!(state.join("archive/guest-1.0.0.tar.zst").exists());
+            assert_eq!((counted(&daemon), &removed["gone"]), (vec!["1.0.0".to_owned()], &json!([])));
+            continue;
+        }
+        assert_eq!((&removed["purged"], &removed["archive"]), (&json!(true), &Value::Null));
+        let gone = json!([
+            format!("its data in {}", state.join("data/guest").display()),
+            "the archives of 1.0.0",
+            "the numbers of its processes",
+            "how it was used",
+            "which definitions of its actions were agreed to",
+            "what it was granted and refused",
+        ]);
+        assert_eq!(removed["gone"], gone);
+    }
+    let left = fs::read_dir(state.join("archive")).expect("it is there").count();
+    assert_eq!((left, counted(&daemon)), (0, vec![]));
+    error(daemon.operate("stats", &json!({"plugin": "guest"})), ErrorCode::PluginNotFound);
+    wait_for("its copies to go", || copies.iter().all(|copy| !copy.exists()).then_some(()));
+    let installed = install(&daemon, &elsewhere(&daemon, &asking("1.0.0"))).expect("it is installed");
+    assert_eq!(installed["awaits_consent"], json!(true), "it is asked about anew");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What is left of a plugin of which no version is there is named, and can be removed; nothing is done to one that left nothing.
+#[test]
+fn what_is_left_of_a_plugin_can_be_removed_later() {
+    let daemon = Daemon::start(DaemonOptions::with([Package::echo()]).configuration(ASKING));
+    let state = daemon.path().join("state");
+    install(&daemon, &elsewhere(&daemon, &asking("1.0.0"))).expect("it is installed");
+    daemon.operate("grant", &json!({"plugin": "guest"})).expect("it asks");
+    daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
+    daemon.operate("deprecate", &json!({"plugin": "guest"})).expect("it is there");
+    daemon.operate("uninstall", &json!({"plugin": "guest"})).expect("it is installed");
+    let uninstall = |parameters: &Value| daemon.operate("uninstall", parameters);
+    let named = json!({"plugin": "guest", "version": "=1.0.0", "purge": true});
+    for kept in [json!({"plugin": "guest"}), named] {
+        let refused = error(uninstall(&kept), ErrorCode::PluginNotFound);
+        let data = state.join("data/guest");
+        expect_text(&refused.message, &format!("of it there is left: its data in {}, the archives", data.display()));
+        assert_eq!(refused.hint.as_deref(), Some("`palisade uninstall --purge guest` removes all of that"), "{kept}");
+        assert!(data.is_dir() && state.join("archive/guest-1.0.0.tar.zst").exists());
+    }
+    let purge = json!({"plugin": "guest", "purge": true});
+    let removed = uninstall(&purge).expect("something is left");
+    assert_eq!((&removed["purged"], removed.get("version")), (&json!(true), None));
+    let gone = removed["gone"].to_string();
+    for what in ["its data in", "the archives of 1.0.0", "the numbers of its processes", "how it was used", "granted"] {
+        expect_text(&gone, what);
+    }
+    let is_there = ["data/guest", "archive/guest-1.0.0.tar.zst", "generations/guest"].map(|at| state.join(at).exists());
+    assert_eq!((is_there, counted(&daemon)), ([false; 3], vec![]));
+    for parameters in [&purge, &json!({"plugin": "nobody", "purge": true}), &json!({"plugin": "guest"})] {
+        let refused = error(uninstall(parameters), ErrorCode::PluginNotFound);
+        assert!(!refused.message.contains("left"), "{refused:?}");
+    }
+    let installed = install(&daemon, &elsewhere(&daemon, &asking("1.0.0"))).expect("it is installed");
+    assert_eq!(installed["awaits_consent"], json!(true), "it is asked about anew");
     daemon.stop_and_expect_no_orphans();
 }

@@ -1,6 +1,5 @@
 //! What is known of plugins beside what they do at the moment: how they are used, found and chosen.
 
-use std::fs;
 use std::path::PathBuf;
 
 use palisade_protocol::{Call, ErrorCode};
@@ -10,7 +9,7 @@ use palisade_tests::wire::pack;
 use serde_json::{Value, json};
 
 use crate::cli::palisade;
-use crate::support::{error, expect_echo, expect_text, hostile};
+use crate::support::{break_the_database, error, expect_echo, expect_text, hostile};
 
 fn guest(version: &str) -> Package {
     Package::hostile("guest", "tame").with("version", json!(version)).environment("HOSTILE_VERSION", version)
@@ -129,10 +128,7 @@ fn a_database_that_is_damaged_meanwhile_costs_statistics_only() {
     expect_echo(&daemon, "echo");
     // By then it is written what serves: the files are not taken from under a write.
     daemon.operate("rescan", &json!({})).expect("it looks");
-    for end in ["", "-wal", "-shm"] {
-        let file = daemon.path().join(format!("state/registry.sqlite3{end}"));
-        fs::write(file, "this is no database, and never was one").expect("it is ours");
-    }
+    break_the_database(&daemon);
     let told = error(daemon.operate("stats", &json!({})), ErrorCode::Unavailable);
     expect_text(&told.message, "registry.sqlite3 cannot be used");
     expect_echo(&daemon, "echo");

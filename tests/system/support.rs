@@ -1,6 +1,7 @@
 //! What several of these files need.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Kind};
 use palisade_tests::daemon::Daemon;
@@ -113,5 +114,13 @@ pub(crate) fn next_event(agent: &mut Agent, follow: u64, kind: &str) -> Value {
         if event["kind"] == kind {
             return event;
         }
+    }
+}
+
+/// Takes the database from under a daemon that runs.
+pub(crate) fn break_the_database(daemon: &Daemon) {
+    for end in ["", "-wal", "-shm"] {
+        let file = daemon.path().join(format!("state/registry.sqlite3{end}"));
+        fs::write(file, "this is no database, and never was one").expect("it is ours");
     }
 }

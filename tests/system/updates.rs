@@ -1,11 +1,11 @@
 //! Newer versions of what was installed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use palisade_tests::daemon::Daemon;
-use palisade_tests::package::Package;
+use palisade_tests::package::{Entry, Package};
 use serde_json::{Value, json};
 
 use crate::support::{error, expect_echo, expect_text};
@@ -50,7 +50,11 @@ fn an_update_comes_from_where_the_plugin_came_and_leaves_the_version_before() {
 
     // An older one is no update.
     write(&daemon, &guest("1.0.5"));
-    assert_eq!(update(&daemon, &json!({})).expect("it is there")["updated"], false);
+    let older = update(&daemon, &json!({})).expect("it is there");
+    assert_eq!(
+        (&older["updated"], &older["version"], &older["found"]),
+        (&json!(false), &json!("1.1.0"), &json!("1.0.5"))
+    );
     // What its operator has disabled is not enabled by an update.
     daemon.operate("disable", &json!({"plugin": "guest", "version": "=1.1.0"})).expect("it is there");
     write(&daemon, &guest("1.2.0"));
@@ -76,7 +80,7 @@ fn a_new_major_version_has_to_be_confirmed() {
     let refused = error(update(&daemon, &json!({ "path": other })), ErrorCode::InvalidParams);
     expect_text(&refused.message, "is other and not guest");
     let refused = error(daemon.operate("update", &json!({"plugin": "echo"})), ErrorCode::InvalidParams);
-    expect_text(&refused.message, "no version of echo was installed: it lies in ");
+    expect_text(&refused.message, "no version of echo was installed: 0.1.0 lies in ");
     let refused = error(daemon.operate("update", &json!({"plugin": "nobody"})), ErrorCode::PluginNotFound);
     expect_text(&refused.message, "nobody");
     let refused = error(daemon.operate("update", &json!({ "path": other })), ErrorCode::InvalidParams);
@@ -87,8 +91,60 @@ fn a_new_major_version_has_to_be_confirmed() {
     assert_eq!(versions(&daemon), ["1.0.0 true"]);
 
     let moved = daemon.path().join("moved");
+    let refused = error(update(&daemon, &json!({"path": moved, "version": "^1"})), ErrorCode::ConsentRequired);
+    let again = format!("`palisade update --major guest@^1 --from {}` installs it", moved.display());
+    assert_eq!(refused.hint, Some(again));
     let updated = update(&daemon, &json!({"path": moved, "major": true})).expect("it was confirmed");
     assert_eq!(updated["version"], "2.0.0");
     expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// One that is quickly packed, and is not run.
+fn small(version: &str) -> Package {
+    Package::new("guest", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec())).with("version", json!(version))
+}
+
+/// Makes an archive of it by the name that `palisade pack` gives it, in the one folder that there is for them.
+fn pack(daemon: &Daemon, package: &Package, name: &str) -> PathBuf {
+    let folder = write(daemon, package);
+    let archives = daemon.path().join("archives");
+    fs::create_dir_all(&archives).expect("the folder is ours");
+    let archive = archives.join(name);
+    palisaded::archive::pack(&folder, "guest", &mut File::create(&archive).expect("it is ours")).expect("it is packed");
+    archive
+}
+
+#[test]
+fn what_came_from_an_archive_with_its_version_is_updated_from_the_newest_beside_it() {
+    let daemon = Daemon::with([Package::echo()]);
+    let first = pack(&daemon, &small("1.0.0"), "guest-1.0.0.tar.zst");
+    daemon.operate("install", &json!({ "path": first })).expect("it is installed");
+    assert_eq!(update(&daemon, &json!({})).expect("it is there")["found"], "1.0.0");
+    let newest = pack(&daemon, &small("1.2.0"), "guest-1.2.0.tar.zst");
+    pack(&daemon, &small("1.1.0"), "guest-1.1.0.tar.gz");
+    pack(&daemon, &small("2.0.0"), "guest-2.0.0.tar.zst");
+    fs::remove_file(first).expect("it is not needed any more");
+    let updated = update(&daemon, &json!({})).expect("there is a newer one");
+    assert_eq!((&updated["version"], &updated["source"]), (&json!("1.2.0"), &json!(newest)));
+    error(update(&daemon, &json!({})), ErrorCode::ConsentRequired);
+    assert_eq!(update(&daemon, &json!({"major": true})).expect("it was confirmed")["version"], "2.0.0");
+
+    // What a version specifies is updated, and not another one.
+    let refused = error(update(&daemon, &json!({"version": "^1"})), ErrorCode::ConsentRequired);
+    expect_text(&refused.message, "2.0.0 is a new major version after 1.2.0");
+    let patch = pack(&daemon, &small("1.2.1"), "guest-1.2.1.tar.zst");
+    let updated = update(&daemon, &json!({"version": "1.2.0"})).expect("there is a newer one");
+    assert_eq!((&updated["version"], &updated["source"]), (&json!("1.2.1"), &json!(patch)));
+    error(update(&daemon, &json!({"version": "^3"})), ErrorCode::VersionNotFound);
+    let alone = daemon.operate("update", &json!({"version": "^1"}));
+    expect_text(&error(alone, ErrorCode::InvalidParams).message, "a version is that of one plugin");
+
+    // A name is no proof.
+    let other = Package::new("other", Entry::Bytes(b"#!/bin/sh\n".to_vec())).with("version", json!("2.1.0"));
+    pack(&daemon, &other, "guest-2.1.0.tar.zst");
+    let refused = error(update(&daemon, &json!({})), ErrorCode::InvalidParams);
+    expect_text(&refused.message, "guest-2.1.0.tar.zst is other and not guest");
+    assert_eq!(versions(&daemon), ["1.0.0 true", "1.2.0 true", "1.2.1 true", "2.0.0 true"]);
     daemon.stop_and_expect_no_orphans();
 }

@@ -357,28 +357,28 @@ impl<'a> Admin<'a> {
         self.request("deprecate", &Deprecate { target: target.into(), reason: None, undo: true }).call().await
     }
 
-    /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. `major` also one
-    /// that may break whoever uses it.
+    /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. Of `plugin` the highest
+    /// installed version that is meant counts. `major` also one that may break whoever uses it.
     ///
     /// # Errors
     /// Any [`CallError`].
     pub async fn update(
         &self,
-        plugin: Option<&str>,
+        target: Option<Target<'a>>,
         path: Option<&str>,
         major: bool,
         force: bool,
     ) -> Result<Updates, CallError> {
         #[derive(Serialize)]
         struct Update<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            plugin: Option<&'a str>,
+            #[serde(flatten)]
+            target: Option<Target<'a>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             path: Option<&'a str>,
             major: bool,
             force: bool,
         }
-        self.request("update", &Update { plugin, path, major, force }).call().await
+        self.request("update", &Update { target, path, major, force }).call().await
     }
 
     /// Has the supervisor look into the plugin directories again, and read everything; returns what that has changed.
@@ -499,6 +499,9 @@ pub struct PluginSummary {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// What it depends on and cannot have: it is not started meanwhile. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
@@ -530,8 +533,14 @@ pub struct PluginStatus {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Where it was just disabled: plugins that depended on it and are without it now, as `id version`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<String>,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// Of what was just said of it: why that ends with the daemon, if it does. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
     /// What it depends on and cannot have: it is not started meanwhile. A sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
@@ -665,6 +674,9 @@ pub struct Permissions {
     pub permissions: Vec<Permission>,
     /// The actions that an operator has to agree to.
     pub definitions: Vec<Definition>,
+    /// Of what was just said of it: why that ends with the daemon, if it does. A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
 }
 
 /// One thing that a plugin asks for.
@@ -705,8 +717,9 @@ pub struct Definition {
 pub struct Removal {
     /// Its id.
     pub id: String,
-    /// Its version.
-    pub version: String,
+    /// Its version; none where no version was there, and only what it had left was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Plugins that depended on it and are without it now, as `id version`.
     pub broken: Vec<String>,
     /// The folder of its data, where that stays.
@@ -717,6 +730,8 @@ pub struct Removal {
     pub archive: Option<String>,
     /// Whether everything of the plugin is gone.
     pub purged: bool,
+    /// What that was, beside the version: a few words for each.
+    pub gone: Vec<String>,
 }
 
 /// What was found.
@@ -749,6 +764,8 @@ pub struct Hit {
     /// Whether its operator lets it take calls.
     #[serde(default = "by_default")]
     pub enabled: bool,
+    /// Whether it takes none before an operator has said something about what it asks for.
+    pub awaits_consent: bool,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
     /// As in [`PluginSummary::state`].
@@ -945,8 +962,10 @@ pub struct Update {
     pub version: String,
     /// The digest of its snapshot, in hexadecimal.
     pub digest: String,
-    /// From where it came.
+    /// Where a newer one was looked for.
     pub source: String,
+    /// The version that is there.
+    pub found: String,
     /// Whether anything was installed.
     pub updated: bool,
     /// Whether the version that it has now takes no calls before an operator has said something.

@@ -232,6 +232,10 @@ pub(crate) enum Command {
     Validate {
         /// The package's folder, with its plugin.json
         folder: PathBuf,
+        /// A program that lies elsewhere, as after a build, and belongs into the package by the name of its entry point; nothing else of the
+        /// folder is looked at then but the icon
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
         /// Execute the entry point, outside of any sandbox, and compare what actions it has with those of plugin.json
         #[arg(long)]
         run: bool,
@@ -272,7 +276,7 @@ pub(crate) struct Search {
     /// A permission that is asked for, such as file_read
     #[arg(long)]
     pub(crate) permission: Option<String>,
-    /// A state, such as active, or disabled
+    /// A state, such as active, or disabled, or awaits_consent
     #[arg(long)]
     pub(crate) state: Option<String>,
 }

@@ -139,6 +139,9 @@ impl Failure {
             message => harmless(message),
         };
         let _ = screen.error_line(&screen.labelled(Label::Error, &message));
+        for mistake in report.mistakes() {
+            let _ = screen.error_line(&screen.labelled(Label::Error, &harmless(mistake)));
+        }
         if let Some(hint) = &report.hint {
             let _ = screen.error_line(&screen.labelled(Label::Hint, &harmless(hint)));
         }
@@ -161,6 +164,13 @@ impl Failure {
 }
 
 impl Report {
+    /// What is wrong with a package, each a sentence, where there are several.
+    fn mistakes(&self) -> impl Iterator<Item = &str> {
+        let body = self.body.as_ref().filter(|_| self.code == ErrorCode::ConfigurationInvalid.name());
+        let mistakes = body.and_then(|body| body.details.as_ref()?.get("mistakes")?.as_array());
+        mistakes.into_iter().flatten().filter_map(Value::as_str)
+    }
+
     /// Of something that is none of the taxonomy's: this machine cannot do it.
     fn new(code: &'static str, message: impl Into<String>) -> Self {
         let (class, fault) = (Class::Unavailable, Fault::Host);

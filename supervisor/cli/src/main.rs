@@ -35,7 +35,7 @@ use clap::{CommandFactory, Parser};
 use palisade_client::admin::Change;
 use palisade_client::{CallError, Client, FromPayload, Raw};
 use palisade_protocol::{ErrorCode, SUPERVISOR_ID};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::arguments::{Arguments, Command};
@@ -53,12 +53,34 @@ pub(crate) struct Context {
     pub(crate) json: bool,
 }
 
+/// Operations whose answer may say that what was said ends with the daemon.
+const SAYING: [&str; 5] = ["grant", "revoke", "enable", "disable", "deprecate"];
+
+/// Of an answer, what is said of that.
+#[derive(Deserialize)]
+struct Kept {
+    #[serde(default)]
+    not_kept: Option<String>,
+}
+
 impl Context {
+    /// Warns where what was said is not kept; whoever reads JSON finds it there.
+    pub(crate) fn warn(&self, operation: &str, answer: &Raw) {
+        if SAYING.contains(&operation)
+            && !self.json
+            && let Ok(Kept { not_kept: Some(why) }) = answer.decode()
+        {
+            let _ = self.screen.error_line(&self.screen.labelled(Label::Warning, &harmless(&why)));
+        }
+    }
+
     /// Performs an operation of the daemon's.
     pub(crate) async fn operate(&self, operation: &str, params: &impl Serialize) -> Result<Raw, Failure> {
         let mut attendant = Attendant::new(&self.screen, &self.interrupts, "waiting for the daemon");
         let call = operate(&self.client, operation, params, None);
-        Ok(attendant.wait(call, || Ok(())).await??)
+        let answer: Raw = attendant.wait(call, || Ok(())).await??;
+        self.warn(operation, &answer);
+        Ok(answer)
     }
 }
 
@@ -112,7 +134,9 @@ fn main() -> ExitCode {
             Err(run::run(run.arguments, arguments.socket.or_else(named).as_deref()))
         }
         Command::Completions { shell } => completions(shell),
-        Command::Validate { folder, run } => validate::validate(&folder, run, &screen, as_json),
+        Command::Validate { folder, program, run } => {
+            validate::validate(&folder, program.as_deref(), run, &screen, as_json)
+        }
         Command::Pack(pack) => pack::pack(&pack, &screen, as_json).map(|()| 0),
         Command::New(new) => new::new(&new, as_json),
         Command::Keygen(keygen) => trust::keygen(keygen, as_json).map(|()| 0),

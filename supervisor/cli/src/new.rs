@@ -101,7 +101,7 @@ pub(crate) fn new(new: &New, as_json: bool) -> Result<u8, Failure> {
             serde_json::json!({ "folder": folder.to_string_lossy(), "id": id.as_str(), "next": next(id.as_str()) });
         print(&format!("{made}\n"))?;
     } else {
-        print(&format!("{}: from here to an answer\n", harmless(&folder.to_string_lossy())))?;
+        print(&format!("{} is there; in it, from here to an answer:\n", harmless(&folder.to_string_lossy())))?;
         for command in next(id.as_str()) {
             print(&format!("  {command}\n"))?;
         }

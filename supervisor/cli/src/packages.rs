@@ -29,8 +29,8 @@ struct Install<'a> {
 
 #[derive(Serialize)]
 struct Update<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plugin: Option<&'a str>,
+    #[serde(flatten)]
+    target: Option<Target<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a Path>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -77,7 +77,7 @@ pub(crate) async fn update(
     leave: Leave,
 ) -> Result<(), Failure> {
     let path = from.map(absolute).transpose()?;
-    let wanted = Update { plugin, path: path.as_deref(), major: leave.major, force: leave.force };
+    let wanted = Update { target: plugin.map(target), path: path.as_deref(), major: leave.major, force: leave.force };
     let answer = match context.operate("update", &wanted).await {
         Err(failure) if failure.is(ErrorCode::ConsentRequired) && !leave.major && permissions::can_ask(context) => {
             let question = format!("{} Install it? [y/N] ", harmless(&failure.sentence()));
@@ -102,11 +102,12 @@ pub(crate) async fn update(
 }
 
 fn update_text(updated: &Updated, screen: &Screen) -> String {
-    let Updated { id, from, version, source, updated, .. } = updated;
+    let Updated { id, from, version, source, found, updated, .. } = updated;
     let what = screen.tone(&format!("{} {}", one_line(id), one_line(version)), Tone::Strong);
     match updated {
         true => format!("{what} is installed, after {}\n", one_line(from)),
-        false => format!("{what} is the newest that there is in {}\n", harmless(source)),
+        false if found == version => format!("{what} is the newest that there is in {}\n", harmless(source)),
+        false => format!("{what} stays: {}, in {}, is no newer\n", one_line(found), harmless(source)),
     }
 }
 
@@ -156,8 +157,13 @@ pub(crate) async fn uninstall(context: &Context, plugins: &[String], force: bool
 }
 
 fn removal_text(removed: &Removal, purge: bool, screen: &Screen) -> String {
-    let what = screen.tone(&format!("{} {}", one_line(&removed.id), one_line(&removed.version)), Tone::Strong);
-    let mut text = format!("{what} is removed\n");
+    let mut text = match &removed.version {
+        Some(version) => {
+            let what = screen.tone(&format!("{} {}", one_line(&removed.id), one_line(version)), Tone::Strong);
+            format!("{what} is removed\n")
+        }
+        None => format!("of {} no version was there\n", screen.tone(&one_line(&removed.id), Tone::Strong)),
+    };
     for broken in &removed.broken {
         text += &screen.tone(&format!("{} is without it now\n", one_line(broken)), Tone::Careful);
     }
@@ -165,6 +171,9 @@ fn removal_text(removed: &Removal, purge: bool, screen: &Screen) -> String {
         let whose =
             if purge { "other versions of it are there, and its data are theirs: they stay" } else { "its data stay" };
         text += &format!("{whose} in {}\n", harmless(data));
+    }
+    for gone in &removed.gone {
+        text += &format!("gone with it: {}\n", harmless(gone));
     }
     if removed.purged {
         text += "nothing of it stays\n";
@@ -215,6 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn what_an_update_came_to_is_said() {
+        let same = Updated {
+            id: "echo".into(),
+            from: "1.1.0".into(),
+            version: "1.1.0".into(),
+            source: "/srv/echo".into(),
+            found: "1.1.0".into(),
+            ..Updated::default()
+        };
+        let text = |updated: &Updated| update_text(updated, &Screen::plain());
+        assert_eq!(text(&same), "echo 1.1.0 is the newest that there is in /srv/echo\n");
+        let older = Updated { found: "1.0.0".into(), ..same.clone() };
+        assert_eq!(text(&older), "echo 1.1.0 stays: 1.0.0, in /srv/echo, is no newer\n");
+        let newer = Updated { version: "1.2.0".into(), updated: true, ..same };
+        assert_eq!(text(&newer), "echo 1.2.0 is installed, after 1.1.0\n");
+    }
+
+    #[test]
     fn what_was_done_and_what_stays_is_said() {
         let installed = Installation {
             id: "echo".into(),
@@ -227,11 +254,12 @@ mod tests {
         assert_eq!(installation_text(&again, &Screen::plain()), "echo 1.0.0 was installed already, sha256 00ff\n");
         let removed = Removal {
             id: "echo".into(),
-            version: "1.0.0".into(),
+            version: Some("1.0.0".into()),
             broken: vec!["other 2.0.0".into()],
             data: Some("/var/lib/\x1b".into()),
             archive: Some("/var/lib/echo.tar.zst".into()),
             purged: false,
+            gone: vec![],
         };
         assert_eq!(
             removal_text(&removed, false, &Screen::plain()),
@@ -245,6 +273,11 @@ mod tests {
         );
         let purged = Removal { data: None, purged: true, ..shared };
         assert_eq!(removal_text(&purged, true, &Screen::plain()), "echo 1.0.0 is removed\nnothing of it stays\n");
+        let rest = Removal { version: None, gone: vec!["the archives of 1.0.0".into()], ..purged };
+        assert_eq!(
+            removal_text(&rest, true, &Screen::plain()),
+            "of echo no version was there\ngone with it: the archives of 1.0.0\nnothing of it stays\n"
+        );
         let found = Rescan {
             added: vec!["a 1.0.0".into()],
             changed: vec!["b 1.0.0".into()],

@@ -85,11 +85,14 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
             vec![
                 Cell::new(&plugin.id, Tone::Strong),
                 (&plugin.version).into(),
-                marked(&plugin.state, plugin.enabled, plugin.deprecated),
+                marked(&plugin.state, plugin.enabled, plugin.awaits_consent, plugin.deprecated),
                 since(plugin.since_unix_ms).into(),
                 plugin.calls_in_flight.to_string().into(),
                 plugin.restarts.to_string().into(),
-                plugin.description.as_ref().unwrap_or(&plugin.name).into(),
+                match &plugin.lacks {
+                    Some(lacking) if plugin.enabled => Cell::new(format!("lacks {lacking}"), Tone::Careful),
+                    _ => plugin.description.as_ref().unwrap_or(&plugin.name).into(),
+                },
             ]
         })
         .collect();
@@ -97,13 +100,13 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
 }
 
 /// A state, or that it takes no calls; and that it is better not used.
-pub(crate) fn marked(state: &str, enabled: bool, deprecated: bool) -> Cell {
-    match (enabled, deprecated) {
-        (true, false) => Cell::new(state, Tone::of_state(state)),
-        (true, true) => Cell::new(format!("{state}, deprecated"), Tone::Careful),
-        (false, false) => Cell::new("disabled", Tone::Faint),
-        (false, true) => Cell::new("disabled, deprecated", Tone::Faint),
-    }
+pub(crate) fn marked(state: &str, enabled: bool, awaits_consent: bool, deprecated: bool) -> Cell {
+    let (state, tone) = match (enabled, awaits_consent) {
+        (false, _) => ("disabled", Tone::Faint),
+        (true, true) => ("awaits consent", Tone::Careful),
+        (true, false) => (state, if deprecated { Tone::Careful } else { Tone::of_state(state) }),
+    };
+    if deprecated { Cell::new(format!("{state}, deprecated"), tone) } else { Cell::new(state, tone) }
 }
 
 /// `1 call`, `2 calls`.
@@ -191,6 +194,11 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     if !status.enabled {
         let id = one_line(&status.id);
         fields.add("disabled", &format!("it takes no calls; `palisade enable {id}@{}`", one_line(&status.version)));
+    }
+    if status.enabled && status.awaits_consent {
+        let target = format!("{}@{}", one_line(&status.id), one_line(&status.version));
+        let text = format!("it takes no calls; `palisade grant {target}` shows what it asks for, and asks you");
+        fields.prose("awaits consent", &screen.tone(&text, Tone::Careful));
     }
     if let Some(Deprecation { at_unix_ms, by, reason }) = &status.deprecated {
         let why = reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
@@ -563,7 +571,15 @@ pub(crate) async fn change(context: &Context, change: Change, plugins: Vec<Strin
         attendant.hide();
         match outcome {
             Ok(status) if context.json => output.line(&value::to_json(&status, Layout::Line)?)?,
-            Ok(_) => {}
+            Ok(status) if change == Change::Disable => {
+                context.warn(operation, &status);
+                let status: PluginStatus = status.decode()?;
+                for broken in &status.broken {
+                    let what = format!("{} is without {} now", one_line(broken), one_line(&status.id));
+                    output.line(&context.screen.tone(&what, Tone::Careful))?;
+                }
+            }
+            Ok(status) => context.warn(operation, &status),
             Err(failure) => {
                 // Each is told when it is known; the first decides the exit status.
                 let failure = if several { failure.about(&plugin) } else { failure };
@@ -784,13 +800,24 @@ mod tests {
                     restarts: 12,
                     ..PluginSummary::default()
                 },
+                PluginSummary {
+                    id: "guest".into(),
+                    version: "2.0.0".into(),
+                    state: "discovered".into(),
+                    enabled: true,
+                    awaits_consent: true,
+                    deprecated: true,
+                    lacks: Some("other ^1, which is not there".into()),
+                    ..PluginSummary::default()
+                },
             ],
             rejected: vec![],
         };
         insta::assert_snapshot!(listing_text(&listing, &Screen::plain()), @r"
-        PLUGIN      VERSION  STATE       SINCE  BUSY  RESTARTS  DESCRIPTION
-        echo        1.0.0    active             0     0         Echoes.
-        calculator  0.1.0    discovered         0     12        Calculator
+        PLUGIN      VERSION  STATE                       SINCE  BUSY  RESTARTS  DESCRIPTION
+        echo        1.0.0    active                             0     0         Echoes.
+        calculator  0.1.0    discovered                         0     12        Calculator
+        guest       2.0.0    awaits consent, deprecated         0     0         lacks other ^1, which is not there
         ");
     }
 

@@ -28,6 +28,9 @@ pub(crate) async fn search(context: &Context, wanted: &arguments::Search) -> Res
 }
 
 fn found_text(found: &Found, screen: &Screen) -> String {
+    if found.plugins.is_empty() {
+        return "no plugin has all of this\n".to_owned();
+    }
     let rows: Vec<_> = found
         .plugins
         .iter()
@@ -36,7 +39,7 @@ fn found_text(found: &Found, screen: &Screen) -> String {
                 Cell::new(&hit.id, Tone::Strong),
                 (&hit.version).into(),
                 (&hit.kind).into(),
-                marked(&hit.state, hit.enabled, hit.deprecated),
+                marked(&hit.state, hit.enabled, hit.awaits_consent, hit.deprecated),
                 hit.tags.join(" ").into(),
                 hit.description.as_ref().unwrap_or(&hit.name).into(),
             ]

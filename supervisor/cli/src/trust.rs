@@ -138,25 +138,23 @@ pub(crate) fn verify(verify: Verify, screen: &Screen, as_json: bool) -> Result<(
 
 /// What is found of the program of a package, where the kernel executes it.
 fn program(rules: &Rules, folder: &Path, manifest: &Manifest) -> Result<Vec<Finding>, Failure> {
-    // What a runtime executes is its own affair, and which there are is the daemon's.
-    if manifest.runtime.is_some() {
-        return Ok(Vec::new());
-    }
-    let entry = manifest.entry_point.as_str();
     let refused = |why: String| Failure::code(ErrorCode::CheckFailed, format!("{}: {why}", folder.display()));
-    match store::entry_point(folder, entry).map_err(|failure| refused(failure.message))?.program {
-        Program::Elf => {
-            let inspected = rules.inspect(folder, entry).map_err(|error| refused(error.to_string()))?;
-            inspected.refused.map_or(Ok(inspected.findings), |why| Err(refused(why)))
+    let program = match manifest.runtime {
+        // What a runtime executes is its own affair, and which there are is the daemon's.
+        Some(_) => None,
+        None => {
+            let there = store::entry_point(folder, manifest.entry_point.as_str());
+            Some(there.map_err(|failure| refused(failure.message))?.program)
         }
-        Program::Script { interpreter, .. } if !Path::new(&interpreter).is_file() => Err(refused(format!(
-            "the script's interpreter {interpreter} is not there; install it, or correct the #! line"
-        ))),
-        Program::Script { interpreter, .. } => {
-            let inspected = rules.inspect_script(entry, &interpreter);
-            inspected.refused.map_or(Ok(inspected.findings), |why| Err(refused(why)))
-        }
+    };
+    if let Some(Program::Script { interpreter, .. }) = &program
+        && !Path::new(interpreter).is_file()
+    {
+        let why = format!("the script's interpreter {interpreter} is not there; install it, or correct the #! line");
+        return Err(refused(why));
     }
+    let inspected = rules.inspect(folder, manifest, program.as_ref()).map_err(|error| refused(error.to_string()))?;
+    inspected.refused.map_or(Ok(inspected.findings), |why| Err(refused(why)))
 }
 
 fn text(held: &Held, folder: &Path, checksum: &str, pinned: bool, findings: &[Finding], screen: &Screen) -> String {

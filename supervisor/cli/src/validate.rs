@@ -87,20 +87,36 @@ impl Report {
 }
 
 /// `palisade validate`
-pub(crate) fn validate(folder: &Path, run: bool, screen: &Screen, as_json: bool) -> Result<u8, Failure> {
+pub(crate) fn validate(
+    folder: &Path,
+    program: Option<&Path>,
+    run: bool,
+    screen: &Screen,
+    as_json: bool,
+) -> Result<u8, Failure> {
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return Err(Failure::usage(format!("{} is no folder", folder.display()))),
         Err(error) => return Err(Failure::usage(format!("{} cannot be read: {error}", folder.display()))),
     }
+    // As `pack` takes it, wherever a link leads.
+    let program = program.map(|program| {
+        let unreadable = |error| Failure::usage(format!("{} cannot be read: {error}", program.display()));
+        fs::canonicalize(program).map_err(unreadable)
+    });
+    let program = program.transpose()?;
     let mut report = Report::default();
     let manifest = look_at_manifest(folder, &mut report);
-    look_at_files(folder, &mut report);
+    // What else lies in the folder is no part of a package whose program lies elsewhere.
+    if program.is_none() {
+        look_at_files(folder, &mut report);
+    }
     if let Some(manifest) = &manifest {
-        let executable = look_at_entry_point(folder, manifest, &mut report);
+        let program = program.unwrap_or_else(|| folder.join(manifest.entry_point.as_str()));
+        let executable = look_at_entry_point(&program, manifest, &mut report);
         look_at_icon(folder, manifest, &mut report);
         if run && executable {
-            look_at_program(folder, manifest, &mut report)?;
+            look_at_program(&program, manifest, &mut report)?;
         }
     }
     let failed = report.left_out > 0 || report.problems.iter().any(|problem| problem.severity == Severity::Error);
@@ -248,13 +264,13 @@ fn look_at_file(folder: &Path, relative: &Path, metadata: &Metadata, report: &mu
 }
 
 /// Whether it can be executed.
-fn look_at_entry_point(folder: &Path, manifest: &Manifest, report: &mut Report) -> bool {
+fn look_at_entry_point(program: &Path, manifest: &Manifest, report: &mut Report) -> bool {
     let entry = Path::new(manifest.entry_point.as_str());
     let place = || Some("entry_point".to_owned());
     let refuse = |report: &mut Report, what: String| {
         report.add(Severity::Error, entry, place(), format!("the entry point {what}"));
     };
-    let (mut file, metadata) = match open(&folder.join(entry)) {
+    let (mut file, metadata) = match open(program) {
         Ok(opened) => opened,
         Err(what) => {
             refuse(report, what);
@@ -302,9 +318,9 @@ struct Described {
 }
 
 /// Executes the program and holds what it says against the manifest.
-fn look_at_program(folder: &Path, manifest: &Manifest, report: &mut Report) -> Result<(), Failure> {
+fn look_at_program(program: &Path, manifest: &Manifest, report: &mut Report) -> Result<(), Failure> {
     let entry = Path::new(manifest.entry_point.as_str());
-    let described: Described = match ask(&folder.join(entry))? {
+    let described: Described = match ask(program)? {
         Ok(described) => described,
         Err(why) => {
             report.warn(

@@ -251,7 +251,7 @@ fn a_project_is_written_where_nothing_is() {
     let project = folder.path().join("deep/project");
     let path = project.to_str().unwrap();
     let said = format!(
-        "{path}: from here to an answer\n  cargo build\n  cargo test\n  palisade pack --program target/debug/word_count-2\n  \
+        "{path} is there; in it, from here to an answer:\n  cargo build\n  cargo test\n  palisade pack --program target/debug/word_count-2\n  \
          palisade install word_count-2-0.1.0.tar.zst\n  palisade call word_count-2 greet name=Ada\n"
     );
     assert_eq!(palisade(&["new", "word_count-2", "--path", path]), (0, said, String::new()));

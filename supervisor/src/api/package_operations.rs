@@ -99,6 +99,7 @@ struct UninstallParams {
 #[serde(deny_unknown_fields)]
 struct UpdateParams {
     plugin: Option<String>,
+    version: Option<String>,
     path: Option<String>,
     #[serde(default)]
     major: bool,
@@ -161,15 +162,15 @@ impl Service {
                 let GrantParams { plugin, version, permissions, definitions, digest } = parameters(params)?;
                 let grant = Grant { plugin, version, permissions, definitions, digest };
                 let packages = self.changeable()?;
-                let handle = to_its_end(async move { packages.grant(&grant, &who).await }).await?;
-                value(&consent::permissions(&handle))
+                let said = to_its_end(async move { packages.grant(&grant, &who).await }).await?;
+                kept(value(&consent::permissions(&said.handle))?, said.not_kept)
             }
             "revoke" => {
                 let RevokeParams { plugin, version, permissions, stop, forget } = parameters(params)?;
                 let revocation = Revocation { plugin, version, permissions, stop, forget };
                 let packages = self.changeable()?;
-                let handle = to_its_end(async move { packages.revoke(&revocation, &who).await }).await?;
-                value(&consent::permissions(&handle))
+                let said = to_its_end(async move { packages.revoke(&revocation, &who).await }).await?;
+                kept(value(&consent::permissions(&said.handle))?, said.not_kept)
             }
             "search" => {
                 let SearchParams { text, tag, capability, kind, permission, state } = parameters(params)?;
@@ -195,19 +196,19 @@ impl Service {
                 let DeprecateParams { plugin, version, reason, undo } = parameters(params)?;
                 let packages = self.changeable()?;
                 let work = async move { packages.deprecate(&plugin, version.as_deref(), reason, undo, &who).await };
-                let handle = to_its_end(work).await?;
-                value(&handle.status().await)
+                let said = to_its_end(work).await?;
+                kept(value(&said.handle.status().await)?, said.not_kept)
             }
             "stats" => {
                 let StatusParams { plugin, version } = parameters(params)?;
                 value(&self.packages()?.usage(plugin.as_deref(), version.as_deref()).await?)
             }
             "update" => {
-                let UpdateParams { plugin, path, major, force } = parameters(params)?;
+                let UpdateParams { plugin, version, path, major, force } = parameters(params)?;
                 let packages = self.changeable()?;
                 let leave = Leave { major, force };
-                let mut updated =
-                    value(&to_its_end(async move { packages.updates(plugin, path, leave, &who).await }).await?)?;
+                let work = async move { packages.updates(plugin, version.as_deref(), path, leave, &who).await };
+                let mut updated = value(&to_its_end(work).await?)?;
                 for one in updated["updates"].as_array_mut().into_iter().flatten() {
                     self.say_what_it_awaits(one)?;
                 }
@@ -237,8 +238,12 @@ impl Service {
                 let Which { plugin, version } = parameters(params)?;
                 let (packages, enable) = (self.changeable()?, action == "enable");
                 let work = async move { packages.enable(&plugin, version.as_deref(), enable, &who).await };
-                let handle = to_its_end(work).await?;
-                value(&handle.status().await)
+                let said = to_its_end(work).await?;
+                let mut status = value(&said.handle.status().await)?;
+                if !said.broken.is_empty() {
+                    status["broken"] = json!(said.broken);
+                }
+                kept(status, said.not_kept)
             }
         }
     }
@@ -269,6 +274,14 @@ impl Service {
         let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
         self.packages.clone().ok_or_else(none)
     }
+}
+
+/// An answer that says, where what it is about ends with the daemon, why.
+fn kept(mut answer: Value, not_kept: Option<String>) -> Result<Value, ErrorBody> {
+    if let Some(why) = not_kept {
+        answer["not_kept"] = json!(why);
+    }
+    Ok(answer)
 }
 
 /// Does what must not be left half done.

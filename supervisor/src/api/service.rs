@@ -183,7 +183,13 @@ pub const ACTIONS: &[Row] = &[
     (
         "update",
         "Installs newer versions, from where plugins were installed or from elsewhere.",
-        &[PLUGIN_OPTIONAL, ("path", "string", false), ("major", "boolean", false), ("force", "boolean", false)],
+        &[
+            PLUGIN_OPTIONAL,
+            VERSION,
+            ("path", "string", false),
+            ("major", "boolean", false),
+            ("force", "boolean", false),
+        ],
         false,
     ),
     ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),

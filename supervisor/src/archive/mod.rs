@@ -15,7 +15,7 @@ mod unpack;
 use std::io;
 use std::path::PathBuf;
 
-use crate::trust::tree::{PACKAGE_BYTES_MAX, PACKAGE_FILES_MAX};
+use crate::trust::tree::{PACKAGE_BYTES_MAX, PACKAGE_FILES_MAX, not_written};
 
 pub use self::pack::{PackError, Packed, pack};
 pub use self::unpack::unpack;
@@ -77,7 +77,7 @@ pub enum ArchiveError {
     #[error("has no plugin.json, neither at its top nor in the one folder that is there")]
     NoManifest,
     /// What is in it cannot be written.
-    #[error("cannot be unpacked: {path} cannot be written: {source}; is the disk full or read-only?", path = .path.display())]
+    #[error("cannot be unpacked: {path} cannot be written: {source}{}", not_written(source), path = .path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,

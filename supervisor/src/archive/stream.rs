@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::rc::Rc;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use ruzstd::decoding::FrameDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 
@@ -26,6 +26,21 @@ struct Shared {
     ended: Cell<bool>,
     /// All that was compressed was read, to its proper end.
     over: Cell<bool>,
+}
+
+impl Shared {
+    /// Notes that something else follows what was compressed.
+    fn goes_on(&self) -> io::Error {
+        self.fault.borrow_mut().get_or_insert(ArchiveError::Trailing);
+        io::Error::other("something else follows")
+    }
+}
+
+/// Whether these bytes, four at most, are the first of a frame, as far as they go.
+fn begins_a_frame(first: &[u8]) -> bool {
+    let is_skipped =
+        |first: &[u8]| first.split_first().is_some_and(|(one, rest)| one & 0xf0 == 0x50 && SKIPPABLE.starts_with(rest));
+    ZSTANDARD.starts_with(first) || is_skipped(first)
 }
 
 /// The archive's own bytes.
@@ -56,23 +71,102 @@ impl Read for Input<'_> {
     }
 }
 
+/// Bytes of which some can be looked at before they are read.
+struct Ahead<R> {
+    front: Vec<u8>,
+    source: R,
+}
+
+impl<R: BufRead> Ahead<R> {
+    /// The next so many, or as many as there are.
+    fn look(&mut self, count: usize) -> io::Result<&[u8]> {
+        while self.front.len() < count {
+            let there = self.source.fill_buf()?;
+            if there.is_empty() {
+                break;
+            }
+            let some = there.len().min(count - self.front.len());
+            self.front.extend_from_slice(&there[..some]);
+            self.source.consume(some);
+        }
+        Ok(&self.front)
+    }
+}
+
+impl<R: BufRead> Read for Ahead<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Ahead<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.front.is_empty() { self.source.fill_buf() } else { Ok(&self.front) }
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.front.is_empty() {
+            self.source.consume(count);
+        } else {
+            self.front.drain(..count);
+        }
+    }
+}
+
+/// Members of gzip, one after the other.
+struct Members<R> {
+    /// Always there, but while one follows the other.
+    member: Option<GzDecoder<Ahead<R>>>,
+    shared: Rc<Shared>,
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let count = member.read(buffer)?;
+            if 0 < count || buffer.is_empty() {
+                return Ok(count);
+            }
+            let first = member.get_mut().look(GZIP.len())?;
+            if first.is_empty() {
+                return Ok(0);
+            }
+            if !GZIP.starts_with(first) {
+                return Err(self.shared.goes_on());
+            }
+            self.member = self.member.take().map(|member| GzDecoder::new(member.into_inner()));
+        }
+        Ok(0)
+    }
+}
+
 /// Frames of Zstandard, one after the other, and what is to be skipped between them.
 struct Frames<R> {
-    source: R,
+    source: Ahead<R>,
     decoder: FrameDecoder,
     within: bool,
+    shared: Rc<Shared>,
 }
 
 impl<R: BufRead> Frames<R> {
-    fn new(source: R) -> Self {
+    fn new(source: Ahead<R>, shared: Rc<Shared>) -> Self {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(WINDOW_BYTES_MAX);
-        Self { source, decoder, within: false }
+        Self { source, decoder, within: false, shared }
     }
 
     /// Goes on to the next frame, if there is one.
     fn begin(&mut self) -> io::Result<bool> {
-        while !self.source.fill_buf()?.is_empty() {
+        loop {
+            let first = self.source.look(ZSTANDARD.len())?;
+            if first.is_empty() {
+                return Ok(false);
+            }
+            if !begins_a_frame(first) {
+                return Err(self.shared.goes_on());
+            }
             match self.decoder.reset(&mut self.source) {
                 Ok(()) => return Ok(true),
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
@@ -87,13 +181,9 @@ impl<R: BufRead> Frames<R> {
                         "it was compressed with a window of more than {most} MiB, which would have to be held in memory"
                     )));
                 }
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::BadMagicNumber(_))) => {
-                    return Err(io::Error::other("something else follows what was compressed"));
-                }
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
-        Ok(false)
     }
 }
 
@@ -148,12 +238,13 @@ impl<'a> Stream<'a> {
         shared.ended.set(false);
         let kind = first.clone();
         let whole = BufReader::with_capacity(64 << 10, io::Cursor::new(first).chain(input));
-        let inner: Box<dyn Read + 'a> = match kind.as_slice() {
-            [first, rest @ ..] if kind == ZSTANDARD || (first & 0xf0 == 0x50 && rest == SKIPPABLE) => {
-                Box::new(Frames::new(whole))
-            }
-            [first, second, ..] if [*first, *second] == GZIP => Box::new(MultiGzDecoder::new(whole)),
-            _ => Box::new(whole),
+        let ahead = |source| Ahead { front: Vec::new(), source };
+        let inner: Box<dyn Read + 'a> = if kind.len() == ZSTANDARD.len() && begins_a_frame(&kind) {
+            Box::new(Frames::new(ahead(whole), shared.clone()))
+        } else if kind.starts_with(&GZIP) {
+            Box::new(Members { member: Some(GzDecoder::new(ahead(whole))), shared: shared.clone() })
+        } else {
+            Box::new(whole)
         };
         Ok(Self { inner, count: 0, shared })
     }

@@ -131,7 +131,7 @@ impl Manifest {
         };
         let mut problems = Problems::default();
         let manifest = read_manifest(Table::root(&fields, &mut problems));
-        let Problems { errors, warnings } = problems;
+        let Problems { errors, warnings, .. } = problems;
         match manifest {
             Some(manifest) if errors.is_empty() => Ok((manifest, warnings)),
             _ => Err(ManifestError::Fields { errors }),

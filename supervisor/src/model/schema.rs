@@ -27,6 +27,15 @@ pub const PATTERNS_MAX: usize = 64;
 /// So much room the patterns of one schema may need once they are compiled, and as much again while they run.
 const PATTERNS_BYTES_MAX: usize = 1 << 20;
 
+/// So many patterns all schemas of one manifest may have.
+const ALL_PATTERNS_MAX: usize = 4096;
+
+/// So much room they may need once they are compiled, each schema counted with as much as it is given. Compiling takes time in proportion.
+const ALL_PATTERNS_BYTES_MAX: usize = 16 << 20;
+
+/// What a schema is given at first, and then four times as much each time that it does not do.
+const ROOM_BYTES_MIN: usize = 16 << 10;
+
 /// A pattern costs as much as so many values of a schema.
 const PATTERN_VALUES: u64 = 16;
 
@@ -63,27 +72,75 @@ pub enum SchemaError {
     /// It is one, and checking it has no bound that is known.
     #[error("it refers to itself, or too often")]
     Boundless,
+    /// What all schemas together may have is used up.
+    #[error(
+        "with this one all schemas together have more than the {ALL_PATTERNS_MAX} patterns, or take more than the {} MiB for compiled ones, \
+         that are allowed",
+        ALL_PATTERNS_BYTES_MAX >> 20
+    )]
+    TooMuch,
+}
+
+/// What is left for the patterns of the schemas that are still to come of a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    patterns: usize,
+    bytes: usize,
+    /// One has been refused for want of it.
+    is_exceeded: bool,
+}
+
+impl Room {
+    /// Whether one has been refused for want of it, so that no other with a pattern is compiled.
+    #[must_use]
+    pub fn is_exceeded(self) -> bool {
+        self.is_exceeded
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { patterns: ALL_PATTERNS_MAX, bytes: ALL_PATTERNS_BYTES_MAX, is_exceeded: false }
+    }
 }
 
 impl Schema {
     /// Makes a schema ready.
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
-        let mut patterns = 0;
-        look_through(schema, &mut patterns)?;
-        let Some(values) = values(schema) else { return Err(SchemaError::Boundless) };
-        let room = PATTERNS_BYTES_MAX / patterns.max(1);
-        jsonschema::options()
-            .offline()
-            .with_pattern_options(PatternOptions::regex().size_limit(room).dfa_size_limit(room))
-            .build(schema)
-            .map(|validator| Self { validator, values })
-            .map_err(|error| {
-                let place = error.instance_path().to_string();
-                let place =
-                    if place.is_empty() { String::new() } else { format!("{}: ", clip(&place, SHOWN_BYTES_MAX)) };
-                let why = why_no_pattern(&error).map(|why| format!(": {why}")).unwrap_or_default();
-                SchemaError::Refused(format!("{place}{}{why}", clip(&error.to_string(), 3 * SHOWN_BYTES_MAX)))
-            })
+        let (patterns, values) = measure(schema)?;
+        Self::build(schema, patterns, values, PATTERNS_BYTES_MAX).map_err(|error| refusal(&error))
+    }
+
+    /// The same for one of several schemas, whose patterns have `room` together.
+    pub fn compile_within(schema: &Value, room: &mut Room) -> Result<Self, SchemaError> {
+        let (patterns, values) = measure(schema)?;
+        if patterns == 0 {
+            return Self::build(schema, patterns, values, PATTERNS_BYTES_MAX).map_err(|error| refusal(&error));
+        }
+        let mut bytes = ROOM_BYTES_MIN;
+        loop {
+            if room.is_exceeded || room.patterns < patterns || room.bytes < bytes {
+                room.is_exceeded = true;
+                return Err(SchemaError::TooMuch);
+            }
+            match Self::build(schema, patterns, values, bytes) {
+                Ok(ready) => {
+                    room.patterns -= patterns;
+                    room.bytes -= bytes;
+                    return Ok(ready);
+                }
+                // The engine does not say how much a pattern takes, only that this is too little.
+                Err(error) if bytes < PATTERNS_BYTES_MAX && why_no_pattern(&error).is_some() => bytes *= 4,
+                Err(error) => return Err(refusal(&error)),
+            }
+        }
+    }
+
+    fn build(schema: &Value, patterns: usize, values: u64, bytes: usize) -> Result<Self, ValidationError<'static>> {
+        let each = |bytes: usize| bytes / patterns.max(1);
+        let options = PatternOptions::regex().size_limit(each(bytes)).dfa_size_limit(each(PATTERNS_BYTES_MAX));
+        let validator = jsonschema::options().offline().with_pattern_options(options).build(schema);
+        validator.map(|validator| Self { validator, values }).map_err(ValidationError::to_owned)
     }
 
     /// What of a value does not fit: the place in it, and what is wrong there.
@@ -104,6 +161,21 @@ impl Schema {
     pub fn affords(&self, bytes: usize) -> bool {
         self.values.saturating_mul(bytes as u64) <= CHECK_STEPS_MAX
     }
+}
+
+/// How many patterns a schema has, and how many values.
+fn measure(schema: &Value) -> Result<(usize, u64), SchemaError> {
+    let mut patterns = 0;
+    look_through(schema, &mut patterns)?;
+    let values = values(schema).ok_or(SchemaError::Boundless)?;
+    Ok((patterns, values))
+}
+
+fn refusal(error: &ValidationError<'_>) -> SchemaError {
+    let place = error.instance_path().to_string();
+    let place = if place.is_empty() { String::new() } else { format!("{}: ", clip(&place, SHOWN_BYTES_MAX)) };
+    let why = why_no_pattern(error).map(|why| format!(": {why}")).unwrap_or_default();
+    SchemaError::Refused(format!("{place}{}{why}", clip(&error.to_string(), 3 * SHOWN_BYTES_MAX)))
 }
 
 /// Why a pattern is refused, if it is about one. The engine does not say, so it is what is there to be seen.

@@ -18,6 +18,9 @@ pub const TEXT_BYTES_MAX: usize = 256;
 /// What a disabled version is found by, beside its state.
 pub const DISABLED: &str = "disabled";
 
+/// And one that waits for its operator's consent.
+pub const AWAITING: &str = "awaits_consent";
+
 /// What somebody looks for, as it was said.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Said<'a> {
@@ -43,6 +46,7 @@ pub struct Query {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Disabled,
+    Awaiting,
     State(PluginState),
 }
 
@@ -84,6 +88,7 @@ impl Place {
 pub struct Candidate<'a> {
     pub manifest: &'a Manifest,
     pub enabled: bool,
+    pub awaits_consent: bool,
     pub state: PluginState,
     /// Names and descriptions of the actions that its program has, if it has run.
     pub actions: &'a [(String, String)],
@@ -98,7 +103,7 @@ impl Query {
             return Err(QueryError::TooLong { bytes: text.len() });
         }
         let states: Vec<_> = PluginState::ALL.map(|state| (state.as_str(), Wanted::State(state))).into();
-        let states = [states, vec![(DISABLED, Wanted::Disabled)]].concat();
+        let states = [states, vec![(DISABLED, Wanted::Disabled), (AWAITING, Wanted::Awaiting)]].concat();
         Ok(Self {
             words: text.split_whitespace().map(str::to_lowercase).collect(),
             tag: said.tag.map(str::to_lowercase),
@@ -120,6 +125,7 @@ impl Query {
             && self.permission.is_none_or(|name| manifest.permission_requests.iter().any(|one| one.permission == name))
             && self.state.is_none_or(|state| match state {
                 Wanted::Disabled => !candidate.enabled,
+                Wanted::Awaiting => candidate.awaits_consent,
                 Wanted::State(state) => candidate.state == state,
             });
         if !fits {
@@ -223,7 +229,8 @@ mod tests {
             .filter_map(|manifest| {
                 let is_archive = manifest.id.as_str() == "archive";
                 let actions = if is_archive { &actions[..] } else { &[] };
-                let candidate = Candidate { manifest, enabled: !is_archive, state: PluginState::Stopped, actions };
+                let (enabled, awaits_consent) = (!is_archive, manifest.id.as_str() == "zoo");
+                let candidate = Candidate { manifest, enabled, awaits_consent, state: PluginState::Stopped, actions };
                 Some((query.find(&candidate)?, &manifest.id, &manifest.version))
             })
             .collect();
@@ -257,6 +264,7 @@ mod tests {
         assert_eq!(found(Said { kind: Some("workflow"), text: Some("zoo"), ..none }), [""; 0]);
         assert_eq!(found(Said { permission: Some("file_read"), ..none }), ["zoo"]);
         assert_eq!(found(Said { state: Some("disabled"), ..none }), ["archive"]);
+        assert_eq!(found(Said { state: Some("awaits_consent"), ..none }), ["zoo"]);
         assert_eq!(found(Said { state: Some("stopped"), ..none }).len(), 7);
         assert_eq!(found(Said { state: Some("active"), ..none }), [""; 0]);
     }

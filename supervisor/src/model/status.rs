@@ -160,6 +160,9 @@ pub struct PluginSummary {
     pub enabled: bool,
     /// Whether it takes none before an operator has said something about what it asks for.
     pub awaits_consent: bool,
+    /// What it depends on and cannot have: a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
     pub state: PluginState,

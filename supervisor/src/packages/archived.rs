@@ -4,14 +4,18 @@
 //! archive/ID-VERSION.tar.zst        the newest of them; the oldest go when there are too many, or they take too much room
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use semver::Version;
+
 use super::record::sync_parent;
 use crate::archive::{self, PackError};
+use crate::model::ids::PluginId;
 
 /// So many are kept,
 const KEPT: usize = 50;
@@ -43,6 +47,44 @@ pub(super) fn keep(archived: &Path, snapshot: &Path, name: &str) -> Result<PathB
         tracing::warn!(folder = %archived.display(), %error, "the oldest archives of what was uninstalled stay");
     }
     Ok(place)
+}
+
+/// The archives of an id, the lowest version first. What is named otherwise is none. Blocks.
+///
+/// # Errors
+/// Why the folder cannot be read.
+pub(super) fn of(archived: &Path, id: &PluginId) -> io::Result<BTreeMap<Version, PathBuf>> {
+    let entries = match fs::read_dir(archived) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error),
+    };
+    let mut there = BTreeMap::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(END));
+        // An id that begins with this one and a dash leaves nothing that would be a version.
+        let rest = name.and_then(|name| name.strip_prefix(id.as_str())?.strip_prefix('-'));
+        if let Some(version) = rest.and_then(|version| Version::parse(version).ok()) {
+            there.insert(version, path);
+        }
+    }
+    Ok(there)
+}
+
+/// Removes them, for good. Blocks.
+///
+/// # Errors
+/// Why one of them stays, and perhaps others.
+pub(super) fn forget(archived: &Path, id: &PluginId) -> io::Result<()> {
+    let there = of(archived, id)?;
+    if there.is_empty() {
+        return Ok(());
+    }
+    for path in there.values() {
+        fs::remove_file(path)?;
+    }
+    File::open(archived)?.sync_all()
 }
 
 fn write(beside: &Path, snapshot: &Path, name: &str) -> Result<(), PackError> {
@@ -113,6 +155,22 @@ mod tests {
         assert_eq!(names(), ["four.tar.zst", "three.tar.zst"]);
         prune(&archived, &newest, 3, 0).unwrap();
         assert_eq!(names(), ["four.tar.zst"]);
+    }
+
+    #[test]
+    fn those_of_one_id_are_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = PluginId::parse("echo").unwrap();
+        assert!(of(&folder.path().join("nowhere"), &id).unwrap().is_empty());
+        let names = ["echo-1.0.0", "echo-1.1.0-rc.1+b", "echo-1-0.0.0", "echoes-1.0.0", "echo-one", "1.0.0"];
+        for name in names {
+            fs::write(folder.path().join(format!("{name}{END}")), "").unwrap();
+        }
+        let versions: Vec<_> = of(folder.path(), &id).unwrap().keys().map(ToString::to_string).collect();
+        assert_eq!(versions, ["1.0.0", "1.1.0-rc.1+b"]);
+        forget(folder.path(), &id).unwrap();
+        assert!(of(folder.path(), &id).unwrap().is_empty());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), names.len() - 2);
     }
 
     #[test]

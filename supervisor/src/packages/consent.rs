@@ -4,35 +4,30 @@
 //! an update is asked about for what grew. An answer takes effect at once: the plugin is made anew with what it may do now.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
-use rustix::fs::OFlags;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::{Packages, lock, record, run, the_one};
+use super::prepare::{self, Evidence, Prepared};
+use super::{Packages, lock, run, the_one};
 use crate::events::{EventKind, unix_ms};
 use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
-use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::model::manifest::Manifest;
 use crate::model::permission::consent::{
     self, Answer, Case, Change, Consent, Decision, Origin, Said, Verdict, Word, items,
 };
-use crate::model::permission::grants::Grants;
+use crate::model::permission::grants::{Grants, NAMES};
 use crate::model::permission::item::Item;
 use crate::model::status::{PluginState, quoted};
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
 use crate::store::Snapshot;
-use crate::store::database::Condition;
 use crate::store::database::consents::{Consents, Definitions};
-use crate::trust::{Candidate, canonical};
+use crate::store::database::{Condition, DatabaseError};
 
 /// More are not asked about at once.
 const ITEMS_MAX: usize = 256;
@@ -160,28 +155,10 @@ pub fn permissions(handle: &Handle) -> Permissions {
 }
 
 impl Packages {
-    /// Decides what a plugin may do.
-    pub(super) fn consent_of(&self, found: &Found, snapshot: Option<&Snapshot>) -> Consent {
-        let manifest = &found.manifest;
-        let installed = record::source_of(&self.record_of(&manifest.id, &manifest.version))
-            .filter(|_| self.around.store.has_made(&found.path));
-        let is_installed = installed.is_some();
-        // Where it was installed from was looked up then. What is found in a plugin directory belongs to it, wherever a link leads.
-        let source = installed.unwrap_or_else(|| match (found.path.parent(), found.path.file_name()) {
-            (Some(parent), Some(name)) => real(parent).join(name),
-            _ => found.path.clone(),
-        });
-        let asks = match self.policy.definitions {
-            None => is_installed,
-            Some(definitions) => definitions == consent::Definitions::Ask,
-        };
-        let wants_bytes = manifest.signature.is_some() || (asks && !manifest.actions.is_empty());
-        let bytes = snapshot.filter(|_| wants_bytes).and_then(|snapshot| manifest_bytes(found, snapshot));
-        let signer = snapshot.zip(bytes.as_deref()).and_then(|(snapshot, bytes)| {
-            let candidate = Candidate { manifest, bytes, checksum: &snapshot.checksum };
-            self.around.host.rules.signer(candidate, SystemTime::now())
-        });
-        let definitions = if asks { bytes.as_deref().map(definitions).unwrap_or_default() } else { Vec::new() };
+    /// Decides what a plugin may do, by what was read of it and by what was said until now.
+    pub(super) fn decide(&self, manifest: &Manifest, evidence: Evidence) -> Consent {
+        let Evidence { is_installed, source, signer, definitions } = evidence;
+        let asks = prepare::asks(self.policy.definitions, is_installed);
         let known = lock(&self.consents).get(&manifest.id).cloned().unwrap_or_default();
         // What was installed was agreed to when it was, or that is not known any more; what lies in a directory is its first.
         let is_lost = *self.database.condition() != Condition::Good;
@@ -197,7 +174,22 @@ impl Packages {
             })
             .collect();
         let verdict = self.verdict(manifest, &source, signer.as_ref(), &known.said);
-        Consent { verdict, changed, is_unknown, definitions, asks_about_definitions: asks, signer, source }
+        Consent {
+            verdict,
+            changed,
+            is_unknown,
+            definitions,
+            asks_about_definitions: asks,
+            is_installed,
+            signer,
+            source,
+        }
+    }
+
+    /// Decides anew about a plugin that there is.
+    fn decide_again(&self, handle: &Handle) -> Consent {
+        let blueprint = handle.blueprint();
+        self.decide(&blueprint.manifest, Evidence::of(&blueprint.consent))
     }
 
     fn verdict(
@@ -253,7 +245,7 @@ impl Packages {
     /// `plugin_not_found`, `version_not_found`; `invalid_params` for what it does not ask for, or asks for without saying for what, where
     /// several versions fit, the configuration decides, or the package is another than was shown; `permission_denied` for what a rule
     /// denies; `resource_exhausted` where it cannot be noted.
-    pub async fn grant(&self, grant: &Grant, who: &str) -> Result<Handle, ErrorBody> {
+    pub async fn grant(&self, grant: &Grant, who: &str) -> Result<super::Said, ErrorBody> {
         let one_word = self.consenting.lock().await;
         let registry = self.registry()?;
         let names = grant.permissions.as_ref().is_some_and(|named| !named.is_empty());
@@ -295,10 +287,10 @@ impl Packages {
         } else {
             Definitions::default()
         };
-        self.say(&handle, "grant", said, agreed, &digest, who).await?;
+        self.say(&handle, "grant", said, agreed, &digest, who).await?.map_err(not_written)?;
         drop(one_word);
         self.renew_all(&id, &running(&registry, &id)).await?;
-        self.now(&handle)
+        Ok(self.said(self.now(&handle)?))
     }
 
     /// Notes that an operator refuses something, or takes it back. A plugin that runs is ended at once, and goes on without.
@@ -307,7 +299,7 @@ impl Packages {
     ///
     /// # Errors
     /// As [`Packages::grant`], but for `permission_denied`; `invalid_params` also for a part of something that was granted as a whole.
-    pub async fn revoke(&self, revocation: &Revocation, who: &str) -> Result<Handle, ErrorBody> {
+    pub async fn revoke(&self, revocation: &Revocation, who: &str) -> Result<super::Said, ErrorBody> {
         let one_word = self.consenting.lock().await;
         let registry = self.registry()?;
         let (plugin, version) = (&revocation.plugin, revocation.version.as_deref());
@@ -319,8 +311,9 @@ impl Packages {
         let id = handle.id().clone();
         self.refuse_if_configured(&id)?;
         let running = running(&registry, &id);
-        if revocation.forget {
-            self.forget_consents(&id, handle.version(), who).await?;
+        // What is taken back is gone, whatever there is no room for.
+        let written = if revocation.forget {
+            self.forget_consents(&id, handle.version(), who).await?
         } else {
             let meant = |(there, _): &(&semver::Version, &Handle)| version.is_none() || *there == handle.version();
             let mut all: Vec<Item> = Vec::new();
@@ -347,8 +340,8 @@ impl Packages {
                 }
             }
             let digest = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-            self.say(&handle, "revoke", said, Definitions::default(), &digest, who).await?;
-        }
+            self.say(&handle, "revoke", said, Definitions::default(), &digest, who).await?
+        };
         self.withdraw(&registry, &id).await;
         drop(one_word);
         let none = BTreeSet::new();
@@ -360,7 +353,10 @@ impl Packages {
                 one.operate(Operation::Stop { force: true, why: StopWhy::Operator }).await?;
             }
         }
-        Ok(anew)
+        Ok(match written {
+            Ok(()) => self.said(anew),
+            Err(error) => Self::said_and_not_kept(anew, &error),
+        })
     }
 
     /// Ends every version of a plugin that has more than it may have now, and lets none of them start again. Nobody is waited for who
@@ -368,7 +364,7 @@ impl Packages {
     async fn withdraw(&self, registry: &Registry, id: &PluginId) {
         let mut ending = JoinSet::new();
         for (_, handle) in registry.versions(id) {
-            let now = self.consent_of(&found_of(handle), handle.blueprint().snapshot().as_ref().ok());
+            let now = self.decide_again(handle);
             if now == handle.blueprint().consent {
                 continue;
             }
@@ -390,12 +386,22 @@ impl Packages {
             let mut changed = Registry::clone(&registry);
             for (version, handle) in registry.versions(id) {
                 let blueprint = handle.blueprint();
-                let now = self.consent_of(&found_of(handle), blueprint.snapshot().as_ref().ok());
+                let now = self.decide_again(handle);
                 if now == blueprint.consent && !handle.awaits_consent() && !blueprint.is_withdrawn() {
                     continue;
                 }
+                // Nothing of it is read: it is the same package.
+                let Some(numbers) = lock(&self.numbers).get(id).cloned() else { continue };
+                let evidence = Evidence::of(&blueprint.consent);
+                let (found, snapshot) = (found_of(handle), blueprint.snapshot());
                 let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
-                let anew = self.make(found_of(handle), blueprint.snapshot());
+                let anew = self.make(Prepared {
+                    found,
+                    snapshot,
+                    executable: blueprint.executable.clone(),
+                    evidence,
+                    numbers,
+                });
                 anew.set_enabled(handle.is_enabled());
                 anew.blueprint().announced.take_over(&blueprint.announced);
                 changed.put(anew.clone());
@@ -486,7 +492,8 @@ impl Packages {
         Ok(())
     }
 
-    /// Writes down what was said, in the database and for the plugins that are made from now on.
+    /// Takes in what was said, for the plugins that are made from now on, and writes it down. The inner error is that it was not: what
+    /// was refused holds all the same, and what was granted does not.
     async fn say(
         &self,
         handle: &Handle,
@@ -495,7 +502,7 @@ impl Packages {
         definitions: Definitions,
         digest: &str,
         who: &str,
-    ) -> Result<(), ErrorBody> {
+    ) -> Result<Result<(), DatabaseError>, ErrorBody> {
         let (id, version) = (handle.id().clone(), handle.version().clone());
         let consent = &handle.blueprint().consent;
         let at_unix_ms = unix_ms(SystemTime::now());
@@ -526,27 +533,36 @@ impl Packages {
         let entry = self.entry(what, who, &id, &version, format!("{detail} ({digest})"));
         let database = self.database.clone();
         let announced = definitions.announced.clone();
+        let refuses = said.iter().all(|said| said.word == Word::Denied) && definitions.is_empty();
         let noted = run(move || database.consent(&said, &definitions, &entry)).await?;
-        noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        if noted.is_err() && !refuses {
+            return Ok(noted);
+        }
         lock(&self.consents).insert(id.clone(), known);
         if !announced.is_empty() {
             self.agreed(&id).add(&announced);
         }
         self.tell(EventKind::PermissionsChanged, &id, &version, Some(detail));
-        Ok(())
+        Ok(noted)
     }
 
     /// Agrees to the actions of a plugin that is installed and of which there is no other version, as they are.
-    pub(super) async fn agree_to_the_first(&self, found: &Found, snapshot: &Snapshot, who: &str) {
-        let id = &found.manifest.id;
+    pub(super) async fn agree_to_the_first(&self, found: Found, snapshot: Snapshot, who: &str) {
+        let (id, version) = (&found.manifest.id.clone(), found.manifest.version.clone());
         let mut known = lock(&self.consents).get(id).cloned().unwrap_or_default();
         if !known.definitions.is_empty() {
             return;
         }
-        let mut stated = manifest_bytes(found, snapshot).as_deref().map(definitions).unwrap_or_default();
+        let mut stated = match self.definitions_of(found, snapshot).await {
+            Ok(stated) => stated,
+            Err(error) => {
+                tracing::error!(plugin = %id, error = %error.message, "how its actions are defined is not known");
+                return;
+            }
+        };
         stated.push(installed_once());
         known.add(&[], &stated);
-        let entry = self.entry("agree", who, id, &found.manifest.version, "its actions as they are".to_owned());
+        let entry = self.entry("agree", who, id, &version, "its actions as they are".to_owned());
         let agreed = Definitions { stated, announced: Vec::new() };
         let database = self.database.clone();
         match run(move || database.consent(&[], &agreed, &entry)).await {
@@ -568,29 +584,28 @@ impl Packages {
             let found = found_of(handle);
             let Ok(snapshot) = handle.blueprint().snapshot() else { continue };
             if found.path == snapshot.path {
-                self.agree_to_the_first(&found, &snapshot, "palisaded").await;
+                self.agree_to_the_first(found, snapshot, "palisaded").await;
             }
         }
     }
 
-    /// Forgets all that was said of a plugin.
+    /// Forgets all that was said of a plugin. The inner error is that this is not written down, and ends with the daemon.
     ///
     /// # Errors
-    /// `resource_exhausted` where the database cannot be written.
+    /// When there is no thread to be had for it.
     pub(super) async fn forget_consents(
         &self,
         id: &PluginId,
         version: &semver::Version,
         who: &str,
-    ) -> Result<(), ErrorBody> {
+    ) -> Result<Result<(), DatabaseError>, ErrorBody> {
         let entry = self.entry("forget", who, id, version, "all that was granted".to_owned());
         let database = self.database.clone();
         let forgotten = run(move || database.forget_consents(&entry)).await?;
-        forgotten.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         lock(&self.consents).remove(id);
         self.agreed(id).forget();
         self.tell(EventKind::PermissionsChanged, id, version, Some("all that was said is forgotten".to_owned()));
-        Ok(())
+        Ok(forgotten)
     }
 
     /// Takes in that the database has nothing any more of a plugin of which no version is there.
@@ -623,6 +638,10 @@ pub(super) fn found_of(handle: &Handle) -> Found {
     }
 }
 
+fn not_written(error: DatabaseError) -> ErrorBody {
+    ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string())
+}
+
 /// The versions of a plugin that run.
 fn running(registry: &Registry, id: &PluginId) -> BTreeSet<semver::Version> {
     let active = registry.versions(id).filter(|(_, handle)| handle.state() == PluginState::Active);
@@ -634,11 +653,6 @@ fn installed_once() -> (String, String) {
     (String::new(), "installed".to_owned())
 }
 
-/// Where a path leads, or itself.
-pub(super) fn real(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
-}
-
 fn parsed(named: &[String]) -> Result<Vec<Item>, ErrorBody> {
     if ITEMS_MAX < named.len() {
         let message = format!("{} permissions are named; at most {ITEMS_MAX} can be at once", named.len());
@@ -646,8 +660,12 @@ fn parsed(named: &[String]) -> Result<Vec<Item>, ErrorBody> {
     }
     let parse = |text: &String| {
         Item::parse(text).map_err(|error| {
-            ErrorBody::new(ErrorCode::InvalidParams, format!("{}: {error}", quoted(text)))
-                .with_hint("write it as execute_code, file_read:/srv/data, network_access:api.example.com")
+            let invalid = ErrorBody::new(ErrorCode::InvalidParams, format!("{}: {error}", quoted(text)));
+            // Where only the scope is wrong, the error says how.
+            if NAMES.iter().any(|name| text.starts_with(&format!("{name}:"))) {
+                return invalid;
+            }
+            invalid.with_hint("write it as execute_code, file_read:/srv/data, network_access:api.example.com")
         })
     };
     named.iter().map(parse).collect()
@@ -664,35 +682,6 @@ fn not_to_be_taken(item: &Item, all: &[Item], handle: &Handle) -> ErrorBody {
     let asked = if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
     invalid(format!("{id} {} does not ask for {}", handle.version(), quoted(&item.to_string())))
         .with_hint(format!("it asks for {asked}"))
-}
-
-/// The bytes that the manifest was read from: in the snapshot, or where none is made yet, in what it will be made from.
-fn manifest_bytes(found: &Found, snapshot: &Snapshot) -> Option<Vec<u8>> {
-    let folder = if snapshot.is_presumed { &found.path } else { &snapshot.path };
-    let mut bytes = Vec::new();
-    // It may be something else by now, which is not followed and not waited for.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(folder.join("plugin.json")).ok()?;
-    file.take(MANIFEST_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
-    // Another one by now says nothing of this one. A snapshot stays what it was.
-    let is_same = || Manifest::parse(&bytes).is_ok_and(|(read, _)| read == found.manifest);
-    (!snapshot.is_presumed || is_same()).then_some(bytes)
-}
-
-/// Each action of a manifest by its name, with the digest of what agents are told of it. How long it may take and how often it may run
-/// at once is no part of that.
-fn definitions(manifest: &[u8]) -> Vec<(String, String)> {
-    let Ok(Value::Object(mut manifest)) = palisade_protocol::parse_json(manifest) else { return Vec::new() };
-    let Some(Value::Array(actions)) = manifest.remove("actions") else { return Vec::new() };
-    let definition = |action: Value| {
-        let Value::Object(mut action) = action else { return None };
-        for operational in ["timeout_seconds", "concurrency"] {
-            action.remove(operational);
-        }
-        let name = action.get("name")?.as_str()?.to_owned();
-        Some((name, canonical::digest_of(&Value::Object(action))))
-    };
-    actions.into_iter().filter_map(definition).collect()
 }
 
 impl Consents {

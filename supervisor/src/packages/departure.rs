@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 use tokio::task::JoinHandle;
 
 use super::{Packages, end, lock};
+use crate::model::ids::PluginId;
 use crate::plugin::handle::{Command, Handle};
 
 /// The end of a plugin that leaves. It comes whether anybody waits for it or not.
@@ -68,6 +69,25 @@ impl Packages {
     /// It serves, and leaves no more.
     pub(super) fn no_departure(&self, handle: &Handle) {
         lock(&self.departures).retain(|departure| !departure.handle.is(handle));
+    }
+
+    /// Whether a version of that id is leaving.
+    pub(super) fn is_leaving(&self, id: &PluginId) -> bool {
+        self.leaving(id).is_some()
+    }
+
+    fn leaving(&self, id: &PluginId) -> Option<Departure> {
+        lock(&self.departures).iter().find(|one| one.handle.id() == id && !one.is_over()).cloned()
+    }
+
+    /// Lets nobody else change anything, at a moment when no version of that id is leaving. Cancel safe.
+    pub(super) async fn alone_with(&self, id: &PluginId) -> MutexGuard<'_, ()> {
+        loop {
+            let one_change = self.changing.lock().await;
+            let Some(departure) = self.leaving(id) else { return one_change };
+            drop(one_change);
+            departure.ended().await;
+        }
     }
 
     /// The plugins that are leaving, for whoever wants them to end otherwise.

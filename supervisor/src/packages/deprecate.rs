@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 
-use super::{Packages, lock, run, the_one};
+use super::{Packages, Said, lock, run, the_one};
 use crate::events::{EventKind, unix_ms};
 use crate::model::ids::PluginId;
 use crate::model::status::Deprecation;
@@ -38,6 +38,11 @@ impl Deprecations {
         }
     }
 
+    /// Forgets what was said against any version of an id.
+    pub(super) fn forget_all(&self, id: &PluginId) {
+        lock(&self.0).retain(|(other, _), _| other != id);
+    }
+
     /// Forgets what was said against one that is gone.
     pub(super) fn forget(&self, id: &PluginId, version: &Version) {
         lock(&self.0).remove(&(id.clone(), version.clone()));
@@ -57,7 +62,7 @@ impl Packages {
         reason: Option<String>,
         undo: bool,
         who: &str,
-    ) -> Result<Handle, ErrorBody> {
+    ) -> Result<Said, ErrorBody> {
         if let Some(bytes) = reason.as_ref().map(String::len).filter(|bytes| REASON_BYTES_MAX < *bytes) {
             let message = format!("the reason has {bytes} bytes; at most {REASON_BYTES_MAX} are kept");
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message));
@@ -69,7 +74,7 @@ impl Packages {
         let handle = the_one(&*self.registry()?, plugin, version)?;
         let (id, version) = (handle.id().clone(), handle.version().clone());
         if undo && handle.deprecated().is_none() {
-            return Ok(handle);
+            return Ok(self.said(handle));
         }
         let what = if undo { "undeprecate" } else { "deprecate" };
         let entry = self.entry(what, who, &id, &version, reason.clone().unwrap_or_default());
@@ -86,6 +91,6 @@ impl Packages {
         self.deprecations.apply(&handle);
         let kind = if undo { EventKind::PackageUndeprecated } else { EventKind::PackageDeprecated };
         self.tell(kind, &id, &version, reason);
-        Ok(handle)
+        Ok(self.said(handle))
     }
 }

@@ -16,14 +16,15 @@ use semver::Version;
 use sha2::{Digest, Sha256};
 
 use crate::blocking;
-use crate::model::generation::LaunchFailure;
+use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
 use crate::plugin::admission::{self, Admitted};
-use crate::registry::{self, DirectoryError, Found, Listing, Rejected, Unread};
+use crate::registry::{self, DirectoryError, Found, Listing, Rejected, Unread, says_nothing};
 use crate::store::database::{Database, Remembered};
-use crate::store::{Snapshot, Stamp, Store};
+use crate::store::{Snapshot, Stamp, Store, StoreError};
 use crate::trust::Rules;
+use crate::trust::tree::TreeError;
 
 /// A package, and the copy that runs or why there is none.
 pub type Staged = (Found, Result<Snapshot, LaunchFailure>);
@@ -35,6 +36,8 @@ pub struct Looked {
     pub staged: Vec<Staged>,
     /// Folders that look like packages and cannot be used as one.
     pub rejected: Vec<Rejected>,
+    /// Of the packages those of which something can only not be looked at. Who has used one until now may go on.
+    pub unseen: Vec<Rejected>,
 }
 
 /// Finds the packages in these directories, those of the first before those of the next. Blocks.
@@ -108,9 +111,9 @@ fn look_through(
     rejected.sort_by_cached_key(|rejected| places.get(&rejected.path).copied());
     let admitted = blocking::share(&winners, |read| match &read.admitted {
         Some(_) => None,
-        None => Some(admission::examine(store, rules, &read.found.path, (&read.found.manifest, &read.text))),
+        None => Some(examine(read, store, rules)),
     });
-    let mut looked = Looked { staged: Vec::with_capacity(winners.len()), rejected };
+    let mut looked = Looked { staged: Vec::with_capacity(winners.len()), rejected, unseen: Vec::new() };
     let mut new = Vec::new();
     let mut known = HashSet::new();
     for (read, admitted) in winners.into_iter().zip(admitted) {
@@ -135,7 +138,12 @@ fn look_through(
                 found.warnings.extend(admitted.warnings());
                 Ok(snapshot)
             }
-            Some(Err(failure)) => Err(failure),
+            Some(Err((failure, is_unseen))) => {
+                if is_unseen {
+                    looked.unseen.push(Rejected::unseen(found.path.clone(), failure.message.clone()));
+                }
+                Err(failure)
+            }
             None => continue,
         };
         looked.staged.push((found, snapshot));
@@ -159,6 +167,30 @@ fn read(folder: &Path, remembered: Option<&Remembered>, store: &Store, rules: &R
     let stamp = Stamp::take(folder);
     let (found, text) = registry::read_with_text(folder)?;
     Ok(Read { found, text, stamp, admitted: None })
+}
+
+/// What a package is that was not presumed; or why it is not used, and whether that says nothing of it.
+fn examine(read: &Read, store: &Store, rules: &Rules) -> Result<Admitted, (LaunchFailure, bool)> {
+    let path = &read.found.path;
+    let snapshot = store.examine(path).map_err(|error| {
+        let failure = admission::not_copied(&error);
+        let is_unseen = is_unseen(&error) || failure.outlook != Outlook::Lasting;
+        (failure, is_unseen)
+    })?;
+    let admitted = admission::examine(snapshot, rules, path, (&read.found.manifest, &read.text));
+    admitted.map_err(|failure| {
+        let is_short = failure.outlook != Outlook::Lasting;
+        (failure, is_short)
+    })
+}
+
+/// Whether a package or a snapshot could only not be looked at.
+pub(super) fn is_unseen(error: &StoreError) -> bool {
+    match error {
+        StoreError::Tree(TreeError::Read { source, .. }) => says_nothing(source),
+        StoreError::Closing => true,
+        _ => false,
+    }
 }
 
 /// What an earlier look has found, if the package is as it was and may be used as it may have been.
@@ -209,11 +241,32 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use rustix::io::Errno;
+
     use super::*;
     use crate::model::check::Checks;
     use crate::model::trust::Settings;
 
     const STEPS: usize = 150;
+
+    /// By whatever error a file cannot be read, but where it is not there.
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_gone() {
+        for (errno, unseen) in [
+            (Errno::ACCESS, true),
+            (Errno::IO, true),
+            (Errno::MFILE, true),
+            (Errno::NOMEM, true),
+            (Errno::NOENT, false),
+            (Errno::LOOP, false),
+        ] {
+            let error = TreeError::Read { path: "/somewhere".into(), source: errno.into() };
+            assert_eq!(is_unseen(&StoreError::Tree(error)), unseen, "{errno}");
+        }
+        let odd = TreeError::Unusual { path: "/somewhere".into(), what: "a pipe" };
+        assert!(!is_unseen(&StoreError::Tree(odd)));
+        assert!(!is_unseen(&StoreError::Altered { path: "/somewhere".into() }));
+    }
 
     /// What was found, with all that can be told of it.
     fn told(looked: &Looked) -> (Vec<String>, Vec<Rejected>) {

@@ -9,12 +9,12 @@ use std::time::SystemTime;
 use semver::Version;
 
 use super::discovery::{self, Looked, shadowed};
+use super::prepare::Staged;
 use super::record::Loaded;
 use super::reload::UNTRIED;
 use super::{INSTALLED_MAX, Packages, lock, record};
 use crate::blocking;
 use crate::events::unix_ms;
-use crate::model::generation::LaunchFailure;
 use crate::model::ids::PluginId;
 use crate::model::status::PassedOver;
 use crate::plugin::admission;
@@ -24,13 +24,18 @@ use crate::store::database::reloads::{Bad, Serving};
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
 
+/// The versions of which an operator has said whether they take calls.
+pub(super) type Switched = BTreeMap<(PluginId, Version), bool>;
+
 /// What was found when the daemon started.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    pub(super) staged: Vec<(Found, Result<Snapshot, LaunchFailure>)>,
+    pub(super) staged: Vec<Staged>,
     pub(super) rejected: Vec<Rejected>,
+    /// Of what is staged that which can only not be looked at.
+    pub(super) unseen: Vec<Rejected>,
     /// What an operator has said of versions.
-    pub(super) switched: BTreeMap<(PluginId, Version), bool>,
+    pub(super) switched: Switched,
     /// Snapshots that nobody runs, and that are kept all the same: what is installed can be used again when what is required is otherwise.
     pub(super) kept: Vec<Snapshot>,
 }
@@ -54,14 +59,24 @@ impl Packages {
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         blocking::run(move || {
             let looked = discovery::look(&directories, &store, &host.rules, &database)?;
-            Ok(Gathered::of(looked, &records, &store, &host.rules, &database, When::Starting))
+            let switched = database.switched().unwrap_or_else(|error| {
+                tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
+                BTreeMap::new()
+            });
+            let mut gathered = Gathered::of(looked, switched, &records, &store, &host.rules);
+            gathered.pass_over(&store, &host.rules, &database, When::Starting);
+            Ok(gathered)
         })
         .await
     }
 
     /// Brings them to life, and those that always run start.
-    pub async fn begin(&self, gathered: Gathered) {
-        let Gathered { staged, rejected, switched, kept } = gathered;
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub async fn begin(&self, gathered: Gathered) -> io::Result<()> {
+        // Nobody has used anything yet: what cannot be looked at fails, and says so.
+        let Gathered { staged, rejected, unseen: _, switched, kept } = gathered;
         *lock(&self.kept) = kept;
         self.hold_backups().await;
         self.know_serving().await;
@@ -69,17 +84,18 @@ impl Packages {
             tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
         }
         let mut handles = Vec::new();
-        for (found, snapshot) in staged {
-            if let Err(reason) = &snapshot {
-                tracing::warn!(plugin = %found.manifest.id, reason = %reason.message, "the package cannot be used");
+        let prepared = self.prepare(staged).await.map_err(|error| io::Error::other(error.message))?;
+        for one in prepared {
+            if let Err(reason) = &one.snapshot {
+                tracing::warn!(plugin = %one.found.manifest.id, reason = %reason.message, "the package cannot be used");
             }
-            let handle = self.make(found, snapshot);
+            let handle = self.make(one);
             let said = switched.get(&(handle.id().clone(), handle.version().clone()));
             handle.set_enabled(said.copied().unwrap_or(handle.blueprint().manifest.default_enabled));
             handles.push(handle);
         }
         self.live.replace(Registry::new(handles, rejected));
-        let Some(registry) = self.live.now() else { return };
+        let Some(registry) = self.live.now() else { return Ok(()) };
         self.agree_to_what_is_left(&registry).await;
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
             if let Some(lacking) = handle.blueprint().lacking() {
@@ -91,6 +107,7 @@ impl Packages {
                 self.set_off(&handle).await;
             }
         }
+        Ok(())
     }
 }
 
@@ -106,22 +123,10 @@ impl Packages {
 
 impl Gathered {
     /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
-    pub(super) fn of(
-        looked: Looked,
-        records: &Path,
-        store: &Store,
-        rules: &Rules,
-        database: &Database,
-        when: When,
-    ) -> Self {
-        let Looked { staged, rejected } = looked;
-        let switched = database.switched().unwrap_or_else(|error| {
-            tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
-            BTreeMap::new()
-        });
-        let mut gathered = Self { staged, rejected, switched, kept: Vec::new() };
+    pub(super) fn of(looked: Looked, switched: Switched, records: &Path, store: &Store, rules: &Rules) -> Self {
+        let Looked { staged, rejected, unseen } = looked;
+        let mut gathered = Self { staged, rejected, unseen, switched, kept: Vec::new() };
         gathered.add_installed(records, store, rules);
-        gathered.pass_over(store, rules, database, when);
         gathered
     }
 
@@ -131,7 +136,7 @@ impl Gathered {
     }
 
     /// Puts in the place of packages that have failed what served before, as far as that can still be used.
-    fn pass_over(&mut self, store: &Store, rules: &Rules, database: &Database, when: When) {
+    pub(super) fn pass_over(&mut self, store: &Store, rules: &Rules, database: &Database, when: When) {
         let bad = database.bad().unwrap_or_else(|error| {
             tracing::error!(%error, "which packages have failed is not known; each is tried again");
             BTreeMap::new()

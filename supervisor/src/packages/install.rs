@@ -6,16 +6,21 @@ use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Serialize;
+use serde_json::json;
 
 use super::record::{self, Record};
 use super::source::{self, Source};
 use super::{INSTALLED_MAX, Packages, no_room, run};
 use crate::archive::{self, ArchiveError};
 use crate::events::{EventKind, unix_ms};
+use crate::model::manifest::Manifest;
 use crate::plugin::admission;
-use crate::registry::{self, Found, Registry};
+use crate::registry::{self, Found, Registry, Unread};
 use crate::store::{Snapshot, Store, StoreError};
 use crate::trust::Rules;
+
+/// So many of the fields that are not as they have to be are named in a message; all mistakes are in its details.
+const FIELDS_NAMED_MAX: usize = 16;
 
 /// What an installation came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -78,7 +83,7 @@ impl Packages {
                 answer.was_there = true;
                 return Ok(answer);
             }
-            let place = there.blueprint().source.display().to_string();
+            let place = there.blueprint().consent.source.display().to_string();
             let message = format!("{id} {version} is there already, from {place}, with other contents");
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(format!(
                 "give the package another version, or remove that one: `palisade uninstall {id}@{version}`"
@@ -89,17 +94,18 @@ impl Packages {
             return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, message)
                 .with_hint("install or enable what is missing first, or use --force"));
         }
+        let prepared = self.prepare_one((found.clone(), Ok(snapshot.clone())), Some(source.clone())).await?;
         // Before it is installed: a crash in between leaves nothing that anybody would have to be asked about.
         if registry.versions(&id).next().is_none() {
-            self.agree_to_the_first(&found, &snapshot, who).await;
+            self.agree_to_the_first(found, snapshot, who).await;
         }
         let written = Record {
-            digest: snapshot.digest.clone(),
+            digest: answer.digest.clone(),
             source: source.display().to_string(),
             installed_unix_ms: unix_ms(SystemTime::now()),
             installed_by: who.to_owned(),
         };
-        let entry = self.entry("install", who, &id, &version, format!("{} from {}", snapshot.digest, written.source));
+        let entry = self.entry("install", who, &id, &version, format!("{} from {}", answer.digest, written.source));
         let (path, database) = (self.record_of(&id, &version), self.database.clone());
         let records = self.records.clone();
         run(move || {
@@ -116,7 +122,7 @@ impl Packages {
             })
         })
         .await??;
-        let handle = self.make(found, Ok(snapshot));
+        let handle = self.make(prepared);
         handle.set_enabled(enabled);
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());
@@ -144,20 +150,25 @@ fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<Taken, ErrorBo
     // Where it was unpacked tells nobody anything.
     let refused = |reason: String| {
         let reason = reason.replace(&folder.display().to_string(), &source.display().to_string());
-        ErrorBody::new(ErrorCode::ConfigurationInvalid, reason)
+        unusable(reason)
+    };
+    let unread = |unread: Unread| {
+        let Unread { reason, mistakes, .. } = unread;
+        if mistakes.is_empty() { refused(reason) } else { with_mistakes(source, mistakes) }
     };
     // What is wrong with the manifest is told before anything is copied.
-    registry::read(&folder).map_err(refused)?;
+    registry::read_with_text(&folder).map_err(unread)?;
     let snapshot = store.stage_durably(&folder).map_err(|error| match &error {
         StoreError::Write { .. } | StoreError::Closing => not_stored(&error),
         _ => refused(error.to_string()),
     })?;
     drop(unpacked);
     // The copy counts: the folder may have changed since.
-    let mut found = registry::read(&snapshot.path).map_err(refused)?;
+    let (mut found, _) = registry::read_with_text(&snapshot.path).map_err(unread)?;
     let warnings = admission::vouch(&snapshot, rules, source, &found.manifest).map_err(|failure| {
         let code = failure.code.unwrap_or(ErrorCode::ConfigurationInvalid);
-        ErrorBody::new(code, failure.message)
+        let Manifest { id, version, .. } = &found.manifest;
+        ErrorBody::new(code, format!("{id} {version}, from {}: {}", source.display(), failure.message))
     })?;
     found.warnings.extend(warnings);
     // One that can never run is not installed.
@@ -171,17 +182,34 @@ fn take_in(store: &Store, rules: &Rules, source: &Path) -> Result<Taken, ErrorBo
     Ok(Taken { found, snapshot, source: source.to_owned(), enabled })
 }
 
+/// What is said of a package that cannot be used.
+fn unusable(why: String) -> ErrorBody {
+    ErrorBody::new(ErrorCode::ConfigurationInvalid, why)
+}
+
+/// The same of a manifest with several mistakes, each of which is a sentence of its own.
+fn with_mistakes(source: &Path, mistakes: Vec<(Option<String>, String)>) -> ErrorBody {
+    let (count, place) = (mistakes.len(), source.join("plugin.json"));
+    let mut fields: Vec<_> = mistakes.iter().filter_map(|(field, _)| field.as_deref()).collect();
+    fields.dedup();
+    let more = if FIELDS_NAMED_MAX < fields.len() { " and others" } else { "" };
+    fields.truncate(FIELDS_NAMED_MAX);
+    let message = format!("{} has {count} mistakes: in {}{more}", place.display(), fields.join(", "));
+    let mistakes: Vec<_> = mistakes.into_iter().map(|(_, mistake)| mistake).collect();
+    unusable(message).with_details(json!({ "mistakes": mistakes }))
+}
+
 fn not_stored(error: &StoreError) -> ErrorBody {
     let code = if let StoreError::Closing = error { ErrorCode::Unavailable } else { ErrorCode::ResourceExhausted };
     ErrorBody::new(code, error.to_string())
 }
 
 fn not_unpacked(source: &Path, error: &ArchiveError) -> ErrorBody {
-    let code = match error {
-        ArchiveError::Read(_) => ErrorCode::InvalidParams,
-        ArchiveError::Write { .. } => ErrorCode::ResourceExhausted,
-        ArchiveError::GivenUp => ErrorCode::Unavailable,
-        _ => ErrorCode::ConfigurationInvalid,
-    };
-    ErrorBody::new(code, format!("{} {error}", source.display()))
+    let message = format!("{} {error}", source.display());
+    match error {
+        ArchiveError::Read(_) => ErrorBody::new(ErrorCode::InvalidParams, message),
+        ArchiveError::Write { .. } => ErrorBody::new(ErrorCode::ResourceExhausted, message),
+        ArchiveError::GivenUp => ErrorBody::new(ErrorCode::Unavailable, message),
+        _ => unusable(message),
+    }
 }

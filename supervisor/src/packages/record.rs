@@ -5,14 +5,16 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use semver::Version;
 use serde::{Deserialize, Serialize};
 
+use super::discovery;
 use crate::model::generation::LaunchFailure;
+use crate::model::ids::PluginId;
 use crate::plugin::admission;
 use crate::registry::{self, Found, says_nothing};
-use crate::store::{Snapshot, Store, StoreError};
+use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
-use crate::trust::tree::TreeError;
 
 /// No record is longer.
 pub(super) const RECORD_BYTES_MAX: u64 = 64 << 10;
@@ -44,6 +46,11 @@ pub(super) enum Loaded {
     Unseen(String, Option<Snapshot>),
 }
 
+/// Where the record of a version is.
+pub(super) fn path(records: &Path, id: &PluginId, version: &Version) -> PathBuf {
+    records.join(format!("{id}@{version}.json"))
+}
+
 /// An installed version.
 pub(super) fn load(path: &Path, store: &Store, rules: &Rules) -> Loaded {
     let again = "install it again";
@@ -66,10 +73,9 @@ pub(super) fn load(path: &Path, store: &Store, rules: &Rules) -> Loaded {
         Ok(snapshot) => snapshot,
         Err(error) => {
             let reason = format!("its snapshot cannot be used: {error}");
-            return match &error {
-                StoreError::Tree(TreeError::Read { source, .. }) if says_nothing(source) => unseen(reason),
-                StoreError::Closing => unseen(reason),
-                _ => Loaded::Nothing(format!("{reason}; {again}")),
+            return match discovery::is_unseen(&error) {
+                true => unseen(reason),
+                false => Loaded::Nothing(format!("{reason}; {again}")),
             };
         }
     };

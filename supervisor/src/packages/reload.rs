@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::departure::Departure;
+use super::prepare::Prepared;
 use super::rescan::{Only, Trusting};
 use super::{Packages, lock, run};
 use crate::events::{EventKind, unix_ms};
@@ -55,8 +56,7 @@ pub(super) const OURSELVES: &str = "palisade";
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub old: Handle,
-    pub found: Found,
-    pub snapshot: Snapshot,
+    pub prepared: Prepared,
     /// Who wants it.
     pub who: String,
 }
@@ -168,11 +168,12 @@ struct Candidate {
 
 impl Packages {
     /// How that package would come to serve.
-    fn plan(&self, old: &Handle, found: &Found, snapshot: &Snapshot) -> Plan {
+    fn plan(&self, old: &Handle, prepared: &Prepared) -> Plan {
+        let found = &prepared.found;
         let idle = matches!(old.state(), PluginState::Failed | PluginState::Paused | PluginState::Unloaded);
         let untried = if idle || old.is_stopped() || !old.is_in_use() {
             Some(Untried::OldIsUnused)
-        } else if self.consent_of(found, Some(snapshot)).is_awaited() || self.lacks(found) {
+        } else if self.decide(&found.manifest, prepared.evidence.clone()).is_awaited() || self.lacks(found) {
             Some(Untried::NewIsUnused)
         } else if old.blueprint().snapshot().map_or(true, |snapshot| snapshot.is_presumed) {
             Some(Untried::NothingToReturnTo)
@@ -187,9 +188,9 @@ impl Packages {
     }
 
     /// Whether that package is to be tried before calls go to it.
-    pub(super) async fn is_to_be_tried(&self, old: &Handle, found: &Found, snapshot: &Snapshot) -> bool {
+    pub(super) async fn is_to_be_tried(&self, old: &Handle, prepared: &Prepared) -> bool {
         self.hold_copy(old).await;
-        self.plan(old, found, snapshot).untried.is_none()
+        self.plan(old, prepared).untried.is_none()
     }
 
     /// Whether that package is on its way to serve already.
@@ -202,11 +203,12 @@ impl Packages {
     ///
     /// Not cancel safe.
     pub(super) async fn reload(&self, wanted: Wanted) -> Result<(Handle, Departure), Kept> {
-        let Wanted { old, found, snapshot, who } = wanted;
-        let (id, digest) = (found.manifest.id.clone(), snapshot.digest.clone());
+        let Wanted { old, prepared, who } = wanted;
+        let Ok(snapshot) = prepared.snapshot.clone() else { return Err(overtaken(&old)) };
+        let (id, digest) = (prepared.found.manifest.id.clone(), snapshot.digest.clone());
         let (under_way, over) = watch::channel(());
         lock(&self.reloading).insert(id.clone(), (digest.clone(), over));
-        let done = self.reload_in_turn(&old, found, snapshot, &who).await;
+        let done = self.reload_in_turn(&old, prepared, snapshot, &who).await;
         {
             let mut reloading = lock(&self.reloading);
             if reloading.get(&id).is_some_and(|(now, _)| *now == digest) {
@@ -234,28 +236,34 @@ impl Packages {
     async fn reload_in_turn(
         &self,
         old: &Handle,
-        found: Found,
+        prepared: Prepared,
         mut snapshot: Snapshot,
         who: &str,
     ) -> Result<(Handle, Departure), Kept> {
         self.hold_copy(old).await;
         let digest = snapshot.digest.clone();
-        let plan = self.plan(old, &found, &snapshot);
-        let mut found = Some(found);
+        let plan = self.plan(old, &prepared);
+        let mut prepared = Some(prepared);
         let mut candidate: Option<Candidate> = None;
         let mut done = None;
         for (place, step) in plan.steps.iter().enumerate() {
             let result = match step {
-                Step::Stage => match &found {
-                    Some(found) => self.stage(found, &snapshot).await.map(|staged| snapshot = staged),
+                Step::Stage => match &prepared {
+                    Some(prepared) => self.stage(&prepared.found, &snapshot).await.map(|staged| snapshot = staged),
                     None => Ok(()),
                 },
                 Step::Start => {
-                    let candidate = candidate.get_or_insert_with(|| self.beside(found.take(), &snapshot, old));
-                    start(candidate).await
+                    if let Some(prepared) = prepared.take() {
+                        candidate = Some(self.beside(prepared, &snapshot, old));
+                    }
+                    match &candidate {
+                        Some(candidate) => start(candidate).await,
+                        None => Err(overtaken(old)),
+                    }
                 }
                 Step::Switch => {
-                    let made = candidate.take().unwrap_or_else(|| self.beside(found.take(), &snapshot, old));
+                    let made = prepared.take().map(|prepared| self.beside(prepared, &snapshot, old));
+                    let Some(made) = candidate.take().or(made) else { return Err(overtaken(old)) };
                     match self.switch_to(old, made, &digest).await {
                         Ok(switched) => {
                             done = Some(switched);
@@ -330,10 +338,8 @@ impl Packages {
     }
 
     /// Makes a plugin of the package, which takes no calls and has no process yet.
-    fn beside(&self, found: Option<Found>, snapshot: &Snapshot, old: &Handle) -> Candidate {
-        // There is one until it is made, which is done once.
-        let found = found.unwrap_or_else(|| super::consent::found_of(old));
-        let (handle, task) = self.make_apart(found, Ok(snapshot.clone()));
+    fn beside(&self, prepared: Prepared, snapshot: &Snapshot, old: &Handle) -> Candidate {
+        let (handle, task) = self.make_apart(Prepared { snapshot: Ok(snapshot.clone()), ..prepared });
         handle.set_enabled(old.is_enabled());
         let ending = self.expect(&handle);
         Candidate { handle, task, ending }
@@ -473,16 +479,18 @@ impl Packages {
     ) -> Result<Handle, ErrorBody> {
         let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
         let now = PassedOver { digest: bad, reason, at_unix_ms: unix_ms(SystemTime::now()) };
+        let found = Found { passed_over: Some(now.clone()), ..super::consent::found_of(old) };
+        let instead = snapshot.digest.clone();
+        let prepared = self.prepare_one((found, Ok(snapshot)), None).await?;
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
         let present = registry.versions(new.id()).find(|(there, _)| *there == new.version());
         if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
             return Err(overtaken(new).error().clone());
         }
-        self.note_bad(new, &now, &snapshot.digest, who).await;
+        self.note_bad(new, &now, &instead, who).await;
         let task = self.task_of(new);
-        let found = Found { passed_over: Some(now.clone()), ..super::consent::found_of(old) };
-        let restored = self.make(found, Ok(snapshot));
+        let restored = self.make(prepared);
         restored.set_enabled(new.is_enabled());
         let mut next = Registry::clone(&registry);
         next.take(new.id(), new.version());
@@ -617,8 +625,9 @@ impl Packages {
         };
         let now = PassedOver { digest: in_folder, reason: reason.clone(), at_unix_ms: unix_ms(SystemTime::now()) };
         let found = Found { path: old.blueprint().source.clone(), passed_over: Some(now.clone()), ..found };
-        let plan = self.plan(&old, &found, &snapshot);
-        let wanted = Wanted { old: old.clone(), found, snapshot: snapshot.clone(), who: who.to_owned() };
+        let prepared = self.prepare_one((found, Ok(snapshot.clone())), None).await?;
+        let plan = self.plan(&old, &prepared);
+        let wanted = Wanted { old: old.clone(), prepared, who: who.to_owned() };
         // First, so that nobody who looks meanwhile returns to what lies in the folder.
         self.note_bad(&old, &now, &snapshot.digest, who).await;
         let done = self.reload(wanted).await;
@@ -663,13 +672,12 @@ impl Packages {
             let followed = self.follow(Trusting::Nothing, Some(&only)).await?;
             if is_dry {
                 for wanted in &followed.wanted {
-                    let plan = self.plan(&wanted.old, &wanted.found, &wanted.snapshot);
+                    let plan = self.plan(&wanted.old, &wanted.prepared);
                     reloads.push(self.told(&wanted.old, plan, false, None));
                 }
                 continue;
             }
-            let plans: Vec<Plan> =
-                followed.wanted.iter().map(|one| self.plan(&one.old, &one.found, &one.snapshot)).collect();
+            let plans: Vec<Plan> = followed.wanted.iter().map(|one| self.plan(&one.old, &one.prepared)).collect();
             let rescanned = self.settle(followed).await;
             let plan = plans.into_iter().next().unwrap_or_else(|| Plan::new(Some(Untried::OldIsUnused)));
             let kept = rescanned.kept.into_iter().next();

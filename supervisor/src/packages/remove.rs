@@ -3,7 +3,8 @@
 use std::fmt::Display;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
@@ -12,10 +13,12 @@ use serde::Serialize;
 use super::record::sync_parent;
 use super::{Packages, archived, lock, no_room, run, the_one};
 use crate::blocking;
-use crate::events::EventKind;
+use crate::events::{EventKind, unix_ms};
 use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
+use crate::plugin::handle::Handle;
 use crate::registry::Registry;
+use crate::store::database::Entry;
 use crate::store::remove_tree;
 
 /// What was removed.
@@ -23,8 +26,9 @@ use crate::store::remove_tree;
 pub struct Removed {
     /// The plugin,
     pub id: String,
-    /// its version,
-    pub version: String,
+    /// its version; none where none was there, and only what it had left was removed,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// plugins that depended on it and are without it now,
     pub broken: Vec<String>,
     /// the folder of its data, where that stays,
@@ -33,8 +37,10 @@ pub struct Removed {
     /// the archive of it that is kept,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive: Option<PathBuf>,
-    /// and whether everything of the plugin is gone.
+    /// whether everything of the plugin is gone,
     pub purged: bool,
+    /// and what that was, beside the version: a few words for each.
+    pub gone: Vec<String>,
 }
 
 /// What becomes of what a version leaves.
@@ -47,7 +53,7 @@ pub enum Leaving {
 }
 
 impl Packages {
-    /// Removes an installed version: its calls end as at a stop.
+    /// Removes an installed version: its calls end as at a stop. Where no version of the plugin is there, what is left of it can be purged.
     ///
     /// Not cancel safe: it may be removed, and not stopped yet.
     ///
@@ -66,17 +72,26 @@ impl Packages {
         let registry = self.registry()?;
         let handle = match the_one(&registry, plugin, version) {
             Ok(handle) => handle,
-            Err(error) => return self.forget_record(&registry, (plugin, version), leaving, who).await?.ok_or(error),
+            Err(error) => {
+                return match self.forget_record(&registry, (plugin, version), leaving, who).await? {
+                    Some(removed) => Ok(removed),
+                    None => self.forget_rest((plugin, version), leaving, who, error).await,
+                };
+            }
         };
         let (id, version) = (handle.id().clone(), handle.version().clone());
         let record = self.record_of(&id, &version);
-        if !record.exists() {
+        let is_installed = run({
+            let record = record.clone();
+            move || record.exists()
+        });
+        if !is_installed.await? {
             let place = handle.blueprint().source.display().to_string();
             let message = format!("{id} {version} was not installed: it lies in {place}");
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
                 .with_hint(format!("take it out of there, or `palisade disable {id}@{version}`")));
         }
-        let broken = dependants(&registry, &id, &version);
+        let broken = dependants(&registry, &id, &version, |_| true);
         if !broken.is_empty() && !force {
             let message = format!("{} on {id} {version}", depend(&broken));
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
@@ -85,16 +100,7 @@ impl Packages {
         let entry = self.entry("uninstall", who, &id, &version, String::new());
         // Held until it is archived, so that no sweep takes it.
         let snapshot = handle.blueprint().snapshot().ok().or_else(|| self.take_kept(&handle));
-        let database = self.database.clone();
-        run(move || {
-            fs::remove_file(&record).and_then(|()| sync_parent(&record)).map_err(|error| no_room(&record, &error))?;
-            // The version is gone, whether that was noted or not.
-            if let Err(error) = database.removed(&entry) {
-                tracing::error!(%error, "that a version was removed is not in the audit trail");
-            }
-            Ok::<_, ErrorBody>(())
-        })
-        .await??;
+        self.remove_record(record, entry).await?;
         let mut without = Registry::clone(&registry);
         without.take(&id, &version);
         self.live.replace(without);
@@ -106,14 +112,16 @@ impl Packages {
         let departure = self.leave(handle.clone(), task, None);
         drop(one_change);
         departure.ended().await;
-        let _one_change = self.changing.lock().await;
+        let _one_change = self.alone_with(&id).await;
         let data = handle.blueprint().data_folder();
         // Versions share it. One that was made beforehand and never used is nothing to be kept.
-        let is_shared = self.registry()?.versions(&id).next().is_some();
-        let (mut archive, mut purged) = (None, false);
+        let registry = self.registry()?;
+        let is_shared = registry.versions(&id).next().is_some() || registry.is_lost(&id);
+        drop(registry);
+        let (mut archive, mut purged, mut gone) = (None, false, Vec::new());
         match (leaving, snapshot) {
             (Leaving::Purged, _) if !is_shared => {
-                self.purge(&id, &version, &data, who).await?;
+                gone = self.purge(&id, Some(&version), who).await?;
                 purged = true;
             }
             (Leaving::Kept, Some(snapshot)) => {
@@ -133,34 +141,69 @@ impl Packages {
             })
             .await?;
         drop(handle);
+        self.sweep(purged.then(|| id.clone()));
+        let data = stays.then_some(data);
+        Ok(Removed { id: id.to_string(), version: Some(version.to_string()), broken, data, archive, purged, gone })
+    }
+
+    /// Removes superfluous snapshots from the store, and all of one that was purged. In its own time: what is kept for a return is decided there.
+    pub(super) fn sweep(&self, purged: Option<PluginId>) {
         let store = self.around.store.clone();
-        // In its own time: what is kept for a return is decided there.
+        let swept = move || match purged {
+            Some(id) => store.sweep_all_of(&id),
+            None => store.sweep(),
+        };
         tokio::spawn(async move {
-            if let Err(error) = blocking::run(move || store.sweep()).await {
+            if let Err(error) = blocking::run(swept).await {
                 tracing::warn!(%error, "superfluous snapshots stay until the next start");
             }
         });
-        let data = stays.then_some(data);
-        Ok(Removed { id: id.to_string(), version: version.to_string(), broken, data, archive, purged })
     }
 
-    /// Removes whatever is kept of an id of which no version is there any more: its data, the numbers of its generations, and all that
-    /// the database has of it, which `Database::forget` names.
+    /// Removes the record of a version, for good: the version is gone then, whether that was noted or not.
+    ///
+    /// # Errors
+    /// `resource_exhausted` where that cannot be.
+    pub(super) async fn remove_record(&self, record: PathBuf, entry: Entry) -> Result<(), ErrorBody> {
+        let database = self.database.clone();
+        run(move || {
+            fs::remove_file(&record).and_then(|()| sync_parent(&record)).map_err(|error| no_room(&record, &error))?;
+            if let Err(error) = database.removed(&entry) {
+                tracing::error!(%error, "that a version was removed is not in the audit trail");
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// Removes whatever is kept of an id of which no version is there any more, of which `version` may have been the last, and says what that
+    /// was: its data, the numbers of its generations, its archives, and all that the database has of it, which `Database::forget` names.
     pub(super) async fn purge(
         &self,
         id: &PluginId,
-        version: &Version,
-        data: &Path,
+        version: Option<&Version>,
         who: &str,
-    ) -> Result<(), ErrorBody> {
-        // In this daemon's life the numbers go on.
-        let (data, numbers) = (data.to_owned(), self.generations.join(id.as_str()));
-        let entry = self.entry("purge", who, id, version, String::new());
-        let database = self.database.clone();
+    ) -> Result<Vec<String>, ErrorBody> {
         let left = |what: &str, error: &dyn Display| {
-            let message = format!("{id} {version} is removed, and {what} cannot be: {error}");
+            let message = match version {
+                Some(version) => format!("{id} {version} is removed, and {what} cannot be: {error}"),
+                None => format!("of what is left of {id}, {what} cannot be removed: {error}"),
+            };
             ErrorBody::new(ErrorCode::ResourceExhausted, message)
         };
+        let gone = self.left_of(id).await.map_err(|error| left("what it leaves", &error.message))?;
+        // In this daemon's life the numbers go on.
+        let (data, numbers) = (self.around.host.data.join(id.as_str()), self.generations.join(id.as_str()));
+        let entry = Entry {
+            at_unix_ms: unix_ms(SystemTime::now()),
+            who: who.to_owned(),
+            what: "purge".to_owned(),
+            id: id.to_string(),
+            version: version.map(ToString::to_string).unwrap_or_default(),
+            detail: gone.join(", "),
+        };
+        let (database, accounts, archived) = (self.database.clone(), self.accounts.clone(), self.archived.clone());
+        let of = id.clone();
         let done = run(move || {
             remove_tree(&data).map_err(|error| ("its data", error.to_string()))?;
             match fs::remove_file(&numbers) {
@@ -169,19 +212,31 @@ impl Packages {
                 }
                 _ => {}
             }
-            database.forget(&entry).map_err(|error| ("what the database has of it", error.to_string()))
+            archived::forget(&archived, &of).map_err(|error| ("an archive of it", error.to_string()))?;
+            let forgotten = database.forget(&entry).and_then(|()| accounts.forget(&of, &database));
+            forgotten.map_err(|error| ("what the database has of it", error.to_string()))
         })
         .await?;
         done.map_err(|(what, error)| left(what, &error))?;
         self.know_no_consents(id);
-        // What was counted and not yet written down goes as well.
-        self.forget_statistics(id, version).await
+        self.deprecations.forget_all(id);
+        lock(&self.serving).retain(|(of, _), _| of != id);
+        lock(&self.probations).remove(id);
+        // What served before is kept no longer.
+        self.hold_backups().await;
+        Ok(gone)
     }
 }
 
-/// The plugins that no other version of `id` would do for, as `id version` each.
-fn dependants(registry: &Registry, id: &PluginId, version: &Version) -> Vec<String> {
-    let left: Vec<_> = registry.versions(id).map(|(there, _)| there).filter(|there| *there != version).collect();
+/// The plugins that no other version of `id` would do for, of those that count, as `id version` each.
+pub(super) fn dependants(
+    registry: &Registry,
+    id: &PluginId,
+    version: &Version,
+    counts: impl Fn(&Handle) -> bool,
+) -> Vec<String> {
+    let others = registry.versions(id).filter(|(there, handle)| *there != version && counts(handle));
+    let left: Vec<_> = others.map(|(there, _)| there).collect();
     let needs = |manifest: &Manifest| {
         manifest.dependencies.get(id).is_some_and(|wanted| {
             !wanted.optional

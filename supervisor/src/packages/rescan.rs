@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use palisade_protocol::ErrorBody;
+use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -21,7 +21,6 @@ use super::discovery;
 use super::gather::When;
 use super::reload::{OURSELVES, Wanted};
 use super::{Gathered, Packages, lock, run};
-use crate::blocking;
 use crate::events::EventKind;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
@@ -99,7 +98,7 @@ impl Packages {
     /// Not cancel safe: a plugin may have left the registry, and not be there anew.
     ///
     /// # Errors
-    /// `resource_exhausted` where there is no thread to look with.
+    /// `resource_exhausted` where there is no thread to look with, or the database cannot be read.
     pub async fn rescan(self: &Arc<Self>, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
         let followed = self.follow(trusting, None).await?;
         Ok(self.settle(followed).await)
@@ -143,13 +142,7 @@ impl Packages {
             departure.ended().await;
         }
         if rescanned.has_changes() {
-            let store = self.around.store.clone();
-            // In its own time: what is kept for a return is decided there.
-            tokio::spawn(async move {
-                if let Err(error) = blocking::run(move || store.sweep()).await {
-                    tracing::warn!(%error, "superfluous snapshots stay until the next start");
-                }
-            });
+            self.sweep(None);
         }
         rescanned
     }
@@ -161,17 +154,13 @@ impl Packages {
         self.note_serving().await;
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let Gathered { mut staged, rejected, switched, kept } = self.look_again(trusting).await?;
+        let Gathered { mut staged, mut rejected, unseen: partly, switched, kept } = self.look_again(trusting).await?;
         let is_dry = only.is_some_and(|only| only.is_dry);
         let is_meant = |id: &PluginId| only.is_none_or(|only| only.id == *id);
         staged.retain(|(found, _)| is_meant(&found.manifest.id));
         let unseen: Vec<PathBuf> = rejected.iter().filter(|one| one.unseen).map(|one| one.path.clone()).collect();
-        let mut rescanned = Rescanned { rejected: rejected.clone(), ..Rescanned::default() };
+        let mut rescanned = Rescanned::default();
         let mut next = Registry::clone(&registry);
-        if !is_dry {
-            *lock(&self.kept) = kept;
-            next.set_rejected(rejected);
-        }
 
         let there: BTreeSet<_> = staged.iter().map(|(found, _)| key(found)).collect();
         // Of what is installed only the record is looked for, or the folder of the records.
@@ -196,15 +185,55 @@ impl Packages {
             let is_new = registry.versions(&found.manifest.id).all(|(version, _)| *version != found.manifest.version);
             gone.iter().find(same).filter(|_| is_new)
         };
-        let replaced: BTreeSet<_> =
-            staged.iter().filter_map(|(found, _)| before(found)).map(|old| old.version().clone()).collect();
-        let replaced = |handle: &Handle| {
-            replaced.contains(handle.version())
-                && staged.iter().any(|(found, _)| before(found).is_some_and(|old| old.is(handle)))
-        };
-        let (mut departures, mut wanted, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut other, mut olds, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
+        let mut replaced = BTreeSet::new();
+        for (found, snapshot) in staged {
+            let (id, version) = key(&found);
+            let same = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle);
+            let old = same.or_else(|| before(&found)).cloned();
+            if let Some(old) = old.as_ref().filter(|old| *old.version() != version) {
+                replaced.insert((id.clone(), old.version().clone()));
+            }
+            let is_same = old.as_ref().is_some_and(|old| is_same(old, &found, &snapshot));
+            if is_same && let Some(old) = &old {
+                old.blueprint().pass_over(found.passed_over.clone());
+            }
+            // What is there is asked for by name.
+            let is_asked = is_same && only.is_some_and(|only| only.version == version);
+            let not_seen = partly.iter().find(|one| one.path == found.path);
+            let goes_on = old.as_ref().is_some_and(|old| {
+                (is_same && !is_asked)
+                    // Of a file that cannot be read nobody knows whether it is another.
+                    || not_seen.is_some()
+                    // Another one of the same id and version takes its place only when it is known to be gone.
+                    || (old.blueprint().source != found.path && cannot_be_seen(old))
+                    // What the daemon is short of says nothing of the package.
+                    || matches!(&snapshot, Err(failure) if failure.outlook != Outlook::Lasting)
+            });
+            if goes_on {
+                if !is_same {
+                    rejected.extend(not_seen.cloned());
+                }
+                continue;
+            }
+            let being_reloaded = snapshot.as_ref().ok().and_then(|now| self.is_being_reloaded(&id, &now.digest));
+            match being_reloaded {
+                Some(over) => under_way.push(over),
+                None => {
+                    other.push((found, snapshot));
+                    olds.push((old, is_asked));
+                }
+            }
+        }
+        rescanned.rejected.clone_from(&rejected);
+        // Nothing has changed until everything is there for it.
+        let prepared = self.prepare(other).await?;
+        let (mut departures, mut wanted) = (Vec::new(), Vec::new());
         if !is_dry {
-            let gone: Vec<Handle> = gone.iter().filter(|handle| !replaced(handle)).cloned().collect();
+            *lock(&self.kept) = kept;
+            next.set_rejected(rejected);
+            let is_replaced = |handle: &Handle| replaced.contains(&(handle.id().clone(), handle.version().clone()));
+            let gone: Vec<Handle> = gone.iter().filter(|handle| !is_replaced(handle)).cloned().collect();
             for handle in &gone {
                 next.take(handle.id(), handle.version());
                 rescanned.removed.push(name(handle));
@@ -218,55 +247,27 @@ impl Packages {
             }
         }
 
-        let olds: Vec<Option<Handle>> = staged
-            .iter()
-            .map(|(found, _)| {
-                let (id, version) = key(found);
-                let same = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle);
-                same.or_else(|| before(found)).cloned()
-            })
-            .collect();
-        for ((found, snapshot), old) in staged.into_iter().zip(olds) {
-            let (id, version) = key(&found);
-            let same = old.as_ref().filter(|old| is_same(old, &found, &snapshot));
-            if let Some(same) = same {
-                same.blueprint().pass_over(found.passed_over.clone());
-                // What is there is asked for by name.
-                if only.is_none_or(|only| only.version != version) {
-                    continue;
-                }
-            }
-            // Another one of the same id and version takes its place only when it is known to be gone.
-            if old.as_ref().is_some_and(|old| old.blueprint().source != found.path && cannot_be_seen(old)) {
+        for (one, (old, is_asked)) in prepared.into_iter().zip(olds) {
+            let (id, version) = key(&one.found);
+            if let (Some(old), Ok(_)) = (&old, &one.snapshot)
+                && (is_dry || is_asked || self.is_to_be_tried(old, &one).await)
+            {
+                let who = only.map_or(OURSELVES, |only| &only.who).to_owned();
+                wanted.push(Wanted { old: old.clone(), prepared: one, who });
                 continue;
-            }
-            // What the daemon is short of says nothing of the package.
-            if old.is_some() && matches!(&snapshot, Err(failure) if failure.outlook != Outlook::Lasting) {
-                continue;
-            }
-            if let (Some(old), Ok(snapshot)) = (&old, &snapshot) {
-                if let Some(over) = self.is_being_reloaded(&id, &snapshot.digest) {
-                    under_way.push(over);
-                    continue;
-                }
-                let who = only.map_or(OURSELVES, |only| &only.who);
-                let (old, snapshot, who) = (old.clone(), snapshot.clone(), who.to_owned());
-                if is_dry || same.is_some() || self.is_to_be_tried(&old, &found, &snapshot).await {
-                    wanted.push(Wanted { old, found, snapshot, who });
-                    continue;
-                }
             }
             let enabled = switched.get(&(id.clone(), version.clone())).copied();
-            let enabled = enabled.unwrap_or(found.manifest.default_enabled);
+            let enabled = enabled.unwrap_or(one.found.manifest.default_enabled)
+                && !lock(&self.unwritten).contains(&(id.clone(), version.clone()));
             // A daemon that stops would not know of it.
             if is_dry || !self.around.store.is_open() {
                 break;
             }
-            if let Err(reason) = &snapshot {
+            if let Err(reason) = &one.snapshot {
                 tracing::warn!(plugin = %id, reason = %reason.message, "the package cannot be used");
             }
             let old = old.map(|old| (self.task_of(&old), old));
-            let handle = self.make(found, snapshot);
+            let handle = self.make(one);
             handle.set_enabled(enabled);
             let mut kind = EventKind::PackageAdded;
             match &old {
@@ -302,6 +303,11 @@ impl Packages {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         run(move || {
+            // A version that is disabled is not to take calls because that cannot be read; what there is stays as it is.
+            let switched = database.switched().map_err(|error| {
+                let message = format!("which versions are disabled cannot be read, so nothing is changed: {error}");
+                ErrorBody::new(ErrorCode::ResourceExhausted, message)
+            })?;
             let mut listing = Listing::default();
             for directory in directories {
                 if let Err(error) = listing.add(&directory) {
@@ -313,9 +319,11 @@ impl Packages {
                 Trusting::Stamps => discovery::look_at(listing, &store, &host.rules, &database),
                 Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
             };
-            Gathered::of(looked, &records, &store, &host.rules, &database, When::Running)
+            let mut gathered = Gathered::of(looked, switched, &records, &store, &host.rules);
+            gathered.pass_over(&store, &host.rules, &database, When::Running);
+            Ok(gathered)
         })
-        .await
+        .await?
     }
 }
 

@@ -36,6 +36,7 @@ pub struct Hit {
     pub capabilities: Vec<&'static str>,
     pub tags: Vec<String>,
     pub enabled: bool,
+    pub awaits_consent: bool,
     pub deprecated: bool,
     pub state: PluginState,
     /// Where the text was found.
@@ -140,8 +141,13 @@ pub fn search(registry: &Registry, said: Said<'_>) -> Result<Found, ErrorBody> {
         .filter_map(|handle| {
             let announced = handle.actions().map(|actions| actions.infos()).unwrap_or_default();
             let actions: Vec<_> = announced.into_iter().map(|action| (action.name, action.description)).collect();
-            let (enabled, state) = (handle.is_enabled(), handle.state());
-            let candidate = Candidate { manifest: &handle.blueprint().manifest, enabled, state, actions: &actions };
+            let candidate = Candidate {
+                manifest: &handle.blueprint().manifest,
+                enabled: handle.is_enabled(),
+                awaits_consent: handle.awaits_consent(),
+                state: handle.state(),
+                actions: &actions,
+            };
             query.find(&candidate).map(|place| (place, handle))
         })
         .collect();
@@ -163,6 +169,7 @@ fn hit(place: Option<Place>, handle: &Handle) -> Hit {
         capabilities: capabilities(manifest),
         tags: manifest.about.tags.clone(),
         enabled: handle.is_enabled(),
+        awaits_consent: handle.awaits_consent(),
         deprecated: handle.deprecated().is_some(),
         state: handle.state(),
         found_in: place.map(Place::as_str),

@@ -131,11 +131,20 @@ impl Accounts {
         }
     }
 
-    /// Forgets all of a version that is gone. Blocks.
-    fn forget(&self, id: &PluginId, version: &Version, database: &Database) -> Result<(), DatabaseError> {
+    /// Forgets all of an id of which no version is there, also what was not written down. Blocks.
+    pub(super) fn forget(&self, id: &PluginId, database: &Database) -> Result<(), DatabaseError> {
         let _moving = lock(&self.moving);
-        lock(&self.versions).remove(&(id.clone(), version.clone()));
-        database.forget_statistics(id, version)
+        lock(&self.versions).retain(|(other, _), _| other != id);
+        database.forget_statistics(id)
+    }
+
+    /// Whether anything of an id is not written down.
+    pub(super) fn owes(&self, id: &PluginId) -> bool {
+        let now = now();
+        lock(&self.versions).iter_mut().filter(|((other, _), _)| other == id).any(|(_, account)| {
+            account.collect(now);
+            account.owed != Tally::default()
+        })
     }
 
     /// All that is known. Blocks.
@@ -167,17 +176,6 @@ impl Packages {
             tokio::time::sleep(WRITTEN_EVERY).await;
             self.write_statistics().await;
         }
-    }
-
-    /// Forgets how a version was used that is gone, and whose calls have ended.
-    ///
-    /// # Errors
-    /// `resource_exhausted` where the database cannot be written.
-    pub async fn forget_statistics(&self, id: &PluginId, version: &Version) -> Result<(), ErrorBody> {
-        let (accounts, database, id, version) =
-            (self.accounts.clone(), self.database.clone(), id.clone(), version.clone());
-        let forgotten = run(move || accounts.forget(&id, &version, &database)).await?;
-        forgotten.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))
     }
 
     /// How versions are used: all, those of an id, or of these those that fit; also such that are not there any more.
@@ -287,7 +285,14 @@ mod tests {
         accounts.open(&id, &version, &third);
         third.refuse();
         drop(third);
-        accounts.forget(&id, &version, &database).unwrap();
+        // Of an earlier version nothing was written down yet either.
+        let earlier = Arc::new(Counters::default());
+        accounts.open(&id, &Version::new(0, 9, 0), &earlier);
+        assert!(accounts.owes(&id));
+        earlier.refuse();
+        drop(earlier);
+        accounts.forget(&id, &database).unwrap();
+        assert!(!accounts.owes(&id));
         accounts.write(&database);
         assert_eq!(accounts.all(&database).unwrap(), BTreeMap::new(), "nothing of it comes back");
     }

@@ -2,7 +2,9 @@
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 
-use super::{Packages, lock, run, the_one};
+use super::prepare::Prepared;
+use super::remove::dependants;
+use super::{Packages, Said, lock, run, the_one};
 use crate::events::EventKind;
 use crate::model::generation::StopWhy;
 use crate::plugin::handle::{Handle, Operation};
@@ -10,7 +12,8 @@ use crate::registry::{self, Found, Registry};
 use crate::store::Snapshot;
 
 impl Packages {
-    /// Has a version take calls, or take none. One that is disabled is stopped; other versions are as they were.
+    /// Has a version take calls, or take none. One that is disabled is stopped; other versions are as they were. With it come the plugins
+    /// that depended on it and are without it now, as `id version` each.
     ///
     /// Not cancel safe: it may be disabled, and not stopped yet.
     ///
@@ -22,50 +25,54 @@ impl Packages {
         version: Option<&str>,
         enabled: bool,
         who: &str,
-    ) -> Result<Handle, ErrorBody> {
+    ) -> Result<Said, ErrorBody> {
         let one_change = self.changing.lock().await;
         let registry = self.registry()?;
         let handle = the_one(&registry, plugin, version)?;
         let (id, version) = (handle.id().clone(), handle.version().clone());
-        if handle.is_enabled() == enabled {
-            return Ok(handle);
+        if handle.is_enabled() == enabled && !lock(&self.unwritten).contains(&(id.clone(), version.clone())) {
+            return Ok(self.said(handle));
         }
         let what = if enabled { "enable" } else { "disable" };
+        // Nothing is noted before everything is there for it.
+        let prepared = if enabled { self.read_again(&handle).await? } else { None };
         let entry = self.entry(what, who, &id, &version, String::new());
         let database = self.database.clone();
         let noted = run(move || database.switch(enabled, &entry)).await?;
-        noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        let not_noted = match noted {
+            // What somebody wants to take no calls takes none, whatever there is no room for.
+            Err(error) if !enabled => Some(error),
+            noted => {
+                noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+                lock(&self.unwritten).remove(&(id.clone(), version.clone()));
+                None
+            }
+        };
         if !enabled {
+            if not_noted.is_some() {
+                lock(&self.unwritten).insert((id.clone(), version.clone()));
+            }
+            // One that waits for consent was nothing to depend on before either.
+            let broken = match handle.is_in_use() {
+                true => dependants(&registry, &id, &version, Handle::is_in_use),
+                false => Vec::new(),
+            };
             handle.set_enabled(false);
             self.live.has_changed();
             self.tell(EventKind::PackageDisabled, &id, &version, None);
             // Its calls may take their time; nobody else waits for them.
             drop(one_change);
             handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await?;
-            return Ok(handle);
+            let said = match not_noted {
+                Some(error) => Self::said_and_not_kept(handle, &error),
+                None => self.said(handle),
+            };
+            return Ok(Said { broken, ..said });
         }
-        // It begins as a daemon that starts would have it begin, with nothing held against it.
-        let (blueprint, snapshot) = (handle.blueprint(), handle.blueprint().snapshot());
-        // Where there is no copy yet, it is what would be copied.
-        let folder = |snapshot: &Snapshot| match snapshot.is_presumed {
-            true => blueprint.source.clone(),
-            false => snapshot.path.clone(),
-        };
-        let read = match snapshot.as_ref().ok().map(folder) {
-            Some(folder) => run(move || registry::read(&folder)).await?.ok(),
-            None => None,
-        };
-        let read = read.filter(|read| read.manifest == blueprint.manifest);
-        let (anew, ending) = match read {
-            Some(found) => {
+        let (anew, ending) = match prepared {
+            Some(prepared) => {
                 let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
-                (
-                    self.make(
-                        Found { path: blueprint.source.clone(), passed_over: blueprint.passed_over(), ..found },
-                        snapshot,
-                    ),
-                    Some(task),
-                )
+                (self.make(prepared), Some(task))
             }
             None => (handle.clone(), None),
         };
@@ -80,6 +87,23 @@ impl Packages {
             leaving.ended().await;
         }
         self.set_off(&anew).await;
-        Ok(anew)
+        Ok(self.said(anew))
+    }
+
+    /// What the plugin is made from by a daemon that starts, with nothing held against it; if it is still that package.
+    async fn read_again(&self, handle: &Handle) -> Result<Option<Prepared>, ErrorBody> {
+        let (blueprint, snapshot) = (handle.blueprint(), handle.blueprint().snapshot());
+        // Where there is no copy yet, it is what would be copied.
+        let folder = |snapshot: &Snapshot| match snapshot.is_presumed {
+            true => blueprint.source.clone(),
+            false => snapshot.path.clone(),
+        };
+        let read = match snapshot.as_ref().ok().map(folder) {
+            Some(folder) => run(move || registry::read(&folder)).await?.ok(),
+            None => None,
+        };
+        let Some(read) = read.filter(|read| read.manifest == blueprint.manifest) else { return Ok(None) };
+        let found = Found { path: blueprint.source.clone(), passed_over: blueprint.passed_over(), ..read };
+        Ok(Some(self.prepare_one((found, snapshot), None).await?))
     }
 }

@@ -63,9 +63,9 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
     let (told_sender, told) = mpsc::channel(64);
     let settings = Settings::from(&blueprint.manifest);
     let first = Generation(1);
-    let machine = match blueprint.executable() {
+    let machine = match &blueprint.executable {
         Ok(()) => Machine::new(settings, first),
-        Err(failure) if failure.outlook == Outlook::Lasting => Machine::broken(settings, first, failure),
+        Err(failure) if failure.outlook == Outlook::Lasting => Machine::broken(settings, first, failure.clone()),
         // The host is short of something at the moment.
         Err(_) => Machine::new(settings, first),
     };
@@ -684,7 +684,7 @@ impl Actor {
                 ErrorBody::new(ErrorCode::Unavailable, message)
             }
             Refusal::Failed { reason } | Refusal::Quarantined { reason } => {
-                let error = failure(reason, with_last_words(&self.shared, reason, message));
+                let error = failure_of(&self.shared, reason, message);
                 // Where no restart is due, waiting does not help; somebody has to start it.
                 ErrorBody { retryable: error.retryable && self.machine.deadline().is_some(), ..error }
             }
@@ -706,7 +706,7 @@ impl Actor {
                     State::Serving { generation, .. } if waiter.from <= *generation => Some(Ok(())),
                     State::Failed { reason, .. } => {
                         let why = self.machine.reason().unwrap_or_else(|| reason.to_string());
-                        let error = failure(reason, with_last_words(&self.shared, reason, format!("{id}: {why}")));
+                        let error = failure_of(&self.shared, reason, format!("{id}: {why}"));
                         Some(Err(error.with_hint(format!("`palisade logs {id}` and `palisade status {id}` say more"))))
                     }
                     State::Unloaded => Some(Err(declined(id, &Decline::Unloaded))),
@@ -807,6 +807,12 @@ fn failure(reason: &Reason, message: String) -> ErrorBody {
     let error = ErrorBody::new(code, message);
     // Only another package, or another host, makes a difference.
     ErrorBody { retryable: error.retryable && !reason.is_lasting(), ..error }
+}
+
+/// The same, with all that is known of it.
+fn failure_of(shared: &Shared, reason: &Reason, message: String) -> ErrorBody {
+    let error = failure(reason, with_last_words(shared, reason, message));
+    if reason.awaits_consent() { error.with_details(shared.blueprint.asked()) } else { error }
 }
 
 /// Waits until there is room in the inbox of the generation that serves, where calls wait for that.

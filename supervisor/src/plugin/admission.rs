@@ -13,7 +13,7 @@ use palisade_protocol::ErrorCode;
 
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
-use crate::store::{self, EntryPoint, Program, Snapshot, Store, StoreError};
+use crate::store::{self, Snapshot, Store, StoreError};
 use crate::trust::tree::TreeError;
 use crate::trust::{Candidate, Rules};
 
@@ -60,17 +60,16 @@ pub fn readmit(
     look(snapshot, rules, source, manifest)
 }
 
-/// Looks at the package that was found with this text as its manifest, and copies nothing yet. Blocks.
+/// Looks at the package that was found with this text as its manifest, and was hashed where it lies; copies nothing yet. Blocks.
 ///
 /// # Errors
 /// Why it is not used.
 pub fn examine(
-    store: &Store,
+    snapshot: Snapshot,
     rules: &Rules,
     source: &Path,
     (manifest, text): (&Manifest, &[u8]),
 ) -> Result<Admitted, LaunchFailure> {
-    let snapshot = store.examine(source).map_err(|error| not_copied(&error))?;
     let held = check(&snapshot, rules, source, (manifest, text))?;
     let inspected = inspect(rules, source, manifest)?;
     Ok(Admitted { snapshot, held, inspected })
@@ -126,23 +125,18 @@ fn look(snapshot: Snapshot, rules: &Rules, source: &Path, manifest: &Manifest) -
 fn inspect(rules: &Rules, package: &Path, manifest: &Manifest) -> Result<Vec<String>, LaunchFailure> {
     // What cannot be executed at all is refused with what to do about it where it would be; what a runtime executes is its own affair.
     let entry = manifest.entry_point.as_str();
-    if manifest.runtime.is_none()
-        && let Ok(EntryPoint { program, .. }) = store::entry_point(package, entry)
-    {
-        let found = match program {
-            Program::Elf => rules.inspect(package, entry).map_err(|error| {
-                let message =
-                    format!("its program cannot be looked at: {error}; the daemon is short of descriptors or memory");
-                LaunchFailure { message, outlook: Outlook::Shortage, code: None }
-            })?,
-            Program::Script { interpreter, .. } => rules.inspect_script(entry, &interpreter),
-        };
-        if let Some(reason) = found.refused {
-            return Err(refused(Some(ErrorCode::CheckFailed), reason));
-        }
-        return Ok(found.warnings);
+    let program = match manifest.runtime {
+        Some(_) => None,
+        None => store::entry_point(package, entry).ok().map(|there| there.program),
+    };
+    let found = rules.inspect(package, manifest, program.as_ref()).map_err(|error| {
+        let message = format!("its program cannot be looked at: {error}; the daemon is short of descriptors or memory");
+        LaunchFailure { message, outlook: Outlook::Shortage, code: None }
+    })?;
+    match found.refused {
+        Some(reason) => Err(refused(Some(ErrorCode::CheckFailed), reason)),
+        None => Ok(found.warnings),
     }
-    Ok(Vec::new())
 }
 
 /// Whether what is required of packages from there is so; and what is odd where it need not be.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::refusals::Refusals;
 use palisade_protocol::{ErrorCode, Guarantee, GuaranteeState};
+use serde_json::{Value, json};
 
 use super::actions::Actions;
 use super::admission;
@@ -21,9 +22,10 @@ use crate::blocking;
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::guarantee::Required;
 use crate::model::ids::Generation;
+use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
-use crate::model::permission::consent::Consent;
+use crate::model::permission::consent::{Change, Consent, Decided, Decision};
 use crate::model::permission::grants::Grants;
 use crate::model::status::PassedOver;
 use crate::process::quota::{self, QuotaError};
@@ -90,12 +92,14 @@ pub struct Blueprint {
     pub snapshot: Mutex<Result<Snapshot, LaunchFailure>>,
     /// What lies in its folder instead, and is not used.
     pub passed_over: Mutex<Option<PassedOver>>,
+    /// Whether this host could execute what is in it when that was looked at.
+    pub executable: Result<(), LaunchFailure>,
     /// Where copies are made.
     pub store: Arc<Store>,
     /// How this host runs it.
     pub host: Arc<Host>,
     /// The operator's configuration for it.
-    pub configuration: serde_json::Value,
+    pub configuration: Value,
     /// How much it may have, by its manifest and the configuration.
     pub configured_limits: Limits,
     /// What an operator has said about that since.
@@ -129,6 +133,40 @@ pub enum OnDegraded {
     Refuse,
     /// It is made with what there is, and the log says what is missing.
     Warn,
+}
+
+/// Whether there is a program in the package that this host can execute. Blocks.
+///
+/// # Errors
+/// Why not.
+pub fn executable(
+    host: &Host,
+    manifest: &Manifest,
+    source: &Path,
+    snapshot: &Result<Snapshot, LaunchFailure>,
+) -> Result<(), LaunchFailure> {
+    let snapshot = snapshot.as_ref().map_err(Clone::clone)?;
+    // Where there is no copy yet, it is what would be copied.
+    let package = if snapshot.is_presumed { source } else { &snapshot.path };
+    let entry = manifest.entry_point.as_str();
+    if let Some(name) = &manifest.runtime {
+        let runtime = host.runtimes.named(name).map_err(lasting)?;
+        store::script(package, entry)?;
+        return open_runtime(manifest, runtime).map(drop);
+    }
+    let EntryPoint { path, program, .. } = store::entry_point(package, entry)?;
+    arguments(&path, program).map(|_| ())
+}
+
+fn open_runtime(manifest: &Manifest, runtime: &Runtime) -> Result<OwnedFd, LaunchFailure> {
+    let name = manifest.runtime.as_deref().unwrap_or_default();
+    runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
+}
+
+/// Makes the folder of a plugin's data beforehand: to make one takes ten times as long as to find it, and the first start is waited for.
+/// Where that fails, the start says so. Blocks.
+pub fn make_data_folder(host: &Host, id: &PluginId) {
+    let _ = spec::make_data_folder(&host.data.join(id.as_str()), Identity::Own);
 }
 
 impl Blueprint {
@@ -184,32 +222,9 @@ impl Blueprint {
         self.host.data.join(self.manifest.id.as_str())
     }
 
-    /// Makes the folder of its data beforehand: to make one takes ten times as long as to find it, and the first start is waited for.
-    /// Where that fails, the start says so.
-    pub fn make_ready(&self) {
-        let _ = spec::make_data_folder(&self.data_folder(), Identity::Own);
-    }
-
     /// The name of a process's cgroup.
     pub(super) fn leaf_name(&self, generation: Generation) -> String {
         format!("{}-{}-{generation}", self.manifest.id, self.manifest.version)
-    }
-
-    /// Whether there is a program in the package that this host can execute.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn executable(&self) -> Result<(), LaunchFailure> {
-        let snapshot = self.snapshot()?;
-        // Where there is no copy yet, it is what would be copied.
-        let package = if snapshot.is_presumed { &self.source } else { &snapshot.path };
-        let entry = self.manifest.entry_point.as_str();
-        if let Some(runtime) = self.runtime().map_err(lasting)? {
-            store::script(package, entry)?;
-            return self.open_runtime(runtime).map(drop);
-        }
-        let EntryPoint { path, program, .. } = store::entry_point(package, entry)?;
-        arguments(&path, program).map(|_| ())
     }
 
     /// What executes its entry point, if the manifest names anything.
@@ -218,11 +233,6 @@ impl Blueprint {
     /// There is none of that name.
     pub fn runtime(&self) -> Result<Option<&Runtime>, String> {
         self.manifest.runtime.as_deref().map(|name| self.host.runtimes.named(name)).transpose()
-    }
-
-    fn open_runtime(&self, runtime: &Runtime) -> Result<OwnedFd, LaunchFailure> {
-        let name = self.manifest.runtime.as_deref().unwrap_or_default();
-        runtime.open().map_err(|why| lasting(format!("the runtime {name:?} cannot be used: {why}")))
     }
 
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by a rescan, or the next daemon.
@@ -296,7 +306,7 @@ impl Blueprint {
         let (file, path, executed) = match runtime {
             Some(runtime) => {
                 let (path, file) = snapshot.script(entry)?;
-                (file, path, Execution::Runtime(runtime, self.open_runtime(runtime)?))
+                (file, path, Execution::Runtime(runtime, open_runtime(&self.manifest, runtime)?))
             }
             None => {
                 let EntryPoint { file, path, program } = snapshot.entry_point(entry)?;
@@ -601,6 +611,35 @@ impl Blueprint {
         format!("{id} {version} waits for its operator's consent to {}{more}", awaited.join(", "))
     }
 
+    /// The same for programs: what is asked about, by the names that it has where permissions are shown.
+    #[must_use]
+    pub fn asked(&self) -> Value {
+        let Manifest { id, version, .. } = &self.manifest;
+        let items: Vec<_> = self.consent.verdict.items.iter().filter(|one| one.decision == Decision::Asked).collect();
+        let mut changes = self.consent.changed.clone();
+        changes.extend(self.announced.changes());
+        let permission = |one: &&Decided| match &one.reason {
+            Some(reason) => json!({ "permission": one.item.to_string(), "reason": reason }),
+            None => json!({ "permission": one.item.to_string() }),
+        };
+        let named = AWAITED_NAMED_MAX;
+        let definition = |(action, change): &(String, Change)| json!({ "action": action, "change": change });
+        let mut asked = json!({
+            "plugin": id.as_str(),
+            "version": version.to_string(),
+            "permissions": items.iter().take(named).map(permission).collect::<Vec<_>>(),
+            "definitions": changes.iter().take(named).map(definition).collect::<Vec<_>>(),
+        });
+        let more = items.len().saturating_sub(named) + changes.len().saturating_sub(named);
+        if 0 < more {
+            asked["more"] = json!(more);
+        }
+        if let Ok(snapshot) = self.snapshot() {
+            asked["digest"] = json!(snapshot.digest);
+        }
+        asked
+    }
+
     /// Holds the actions of a process that is ready against those that were agreed to.
     ///
     /// # Errors
@@ -609,6 +648,8 @@ impl Blueprint {
         if self.announced.accept(actions, &self.manifest, &self.consent.definitions) {
             Ok(())
         } else {
+            // It takes no calls from now on, so it is nothing to depend on.
+            self.needs.tell_others();
             Err(self.awaits())
         }
     }

@@ -465,6 +465,7 @@ impl Handle {
             name: manifest.name.clone(),
             enabled: self.is_enabled(),
             awaits_consent: self.awaits_consent(),
+            lacks: self.shared.blueprint.lacking(),
             deprecated: self.deprecated().is_some(),
             state: board.state,
             since_unix_ms: unix_ms(board.since),

@@ -18,6 +18,9 @@ pub trait Offer: fmt::Debug + Send + Sync {
 
     /// Whether that can have changed: another number each time.
     fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Tells everybody who depends on something that it has.
+    fn has_changed(&self);
 }
 
 /// What one plugin lacks, as far as it is known already.
@@ -50,6 +53,13 @@ impl Needs {
                 *known = Some((now, lacking.clone()));
                 lacking
             }
+        }
+    }
+
+    /// Tells the others that what they depend on may be had no more, or again.
+    pub(super) fn tell_others(&self) {
+        if let Some(offer) = self.offer.upgrade() {
+            offer.has_changed();
         }
     }
 

@@ -11,7 +11,7 @@
 
 mod cache;
 pub mod consents;
-mod forget;
+pub mod forget;
 mod salvage;
 
 use std::collections::BTreeMap;

@@ -46,7 +46,7 @@ pub enum StoreError {
     #[error(transparent)]
     Tree(#[from] TreeError),
     /// Writing the store failed.
-    #[error("cannot write {path} in the store: {source}; is the disk full or read-only?")]
+    #[error("cannot write {path} in the store: {source}{}", tree::not_written(source))]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -208,13 +208,17 @@ impl Store {
     /// # Errors
     /// [`StoreError`], and nothing is left behind.
     pub fn stage(&self, source: &Path) -> Result<Snapshot, StoreError> {
+        self.stage_linking(source, &|file, path| fs::hard_link(file, path))
+    }
+
+    fn stage_linking(&self, source: &Path, link: &Link) -> Result<Snapshot, StoreError> {
         let _nothing_goes = self.copying.read().unwrap_or_else(PoisonError::into_inner);
         let entries = tree::walk(source, self)?;
         let digest = tree::digest_of_all(&entries);
         let path = self.snapshots().join(&digest);
         if !self.is_whole(&path, &entries) {
             let staging = self.staging_path();
-            let built = self.build(&staging, &entries);
+            let built = self.build(&staging, &entries, link);
             let placed = built.and_then(|()| {
                 if path.exists() {
                     tracing::warn!(snapshot = %path.display(), "a snapshot was not what its name says and is replaced");
@@ -387,7 +391,7 @@ impl Store {
         };
         let name = file_name(&digest, executable);
         let target = self.files().join(&name);
-        let mode = if executable { 0o555 } else { 0o444 };
+        let mode = mode_of(executable);
         if self.is_verified(&name) || self.verify(&name, &digest, mode) {
             let _ = fs::remove_file(&staging);
         } else {
@@ -441,20 +445,50 @@ impl Store {
         metadata.permissions().mode() & 0o777 == mode && tree::hash(&mut file).is_ok_and(|(found, _)| found == digest)
     }
 
-    /// Whether a snapshot is there with exactly these entries. Contents are those of the linked files, verified before.
+    /// Whether a snapshot is there with exactly these entries. Contents are those of the linked files, verified before, or of one that had as
+    /// many links as it could have.
     fn is_whole(&self, path: &Path, entries: &[Entry]) -> bool {
         let same = |entry: &Entry| {
-            let Ok(metadata) = fs::symlink_metadata(path.join(&entry.relative)) else { return false };
+            let path = path.join(&entry.relative);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { return false };
             match &entry.what {
                 What::Folder => metadata.is_dir(),
-                What::File { digest, executable } => fs::metadata(self.files().join(file_name(digest, *executable)))
-                    .is_ok_and(|file| file.ino() == metadata.ino() && file.dev() == metadata.dev()),
+                What::File { digest, executable } => {
+                    let linked = fs::metadata(self.files().join(file_name(digest, *executable)))
+                        .is_ok_and(|file| file.ino() == metadata.ino() && file.dev() == metadata.dev());
+                    let has_mode = || metadata.permissions().mode() & 0o777 == mode_of(*executable);
+                    let is_equal = || {
+                        let found = File::open(&path).map(|file| self.recognize(file, &path));
+                        matches!(found, Ok(Ok((found, _))) if found == *digest)
+                    };
+                    linked || (metadata.is_file() && has_mode() && is_equal())
+                }
             }
         };
         path.is_dir() && count(path) == Some(entries.len()) && entries.iter().all(same)
     }
 
-    fn build(&self, staging: &Path, entries: &[Entry]) -> Result<(), StoreError> {
+    /// Begins another file of that content, from which snapshots have theirs from here on: so many links as this one has there may be, and no
+    /// more. Those that have it keep it.
+    fn begin_another(&self, name: &str, digest: &str, executable: bool) -> Result<(), StoreError> {
+        let (file, staging) = (self.files().join(name), self.staging_path());
+        let write = |source| StoreError::Write { path: file.clone(), source };
+        let copied = || {
+            let mut from = File::open(&file).map_err(write)?;
+            let bytes = from.metadata().map_err(write)?.len();
+            if self.copy_hashed(&mut from, bytes, &staging, &file)? != digest {
+                return Err(StoreError::Altered { path: file.clone() });
+            }
+            fs::set_permissions(&staging, fs::Permissions::from_mode(mode_of(executable))).map_err(write)?;
+            fs::rename(&staging, &file).map_err(write)
+        };
+        copied().inspect_err(|_| {
+            // The first error is the one worth telling.
+            let _ = fs::remove_file(&staging);
+        })
+    }
+
+    fn build(&self, staging: &Path, entries: &[Entry], link: &Link) -> Result<(), StoreError> {
         let write = |path: &Path| {
             let path = path.to_owned();
             move |source| StoreError::Write { path, source }
@@ -465,7 +499,16 @@ impl Store {
             match &entry.what {
                 What::Folder => fs::create_dir(&path).map_err(write(&path))?,
                 What::File { digest, executable } => {
-                    fs::hard_link(self.files().join(file_name(digest, *executable)), &path).map_err(write(&path))?;
+                    let name = file_name(digest, *executable);
+                    let file = self.files().join(&name);
+                    let linked = match link(&file, &path) {
+                        Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
+                            self.begin_another(&name, digest, *executable)?;
+                            link(&file, &path)
+                        }
+                        linked => linked,
+                    };
+                    linked.map_err(write(&path))?;
                 }
             }
         }
@@ -602,6 +645,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it holds the store's memory")
 }
 
+/// How a file gets another name.
+type Link = dyn Fn(&Path, &Path) -> io::Result<()>;
+
+fn mode_of(executable: bool) -> u32 {
+    if executable { 0o555 } else { 0o444 }
+}
+
 fn file_name(digest: &str, executable: bool) -> String {
     format!("{digest}-{}", if executable { 'x' } else { 'r' })
 }
@@ -684,6 +734,42 @@ mod tests {
         let copied = store.copy_hashed(&mut File::open(&path).unwrap(), 4, &target, &path);
         assert!(matches!(copied, Err(StoreError::Tree(TreeError::Changed { .. }))), "{copied:?}");
         assert!(fs::metadata(&target).unwrap().len() <= 4);
+    }
+
+    /// A file system lets a file have so many names (ext4: 65,000), and all packages share one of each content.
+    #[test]
+    fn where_a_file_can_have_no_more_links_there_is_another() {
+        let (folder, store) = store();
+        let few = |file: &Path, path: &Path| match fs::metadata(file)?.nlink() {
+            links if links < 4 => fs::hard_link(file, path),
+            _ => Err(io::Error::from_raw_os_error(rustix::io::Errno::MLINK.raw_os_error())),
+        };
+        let many: Vec<_> = (0..7).map(|n| format!("empty{n}")).collect();
+        let files: Vec<_> = many.iter().map(|name| (name.as_str(), "", 0o644)).collect();
+        let source = package(&files);
+        let first = store.stage_linking(source.path(), &few).unwrap();
+        let inodes = |snapshot: &Snapshot| -> Vec<u64> {
+            many.iter().map(|name| fs::metadata(snapshot.path.join(name)).unwrap().ino()).collect()
+        };
+        let before = inodes(&first);
+        let different: std::collections::BTreeSet<_> = before.iter().collect();
+        assert_eq!(different.len(), 3, "three names each beside the store's own: {before:?}");
+        // Another package goes on with the last one.
+        let other = package(&[("run", "x", 0o755), ("empty", "", 0o644)]);
+        let second = store.stage_linking(other.path(), &few).unwrap();
+        assert_eq!(fs::metadata(second.path.join("empty")).unwrap().ino(), *before.last().unwrap());
+        // It is whole with all of them, so that it is not built again under whoever runs from it; also for the next daemon.
+        assert_eq!(store.stage_linking(source.path(), &few).unwrap().digest, first.digest);
+        assert_eq!(inodes(&first), before);
+        let next = open(&folder);
+        assert_eq!(next.stage_linking(source.path(), &few).unwrap().digest, first.digest);
+        assert_eq!(inodes(&first), before);
+        assert_eq!(next.take(&first.digest).unwrap().digest, first.digest);
+        // What leaves no room is an error, and leaves nothing behind.
+        let none = |_: &Path, _: &Path| Err(io::Error::from_raw_os_error(rustix::io::Errno::MLINK.raw_os_error()));
+        let third = package(&[("alone", "y", 0o644)]);
+        assert!(matches!(store.stage_linking(third.path(), &none), Err(StoreError::Write { .. })));
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
     }
 
     #[test]

@@ -14,12 +14,14 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use super::{Store, StoreError, lock, remove_tree};
+use crate::model::ids::PluginId;
 use crate::model::manifest::MANIFEST_BYTES_MAX;
 use crate::trust::tree::TreeError;
 
@@ -63,9 +65,20 @@ impl Store {
     /// Removes the snapshots that nobody holds but for the newest [`KEPT`] of each plugin, and their files. Blocks; copies can be
     /// made meanwhile. Does nothing while another sweep is under way.
     pub fn sweep(&self) -> Swept {
+        match self.sweeping.try_lock() {
+            Ok(one_at_a_time) => self.sweep_but_for(None, one_at_a_time),
+            Err(_) => Swept::default(),
+        }
+    }
+
+    /// The same, and of one plugin all go that nobody holds: nobody is to return to it. Waits for a sweep that is under way.
+    pub fn sweep_all_of(&self, id: &PluginId) -> Swept {
+        self.sweep_but_for(Some(id), lock(&self.sweeping))
+    }
+
+    fn sweep_but_for(&self, gone: Option<&PluginId>, _one_at_a_time: MutexGuard<'_, ()>) -> Swept {
         let mut swept = Swept::default();
-        let Ok(_one_at_a_time) = self.sweeping.try_lock() else { return swept };
-        match self.superfluous() {
+        match self.superfluous(gone) {
             Ok(superfluous) => {
                 for digest in superfluous.into_iter().take(REMOVED_MAX) {
                     if self.closing.load(Ordering::Relaxed) {
@@ -98,7 +111,7 @@ impl Store {
     }
 
     /// The digests of the snapshots that are to go, the oldest first.
-    fn superfluous(&self) -> Result<Vec<String>, StoreError> {
+    fn superfluous(&self, gone: Option<&PluginId>) -> Result<Vec<String>, StoreError> {
         let folder = self.snapshots();
         let mut idle: HashMap<String, Vec<Idle>> = HashMap::new();
         let mut superfluous = Vec::new();
@@ -120,9 +133,10 @@ impl Store {
                 Err(error) => tracing::debug!(snapshot = %path.display(), %error, "cannot be looked at, and stays"),
             }
         }
-        for mut of_one in idle.into_values() {
+        for (id, mut of_one) in idle {
+            let kept = if gone.is_some_and(|gone| gone.as_str() == id) { 0 } else { KEPT };
             of_one.sort_unstable_by_key(|idle| std::cmp::Reverse(idle.staged));
-            superfluous.extend(of_one.into_iter().skip(KEPT));
+            superfluous.extend(of_one.into_iter().skip(kept));
         }
         superfluous.sort_unstable_by_key(|idle| idle.staged);
         Ok(superfluous.into_iter().map(|idle| idle.digest).collect())

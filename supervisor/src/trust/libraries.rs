@@ -132,8 +132,7 @@ fn cached(root: &Path) -> Option<BTreeSet<PathBuf>> {
 /// # Errors
 /// The daemon is short of something, and what was found says nothing.
 pub fn inspect(package: &Path, entry: &str, system: &System, checks: &Checks) -> io::Result<Vec<Finding>> {
-    let short = RefCell::default();
-    let mut search = Search { package, system, checks, findings: Vec::new(), seen: BTreeSet::new(), short };
+    let mut search = Search::new(package, system, checks);
     let entry = PathBuf::from(entry);
     search.seen.insert(entry.clone());
     let mut waiting = VecDeque::from([(entry, Vec::new())]);
@@ -142,7 +141,20 @@ pub fn inspect(package: &Path, entry: &str, system: &System, checks: &Checks) ->
         waiting.extend(search.look(&relative, &inherited, is_program));
         is_program = false;
     }
-    search.short.into_inner().map_or(Ok(search.findings), Err)
+    search.end()
+}
+
+/// Looks for the libraries of the host that a manifest names. Blocks.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn declared(names: &[String], system: &System, checks: &Checks) -> io::Result<Vec<Finding>> {
+    let mut search = Search::new(Path::new(""), system, checks);
+    for name in names {
+        let place = system.folders.iter().find_map(|folder| search.at(&folder.join(name)));
+        search.judge(Path::new("plugin.json"), name, place.as_ref(), "is not in /usr");
+    }
+    search.end()
 }
 
 fn is_shortage(error: &io::Error) -> bool {
@@ -164,7 +176,28 @@ struct Search<'a> {
 /// A file of the package, and where those that need it look for libraries, for it as well.
 type Waiting = (PathBuf, Vec<PathBuf>);
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(package: &'a Path, system: &'a System, checks: &'a Checks) -> Self {
+        Self { package, system, checks, findings: Vec::new(), seen: BTreeSet::new(), short: RefCell::default() }
+    }
+
+    fn end(self) -> io::Result<Vec<Finding>> {
+        self.short.into_inner().map_or(Ok(self.findings), Err)
+    }
+
+    /// What is wrong with a library being there, or not.
+    fn judge(&mut self, by: &Path, name: &str, place: Option<&Place>, missing: &str) {
+        match place {
+            Some(Place::Package(_)) => {}
+            Some(Place::Host) if self.checks.allow_library(base(name)) => {}
+            Some(Place::Host) => {
+                let why = format!("needs the library {name}, which `checks.libraries` does not allow");
+                self.found(Code::ForbiddenLibrary, by, why);
+            }
+            None => self.found(Code::MissingLibrary, by, format!("needs the library {name}, which {missing}")),
+        }
+    }
+
     fn found(&mut self, code: Code, place: &Path, detail: impl Into<String>) {
         self.findings.push(Finding::new(code, place.to_string_lossy(), detail));
     }
@@ -238,16 +271,7 @@ impl Search<'_> {
                         waiting.push((file, handed_on.clone()));
                     }
                 }
-                Some(Place::Host) if self.checks.allow_library(base(name)) => {}
-                Some(Place::Host) => {
-                    let why = format!("needs the library {name}, which `checks.libraries` does not allow");
-                    self.found(Code::ForbiddenLibrary, place, why);
-                }
-                None => {
-                    let why =
-                        format!("needs the library {name}, which is neither in the package, by $ORIGIN, nor in /usr");
-                    self.found(Code::MissingLibrary, place, why);
-                }
+                found => self.judge(place, name, found.as_ref(), "is neither in the package, by $ORIGIN, nor in /usr"),
             }
         }
         waiting

@@ -28,6 +28,7 @@ use palisade_protocol::ErrorCode;
 use self::canonical::CanonicalError;
 use self::keys::NamedKey;
 use self::libraries::System;
+use self::program::Program;
 use self::signature::VerifyingKey;
 use crate::model::check::{Checks, Code, Finding, Verdict};
 use crate::model::ids::PluginId;
@@ -215,20 +216,28 @@ impl Rules {
         format!("{:?}\n{}", self.checks, self.system.fingerprint())
     }
 
-    /// Looks at the program of the package in that folder, if it is one that the kernel executes. Blocks.
+    /// Looks at the program of the package in that folder, where it is one that the kernel executes, and for the libraries that its
+    /// manifest names. Blocks.
     ///
     /// # Errors
     /// The daemon is short of descriptors or memory, and cannot say.
-    pub fn inspect(&self, package: &Path, entry: &str) -> io::Result<Inspected> {
-        Ok(self.judge(libraries::inspect(package, entry, &self.system, &self.checks)?))
-    }
-
-    /// The same of a script, whose manifest names no runtime: it brings its interpreter itself.
-    #[must_use]
-    pub fn inspect_script(&self, entry: &str, interpreter: &str) -> Inspected {
-        let detail =
-            format!("is a script for {interpreter}, and plugin.json names no `runtime` that palisade.toml lists");
-        self.judge(vec![Finding::new(Code::UnlistedInterpreter, entry, detail)])
+    pub fn inspect(&self, package: &Path, manifest: &Manifest, program: Option<&Program>) -> io::Result<Inspected> {
+        let entry = manifest.entry_point.as_str();
+        let mut findings = libraries::declared(&manifest.libraries, &self.system, &self.checks)?;
+        match program {
+            Some(Program::Elf) => {
+                findings.extend(libraries::inspect(package, entry, &self.system, &self.checks)?);
+            }
+            // It brings its interpreter itself.
+            Some(Program::Script { interpreter, .. }) => {
+                let detail = format!(
+                    "is a script for {interpreter}, and plugin.json names no `runtime` that palisade.toml lists"
+                );
+                findings.push(Finding::new(Code::UnlistedInterpreter, entry, detail));
+            }
+            None => {}
+        }
+        Ok(self.judge(findings))
     }
 
     fn judge(&self, findings: Vec<Finding>) -> Inspected {

@@ -33,11 +33,25 @@ const MANIFEST: &str = "plugin.json";
 /// With what the digested bytes of a checksum begin, so that they are taken for nothing else.
 const CHECKSUM_DOMAIN: &[u8] = b"palisade-tree-1\n";
 
+/// What is said where the daemon has no more of what it reads and writes files with.
+const SHORT: &str = "; the daemon is short of descriptors or memory";
+
+/// Whether that is so: EAGAIN, ENOMEM, ENFILE and EMFILE, which have the same numbers on every machine that we run on.
+fn is_short(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(11 | 12 | 23 | 24))
+}
+
+/// What is added to the error of something that could not be written.
+#[must_use]
+pub fn not_written(error: &io::Error) -> &'static str {
+    if is_short(error) { SHORT } else { "; is the disk full or read-only?" }
+}
+
 /// Why a package could not be read. Each names the file in question.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// Reading failed.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}{remedy}", remedy = if is_short(source) { SHORT } else { "" })]
     Read {
         /// The file or folder.
         path: PathBuf,
@@ -287,4 +301,29 @@ pub fn hash(from: &mut impl Read) -> io::Result<(String, u64)> {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the daemon has too few of is not taken for a full disk.
+    #[test]
+    fn the_hint_fits_the_error() {
+        let error = io::Error::from_raw_os_error;
+        for (errno, hint) in [
+            (rustix::io::Errno::MFILE, SHORT),
+            (rustix::io::Errno::NFILE, SHORT),
+            (rustix::io::Errno::NOMEM, SHORT),
+            (rustix::io::Errno::NOSPC, "; is the disk full or read-only?"),
+            (rustix::io::Errno::ROFS, "; is the disk full or read-only?"),
+        ] {
+            assert_eq!(not_written(&error(errno.raw_os_error())), hint, "{errno}");
+        }
+        let unreadable = |errno: rustix::io::Errno| {
+            TreeError::Read { path: "a".into(), source: error(errno.raw_os_error()) }.to_string()
+        };
+        assert!(unreadable(rustix::io::Errno::MFILE).ends_with(SHORT));
+        assert!(unreadable(rustix::io::Errno::ACCESS).ends_with("(os error 13)"));
+    }
 }

@@ -136,10 +136,18 @@ pub(super) fn schema(table: &mut Table<'_, '_>, key: &str) -> (Option<Json>, Opt
         table.wrong(key, "a JSON Schema");
         return (None, None);
     }
-    match Schema::compile(value) {
+    let is_said = table.room().is_exceeded();
+    match Schema::compile_within(value, table.room()) {
         Ok(compiled) => (Some(Json::new(value)), Some(compiled)),
         Err(SchemaError::Refused(why)) => {
             table.refused(key, "a schema", &why);
+            (None, None)
+        }
+        Err(why @ SchemaError::TooMuch) => {
+            // Said once, of the first that is too much.
+            if !is_said {
+                table.refused(key, "a schema", &why);
+            }
             (None, None)
         }
         Err(SchemaError::Boundless) => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{FieldError, PROBLEMS_MAX, Warning, clip};
+use crate::model::schema::Room;
 
 /// A value is shown in an error with at most so many bytes.
 const SHOWN_BYTES_MAX: usize = 80;
@@ -19,6 +20,8 @@ const SHOWN_BYTES_MAX: usize = 80;
 pub(super) struct Problems {
     pub(super) errors: Vec<FieldError>,
     pub(super) warnings: Vec<Warning>,
+    /// What the patterns of the schemas still to come may take.
+    room: Room,
 }
 
 impl Problems {
@@ -323,6 +326,11 @@ impl<'v, 'p> Table<'v, 'p> {
             self.wrong(key, "a number from 0 to 1");
         }
         found
+    }
+
+    /// What the patterns of the schemas still to come may take.
+    pub(super) fn room(&mut self) -> &mut Room {
+        &mut self.problems.room
     }
 
     /// Everything that nobody asked for.

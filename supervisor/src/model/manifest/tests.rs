@@ -603,3 +603,34 @@ proptest! {
         prop_assert!(Manifest::parse(&bytes).is_err());
     }
 }
+
+/// Each pattern is within what one schema may have; together they would take many seconds to compile.
+#[test]
+fn the_patterns_of_all_schemas_have_a_bound_together() {
+    let with_pattern = |place: &str, pattern: &str| {
+        let actions: Vec<_> = (0..ACTIONS_MAX)
+            .map(|n| json!({ "name": format!("a{n}"), place: { "type": "string", "pattern": pattern } }))
+            .collect();
+        json!({ "actions": actions })
+    };
+    let large = with_pattern("parameters", "(x{1000}){20}N");
+    assert!(with(large.clone()).len() < 100 << 10);
+    assert_eq!(
+        message(large),
+        "`actions[16].parameters` is a schema: with this one all schemas together have more than the 4096 patterns, or take more than the \
+         16 MiB for compiled ones, that are allowed"
+    );
+    // Of those that are small there may be one for each action.
+    assert_eq!(parse(with_pattern("returns", "^[a-z0-9_-]{1,40}$")).actions.len(), ACTIONS_MAX);
+    let patterns: Vec<_> = (0..64).map(|n| json!({ "pattern": format!("^{n}$") })).collect();
+    let actions: Vec<_> =
+        (0..65).map(|n| json!({ "name": format!("a{n}"), "returns": { "anyOf": patterns } })).collect();
+    // 64 of each are as many as may be; what follows is said once.
+    let refused = message(json!({ "actions": actions, "configuration_schema": { "pattern": "^a$" } }));
+    assert!(refused.contains("`actions[64].returns` is a schema: with this one"), "{refused}");
+    assert_eq!(refused.matches("the 4096 patterns").count(), 1, "{refused}");
+    // A schema without a pattern takes nothing.
+    let mut last = with_pattern("parameters", "^[a-z0-9_-]{1,40}$");
+    last["configuration_schema"] = json!({ "type": "object" });
+    assert!(parse(last).configuration_schema.is_some());
+}

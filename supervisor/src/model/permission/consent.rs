@@ -254,6 +254,8 @@ pub struct Consent {
     pub definitions: Vec<(String, String)>,
     /// Whether an operator is asked about actions that are new or defined otherwise.
     pub asks_about_definitions: bool,
+    /// Whether it was installed, and does not lie in a plugin directory.
+    pub is_installed: bool,
     /// Whose good signature it has.
     pub signer: Option<KeyName>,
     /// The folder that it lies in, or that it was installed from.

@@ -3,10 +3,22 @@
 use rusqlite::params;
 
 use super::{Database, DatabaseError, Entry};
+use crate::model::ids::PluginId;
 
-/// Every table that has rows of an id, but for the audit trail.
-const TABLES: [&str; 8] =
-    ["switched", "statistics", "serving", "deprecated", "definitions", "consents", "bad", "backups"];
+/// Every table that has rows of an id, but for the audit trail; and what they are to whoever reads of them.
+const TABLES: [(&str, &str); 8] = [
+    ("switched", "which versions take calls"),
+    ("statistics", STATISTICS),
+    ("serving", "which package served last"),
+    ("deprecated", "which versions are deprecated"),
+    ("definitions", "which definitions of its actions were agreed to"),
+    ("consents", "what it was granted and refused"),
+    ("bad", "which packages have failed"),
+    ("backups", "which packages served before"),
+];
+
+/// What is called so is also counted elsewhere, before it is written down.
+pub const STATISTICS: &str = "how it was used";
 
 impl Database {
     /// Forgets everything of an id, in all its versions. What was done with it stays in the audit trail.
@@ -15,11 +27,28 @@ impl Database {
     /// [`DatabaseError`], and nothing was forgotten.
     pub fn forget(&self, entry: &Entry) -> Result<(), DatabaseError> {
         self.change(entry, |transaction| {
-            for table in TABLES {
+            for (table, _) in TABLES {
                 transaction.execute(&format!("DELETE FROM {table} WHERE id = ?1"), params![entry.id])?;
             }
             Ok(())
         })
+    }
+
+    /// What of that there is: a few words for each.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]
+    pub fn has_of(&self, id: &PluginId) -> Result<Vec<&'static str>, DatabaseError> {
+        let connection = self.connection();
+        let mut there = Vec::new();
+        for (table, what) in TABLES {
+            let asked = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = ?1)");
+            let has = connection.query_row(&asked, params![id.as_str()], |row| row.get::<_, bool>(0));
+            if has.map_err(|error| self.told(&error))? {
+                there.push(what);
+            }
+        }
+        Ok(there)
     }
 }
 
@@ -28,7 +57,6 @@ mod tests {
     use semver::Version;
 
     use super::*;
-    use crate::model::ids::PluginId;
 
     #[test]
     fn nothing_of_an_id_is_left_but_its_trail() {
@@ -46,7 +74,10 @@ mod tests {
             database.installed(&entry("install", id)).unwrap();
             database.switch(false, &entry("disable", id)).unwrap();
         }
+        let has = |id: &str| database.has_of(&PluginId::parse(id).unwrap()).unwrap();
+        assert_eq!((has("one").len(), has("nobody").len()), (2, 0));
         database.forget(&entry("purge", "one")).unwrap();
+        assert_eq!((has("one").len(), has("other").len()), (0, 2));
         let installs = |id: &str| database.installs(&PluginId::parse(id).unwrap(), &Version::new(1, 0, 0)).unwrap();
         assert_eq!((installs("one"), installs("other")), (0, 1));
         assert_eq!(database.switched().unwrap().len(), 1);
@@ -60,6 +91,6 @@ mod tests {
             )
             .unwrap();
         let named: Vec<String> = all.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-        assert_eq!(named, TABLES);
+        assert_eq!(named, TABLES.map(|(table, _)| table));
     }
 }

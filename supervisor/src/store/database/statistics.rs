@@ -104,15 +104,12 @@ impl Database {
         Ok(rows.into_iter().filter_map(known).collect())
     }
 
-    /// Forgets all of a version.
+    /// Forgets all of an id, in all its versions.
     ///
     /// # Errors
     /// [`DatabaseError`], and nothing was forgotten.
-    pub fn forget_statistics(&self, id: &PluginId, version: &Version) -> Result<(), DatabaseError> {
-        let gone = self.connection().execute(
-            "DELETE FROM statistics WHERE id = ?1 AND version = ?2",
-            params![id.as_str(), version.to_string()],
-        );
+    pub fn forget_statistics(&self, id: &PluginId) -> Result<(), DatabaseError> {
+        let gone = self.connection().execute("DELETE FROM statistics WHERE id = ?1", params![id.as_str()]);
         gone.map(|_| ()).map_err(|error| self.told(&error))
     }
 }
@@ -181,7 +178,7 @@ mod tests {
         let all = database.statistics().unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[&echo], Statistics { installs: 2, tally: sum });
-        database.forget_statistics(&echo.0, &echo.1).unwrap();
+        database.forget_statistics(&echo.0).unwrap();
         let left = BTreeMap::from([(version("other", "0.1.0"), Statistics::default())]);
         assert_eq!(database.statistics().unwrap(), left);
     }

@@ -207,3 +207,24 @@ fn there_is_an_end_to_what_is_looked_at() {
     let first = Made { runpath: Some("$ORIGIN"), ..Made::new(&["lib0.so"]) };
     host.one(&first, Code::Malformed, "more than 256 libraries of its package");
 }
+
+/// What a manifest names is looked for where plugins find the host's libraries, and nowhere else.
+#[test]
+fn what_the_manifest_names_has_to_be_there() {
+    let host = Host::new();
+    let named = |name: &str, checks: &Checks| {
+        let found = declared(&[name.to_owned()], &System::beneath(host.0.path()), checks).unwrap();
+        found
+            .into_iter()
+            .map(|finding| (finding.code, format!("{} {}", finding.place, finding.detail)))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(named("libc.so.6", &Checks::default()), []);
+    for name in ["libnone.so.1", "libopt.so"] {
+        let told = format!("plugin.json needs the library {name}, which is not in /usr");
+        assert_eq!(named(name, &Checks::default()), [(Code::MissingLibrary, told)]);
+    }
+    let few = Checks { libraries: Some(vec!["libm.so.6".to_owned()]), ..Checks::default() };
+    let told = "plugin.json needs the library libc.so.6, which `checks.libraries` does not allow".to_owned();
+    assert_eq!(named("libc.so.6", &few), [(Code::ForbiddenLibrary, told)]);
+}
