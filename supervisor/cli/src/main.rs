@@ -20,6 +20,7 @@ mod params;
 mod permissions;
 mod plugins;
 mod registry;
+mod reload;
 mod run;
 mod screen;
 mod times;
@@ -266,6 +267,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
         Command::Config(config) => configuration::config(context, &config).await?,
         Command::Rescan => packages::rescan(context).await?,
+        Command::Reload { plugin, all: _, dry_run } => reload::reload(context, plugin.as_deref(), dry_run).await?,
+        Command::Backups { plugin } => reload::backups(context, &plugin).await?,
+        Command::Rollback { plugin, to, with_state } => reload::rollback(context, &plugin, to, with_state).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

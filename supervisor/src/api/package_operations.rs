@@ -30,6 +30,9 @@ pub(super) const NAMES: &[&str] = &[
     "update",
     "config",
     "configure",
+    "reload",
+    "backups",
+    "rollback",
 ];
 
 #[derive(Deserialize)]
@@ -118,6 +121,29 @@ struct UpdateParams {
     major: bool,
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadParams {
+    plugin: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackupsParams {
+    plugin: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollbackParams {
+    plugin: String,
+    to: Option<u64>,
+    #[serde(default)]
+    with_state: bool,
 }
 
 impl Service {
@@ -220,6 +246,21 @@ impl Service {
                 parameters::<NoParams>(params)?;
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.rescan(Trusting::Nothing).await }).await?)
+            }
+            "reload" => {
+                let ReloadParams { plugin, dry_run } = parameters(params)?;
+                let packages = self.changeable()?;
+                let work = async move { packages.reloads(plugin.as_deref(), dry_run, &who).await };
+                value(&to_its_end(work).await?)
+            }
+            "backups" => {
+                let BackupsParams { plugin } = parameters(params)?;
+                Ok(json!({ "backups": value(&self.packages()?.backups(&plugin).await?)? }))
+            }
+            "rollback" => {
+                let RollbackParams { plugin, to, with_state } = parameters(params)?;
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.rollback(&plugin, to, with_state, &who).await }).await?)
             }
             _ => {
                 let Which { plugin, version } = parameters(params)?;

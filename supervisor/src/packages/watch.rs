@@ -100,19 +100,21 @@ impl Packages {
                 _ = stop.changed() => return,
             }
             self.refresh(&mut watcher).await;
-            match self.follow(Trusting::Stamps).await {
-                Ok((found, departures)) => {
-                    if found.has_changes() {
-                        tracing::info!(
-                            added = found.added.join(", "),
-                            changed = found.changed.join(", "),
-                            removed = found.removed.join(", "),
-                            "the plugin directories have changed"
-                        );
-                    }
+            match self.follow(Trusting::Stamps, None).await {
+                Ok(followed) => {
                     // How long that takes is the plugins' choice, and what changes meanwhile is looked at.
                     let packages = self.clone();
-                    settling.spawn(async move { packages.settle(&found, departures).await });
+                    settling.spawn(async move {
+                        let found = packages.settle(followed).await;
+                        if found.has_changes() {
+                            tracing::info!(
+                                added = found.added.join(", "),
+                                changed = found.changed.join(", "),
+                                removed = found.removed.join(", "),
+                                "the plugin directories have changed"
+                            );
+                        }
+                    });
                 }
                 Err(error) => tracing::warn!(error = error.message, "the plugin directories cannot be looked at"),
             }

@@ -29,6 +29,7 @@ use semver::Version;
 use crate::model::ids::PluginId;
 
 pub mod deprecated;
+pub mod reloads;
 pub mod state;
 pub mod statistics;
 
@@ -36,8 +37,15 @@ pub use cache::Remembered;
 pub use salvage::Restrictions;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 6] =
-    [FIRST, consents::MIGRATION, statistics::MIGRATION, deprecated::MIGRATION, cache::MIGRATION, configured::MIGRATION];
+const MIGRATIONS: [&str; 7] = [
+    FIRST,
+    consents::MIGRATION,
+    statistics::MIGRATION,
+    deprecated::MIGRATION,
+    cache::MIGRATION,
+    configured::MIGRATION,
+    reloads::MIGRATION,
+];
 
 /// What is disabled, what was done, what was counted.
 const FIRST: &str = "
@@ -114,7 +122,7 @@ pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`.
+    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`, `reload`, `rollback`.
     pub what: String,
     pub id: String,
     pub version: String,

@@ -6,13 +6,16 @@ use super::{Database, DatabaseError, Entry};
 use crate::model::ids::PluginId;
 
 /// Every table that has rows of an id, but for the audit trail; and what they are to whoever reads of them.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 9] = [
     ("switched", "which versions take calls"),
     ("statistics", STATISTICS),
+    ("serving", "which package served last"),
     ("deprecated", "which versions are deprecated"),
     ("definitions", "which definitions of its actions were agreed to"),
     ("consents", "what it was granted and refused"),
     ("configured", "how it was configured"),
+    ("bad", "which packages have failed"),
+    ("backups", "which packages served before"),
 ];
 
 /// What is called so is also counted elsewhere, before it is written down.

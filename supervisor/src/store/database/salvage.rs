@@ -14,7 +14,8 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::BUSY_WITHIN;
 
 /// What of it is taken over. What was found of packages is found again.
-const TABLES: [&str; 6] = ["switched", "consents", "definitions", "deprecated", "statistics", "configured"];
+const TABLES: [&str; 9] =
+    ["switched", "consents", "definitions", "deprecated", "statistics", "configured", "bad", "backups", "serving"];
 
 /// And what of those restricts a plugin.
 const RESTRICTING: [(&str, &str); 2] = [("switched", "enabled = 0"), ("consents", "word = 'denied'")];
