@@ -22,7 +22,7 @@ use crate::model::ids::PluginId;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, Warning};
 use crate::model::resolution::{self, Needs, Offers, Unresolvable};
 use crate::model::specifier::Specifier;
-use crate::model::status::quoted;
+use crate::model::status::{PassedOver, quoted};
 use crate::plugin::handle::Handle;
 use crate::plugin::needs::Offer;
 use crate::store;
@@ -42,6 +42,8 @@ pub struct Found {
     pub path: PathBuf,
     /// What was odd.
     pub warnings: Vec<String>,
+    /// What lies in the folder instead, and is not used, where this is the package before.
+    pub passed_over: Option<PassedOver>,
 }
 
 /// A folder that looks like a package and cannot be used as one, or the record of an installed version of which nothing else is left.
@@ -270,7 +272,7 @@ pub fn read_with_text(folder: &Path) -> Result<(Found, Vec<u8>), Unread> {
     for left_out in store::LEFT_OUT.iter().filter(|name| folder.join(name).is_dir()) {
         warnings.push(format!("the folder {left_out} is left out of the package; what it needs has to lie elsewhere"));
     }
-    Ok((Found { manifest, path: folder.to_owned(), warnings }, bytes))
+    Ok((Found { manifest, path: folder.to_owned(), warnings, passed_over: None }, bytes))
 }
 
 /// What the manifest of the package in that folder says, which is this text.

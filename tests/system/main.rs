@@ -30,6 +30,7 @@ mod packages;
 mod permissions;
 mod python;
 mod registry;
+mod reload;
 mod required;
 mod runtimes;
 mod secrets;

@@ -213,6 +213,19 @@ pub const ACTIONS: &[Row] = &[
     ),
     ("secret_remove", "Removes a secret of a plugin.", &[PLUGIN, ("name", "string", true)], false),
     ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
+    (
+        "reload",
+        "Gives a plugin, or all, the package in its folder, once a process of it is active.",
+        &[PLUGIN_OPTIONAL, ("dry_run", "boolean", false)],
+        false,
+    ),
+    ("backups", "The packages of a plugin that served before.", &[PLUGIN], false),
+    (
+        "rollback",
+        "Returns to a package that served before.",
+        &[PLUGIN, ("to", "integer", false), ("with_state", "boolean", false)],
+        false,
+    ),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -239,6 +252,8 @@ pub const CHANGES: &[&str] = &[
     "secret_list",
     "secret_set",
     "secret_remove",
+    "reload",
+    "rollback",
     "shutdown",
 ];
 

@@ -24,6 +24,7 @@ pub mod overdue;
 pub mod permission;
 pub mod plugin;
 pub mod rate;
+pub mod reload_plan;
 pub mod resolution;
 pub mod restart;
 pub mod runtime;

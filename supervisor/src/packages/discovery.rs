@@ -292,7 +292,7 @@ fn presume(folder: &Path, remembered: &Remembered, store: &Store, rules: &Rules)
     let Warnings(warnings, inspected) = Warnings::read(&remembered.warnings)?;
     let snapshot = store.presume(&remembered.digest, &remembered.checksum)?;
     let admitted = admission::presume(snapshot, inspected, rules, folder, (&manifest, &remembered.manifest)).ok()?;
-    let found = Found { manifest, path: folder.to_owned(), warnings };
+    let found = Found { manifest, path: folder.to_owned(), warnings, passed_over: None };
     Some(Read { found, text: Vec::new(), stamp: None, admitted: Some(admitted), used: None })
 }
 

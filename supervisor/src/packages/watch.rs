@@ -31,8 +31,7 @@ use tokio::time::sleep_until;
 
 use self::folders::{Folders, WATCHES_MAX};
 use self::writers::Root;
-use super::departure::Departure;
-use super::rescan::{Rescanned, Scope, Trusting};
+use super::rescan::{Followed, Scope, Trusting};
 use super::{Packages, lock};
 use crate::blocking;
 use crate::model::ids::PluginId;
@@ -92,7 +91,7 @@ enum News {
     Happened,
     Mounts,
     Settled,
-    Looked(Result<(Rescanned, Vec<Departure>), ErrorBody>, Duration),
+    Looked(Result<Followed, ErrorBody>, Duration),
     Stop,
 }
 
@@ -160,14 +159,14 @@ impl Packages {
                 News::Looked(looked, took) => {
                     watcher.whole = took;
                     match looked {
-                        Ok((found, departures)) => {
+                        Ok(followed) => {
                             while departing.try_join_next().is_some() {}
                             while departing.len() == DEPARTING_MAX {
                                 departing.join_next().await;
                             }
                             // How long that takes is the plugins' choice, and what changes meanwhile is looked at.
                             let packages = self.clone();
-                            departing.spawn(async move { packages.settle(&found, departures).await });
+                            departing.spawn(async move { packages.see_through(followed).await });
                         }
                         Err(error) => {
                             tracing::warn!(error = error.message, "the plugin directories cannot be looked at");
@@ -181,12 +180,16 @@ impl Packages {
         while looking.join_next().await.is_some() {}
     }
 
-    async fn look_at(&self, scope: Scope) -> (Result<(Rescanned, Vec<Departure>), ErrorBody>, Duration) {
+    async fn look_at(&self, scope: Scope) -> (Result<Followed, ErrorBody>, Duration) {
         let begun = Instant::now();
-        let looked = self.follow(Trusting::Stamps, &scope).await;
-        if let Ok((found, _)) = &looked
-            && found.has_changes()
-        {
+        let looked = self.follow(Trusting::Stamps, &scope, None).await;
+        (looked, begun.elapsed())
+    }
+
+    /// Has what was found be what serves, as far as it does, and logs what came of it.
+    async fn see_through(self: &Arc<Self>, followed: Followed) {
+        let found = self.settle(followed).await;
+        if found.has_changes() {
             tracing::info!(
                 added = found.added.join(", "),
                 changed = found.changed.join(", "),
@@ -194,7 +197,6 @@ impl Packages {
                 "the plugin directories have changed"
             );
         }
-        (looked, begun.elapsed())
     }
 
     /// Takes what was told, and notes what it is that changes. An error is that nothing will be told any more.
