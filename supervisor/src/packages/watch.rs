@@ -91,7 +91,7 @@ enum News {
     Happened,
     Mounts,
     Settled,
-    Looked(Result<Followed, ErrorBody>, Duration),
+    Looked(Box<Result<Followed, ErrorBody>>, Duration),
     Stop,
 }
 
@@ -132,7 +132,7 @@ impl Packages {
                 () = watcher.told.some.notified() => News::Happened,
                 () = mounted(watcher.mounts.as_ref()) => News::Mounts,
                 () = at(wakes) => News::Settled,
-                Some(Ok((looked, took))) = looking.join_next() => News::Looked(looked, took),
+                Some(Ok((looked, took))) = looking.join_next() => News::Looked(Box::new(looked), took),
                 // Or whoever could say so is gone.
                 _ = stop.changed() => News::Stop,
             };
@@ -158,7 +158,7 @@ impl Packages {
                 },
                 News::Looked(looked, took) => {
                     watcher.whole = took;
-                    match looked {
+                    match *looked {
                         Ok(followed) => {
                             while departing.try_join_next().is_some() {}
                             while departing.len() == DEPARTING_MAX {
