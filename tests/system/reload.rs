@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use palisade_protocol::{ErrorBody, ErrorCode};
-use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
+use palisade_tests::daemon::{Daemon, DaemonOptions, other_user, wait_for};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::process;
 use palisade_tests::steps::Traced;
@@ -12,7 +12,7 @@ use palisade_tests::wire::{BOUND, Next};
 use serde_json::{Value, json};
 
 use crate::state::{ask, get, put};
-use crate::support::{error, expect_echo, expect_text, expect_tried, hostile, in_the_guest};
+use crate::support::{Disk, error, expect_echo, expect_text, expect_tried, hostile, in_the_guest};
 
 /// Calls that each agent has under way at once.
 const PIPELINED: usize = 16;
@@ -172,6 +172,15 @@ fn a_folder_that_holds_no_package_any_more_does_not_come_to_serve() {
 #[test]
 fn what_is_not_healthy_does_not_come_to_serve() {
     expect_kept(&hostile("unhealthy"), "healthy");
+}
+
+#[test]
+fn what_fails_its_test_of_itself_does_not_come_to_serve() {
+    expect_kept(&hostile("fails-its-test"), "it cannot do its work");
+    // It is asked for that while it is tried, and not when it is all there is.
+    let daemon = Daemon::with([hostile("fails-its-test")]);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
 }
 
 #[test]
@@ -654,5 +663,170 @@ fn a_rollback_over_a_migration_brings_the_state_back() {
     let done = daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
     assert_eq!(done["reloads"][0]["reloaded"], true, "{done}");
     assert_eq!(kept_state(&daemon), "two");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package that needs twice the memory, which is more than it may have, ends by it and is taken back.
+#[test]
+fn what_needs_more_memory_than_it_may_have_is_taken_back() {
+    let limited = |description: &str| {
+        hostile("tame").with("limits", json!({"memory_mib": 64})).with("description", json!(description))
+    };
+    let daemon = Daemon::start(DaemonOptions::with([limited("old")]).configuration("watch = false\n"));
+    expect_echo(&daemon, "hostile");
+    let good = digest(&daemon);
+    limited("new").write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let mut caller = daemon.agent();
+    let waiting = caller.begin("hostile", "wait", &json!(null));
+    let _ = daemon.agent().call("hostile", "mem-tree", &json!({"children": 4, "mib": 24}));
+    error(caller.finish(waiting), ErrorCode::ResourceExhausted);
+    let back = wait_for("the package before", || Some(passed_over(&daemon)).filter(|passed| !passed.is_null()));
+    expect_text(back["reason"].as_str().expect("a sentence"), "memory");
+    assert_eq!(digest(&daemon), good);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package that is another plugin takes the folder's place as that one: the one before is gone with its package.
+#[test]
+fn a_folder_with_another_id_is_another_plugin() {
+    let daemon = serving("");
+    let elsewhere = daemon.path().join("elsewhere");
+    let other = Package::hostile("other", "tame").write(&elsewhere, daemon.marker());
+    std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
+    std::fs::rename(other, daemon.plugins().join("hostile")).expect("it is ours");
+    let found = rescan(&daemon);
+    assert_eq!((&found["added"], &found["removed"]), (&json!(["other 0.1.0"]), &json!(["hostile 0.1.0"])), "{found}");
+    expect_echo(&daemon, "other");
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What others depend on is not exchanged for what they cannot use: a version that they do not take, or one that lacks an action it had.
+#[test]
+fn what_others_depend_on_keeps_what_they_depend_on() {
+    let needs = Package::hostile("needs", "tame");
+    let needs = needs.with("dependencies", json!({"plugins": [{"id": "hostile", "version": "^0.1"}]}));
+    let told = |actions: &Value| hostile("tame").environment("HOSTILE_ACTIONS", &actions.to_string());
+    let (echo, wait) = (json!({"name": "echo"}), json!({"name": "wait"}));
+    let options = DaemonOptions::with([told(&json!([echo, wait])), needs]);
+    let daemon = Daemon::start(options.configuration("watch = false\n"));
+    expect_echo(&daemon, "hostile");
+    expect_echo(&daemon, "needs");
+    told(&json!([echo])).write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "hostile 0.1.0 has no action wait any more, and needs 0.1.0 depends on hostile");
+    let major = hostile("tame").with("version", json!("1.0.0")).environment("HOSTILE_VERSION", "1.0.0");
+    major.write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "needs 0.1.0 depends on hostile, and not on its version 1.0.0");
+    // What it has beyond that does no harm, and nobody is left to mind once it is disabled.
+    told(&json!([echo, wait, {"name": "more"}])).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    daemon.operate("disable", &json!({"plugin": "needs"})).expect("it is there");
+    told(&json!([echo])).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package that is removed while it is in use ends what it has, and then its plugin is gone; one that comes back is a new one.
+#[test]
+fn a_package_that_is_removed_while_it_is_in_use_ends_its_calls() {
+    let daemon = serving("");
+    let mut agent = daemon.agent();
+    let under_way = agent.begin("hostile", "sleep-blocking", &json!(null));
+    std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
+    assert_eq!(rescan(&daemon)["removed"], json!(["hostile 0.1.0"]));
+    agent.finish(under_way).expect("what was under way has ended well");
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    hostile("tame").write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["added"], json!(["hostile 0.1.0"]));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package of which no copy can be made, as there is no room, is tried again once there is: it is not its fault.
+#[test]
+fn a_package_for_which_there_is_no_room_is_tried_again() {
+    if other_user().is_some() || !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can mount a small disk");
+        return;
+    }
+    let options = DaemonOptions::with([hostile("tame")]).configuration("watch = false\n").small_disk(131_072);
+    let daemon = Daemon::start(options);
+    expect_echo(&daemon, "hostile");
+    let good = digest(&daemon);
+    let disk = Disk::of(&daemon);
+    let new = hostile("tame").with("description", json!("x".repeat(400)));
+    new.write(&daemon.plugins(), daemon.marker());
+    disk.leave(0);
+    let found = rescan(&daemon);
+    expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), "No space left on device");
+    expect_echo(&daemon, "hostile");
+    assert_eq!(digest(&daemon), good);
+    disk.empty();
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_ne!(digest(&daemon), good);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Killed in the middle of a reload that migrates the state, at each step: the old package has what it kept, or the new one has it in its form.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_migration() {
+    let stride = if in_the_guest() { 29 } else { 11 };
+    let mut daemon = keeping_one("");
+    rescan(&daemon);
+    let good = digest(&daemon);
+    let mut steps = 0;
+    for step in (0..).step_by(stride) {
+        migrating().with("description", json!(format!("made at {step}"))).write(&daemon.plugins(), daemon.marker());
+        let mut agent = daemon.agent();
+        let traced = match Traced::of(daemon.pid()) {
+            Ok(traced) => traced,
+            Err(error) => {
+                println!("SKIPPED: the daemon cannot be traced here: {error}");
+                return;
+            }
+        };
+        let over = AtomicBool::new(false);
+        let came_so_far = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let id = agent.begin("palisade", "rescan", &json!({}));
+                while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
+                    if frame.id == id {
+                        over.store(true, Ordering::SeqCst);
+                    }
+                }
+            });
+            traced.kill_before(step, || over.load(Ordering::SeqCst))
+        });
+        // The new package is not there any more, so that it is seen what the daemon before has left.
+        let folder = daemon.kill_nine();
+        let kept = folder.path().join("state/state/hostile");
+        daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration("watch = false\n"));
+        // It is brought to its end, whatever it was in the middle of.
+        expect_tried(&daemon, "hostile");
+        assert_eq!(kept_state(&daemon), "two", "step {step}");
+        assert_ne!(digest(&daemon), good, "step {step}");
+        // That the package before is kept, with its state, is noted after the switch.
+        wait_for("nothing that would have to be undone", || {
+            let mut files = std::fs::read_dir(&kept).expect("it is there").flatten();
+            (!files.any(|file| file.file_name().to_string_lossy().starts_with("undo-"))).then_some(())
+        });
+        steps += 1;
+        if !came_so_far {
+            break;
+        }
+        let backups = daemon.operate("backups", &json!({"plugin": "hostile"})).expect("it is there")["backups"].clone();
+        let first = backups.as_array().expect("a list").iter().find(|one| one["digest"] == good);
+        let first = first.unwrap_or_else(|| panic!("step {step}: it is kept: {backups}"));
+        daemon.operate("rollback", &json!({"plugin": "hostile", "to": first["number"]})).expect("it is kept");
+        assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")), "step {step}");
+        keeping(1, &[], "tame").write(&daemon.plugins(), daemon.marker());
+        daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+    }
+    println!("killed {steps} times");
+    assert!(in_the_guest() || 5 < steps, "{steps}");
     daemon.stop_and_expect_no_orphans();
 }

@@ -8,6 +8,7 @@
 //! and its change; a plugin that is being tried is among the departures until it serves, so that a daemon that stops finds it.
 //! Elsewhere: the steps are `model::reload_plan`'s; what has changed is found by `rescan`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -348,7 +349,10 @@ impl Packages {
                         candidate = Some(self.beside(prepared, &snapshot, old, uses).await);
                     }
                     match &candidate {
-                        Some(candidate) => start(candidate).await.map_err(|kept| self.asked_about(candidate, kept)),
+                        Some(candidate) => match start(candidate).await {
+                            Ok(()) => self.still_does(old, &candidate.handle).map_err(Kept::Bad),
+                            Err(kept) => Err(self.asked_about(candidate, kept)),
+                        },
                         None => Err(overtaken(old)),
                     }
                 }
@@ -406,6 +410,36 @@ impl Packages {
         }
         self.hold_backups().await;
         Ok((new, departure))
+    }
+
+    /// Whether those that depend on the plugin can go on with the new package: it is of a version that they take, and has every action that it had.
+    fn still_does(&self, old: &Handle, new: &Handle) -> Result<(), ErrorBody> {
+        let Ok(registry) = self.registry() else { return Ok(()) };
+        let (id, before, after) = (old.id(), old.version(), new.version());
+        let others = || registry.versions(id).filter(|(there, handle)| *there != before && handle.is_in_use());
+        let names = |handle: &Handle| -> BTreeSet<String> {
+            let infos = handle.actions().map(|actions| actions.infos()).unwrap_or_default();
+            infos.into_iter().map(|info| info.name).collect()
+        };
+        let dropped = names(old).difference(&names(new)).next().cloned();
+        for dependant in registry.all().filter(|handle| handle.id() != id && handle.is_in_use()) {
+            let Some(wanted) = dependant.blueprint().manifest.dependencies.get(id) else { continue };
+            if wanted.optional
+                || !wanted.version.matches(before)
+                || others().any(|(there, _)| wanted.version.matches(there))
+            {
+                continue;
+            }
+            let who = format!("{} {}", dependant.id(), dependant.version());
+            let why = match &dropped {
+                _ if !wanted.version.matches(after) => format!("{who} depends on {id}, and not on its version {after}"),
+                Some(action) => format!("{id} {after} has no action {action} any more, and {who} depends on {id}"),
+                None => continue,
+            };
+            return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, why)
+                .with_hint(format!("update {} first, or disable it", dependant.id())));
+        }
+        Ok(())
     }
 
     /// Says why a package cannot be used before somebody has done something about it. If that is to consent, it can be asked about.
@@ -834,24 +868,26 @@ impl Packages {
         who: &str,
     ) -> Option<String> {
         let (Ok(before), Ok(after)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return None };
-        let state = self.around.states.of(old.id());
-        let keeping = state.clone();
-        let kept = run(move || keeping.keep(held.as_deref(), now_ms())).await;
-        let kept = kept.map_err(|error| error.message).and_then(|kept| kept.map_err(|error| error.to_string()));
-        let kept = kept.unwrap_or_else(|error| {
-            tracing::error!(plugin = %old.id(), %error, "what it kept is not kept with the package that served before");
-            None
-        });
-        if before.is_presumed || before.digest == after.digest {
-            return kept;
+        let is_another = !before.is_presumed && before.digest != after.digest;
+        if !is_another && held.is_none() {
+            return None;
         }
         let detail = format!("{} after {}", after.digest, before.digest);
         let entry = self.entry("reload", who, new.id(), new.version(), detail);
         let aside = aside.map(|aside| format!("; what it had written is kept in {}", aside.display()));
         let reason = format!("{} {} took its place{}", new.version(), short(&after.digest), aside.unwrap_or_default());
-        let (kept_state, schema) = (kept.clone(), old.blueprint().manifest.state_schema);
-        let (database, version) = (self.database.clone(), old.version().clone());
+        let schema = old.blueprint().manifest.state_schema;
+        let (database, version, id) = (self.database.clone(), old.version().clone(), old.id().clone());
+        let state = self.around.states.of(&id);
         let noted = run(move || {
+            // What was held is known by that name before it has it: who is killed in between has it put back.
+            let kept = match &held {
+                Some(_) => Some(State::kept_name(entry.at_unix_ms)),
+                None => state.keep(None, entry.at_unix_ms).unwrap_or_else(|error| {
+                    tracing::error!(plugin = %id, %error, "what it keeps is not kept with the package that served before");
+                    None
+                }),
+            };
             let backup = Backup {
                 number: 0,
                 at_unix_ms: entry.at_unix_ms,
@@ -859,20 +895,24 @@ impl Packages {
                 bytes: bytes_in(&before.path),
                 digest: before.digest,
                 reason,
-                state: kept_state,
+                state: kept.clone(),
                 schema,
             };
-            database.note_backup(&backup, BACKUPS, &entry).map_err(|error| error.to_string())?;
-            let id = PluginId::parse(&entry.id).map_err(|error| error.to_string())?;
-            let all = database.backups(&id).map_err(|error| error.to_string())?;
-            state.keep_only(&all.into_iter().filter_map(|backup| backup.state).collect::<Vec<_>>());
-            Ok(())
+            if is_another {
+                database.note_backup(&backup, BACKUPS, &entry).map_err(|error| error.to_string())?;
+                let all = database.backups(&id).map_err(|error| error.to_string())?;
+                state.keep_only(&all.into_iter().filter_map(|backup| backup.state).collect::<Vec<_>>());
+            }
+            if held.is_some() {
+                state.keep(held.as_deref(), entry.at_unix_ms).map_err(|error| error.to_string())?;
+            }
+            Ok(kept)
         })
         .await;
-        if let Err(error) = noted.map_err(|error| error.message).flatten() {
+        noted.map_err(|error| error.message).flatten().unwrap_or_else(|error: String| {
             tracing::error!(plugin = %new.id(), %error, "what served before is not remembered");
-        }
-        kept
+            None
+        })
     }
 
     /// The packages of a plugin that served before, the youngest first.

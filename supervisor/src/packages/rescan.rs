@@ -100,7 +100,7 @@ pub(super) struct Followed {
     /// Those that are to be reloaded.
     pub wanted: Vec<Wanted>,
     /// Those that are being reloaded already; what is dropped says that it is over.
-    pub under_way: Vec<watch::Receiver<()>>,
+    pub under_way: Vec<(PluginId, watch::Receiver<()>)>,
 }
 
 impl Rescanned {
@@ -150,13 +150,20 @@ impl Packages {
                 Err(error) => tracing::error!(%error, "a reload panicked"),
             }
         }
+        for (id, mut over) in under_way {
+            while over.changed().await.is_ok() {}
+            // What somebody else has brought about is what is told, too.
+            let Some(registry) = self.live.now() else { continue };
+            let Ok(handle) = registry.find_any(id.as_str(), None) else { continue };
+            match handle.blueprint().passed_over() {
+                Some(passed) => rescanned.kept.push(GoesOn { plugin: name(handle), reason: passed.reason }),
+                None => rescanned.changed.push(name(handle)),
+            }
+        }
         for list in [&mut rescanned.added, &mut rescanned.changed, &mut rescanned.removed] {
             list.sort();
         }
         rescanned.kept.sort_by(|one, other| one.plugin.cmp(&other.plugin));
-        for mut over in under_way {
-            while over.changed().await.is_ok() {}
-        }
         for departure in departures {
             departure.ended().await;
         }
@@ -251,7 +258,7 @@ impl Packages {
             }
             let being_reloaded = snapshot.as_ref().ok().and_then(|now| self.is_being_reloaded(&id, &now.digest));
             match being_reloaded {
-                Some(over) => under_way.push(over),
+                Some(over) => under_way.push((id, over)),
                 None => {
                     other.push((found, snapshot));
                     olds.push((old, is_asked));

@@ -202,8 +202,15 @@ impl State {
     /// # Errors
     /// [`StateError`]; then there is no copy.
     pub fn hold_copy(&self, now_unix_ms: u64) -> Result<PathBuf, StateError> {
+        let number = self.copies.fetch_add(1, Ordering::Relaxed);
+        let copy = self.folder.join(format!("{SCRATCH}{number}.sqlite3"));
         let path = self.folder.join(format!("{UNDO}{now_unix_ms}.sqlite3"));
-        self.copy_to(&path)?;
+        remove_file_set(&copy).map_err(|error| written(&copy, &error))?;
+        self.copy_to(&copy)?;
+        // It is called so once it is whole: half a copy must not be put back.
+        fs::rename(&copy, &path)
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .map_err(|error| written(&path, &error))?;
         Ok(path)
     }
 
@@ -213,7 +220,7 @@ impl State {
     /// # Errors
     /// [`StateError`]
     pub fn keep(&self, held: Option<&Path>, now_unix_ms: u64) -> Result<Option<String>, StateError> {
-        let name = format!("{BACKUP}{now_unix_ms}.sqlite3");
+        let name = Self::kept_name(now_unix_ms);
         let path = self.folder.join(&name);
         match held {
             Some(held) => fs::rename(held, &path)
@@ -223,6 +230,12 @@ impl State {
             None => return Ok(None),
         }
         Ok(Some(name))
+    }
+
+    /// By which name a copy is kept from that moment.
+    #[must_use]
+    pub fn kept_name(now_unix_ms: u64) -> String {
+        format!("{BACKUP}{now_unix_ms}.sqlite3")
     }
 
     /// Makes another copy of one that is kept, which can be put into the live store's place. Blocks.
