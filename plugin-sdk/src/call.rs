@@ -42,6 +42,7 @@ pub(crate) struct Shared<S> {
     pub(crate) state: Arc<S>,
     pub(crate) about: Arc<About>,
     pub(crate) health: Option<Hook<S>>,
+    pub(crate) self_test: Option<Hook<S>>,
     pub(crate) configure: Option<ConfigureHook<S>>,
 }
 
@@ -52,6 +53,15 @@ impl<S> Shared<S> {
         match run_hook("health", wire, within, hook, &self.state).await {
             Ok(()) => None,
             Err(error) => Some(error.message().to_owned()),
+        }
+    }
+
+    /// Runs the self-test hook and says what it has found, if something.
+    pub(crate) async fn unfit(&self, wire: &Wire, within: Duration) -> Option<String> {
+        let hook = self.self_test.as_ref()?;
+        match run_hook("self_test", wire, within, hook, &self.state).await {
+            Ok(()) => None,
+            Err(error) => Some(format!("its self-test failed: {}", error.message())),
         }
     }
 }

@@ -24,6 +24,9 @@ use crate::handler::{Handler, Handlers, Started};
 use crate::value::Payload;
 use crate::wire::Wire;
 
+/// How long a self-test may take before it counts as failed.
+const SELF_TEST_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long a health check may take before it counts as failed.
 const HEALTH_WITHIN: Duration = Duration::from_secs(5);
 /// How many names of actions an error lists.
@@ -170,7 +173,10 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
         if header.id == 0 || !header.id.is_multiple_of(2) {
             return Err(format!("Ping with the id {}, which is not one of the supervisor's", header.id));
         }
-        let Some(plugin) = self.plugin.as_ref().filter(|plugin| ping.health && plugin.health.is_some()) else {
+        let has_to = |plugin: &&Arc<Shared<S>>| {
+            (ping.health && plugin.health.is_some()) || (ping.self_test && plugin.self_test.is_some())
+        };
+        let Some(plugin) = self.plugin.as_ref().filter(has_to) else {
             self.wire.pong(header.id, None);
             return Ok(());
         };
@@ -180,7 +186,10 @@ impl<S: Send + Sync + 'static> Dispatch<S> {
         }
         let (plugin, wire, checking) = (Arc::clone(plugin), Arc::clone(&self.wire), Arc::clone(&self.checking));
         self.tasks.spawn(async move {
-            let unhealthy = plugin.unhealthy(&wire, HEALTH_WITHIN).await;
+            let mut unhealthy = if ping.health { plugin.unhealthy(&wire, HEALTH_WITHIN).await } else { None };
+            if ping.self_test && unhealthy.is_none() {
+                unhealthy = plugin.unfit(&wire, SELF_TEST_WITHIN).await;
+            }
             checking.store(false, Ordering::Release);
             wire.pong(header.id, unhealthy);
         });

@@ -99,6 +99,7 @@
 //! | [`on_load`](Plugin::on_load) | first: the process is confined, the supervisor has greeted it | the plugin ends |
 //! | `initialize`, given to [`Plugin::with_state`] | next, with the configuration; makes the state | the plugin ends, and the operator reads why |
 //! | [`health`](Plugin::health) | after the start, and whenever the supervisor asks; 5 s | the plugin counts as unwell |
+//! | [`self_test`](Plugin::self_test) | after the start of a version that is tried beside the one that serves; 30 s | the version before goes on |
 //! | [`configure`](Plugin::configure) | when the configuration was changed; 10 s | another process is started with it, or, for `configuration_invalid`, nothing is changed |
 //! | [`drain`](Plugin::drain) | when it is to finish and its last call has ended | it is logged |
 //! | [`shutdown`](Plugin::shutdown) | at the orderly end, after calls were cancelled | it is logged |

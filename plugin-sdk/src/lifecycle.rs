@@ -110,6 +110,7 @@ where
         initialize,
         on_load,
         health,
+        self_test,
         configure,
         drain,
         shutdown,
@@ -172,7 +173,7 @@ where
         let ready = Ready { id: id.clone(), version, actions: infos, concurrency, state_schema };
         wire.send(Kind::Ready, 0, &ready);
         drop(ready);
-        let plugin = Arc::new(Shared { state: Arc::clone(&state), about, health, configure });
+        let plugin = Arc::new(Shared { state: Arc::clone(&state), about, health, self_test, configure });
         connection.dispatch.plugin = Some(plugin);
         connection.dispatch.phase = Phase::Serving;
 

@@ -52,6 +52,7 @@ pub struct Plugin<S = ()> {
     pub(crate) initialize: Initialize<S>,
     pub(crate) on_load: Option<OnLoad>,
     pub(crate) health: Option<Hook<S>>,
+    pub(crate) self_test: Option<Hook<S>>,
     pub(crate) configure: Option<ConfigureHook<S>>,
     pub(crate) drain: Option<Hook<S>>,
     pub(crate) shutdown: Option<Hook<S>>,
@@ -133,6 +134,7 @@ impl<S: Send + Sync + 'static> Plugin<S> {
             initialize,
             on_load: None,
             health: None,
+            self_test: None,
             configure: None,
             drain: None,
             shutdown: None,
@@ -245,6 +247,28 @@ impl<S: Send + Sync + 'static> Plugin<S> {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         self.health = Some(boxed(hook));
+        self
+    }
+
+    /// Runs after the start of a version that is tried beside the one that serves, before it is given a call: whether it can do its work.
+    /// An error means that it cannot, and its message is the reason; then the version before goes on. It has 30 seconds, or less if
+    /// `limits.start_timeout_seconds` of the plugin's `plugin.json` says so. What the plugin keeps is a copy meanwhile, which is thrown
+    /// away, unless the version has to run alone: because it is `exclusive`, or has brought what is kept into another form.
+    ///
+    /// ```
+    /// use palisade_sdk::{Error, Plugin};
+    ///
+    /// let plugin = Plugin::new("words", "1.0.0").self_test(|_| async {
+    ///     if "one two".split(' ').count() == 2 { Ok(()) } else { Err(Error::execution("it cannot count")) }
+    /// });
+    /// # drop(plugin);
+    /// ```
+    pub fn self_test<H, F>(mut self, hook: H) -> Self
+    where
+        H: Fn(Arc<S>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.self_test = Some(boxed(hook));
         self
     }
 

@@ -325,13 +325,25 @@ impl TestHost {
     /// # Errors
     /// When it does not answer.
     pub async fn ping(&self, health: bool) -> Result<Pong> {
+        self.ping_with(Ping { health, self_test: false }).await
+    }
+
+    /// Has the plugin test itself, as a version does that is tried.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn self_test(&self) -> Result<Pong> {
+        self.ping_with(Ping { health: true, self_test: true }).await
+    }
+
+    async fn ping_with(&self, ping: Ping) -> Result<Pong> {
         let id = {
             let mut book = self.shared.book();
             let id = book.next_id;
             book.next_id += 2;
             id
         };
-        self.shared.send(Kind::Ping, id, &Ping { health }, &[]);
+        self.shared.send(Kind::Ping, id, &ping, &[]);
         self.shared.wait("Pong", |book| book.pongs.remove(&id)).await
     }
 

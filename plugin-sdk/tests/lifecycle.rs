@@ -169,6 +169,34 @@ async fn mistakes_in_the_description_are_found_before_anything_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_that_is_tried_tests_itself() {
+    let plugin = Plugin::with_state("ill", "1.0.0", |_: Host, (): ()| async { Ok(Mutex::new(0)) })
+        .self_test(|tests: Arc<Mutex<u32>>| async move {
+            let test = {
+                let mut tests = tests.lock().unwrap();
+                *tests += 1;
+                *tests
+            };
+            match test {
+                1 => Err(Error::unavailable("no disk")),
+                2 => Ok(()),
+                _ => {
+                    pass(3600).await;
+                    Ok(())
+                }
+            }
+        })
+        .action("fine", "", |_: Call<Mutex<u32>>, (): ()| async { Ok(()) });
+    let host = TestHost::start(plugin).await.unwrap();
+    assert_eq!(host.ping(true).await.unwrap().unhealthy, None, "it is not asked to");
+    assert_eq!(host.self_test().await.unwrap().unhealthy.as_deref(), Some("its self-test failed: no disk"));
+    assert_eq!(host.self_test().await.unwrap().unhealthy, None);
+    let slow = host.self_test().await.unwrap().unhealthy.unwrap();
+    assert_eq!(slow, "its self-test failed: self_test took longer than 30000 ms");
+    host.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn health_says_what_is_wrong() {
     let plugin = Plugin::with_state("ill", "1.0.0", |_: Host, (): ()| async { Ok(Mutex::new(0)) })
         .health(|checks: Arc<Mutex<u32>>| async move {

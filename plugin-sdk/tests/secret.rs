@@ -1,5 +1,4 @@
 //! Secrets, by way of the SDK and the supervisor in memory.
-#![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 use palisade_sdk::testing::TestHost;
 use palisade_sdk::{Call, ErrorCode, Plugin};

@@ -15,6 +15,7 @@ use std::env;
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -25,6 +26,7 @@ use crate::model::limits::{Allowance, PREPARED_LAUNCHERS_MAX};
 use crate::model::permission::consent::Policy as Permissions;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
+use crate::model::settle::QUIET_BOUNDS;
 use crate::model::trust::Settings as Trust;
 use crate::vault::Place;
 
@@ -173,6 +175,9 @@ pub struct Defaults {
     /// Controls without which none is to be started.
     #[serde(default)]
     pub require: Vec<Control>,
+    /// How long a package has to be unchanged before it is looked at.
+    #[serde(default, deserialize_with = "quiet")]
+    pub settle_seconds: Option<Duration>,
 }
 
 /// A group, by its number or its name.
@@ -213,6 +218,9 @@ pub struct PluginConfig {
     /// Controls without which it is not to be started, beside those of the defaults.
     #[serde(default)]
     pub require: Vec<Control>,
+    /// How long its package has to be unchanged before it is looked at, where that is another time than for all.
+    #[serde(default, deserialize_with = "quiet")]
+    pub settle_seconds: Option<Duration>,
     /// What becomes of a start on a host that cannot confine the plugin as every start needs it, or as is required.
     #[serde(default)]
     pub on_degraded: OnDegraded,
@@ -226,6 +234,16 @@ pub struct PluginConfig {
 
 fn grants<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Grants>, D::Error> {
     Grants::parse(&Vec::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn quiet<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let (least, most) = (QUIET_BOUNDS.0.as_secs_f64(), QUIET_BOUNDS.1.as_secs_f64());
+    let seconds = f64::deserialize(deserializer)?;
+    if !(least..=most).contains(&seconds) {
+        let why = format!("settle_seconds is {seconds}; it can be from {least} to {most}");
+        return Err(serde::de::Error::custom(why));
+    }
+    Ok(Some(Duration::from_secs_f64(seconds)))
 }
 
 /// What becomes of a start on a host that lacks something that every start needs.
@@ -509,8 +527,6 @@ fn default_runtime(mode: Mode, uid: u32) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::model::check::{Code, Verdict};
     use crate::model::trust::Policy;
@@ -704,6 +720,18 @@ mod tests {
         assert_eq!(config.plugins[&id("one")].on_degraded, OnDegraded::Refuse);
         assert_eq!(config.plugins[&id("two")].on_degraded, OnDegraded::Warn);
         assert!(load("[plugins.one]\non_degraded = \"shrug\"\n").is_err());
+    }
+
+    #[test]
+    fn how_long_a_package_settles_is_within_bounds() {
+        let config = load("[defaults]\nsettle_seconds = 0.5\n[plugins.one]\nsettle_seconds = 30\n").unwrap();
+        assert_eq!(config.defaults.settle_seconds, Some(Duration::from_millis(500)));
+        assert_eq!(config.plugins[&id("one")].settle_seconds, Some(Duration::from_secs(30)));
+        assert_eq!(load("").unwrap().defaults.settle_seconds, None);
+        for wrong in ["0.001", "31", "-1", "nan"] {
+            let error = load(&format!("[plugins.one]\nsettle_seconds = {wrong}\n")).unwrap_err().to_string();
+            assert!(error.contains("it can be from 0.01 to 30"), "{error}");
+        }
     }
 
     #[test]

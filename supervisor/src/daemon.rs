@@ -320,6 +320,10 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         let packages = packages.clone();
         async move { packages.go_on_recording_announced().await }
     });
+    let proving = tokio::spawn({
+        let packages = packages.clone();
+        async move { packages.see_through_probations().await }
+    });
     let (stop_watching, watching) = watch::channel(false);
     let watching = watcher.map(|watcher| tokio::spawn(packages.clone().watch(watcher, watching)));
     let (leave, leaving) = watch::channel(false);
@@ -378,6 +382,7 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
             "the disk did not take in time what plugins were writing to their state, and they were not told that it had"
         );
     }
+    proving.abort();
     counting.abort();
     // No call is left that could be counted after this.
     packages.write_statistics().await;

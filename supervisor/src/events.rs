@@ -88,6 +88,10 @@ pub enum EventKind {
     PackageAdded,
     /// A version is there with other contents, or in another place, and was begun anew.
     PackageChanged,
+    /// A changed package does not serve, and the one before goes on.
+    PackageKept,
+    /// The package before serves again.
+    PackageRolledBack,
     /// A version is gone: an installed one was removed, or its folder.
     PackageRemoved,
     /// A version takes calls again.

@@ -25,6 +25,7 @@ pub mod keeping;
 mod lost;
 mod prepare;
 mod record;
+mod reload;
 mod remove;
 mod rescan;
 pub mod search;
@@ -52,6 +53,8 @@ use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
 pub use self::install::Installed;
 use self::prepare::Prepared;
+use self::reload::Probation;
+pub use self::reload::{Before, Reloaded, Reloads};
 pub use self::remove::{Leaving, Removed};
 pub use self::rescan::{Rescanned, Trusting};
 use self::statistics::Accounts;
@@ -71,6 +74,7 @@ use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
 use crate::plugin::configuration::{Configuration, Configured};
+use crate::plugin::gate::Gate;
 use crate::plugin::handle::{Command, Handle, Operation};
 use crate::plugin::host_calls::HostCalls;
 use crate::plugin::logs::Hub;
@@ -82,6 +86,7 @@ use crate::registry::{Live, Registry};
 use crate::secrets::{Need, Secrets, SecretsView};
 use crate::state::{StateView, States};
 use crate::store::database::consents::Consents;
+use crate::store::database::reloads::Serving;
 use crate::store::database::{Condition, Database, DatabaseError, Entry};
 use crate::store::{Snapshot, Store};
 use crate::trust::tree;
@@ -139,6 +144,18 @@ pub struct Packages {
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     /// Those that are in the registry no more.
     departures: Departures,
+    /// The packages that are on their way to serve, by their digests; what is dropped says that it is over.
+    reloading: Mutex<HashMap<PluginId, (String, tokio::sync::watch::Receiver<()>)>>,
+    /// Packages that somebody has to consent to before they are tried, while what was there before serves.
+    awaiting: Mutex<BTreeMap<PluginId, Handle>>,
+    /// The plugins that were given another package not long ago.
+    probations: Mutex<HashMap<PluginId, Probation>>,
+    /// Told when a process has become active, or has failed.
+    stirred: Arc<Notify>,
+    /// What served last in each folder, as the database has it.
+    serving: Mutex<Serving>,
+    /// What served before stays in the store.
+    backups: Mutex<Vec<Snapshot>>,
     /// What was said of each plugin, as the database has it.
     consents: Mutex<BTreeMap<PluginId, Consents>>,
     /// Versions that were disabled and of which that could not be written down.
@@ -205,6 +222,12 @@ impl Packages {
             accounts: Arc::default(),
             tasks: Mutex::default(),
             departures: Departures::default(),
+            reloading: Mutex::default(),
+            awaiting: Mutex::default(),
+            probations: Mutex::default(),
+            stirred: Arc::default(),
+            serving: Mutex::default(),
+            backups: Mutex::default(),
             kept: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             consenting: tokio::sync::Mutex::default(),
@@ -261,8 +284,29 @@ impl Packages {
 
     /// Makes the plugin that a package is, which does not run yet.
     fn make(&self, prepared: Prepared) -> Handle {
+        let state = self.live_state(&prepared);
+        let (handle, task) = self.make_apart(prepared, state);
+        self.take_in_task(&handle, task);
+        handle
+    }
+
+    /// The state of a plugin, as a package of it uses it.
+    fn live_state(&self, prepared: &Prepared) -> StateView {
+        let manifest = &prepared.found.manifest;
+        StateView::live(self.around.states.of(&manifest.id), manifest.state_schema)
+    }
+
+    /// Counts a plugin among those that there are.
+    fn take_in_task(&self, handle: &Handle, task: JoinHandle<()>) {
+        self.accounts.open(handle.id(), handle.version(), handle.counters());
+        self.deprecations.apply(handle);
+        lock(&self.tasks).insert((handle.id().clone(), handle.version().clone()), task);
+    }
+
+    /// The same as [`Packages::make`], of one that is not among the others yet.
+    fn make_apart(&self, prepared: Prepared, state: StateView) -> (Handle, JoinHandle<()>) {
         let Prepared { found, snapshot, executable, evidence, numbers } = prepared;
-        let Surrounding { config, host, store, bus, hub, started, states } = &self.around;
+        let Surrounding { config, host, store, bus, hub, started, states: _ } = &self.around;
         let id = found.manifest.id.clone();
         let configured = config.plugins.get(&id).cloned().unwrap_or_default();
         let limits = Limits::decide(&found.manifest.limits.resources, &configured.limits, &config.defaults.limits);
@@ -277,8 +321,6 @@ impl Packages {
         }
         let resolver = Resolver::new(Arc::new(config.egress.hosts.clone()));
         let require = guarantee::required(&found.manifest.require, &config.defaults.require, &configured.require);
-        let schema = found.manifest.state_schema;
-        let state = StateView::live(states.of(&id), schema);
         let named = found
             .manifest
             .secrets
@@ -290,6 +332,7 @@ impl Packages {
             found_warnings: found.warnings,
             warnings,
             snapshot: Mutex::new(snapshot),
+            passed_over: Mutex::new(found.passed_over),
             executable,
             store: store.clone(),
             host: host.clone(),
@@ -306,6 +349,8 @@ impl Packages {
             withdrawn: AtomicBool::new(false),
             needs: Needs::new(Arc::downgrade(&self.live) as Weak<dyn Offer>),
             host_calls: HostCalls::new(Arc::new(state), Arc::new(secrets), Instant::now()),
+            gate: Gate::default(),
+            on_trial: AtomicBool::new(false),
             on_degraded: match configured.on_degraded {
                 config::OnDegraded::Refuse => OnDegraded::Refuse,
                 config::OnDegraded::Warn => OnDegraded::Warn,
@@ -315,12 +360,9 @@ impl Packages {
         for shortfall in blueprint.shortfalls() {
             tracing::warn!(plugin = %id, %shortfall, "this host cannot confine the plugin as it should be");
         }
-        let surroundings = Surroundings { bus: bus.clone(), hub: hub.clone(), started: *started };
-        let (handle, task) = actor::start(blueprint, surroundings, numbers);
-        self.accounts.open(&id, handle.version(), handle.counters());
-        self.deprecations.apply(&handle);
-        lock(&self.tasks).insert((id, handle.version().clone()), task);
-        handle
+        let surroundings =
+            Surroundings { bus: bus.clone(), hub: hub.clone(), started: *started, stirred: self.stirred.clone() };
+        actor::start(blueprint, surroundings, numbers)
     }
 
     /// Has a plugin begin, if it takes calls; one that waits for its operator's consent is told of.

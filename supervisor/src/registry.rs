@@ -22,7 +22,7 @@ use crate::model::ids::PluginId;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, Warning};
 use crate::model::resolution::{self, Needs, Offers, Unresolvable};
 use crate::model::specifier::Specifier;
-use crate::model::status::quoted;
+use crate::model::status::{PassedOver, quoted};
 use crate::plugin::handle::Handle;
 use crate::plugin::needs::Offer;
 use crate::store;
@@ -42,6 +42,8 @@ pub struct Found {
     pub path: PathBuf,
     /// What was odd.
     pub warnings: Vec<String>,
+    /// What lies in the folder instead, and is not used, where this is the package before.
+    pub passed_over: Option<PassedOver>,
 }
 
 /// A folder that looks like a package and cannot be used as one, or the record of an installed version of which nothing else is left.
@@ -54,19 +56,22 @@ pub struct Rejected {
     /// Whether it could only not be looked at, which says nothing of what is there.
     #[serde(skip)]
     pub unseen: bool,
+    /// Whether it could be used, but for another that comes first.
+    #[serde(skip)]
+    pub shadowed: bool,
 }
 
 impl Rejected {
     /// One that was looked at.
     #[must_use]
     pub fn new(path: PathBuf, reason: String) -> Self {
-        Self { path, reason, unseen: false }
+        Self { path, reason, unseen: false, shadowed: false }
     }
 
     /// One that could not be.
     #[must_use]
     pub fn unseen(path: PathBuf, reason: String) -> Self {
-        Self { path, reason, unseen: true }
+        Self { path, reason, unseen: true, shadowed: false }
     }
 
     /// The installed version whose record this is.
@@ -97,7 +102,7 @@ impl Unread {
     }
 
     pub(crate) fn rejected(self, path: PathBuf) -> Rejected {
-        Rejected { path, reason: self.reason, unseen: self.unseen }
+        Rejected { unseen: self.unseen, ..Rejected::new(path, self.reason) }
     }
 }
 
@@ -267,7 +272,7 @@ pub fn read_with_text(folder: &Path) -> Result<(Found, Vec<u8>), Unread> {
     for left_out in store::LEFT_OUT.iter().filter(|name| folder.join(name).is_dir()) {
         warnings.push(format!("the folder {left_out} is left out of the package; what it needs has to lie elsewhere"));
     }
-    Ok((Found { manifest, path: folder.to_owned(), warnings }, bytes))
+    Ok((Found { manifest, path: folder.to_owned(), warnings, passed_over: None }, bytes))
 }
 
 /// What the manifest of the package in that folder says, which is this text.
@@ -473,7 +478,7 @@ impl Registry {
                 && specifier.is_none_or(|specifier| specifier.matches(version))
                 && self.plugins.get(other).is_none_or(|versions| !versions.contains_key(version))
         });
-        let ((_, version), Rejected { path, reason, unseen }) = lost.next()?;
+        let ((_, version), Rejected { path, reason, unseen, .. }) = lost.next()?;
         let message = format!("{id} {version} is installed and cannot be used: {} {reason}", path.display());
         let hint = match unseen {
             true => "`palisade rescan` looks at it again".to_owned(),

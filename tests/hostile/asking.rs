@@ -65,9 +65,9 @@ pub(crate) fn ask(wire: &mut Wire, asks: &Asks, mut next: impl FnMut() -> u64) -
     answers.into_iter().map(|answer| answer.unwrap_or_else(|| panic!("a host call without an answer"))).collect()
 }
 
-/// Takes one frame. What is none of these is not for it while it asks.
+/// Takes one frame. What is none of these waits while it asks.
 fn hear(wire: &mut Wire, asked: &mut VecDeque<(u64, usize)>, answers: &mut [Option<Answer>]) {
-    let Some((kind, id, content)) = wire.read() else { std::process::exit(0) };
+    let Some((kind, id, content)) = wire.read_next() else { std::process::exit(0) };
     let answer = match kind {
         Some(kind @ Kind::HostOk) => {
             let frame =
@@ -81,7 +81,7 @@ fn hear(wire: &mut Wire, asked: &mut VecDeque<(u64, usize)>, answers: &mut [Opti
         }
         Some(Kind::Ping) => return wire.send(Kind::Pong, Flags::NONE, id, &Pong::default(), &[]),
         Some(Kind::Refuse) => panic!("refused: {}", String::from_utf8_lossy(&content)),
-        _ => return,
+        kind => return wire.later.push_back((kind, id, content)),
     };
     let place = asked.iter().position(|(there, _)| *there == id);
     let place = place.unwrap_or_else(|| panic!("an answer to {id}, which was not asked"));

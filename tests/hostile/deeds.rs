@@ -18,6 +18,7 @@ use crate::{inside, proxy};
 const NAMES: &[&str] = &[
     // It keeps to the rules.
     "echo",
+    "count",
     "wait",
     "fail",
     "environment",
@@ -142,6 +143,8 @@ pub(crate) struct Ledger {
     last_ended: Option<u64>,
     /// The last number of an exchange of its own.
     last_own: u64,
+    /// How many calls it has counted.
+    counted: u64,
 }
 
 impl Ledger {
@@ -205,6 +208,12 @@ pub(crate) fn perform(wire: &mut Wire, ledger: &mut Ledger, id: u64, action: &st
         "echo" => {
             ok(wire, id, if payload.is_empty() { NIL } else { payload });
             ledger.last_ended = Some(id);
+        }
+        // Which process it was, and the how manieth such call of it.
+        "count" => {
+            ledger.counted += 1;
+            let counted = rmp_serde::to_vec(&[wire.generation, ledger.counted]);
+            ok(wire, id, &counted.unwrap_or_else(|error| panic!("two numbers: {error}")));
         }
         "wait" => drop(ledger.waiting.insert(id)),
         "fail" => wire.send(Kind::Err, Flags::NONE, id, &ErrorBody::new(ErrorCode::ExecutionFailed, "on purpose"), &[]),

@@ -241,7 +241,10 @@ fn live(wire: &mut Wire, mode: &str, life: Life) {
             Some(Kind::Ping) if life == Life::Mute && pongs > 0 => {}
             Some(Kind::Ping) => {
                 pongs += 1;
-                wire.send(Kind::Pong, Flags::NONE, id, &Pong::default(), &[]);
+                let ping: Ping = rmp_serde::from_slice(&content).unwrap_or_else(|error| panic!("{error}"));
+                let failed = mode == "fails-its-test" && ping.self_test;
+                let unhealthy = failed.then(|| "it cannot do its work".to_owned());
+                wire.send(Kind::Pong, Flags::NONE, id, &Pong { unhealthy, ..Pong::default() }, &[]);
             }
             Some(Kind::Call) => {
                 let header = palisade_protocol::Header { len: 0, kind: Kind::Call as u8, flags: Flags::NONE, id };

@@ -1,11 +1,15 @@
 //! Frames and whatever is not one, over descriptors 3 and 4.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::time::Duration;
 
 use palisade_protocol::{Flags, HEADER_BYTES, Header, Kind, encode};
 use serde::Serialize;
+
+/// A frame: kind, id, body and payload.
+pub(crate) type Received = (Option<Kind>, u64, Vec<u8>);
 
 /// Both pipes.
 #[derive(Debug)]
@@ -18,12 +22,21 @@ pub(crate) struct Wire {
     pub(crate) generation: u64,
     /// What it is configured with.
     pub(crate) configuration: serde_json::Value,
+    /// Frames that were read while it waited for others.
+    pub(crate) later: VecDeque<Received>,
 }
 
 impl Wire {
     pub(crate) fn new() -> Self {
         let (input, output) = crate::sys::pipes();
-        Self { input, output: Some(output), read_slowly: false, generation: 0, configuration: serde_json::Value::Null }
+        Self {
+            input,
+            output: Some(output),
+            read_slowly: false,
+            generation: 0,
+            configuration: serde_json::Value::Null,
+            later: VecDeque::new(),
+        }
     }
 
     /// Sends bytes as they are. When the supervisor has closed its end there is nobody left to harm.
@@ -47,7 +60,15 @@ impl Wire {
     }
 
     /// The next frame: kind, id, body and payload. `None` at the end of input.
-    pub(crate) fn read(&mut self) -> Option<(Option<Kind>, u64, Vec<u8>)> {
+    pub(crate) fn read(&mut self) -> Option<Received> {
+        if let Some(earlier) = self.later.pop_front() {
+            return Some(earlier);
+        }
+        self.read_next()
+    }
+
+    /// The next frame that comes.
+    pub(crate) fn read_next(&mut self) -> Option<Received> {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header)?;
         let header = Header::read(&header);

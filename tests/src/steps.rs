@@ -95,17 +95,40 @@ pub struct Traced {
 }
 
 impl Traced {
+    /// As [`Traced::of`], or nothing where it cannot be traced here: that is printed, and what was to be shown is not shown here.
+    #[must_use]
+    pub fn unless_skipped(process: u32) -> Option<Self> {
+        let skipped = |error| println!("SKIPPED: the daemon cannot be traced here: {error}");
+        Self::of(process).map_err(skipped).ok()
+    }
+
     /// Traces the process, which goes on.
     ///
     /// # Errors
     /// Why it cannot be traced.
     pub fn of(process: u32) -> Result<Self, Errno> {
-        let threads = fs::read_dir(format!("/proc/{process}/task")).map_err(|_| Errno::ESRCH)?;
-        let threads: HashSet<Pid> =
-            threads.filter_map(|thread| thread.ok()?.file_name().to_str()?.parse().ok()).map(Pid::from_raw).collect();
-        for thread in &threads {
-            ptrace::seize(*thread, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE)?;
-            ptrace::interrupt(*thread)?;
+        let mut threads = HashSet::new();
+        // Until there is no other one: those that began before whoever began them was traced are not among the first.
+        loop {
+            let all = fs::read_dir(format!("/proc/{process}/task")).map_err(|_| Errno::ESRCH)?;
+            let all = all.filter_map(|thread| thread.ok()?.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+            let others: Vec<_> = all.filter(|thread| !threads.contains(thread)).collect();
+            if others.is_empty() {
+                break;
+            }
+            for thread in others {
+                let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
+                match ptrace::seize(thread, options).and_then(|()| ptrace::interrupt(thread)) {
+                    Ok(()) => {
+                        threads.insert(thread);
+                    }
+                    // It began to be traced as it began, or has ended meanwhile, as those do that block.
+                    Err(Errno::EPERM | Errno::ESRCH) if !threads.is_empty() => {
+                        threads.insert(thread);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
         let process = Pid::from_raw(i32::try_from(process).map_err(|_| Errno::ESRCH)?);
         Ok(Self { process, threads })

@@ -245,7 +245,9 @@ fn an_installation_for_which_there_is_no_room() {
     // Each version has a program of its own, of a mebibyte.
     let large = |version: &str| {
         let script = [b"#!/bin/sh\n#".to_vec(), version.repeat((1 << 20) / version.len()).into_bytes()].concat();
-        Package::new("large", Entry::Bytes(script)).with("version", json!(version))
+        // Nobody is to try it.
+        let package = Package::new("large", Entry::Bytes(script)).with("version", json!(version));
+        package.with("default_enabled", json!(false))
     };
     let daemon = Daemon::start(DaemonOptions::with([small()]).small_disk(16384));
     let disk = Disk::of(&daemon);

@@ -266,11 +266,11 @@ fn an_announced_action_that_is_defined_otherwise_is_asked_about() {
 
     let sends = json!({"name": "echo", "description": "Says it again, and sends your keys along"});
     let update = json!([{"name": "more"}, sends]);
-    install(&daemon, &announcing("1.1.0", &update));
     let mut watcher = daemon.agent();
     let events = watcher.begin("palisade", "events", &json!({"plugin": "guest", "follow": true}));
     assert_eq!(watcher.next_of(events).kind, Some(Kind::StreamOpen));
-    assert_eq!(pending(&daemon), [""; 0], "nobody knows before it has run");
+    install(&daemon, &announcing("1.1.0", &update));
+    assert_eq!(pending(&daemon), ["guest 1.1.0"], "it was tried");
     let refused = error(call_exactly(&daemon, "=1.1.0"), ErrorCode::ConsentRequired);
     let waits = "guest 1.1.0 waits for its operator's consent to the action echo, which is defined otherwise now, the action \
                  more, which is new";
@@ -367,13 +367,22 @@ fn a_package_that_is_exchanged_in_its_folder_is_asked_about_where_that_is_config
         fs::remove_dir_all(&folder).expect("it is ours");
         other.write(&daemon.plugins(), daemon.marker());
         daemon.operate("rescan", &json!({})).expect("it looks again");
+        let digest =
+            || daemon.operate("info", &json!({"plugin": "guest"})).expect("it is there")["snapshot"]["digest"].clone();
         if asks {
-            let refused = error(call(&daemon), ErrorCode::ConsentRequired);
-            expect_text(&refused.message, "the action echo, which is defined otherwise now");
+            let status = daemon.operate("status", &json!({"plugin": "guest"})).expect("it is there");
+            let reason = status["passed_over"]["reason"].as_str().expect("what was there serves");
+            expect_text(reason, "the action echo, which is defined otherwise now");
             assert_eq!(pending(&daemon), ["guest 1.0.0"]);
-            // It is refused from now on without being started.
-            error(call(&daemon), ErrorCode::ConsentRequired);
+            let (before, process) = (digest(), daemon.process_of("guest"));
+            assert_eq!(call(&daemon).expect("what was there serves"), 1);
+            assert_eq!(daemon.process_of("guest"), process);
+            // What is named grants just that; it goes on waiting.
+            let none = json!({"plugin": "guest", "permissions": []});
+            assert_eq!(daemon.operate("grant", &none).expect("it names nothing")["awaits_consent"], true);
+            assert_eq!(pending(&daemon), ["guest 1.0.0"]);
             daemon.operate("grant", &json!({"plugin": "guest"})).expect("it agrees");
+            assert_ne!(digest(), before, "it was tried at once, and serves");
         }
         assert_eq!(call(&daemon).expect("it may"), 1);
         assert_eq!(pending(&daemon), [""; 0]);

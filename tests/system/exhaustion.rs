@@ -7,7 +7,7 @@ use palisade_tests::process;
 use palisade_tests::wire::{Agent, pack};
 use serde_json::json;
 
-use crate::support::{expect_echo, expect_text, hostile};
+use crate::support::{expect_echo, expect_text, expect_tried, hostile};
 
 /// As few as a daemon needs to come up and run a plugin or two.
 const FEW_DESCRIPTORS: u32 = 64;
@@ -139,6 +139,7 @@ fn no_memory_for_the_daemon() {
     assert!(calls.by_ref().take(250).any(|sent| sent.is_err()), "it has taken everything");
     let folder = daemon.expect_abort();
     let daemon = Daemon::start(DaemonOptions::with(packages()).folder(folder));
+    expect_tried(&daemon, "hostile");
     expect_echo(&daemon, "echo");
     expect_echo(&daemon, "hostile");
     daemon.stop_and_expect_no_orphans();

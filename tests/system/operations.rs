@@ -90,7 +90,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 29, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 31, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -678,9 +678,29 @@ fn every_operation_answers_what_the_page_says() {
     let folder = late.write(&daemon.plugins(), daemon.marker());
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_added");
-    late.with("description", json!("changed")).write(&daemon.plugins(), daemon.marker());
+    late.clone().with("description", json!("changed")).write(&daemon.plugins(), daemon.marker());
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_changed");
+    expect_echo(&daemon, "late");
+    late.clone().with("description", json!("changed again")).write(&daemon.plugins(), daemon.marker());
+    ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    late.clone().environment("HOSTILE_MODE", "exit-at-once").write(&daemon.plugins(), daemon.marker());
+    let seen = ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    assert_eq!(seen["kept"][0]["plugin"], "late 0.1.0", "{seen}");
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_kept");
+    let kept = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("late"));
+    assert!(kept["passed_over"].is_object(), "{kept}");
+    let failed = ask::<admin::Reloads>(page, &daemon, "reloads", "reload", &of("late"));
+    assert!(failed["reloads"][0]["reason"].is_string(), "{failed}");
+    let returned = ask::<admin::Reloads>(page, &daemon, "reloads", "rollback", &of("late"));
+    assert_eq!(returned["reloads"][0]["reloaded"], true, "{returned}");
+    events_until(page, &mut watcher, events, |event| event["kind"] == "package_rolled_back");
+    let backups = ask::<admin::Backups>(page, &daemon, "backups", "backups", &of("late"));
+    assert!(!backups["backups"].as_array().expect("a list").is_empty(), "{backups}");
+    daemon.operate("stop", &of("late")).expect("it is there");
+    let dry = json!({"plugin": "late", "dry_run": true});
+    let plan = ask::<admin::Reloads>(page, &daemon, "reloads", "reload", &dry);
+    assert_eq!(plan["reloads"][0]["untried"], "old_is_unused", "{plan}");
     fs::remove_dir_all(folder).expect("it is ours");
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");

@@ -13,13 +13,15 @@ use palisade_tests::wire::{BOUND, Next};
 use serde_json::{Value, json};
 
 use crate::cli::palisade;
-use crate::support::{Disk, can_change_the_host, daemon_with, error, expect_echo, expect_text, hostile, in_the_guest};
+use crate::support::{
+    Disk, can_change_the_host, daemon_with, error, expect_echo, expect_text, expect_tried, hostile, in_the_guest,
+};
 
-fn put(key: &str, value: &Value) -> Value {
+pub(crate) fn put(key: &str, value: &Value) -> Value {
     json!({"op": "state.put", "params": {"key": key, "value": value}})
 }
 
-fn get(key: &str) -> Value {
+pub(crate) fn get(key: &str) -> Value {
     json!({"op": "state.get", "params": {"key": key}})
 }
 
@@ -29,7 +31,7 @@ fn fill(key: &str, bytes: usize) -> Value {
 }
 
 /// What the plugin is answered to these, asked one after the other.
-fn ask(daemon: &Daemon, plugin: &str, asks: &[Value]) -> Vec<Value> {
+pub(crate) fn ask(daemon: &Daemon, plugin: &str, asks: &[Value]) -> Vec<Value> {
     ask_at_once(daemon, plugin, asks, 1)
 }
 
@@ -259,14 +261,20 @@ fn a_version_is_started_with_state_of_its_own_form_alone() {
     };
     let daemon_of = |package: Package, before: Option<tempfile::TempDir>| {
         let options = DaemonOptions::with([package]);
-        Daemon::start(match before {
+        let daemon = Daemon::start(match before {
             Some(folder) => options.folder(folder),
             None => options,
-        })
+        });
+        expect_tried(&daemon, "hostile");
+        daemon
     };
     let refused = |daemon: &Daemon, sentence: &str| {
-        let error = error(daemon.operate("start", &json!({"plugin": "hostile"})), ErrorCode::InitializationFailed);
-        expect_text(&error.message, sentence);
+        let refused = error(daemon.operate("start", &json!({"plugin": "hostile"})), ErrorCode::InitializationFailed);
+        expect_text(&refused.message, sentence);
+    };
+    let passed_over = |daemon: &Daemon, sentence: &str| {
+        let status = daemon.operate("status", &json!({"plugin": "hostile"})).expect("it is known");
+        expect_text(status["passed_over"]["reason"].as_str().expect("the version before serves"), sentence);
     };
     let daemon = daemon_of(of_schema(Some(1), None), None);
     let migrated = json!({"op": "state.migrated", "params": {"schema": 2}});
@@ -274,11 +282,11 @@ fn a_version_is_started_with_state_of_its_own_form_alone() {
     assert_eq!(answers[1]["error"]["code"], "invalid_params", "no version knows what comes after it: {answers:?}");
 
     let daemon = daemon_of(of_schema(Some(2), None), Some(daemon.stop()));
-    refused(&daemon, "its state has schema 1 and has to be brought into schema 2");
+    passed_over(&daemon, "its state has schema 1 and has to be brought into schema 2");
 
     let interrupted = json!([put("a", &json!("half"))]);
     let daemon = daemon_of(of_schema(Some(2), Some(interrupted)), Some(daemon.stop()));
-    refused(&daemon, "its state has schema 1 and has to be brought into schema 2");
+    passed_over(&daemon, "its state has schema 1 and has to be brought into schema 2");
 
     let daemon = daemon_of(of_schema(Some(2), Some(json!([put("a", &json!("two")), migrated]))), Some(daemon.stop()));
     assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], "two");
@@ -286,8 +294,10 @@ fn a_version_is_started_with_state_of_its_own_form_alone() {
     let daemon = daemon_of(of_schema(Some(1), None), Some(daemon.stop()));
     refused(&daemon, "its state was brought into schema 2 by a later version, and hostile 0.1.0 knows schema 1");
     let daemon = daemon_of(of_schema(None, None), Some(daemon.stop()));
-    refused(&daemon, "schema 2 by a later version, and hostile 0.1.0 knows schema 0");
-    let daemon = daemon_of(of_schema(Some(2), None), Some(daemon.stop()));
+    passed_over(&daemon, "schema 2 by a later version, and hostile 0.1.0 knows schema 0");
+    // The same as the first that failed would not be tried again.
+    let other = of_schema(Some(2), None).with("description", json!("another"));
+    let daemon = daemon_of(other, Some(daemon.stop()));
     assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"]["value"], "two");
     daemon.stop_and_expect_no_orphans();
 }
@@ -323,13 +333,7 @@ fn a_daemon_that_is_killed_before_each_step_of_a_write() {
     for step in (0..).step_by(stride) {
         expect_echo(&daemon, "hostile");
         let mut agent = daemon.agent();
-        let traced = match Traced::of(daemon.pid()) {
-            Ok(traced) => traced,
-            Err(error) => {
-                println!("SKIPPED: the daemon cannot be traced here: {error}");
-                return;
-            }
-        };
+        let Some(traced) = Traced::unless_skipped(daemon.pid()) else { return };
         let (acknowledged, over) = (AtomicUsize::new(0), AtomicBool::new(false));
         let came_so_far = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -512,7 +516,9 @@ fn the_next_version_brings_over_what_the_one_before_has_kept() {
     let shown = daemon.operate("state_show", &json!({"plugin": "counter"})).expect("it is known");
     assert_eq!((&shown["schema"], &shown["keys"]), (&json!(2), &json!(2)), "{shown}");
     daemon.operate("disable", &json!({"plugin": "counter", "version": "=2.0.0"})).expect("it is there");
-    let refused = error(add(&json!({})), ErrorCode::InitializationFailed);
+    // It was stopped by its operator.
+    let first = json!({"plugin": "counter", "version": "=1.0.0"});
+    let refused = error(daemon.operate("start", &first), ErrorCode::InitializationFailed);
     assert!(refused.message.contains("schema 2") && refused.message.contains("schema 1"), "{}", refused.message);
     daemon.stop_and_expect_no_orphans();
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Kind};
-use palisade_tests::daemon::Daemon;
+use palisade_tests::daemon::{Daemon, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
@@ -156,4 +156,12 @@ impl Disk {
     pub(crate) fn empty(&self) {
         fs::remove_file(self.state.join("filler")).expect("it is there");
     }
+}
+
+/// Waits until a package that was changed while no daemon ran has been tried: until then the one before serves.
+pub(crate) fn expect_tried(daemon: &Daemon, plugin: &str) {
+    wait_for("the end of the trial", || {
+        let status = daemon.operate("status", &json!({"plugin": plugin})).expect("it is known");
+        (status["passed_over"]["reason"] != "it was changed and has not been tried yet").then_some(())
+    });
 }

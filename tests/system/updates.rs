@@ -100,9 +100,10 @@ fn a_new_major_version_has_to_be_confirmed() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// One that is quickly packed, and is not run.
+/// One that is quickly packed, and is not run, nor tried.
 fn small(version: &str) -> Package {
-    Package::new("guest", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec())).with("version", json!(version))
+    let package = Package::new("guest", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec()));
+    package.with("version", json!(version)).with("default_enabled", json!(false))
 }
 
 /// Makes an archive of it by the name that `palisade pack` gives it, in the one folder that there is for them.
@@ -145,6 +146,6 @@ fn what_came_from_an_archive_with_its_version_is_updated_from_the_newest_beside_
     pack(&daemon, &other, "guest-2.1.0.tar.zst");
     let refused = error(update(&daemon, &json!({})), ErrorCode::InvalidParams);
     expect_text(&refused.message, "guest-2.1.0.tar.zst is other and not guest");
-    assert_eq!(versions(&daemon), ["1.0.0 true", "1.2.0 true", "1.2.1 true", "2.0.0 true"]);
+    assert_eq!(versions(&daemon), ["1.0.0 false", "1.2.0 false", "1.2.1 false", "2.0.0 false"]);
     daemon.stop_and_expect_no_orphans();
 }

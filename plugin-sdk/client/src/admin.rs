@@ -515,6 +515,47 @@ impl<'a> Admin<'a> {
         self.request("rescan", &Nothing {}).call().await
     }
 
+    /// Has a plugin be given the package in its folder, or all of them; `dry_run` says only how.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn reload(&self, plugin: Option<&str>, dry_run: bool) -> Result<Reloads, CallError> {
+        #[derive(Serialize)]
+        struct Reload<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            plugin: Option<&'a str>,
+            dry_run: bool,
+        }
+        self.request("reload", &Reload { plugin, dry_run }).call().await
+    }
+
+    /// The packages of a plugin that served before.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn backups(&self, plugin: &str) -> Result<Backups, CallError> {
+        #[derive(Serialize)]
+        struct Of<'a> {
+            plugin: &'a str,
+        }
+        self.request("backups", &Of { plugin }).call().await
+    }
+
+    /// Returns to one of them: to the last, or to that of this number; if asked for, with what the plugin kept then.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn rollback(&self, plugin: &str, to: Option<u64>, with_state: bool) -> Result<Reloads, CallError> {
+        #[derive(Serialize)]
+        struct Rollback<'a> {
+            plugin: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            to: Option<u64>,
+            with_state: bool,
+        }
+        self.request("rollback", &Rollback { plugin, to, with_state }).call().await
+    }
+
     /// Log lines, as they were written. Endless when they are followed.
     ///
     /// # Errors
@@ -636,6 +677,9 @@ pub struct PluginStatus {
     /// Somebody has said that it is better not used any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,
+    /// The package in its folder, where that is another one and is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<PassedOver>,
     /// As in [`PluginSummary::state`].
     pub state: String,
     /// Why it is in this state, where that is not plain.
@@ -1089,8 +1133,90 @@ pub struct Rescan {
     pub changed: Vec<String>,
     /// Those whose package is gone.
     pub removed: Vec<String>,
+    /// Those that have changed and go on as they were, as the changed package does not serve.
+    pub kept: Vec<Kept>,
     /// Packages that cannot be used.
     pub rejected: Vec<Rejected>,
+}
+
+/// A plugin that goes on with the package before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Which, as `id version`.
+    pub plugin: String,
+    /// Why: a sentence.
+    pub reason: String,
+}
+
+/// A package that is not used, while the one before serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// The digest of its snapshot.
+    pub digest: String,
+    /// Why: a sentence.
+    pub reason: String,
+    /// Since when, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+}
+
+/// What reloads came to, or would come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reloads {
+    /// Each plugin, in the order in which they are reloaded.
+    pub reloads: Vec<Reloaded>,
+}
+
+/// What became of one plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reloaded {
+    /// Its id.
+    pub id: String,
+    /// The version that serves.
+    pub version: String,
+    /// The digest of the snapshot that it runs from.
+    pub digest: String,
+    /// The steps: `stage`, `start`, `switch`, `drain`, `probation`.
+    pub steps: Vec<String>,
+    /// Why the package is not tried before it takes calls: `old_is_unused`, `new_is_unused`, `nothing_to_return_to`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untried: Option<String>,
+    /// Whether the package that was looked at serves now.
+    pub reloaded: bool,
+    /// Why not, where it was to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The packages of a plugin that served before.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Backups {
+    /// The youngest first.
+    pub backups: Vec<Backup>,
+}
+
+/// A package that served before.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Backup {
+    /// By which `rollback` knows it.
+    pub number: u64,
+    /// When another took its place, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+    /// Its version.
+    pub version: String,
+    /// The digest of its snapshot.
+    pub digest: String,
+    /// Why it serves no more: a sentence.
+    pub reason: String,
+    /// How much its files have.
+    pub bytes: u64,
+    /// Whether it is what serves now.
+    pub serves: bool,
+    /// Whether what the plugin kept then is there with it.
+    pub with_state: bool,
 }
 
 /// A plugin is enabled unless somebody has disabled it.

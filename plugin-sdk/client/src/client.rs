@@ -17,7 +17,7 @@ use crate::calls::{Begin, Outcome};
 use crate::link::{Connection, Handle};
 use crate::payload::{FromPayload, IntoPayload, nil};
 use crate::running::{Items, Running};
-use crate::socket::default_socket;
+use crate::socket::find_socket;
 
 /// How often a call is written anew because its connection ended before any byte of it was sent.
 const ATTEMPTS_MAX: u32 = 3;
@@ -42,6 +42,8 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    /// Where there would have been another one.
+    absent: Vec<PathBuf>,
     settings: Settings,
     /// The latest connection, usable or not.
     current: Mutex<Option<Arc<Connection>>>,
@@ -81,7 +83,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// The socket; without one, [`default_socket`].
+    /// The socket; without one, [`default_socket`](crate::default_socket).
     #[must_use]
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.path = Some(path.into());
@@ -122,10 +124,11 @@ impl Builder {
     /// The client, without connecting yet: its first call does.
     #[must_use]
     pub fn build(self) -> Client {
-        let path = self.path.unwrap_or_else(default_socket);
+        let (path, absent) = self.path.map_or_else(find_socket, |path| (path, Vec::new()));
         Client {
             inner: Arc::new(Inner {
                 path,
+                absent,
                 settings: self.settings,
                 current: Mutex::new(None),
                 gate: tokio::sync::Mutex::new(None),
@@ -231,7 +234,8 @@ impl Client {
         let give_up = Instant::now() + within.min(TIMEOUT_MAX);
         let mut pause = PAUSE_FIRST;
         loop {
-            match Connection::open(&inner.path, inner.settings.keepalive).await {
+            let opened = Connection::open(&inner.path, inner.settings.keepalive).await;
+            match opened.map_err(|error| error.nor_at(&inner.absent)) {
                 Ok(connection) => {
                     *gate = None;
                     *inner.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));

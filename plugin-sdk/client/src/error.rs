@@ -14,7 +14,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 #[non_exhaustive]
 pub enum CallError {
     /// Nobody answers at the socket: the daemon does not run, or listens elsewhere. Nothing was sent.
-    #[error("{}", NotReachable { path, kind: *kind, detail })]
+    #[error("{}", NotReachable { path, kind: *kind, detail, absent })]
     NotReachable {
         /// The socket that was tried.
         path: PathBuf,
@@ -22,6 +22,8 @@ pub enum CallError {
         kind: io::ErrorKind,
         /// What the system said, in words.
         detail: String,
+        /// Where else it would have been looked for, and no socket is: nobody had said which.
+        absent: Vec<PathBuf>,
     },
     /// The supervisor would not go on with this connection.
     #[error("the daemon refused the connection: {}", .0.message)]
@@ -128,7 +130,15 @@ impl CallError {
             }
             kind => (kind, error.to_string()),
         };
-        Self::NotReachable { path: path.to_owned(), kind, detail }
+        Self::NotReachable { path: path.to_owned(), kind, detail, absent: Vec::new() }
+    }
+
+    /// The same where there was no socket at any of these.
+    pub(crate) fn nor_at(mut self, others: &[PathBuf]) -> Self {
+        if let Self::NotReachable { absent, .. } = &mut self {
+            others.clone_into(absent);
+        }
+        self
     }
 
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
@@ -140,13 +150,17 @@ struct NotReachable<'a> {
     path: &'a Path,
     kind: io::ErrorKind,
     detail: &'a str,
+    absent: &'a [PathBuf],
 }
 
 impl std::fmt::Display for NotReachable<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path.display();
         match self.kind {
-            io::ErrorKind::NotFound => write!(f, "no daemon is running: there is no socket at {path}"),
+            io::ErrorKind::NotFound => {
+                write!(f, "no daemon is running: there is no socket at {path}")?;
+                return self.absent.iter().try_for_each(|other| write!(f, ", nor at {}", other.display()));
+            }
             io::ErrorKind::ConnectionRefused => {
                 write!(f, "no daemon is running: nobody listens at {path}, which a dead one may have left behind")
             }
@@ -155,7 +169,8 @@ impl std::fmt::Display for NotReachable<'_> {
             }
             io::ErrorKind::PermissionDenied => write!(f, "this user may not use the socket {path}"),
             _ => write!(f, "cannot reach the daemon at {path}: {}", self.detail),
-        }
+        }?;
+        self.absent.iter().try_for_each(|other| write!(f, "; there is no socket at {}", other.display()))
     }
 }
 

@@ -13,10 +13,18 @@ pub const SOCKET_VARIABLE: &str = "PALISADE_SOCKET";
 /// The socket: what `PALISADE_SOCKET` names; else this user's own daemon's, if it is there; else the system's.
 #[must_use]
 pub fn default_socket() -> PathBuf {
+    find_socket().0
+}
+
+/// The same, and which would have gone before it and is not there.
+pub(crate) fn find_socket() -> (PathBuf, Vec<PathBuf>) {
     if let Some(named) = env::var_os(SOCKET_VARIABLE).filter(|named| !named.is_empty()) {
-        return named.into();
+        return (named.into(), Vec::new());
     }
-    user_socket().filter(|path| path.exists()).unwrap_or_else(|| SYSTEM_SOCKET.into())
+    match user_socket() {
+        Some(own) if own.exists() => (own, Vec::new()),
+        own => (SYSTEM_SOCKET.into(), own.into_iter().collect()),
+    }
 }
 
 /// Where this user's own daemon listens: `$XDG_RUNTIME_DIR/palisade/palisade.sock`, or `/tmp/palisade-UID/palisade.sock` where

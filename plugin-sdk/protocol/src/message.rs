@@ -230,6 +230,9 @@ pub struct Ping {
     /// Whether to run the plugin's own health check before answering.
     #[serde(default, skip_serializing_if = "is_false")]
     pub health: bool,
+    /// Whether to run the plugin's own test of itself as well. Only with the feature `self_test`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub self_test: bool,
 }
 
 /// The answer to a `Ping`, under its id.
@@ -241,7 +244,7 @@ pub struct Pong {
     /// For how long the oldest of them has been, in milliseconds.
     #[serde(default)]
     pub oldest_call_ms: u64,
-    /// What is wrong, when a health check was asked for and failed.
+    /// What is wrong, when a health check or a self-test was asked for and failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<String>,
 }

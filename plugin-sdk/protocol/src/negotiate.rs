@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
 
 /// Every feature this crate knows, in the order in which they are offered.
-pub const FEATURES: [Feature; 3] = [Feature::Streams, Feature::Continue, Feature::Configure];
+pub const FEATURES: [Feature; 4] = [Feature::Streams, Feature::Continue, Feature::Configure, Feature::SelfTest];
 
 /// An inclusive range of protocol versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum Feature {
     Continue,
     /// `configure`: a plugin can be configured anew while it runs.
     Configure,
+    /// `self_test`: a plugin tests itself when it is asked to.
+    SelfTest,
 }
 
 impl Feature {
@@ -39,6 +41,7 @@ impl Feature {
             Self::Streams => "streams",
             Self::Continue => "continue",
             Self::Configure => "configure",
+            Self::SelfTest => "self_test",
         }
     }
 }

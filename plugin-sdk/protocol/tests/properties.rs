@@ -179,7 +179,11 @@ fn any_message() -> BoxedStrategy<Sample> {
             }
         ),
         (head(), error_body()).prop_map(|(head, error)| sample(Kind::Refuse, head, &protocol::Refuse { error })),
-        (head(), any::<bool>()).prop_map(|(head, health)| sample(Kind::Ping, head, &protocol::Ping { health })),
+        (head(), any::<(bool, bool)>()).prop_map(|(head, (health, self_test))| sample(
+            Kind::Ping,
+            head,
+            &protocol::Ping { health, self_test }
+        )),
         (head(), any::<u32>(), any::<u64>(), of(text())).prop_map(|(head, calls, oldest_call_ms, unhealthy)| {
             sample(Kind::Pong, head, &protocol::Pong { calls, oldest_call_ms, unhealthy })
         }),

@@ -1,5 +1,4 @@
 //! The plugin on a supervisor in memory: what it keeps, and what becomes of that with the next version.
-#![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 use counter::{Add, AddNamed, Count, first, second};
 use palisade_sdk::ErrorCode;

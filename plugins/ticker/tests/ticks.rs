@@ -6,6 +6,7 @@ use std::time::Duration;
 use palisade_sdk::testing::{ConfigureAnswer, TestCall, TestHost, TestHostBuilder};
 use serde_json::json;
 use ticker::Tick;
+use tokio::time::Instant;
 
 /// An hour is little here.
 fn patient() -> TestHostBuilder {
@@ -57,6 +58,9 @@ async fn what_drains_it_ends_it() {
     let host = TestHost::start(ticker::plugin()).await.unwrap();
     let ticks = host.begin("ticks", &());
     after(&ticks).await;
+    let begun = Instant::now();
     host.drain(Duration::from_secs(30)).await.unwrap();
     assert_eq!(ticks.outcome().await.unwrap(), palisade_sdk::testing::Outcome::Cancelled);
+    // Of the time in which others may end it took nothing.
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }

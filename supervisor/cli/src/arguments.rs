@@ -207,6 +207,34 @@ pub(crate) enum Command {
     },
     /// Look into the plugin directories again, and say what has changed
     Rescan,
+    /// Give a plugin the package in its folder, once a process of it is active
+    Reload {
+        /// Which
+        #[arg(required_unless_present = "all")]
+        plugin: Option<String>,
+        /// All that take calls, those that others depend on first
+        #[arg(long, conflicts_with = "plugin")]
+        all: bool,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show the packages of a plugin that served before
+    Backups {
+        /// Which
+        plugin: String,
+    },
+    /// Return to a package of a plugin that served before
+    Rollback {
+        /// Which
+        plugin: String,
+        /// To that of this number; otherwise to the last
+        #[arg(long, value_name = "NUMBER")]
+        to: Option<u64>,
+        /// Also what the plugin kept then; what it has written since is put aside
+        #[arg(long)]
+        with_state: bool,
+    },
     /// Make a key to sign packages with, and print what the configuration has to say of it
     Keygen(Keygen),
     /// Write checksum and signature into a package's plugin.json

@@ -253,6 +253,7 @@ mod tests {
             path: "/x".into(),
             kind: std::io::ErrorKind::PermissionDenied,
             detail: String::new(),
+            absent: Vec::new(),
         };
         for (error, status) in [
             (lost, 9),

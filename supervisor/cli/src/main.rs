@@ -20,6 +20,7 @@ mod params;
 mod permissions;
 mod plugins;
 mod registry;
+mod reload;
 mod run;
 mod screen;
 mod secrets;
@@ -278,6 +279,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::State { command } => state::state(context, &command).await?,
         Command::Secret { command } => secrets::secret(context, &command).await?,
         Command::Rescan => packages::rescan(context).await?,
+        Command::Reload { plugin, all: _, dry_run } => reload::reload(context, plugin.as_deref(), dry_run).await?,
+        Command::Backups { plugin } => reload::backups(context, &plugin).await?,
+        Command::Rollback { plugin, to, with_state } => reload::rollback(context, &plugin, to, with_state).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

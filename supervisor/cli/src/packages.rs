@@ -197,6 +197,10 @@ fn rescan_text(found: &Rescan, screen: &Screen) -> String {
             text += &format!("{} {how}\n", screen.tone(&one_line(plugin), Tone::Strong));
         }
     }
+    for kept in &found.kept {
+        let told = format!("{} goes on as it was: {}\n", one_line(&kept.plugin), harmless(&kept.reason));
+        text += &screen.tone(&told, Tone::Careful);
+    }
     for rejected in &found.rejected {
         let told = format!("{} is not used: {}\n", harmless(&rejected.path), harmless(&rejected.reason));
         text += &screen.tone(&told, Tone::Careful);
@@ -207,7 +211,7 @@ fn rescan_text(found: &Rescan, screen: &Screen) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use palisade_client::admin::Rejected;
+    use palisade_client::admin::{Kept, Rejected};
 
     #[test]
     fn urls_are_no_paths() {
@@ -278,9 +282,10 @@ mod tests {
             added: vec!["a 1.0.0".into()],
             changed: vec!["b 1.0.0".into()],
             removed: vec!["c 1.0.0".into()],
+            kept: vec![Kept { plugin: "e 1.0.0".into(), reason: "it crashed".into() }],
             rejected: vec![Rejected { path: "/p/d".into(), reason: "it is\x1b odd".into() }],
         };
-        let told = "a 1.0.0 is new\nb 1.0.0 has changed\nc 1.0.0 is gone\n/p/d is not used: it is\\u{1b} odd\n";
+        let told = "a 1.0.0 is new\nb 1.0.0 has changed\nc 1.0.0 is gone\ne 1.0.0 goes on as it was: it crashed\n/p/d is not used: it is\\u{1b} odd\n";
         assert_eq!(rescan_text(&found, &Screen::plain()), told);
         assert_eq!(rescan_text(&Rescan::default(), &Screen::plain()), "");
     }

@@ -1,6 +1,8 @@
 //! `list`, `status`, `info`, and the commands that change what a plugin does.
 
-use palisade_client::admin::{Change, DaemonStatus, Deprecation, Listing, Need, Origin, PluginInfo, PluginStatus};
+use palisade_client::admin::{
+    Change, DaemonStatus, Deprecation, Listing, Need, Origin, PassedOver, PluginInfo, PluginStatus,
+};
 use palisade_client::{CallError, Raw};
 use palisade_protocol::{ActionInfo, ErrorCode, GuaranteeState, StreamInfo, StreamKind};
 use serde::{Deserialize, Serialize};
@@ -205,6 +207,13 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     }
     if let Some(why) = &status.misconfigured {
         fields.prose("config", &screen.tone(&one_line(why), Tone::Careful));
+    }
+    if let Some(PassedOver { digest, reason, at_unix_ms }) = &status.passed_over {
+        let digest = if digest.is_empty() { "none" } else { digest.get(..12).unwrap_or(digest) };
+        let digest = one_line(digest);
+        let text =
+            format!("its folder has {digest} since {}, which is not used: {}", stamp(*at_unix_ms), one_line(reason));
+        fields.prose("package", &screen.tone(&text, Tone::Careful));
     }
     if let Some(lacking) = &status.lacks {
         fields.prose("lacks", &screen.tone(&one_line(lacking), Tone::Careful));

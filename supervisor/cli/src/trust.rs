@@ -65,6 +65,7 @@ pub(crate) fn sign(sign: &Sign, as_json: bool) -> Result<(), Failure> {
             Failure::code(ErrorCode::KeyUnusable, error.to_string())
         }
     })?;
+    expect_folder(&sign.folder, "sign")?;
     let name = sign.key_id.as_ref().unwrap_or(&name);
     let Sealed { manifest, checksum, signature } =
         seal(&sign.folder, &key, name, SystemTime::now()).map_err(|error| not_sealed(&error))?;
@@ -76,6 +77,15 @@ pub(crate) fn sign(sign: &Sign, as_json: bool) -> Result<(), Failure> {
         "key_id": signature.key_id, "signed_at": signature.signed_at.as_str(),
     });
     print(&format!("{told}\n"))
+}
+
+/// What is a file, as an archive is, has no manifest in it that could be read.
+fn expect_folder(folder: &Path, command: &str) -> Result<(), Failure> {
+    if !folder.is_file() {
+        return Ok(());
+    }
+    let failure = Failure::usage(format!("{} is a file; `{command}` takes the folder of a package", folder.display()));
+    Err(failure.with_hint("unpack an archive first, with `tar -xf`; what is installed from one is verified then"))
 }
 
 fn not_sealed(error: &SealError) -> Failure {
@@ -109,6 +119,7 @@ pub(crate) fn verify(verify: Verify, screen: &Screen, as_json: bool) -> Result<(
     let place =
         std::path::absolute(&folder).map_err(|error| Failure::usage(format!("{}: {error}", folder.display())))?;
     let policy = policy.unwrap_or_else(|| rules.policy_of(&place));
+    expect_folder(&folder, "verify")?;
     let (bytes, manifest) = read_manifest(&folder).map_err(|error| not_sealed(&error))?;
     let checksum = tree::checksum(&folder).map_err(|error| not_read(&error))?;
     let candidate = Candidate { manifest: &manifest, bytes: &bytes, checksum: &checksum };

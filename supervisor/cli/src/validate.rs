@@ -11,13 +11,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use palisade_protocol::{ActionInfo, ErrorCode};
+use palisaded::model::check::Checks;
 use palisaded::model::drift::drift;
 use palisaded::model::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
+use palisaded::model::trust::{Policy, Settings};
 use palisaded::store::Program;
-use palisaded::trust::tree::{LEFT_OUT, PACKAGE_BYTES_MAX, PACKAGE_FILES_MAX};
+use palisaded::trust::tree::{self, LEFT_OUT, PACKAGE_BYTES_MAX, PACKAGE_FILES_MAX};
+use palisaded::trust::{Candidate, Held, Rules};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -106,7 +109,11 @@ pub(crate) fn validate(
     });
     let program = program.transpose()?;
     let mut report = Report::default();
-    let manifest = look_at_manifest(folder, &mut report);
+    let read = look_at_manifest(folder, &mut report);
+    if let Some((manifest, text)) = read.as_ref().filter(|_| program.is_none()) {
+        look_at_checksum(folder, manifest, text, &mut report);
+    }
+    let manifest = read.map(|(manifest, _)| manifest);
     // What else lies in the folder is no part of a package whose program lies elsewhere.
     if program.is_none() {
         look_at_files(folder, &mut report);
@@ -161,13 +168,25 @@ fn open(path: &Path) -> Result<(File, Metadata), String> {
     if metadata.is_file() { Ok((file, metadata)) } else { Err("is not a file".to_owned()) }
 }
 
-fn look_at_manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
+/// Whether what is in the package is what its manifest says was signed. The daemon says the same, and where a checksum is required it does not use
+/// the package.
+fn look_at_checksum(folder: &Path, manifest: &Manifest, bytes: &[u8], report: &mut Report) {
+    // What cannot be read is told by what looks at the files.
+    let (Some(_), Ok(checksum)) = (&manifest.checksum, tree::checksum(folder)) else { return };
+    let candidate = Candidate { manifest, bytes, checksum: &checksum };
+    let rules = Rules::open(Settings::default(), Checks::default());
+    if let Ok(Held { warning: Some(warning), .. }) = rules.check(candidate, Policy::None, SystemTime::now()) {
+        report.add(Severity::Warning, Path::new(MANIFEST), Some("checksum".to_owned()), warning);
+    }
+}
+
+fn look_at_manifest(folder: &Path, report: &mut Report) -> Option<(Manifest, Vec<u8>)> {
     let name = Path::new(MANIFEST);
     let (file, metadata) = open(&folder.join(name)).map_err(|what| report.error(name, what)).ok()?;
+    let mut bytes = Vec::new();
     let parsed = match MANIFEST_BYTES_MAX as u64 {
         most if most < metadata.len() => Err(ManifestError::TooLarge),
         _ => {
-            let mut bytes = Vec::new();
             let read = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
             read.map_err(|error| report.error(name, format!("cannot be read: {error}"))).ok()?;
             Manifest::parse(&bytes)
@@ -178,7 +197,7 @@ fn look_at_manifest(folder: &Path, report: &mut Report) -> Option<Manifest> {
             for warning in warnings {
                 report.add(Severity::Warning, name, Some(warning.path.clone()), warning.to_string());
             }
-            Some(manifest)
+            Some((manifest, bytes))
         }
         Err(ManifestError::Fields { errors }) => {
             for error in errors {

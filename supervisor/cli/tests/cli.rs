@@ -93,6 +93,13 @@ async fn nobody_there_is_status_nine_with_a_hint() {
         assert!(stderr.starts_with("palisade: error: no daemon is running: there is no socket at "), "{stderr}");
         assert!(stderr.contains("\nhint: start it with `palisaded --user`"), "{stderr}");
     }
+    // Where nobody says which, each that was looked for is named.
+    let mut unnamed = palisade(&absent, ["list"]);
+    let (status, _, stderr) =
+        finish(unnamed.env_remove("PALISADE_SOCKET").env("XDG_RUNTIME_DIR", folder.path()).spawn().unwrap()).await;
+    let own = folder.path().join("palisade/palisade.sock");
+    assert_eq!(status, 9);
+    assert!(stderr.contains("/run/palisade/palisade.sock") && stderr.contains(own.to_str().unwrap()), "{stderr}");
     // Left behind by a daemon that died, it says so.
     let fake = Fake::new();
     let path = fake.path();

@@ -229,6 +229,25 @@ fn a_program_that_differs_from_its_manifest_is_found_by_executing_it() {
     assert!(problems[0].starts_with("warning main: did not say what actions it has"), "{problems:?}");
 }
 
+/// The checksum is that of all files but the manifest, so it holds until one of them is another.
+#[test]
+fn a_checksum_that_does_not_hold_is_told() {
+    let pinned = |value: &str| manifest(json!({"checksum": {"algorithm": "sha256", "value": value}}));
+    let wrong = "0".repeat(64);
+    let package = Package::new(&pinned(&wrong), "");
+    assert_eq!(package.problems(&[]), (0, vec!["warning plugin.json: checksum".to_owned()]));
+    let report = package.validate(&[]).1;
+    let message = report["problems"][0]["message"].as_str().unwrap();
+    let is_digest = |word: &&str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words = message.split(|letter: char| !letter.is_ascii_alphanumeric());
+    let told: Vec<_> = words.filter(is_digest).collect();
+    assert_eq!((told.len(), told[0]), (2, wrong.as_str()), "{message}");
+    package.write("plugin.json", pinned(told[1]).to_string(), 0o644);
+    assert_eq!(package.problems(&[]), (0, vec![]));
+    package.write("more", "x", 0o644);
+    assert_eq!(package.problems(&[]).1.len(), 1);
+}
+
 #[test]
 fn what_is_no_folder_is_wrong_usage() {
     for path in ["/nonexistent", "/dev/null"] {

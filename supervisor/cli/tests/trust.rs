@@ -170,9 +170,20 @@ fn what_cannot_be_done_is_told_and_changes_nothing() {
         ("keygen name --method rsa", "usage"),
         ("verify search --policy some", "usage"),
         ("verify none", "usage"),
+        ("verify release.key", "usage"),
+        ("sign release.key --key release.key", "usage"),
         ("verify search --config none.toml", "configuration_invalid"),
     ] {
         assert_eq!(place.badly(line)["code"], code, "{line}");
+    }
+    fs::write(place.at("search-1.4.0.tar.zst"), "an archive").unwrap();
+    for (line, command) in
+        [("verify search-1.4.0.tar.zst", "verify"), ("sign search-1.4.0.tar.zst --key release.key", "sign")]
+    {
+        let error = place.badly(line);
+        let message = format!("search-1.4.0.tar.zst is a file; `{command}` takes the folder of a package");
+        assert_eq!(error["message"], message, "{line}");
+        assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("tar -xf")), "{error}");
     }
     std::os::unix::fs::symlink("run", place.at("search/link")).unwrap();
     assert_eq!(place.badly("sign search --key release.key")["code"], "configuration_invalid");

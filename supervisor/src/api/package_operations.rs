@@ -37,6 +37,9 @@ pub(super) const NAMES: &[&str] = &[
     "state_show",
     "state_import",
     "state_reset",
+    "reload",
+    "backups",
+    "rollback",
 ];
 
 #[derive(Deserialize)]
@@ -163,6 +166,29 @@ struct UpdateParams {
     major: bool,
     #[serde(default)]
     force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadParams {
+    plugin: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackupsParams {
+    plugin: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollbackParams {
+    plugin: String,
+    to: Option<u64>,
+    #[serde(default)]
+    with_state: bool,
 }
 
 impl Service {
@@ -293,6 +319,21 @@ impl Service {
                 parameters::<NoParams>(params)?;
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.rescan(Trusting::Nothing).await }).await?)
+            }
+            "reload" => {
+                let ReloadParams { plugin, dry_run } = parameters(params)?;
+                let packages = self.changeable()?;
+                let work = async move { packages.reloads(plugin.as_deref(), dry_run, &who).await };
+                value(&to_its_end(work).await?)
+            }
+            "backups" => {
+                let BackupsParams { plugin } = parameters(params)?;
+                Ok(json!({ "backups": value(&self.packages()?.backups(&plugin).await?)? }))
+            }
+            "rollback" => {
+                let RollbackParams { plugin, to, with_state } = parameters(params)?;
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.rollback(&plugin, to, with_state, &who).await }).await?)
             }
             _ => {
                 let Which { plugin, version } = parameters(params)?;

@@ -227,6 +227,19 @@ pub const ACTIONS: &[Row] = &[
     ),
     ("state_reset", "Has a plugin keep nothing any more.", &[PLUGIN], false),
     ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
+    (
+        "reload",
+        "Gives a plugin, or all, the package in its folder, once a process of it is active.",
+        &[PLUGIN_OPTIONAL, ("dry_run", "boolean", false)],
+        false,
+    ),
+    ("backups", "The packages of a plugin that served before.", &[PLUGIN], false),
+    (
+        "rollback",
+        "Returns to a package that served before.",
+        &[PLUGIN, ("to", "integer", false), ("with_state", "boolean", false)],
+        false,
+    ),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -257,6 +270,8 @@ pub const CHANGES: &[&str] = &[
     "state_export",
     "state_import",
     "state_reset",
+    "reload",
+    "rollback",
     "shutdown",
 ];
 

@@ -80,6 +80,8 @@ pub struct Manifest {
     pub restart: RestartPolicy,
     pub environment: BTreeMap<String, String>,
     pub on_pause: OnPause,
+    /// No two processes of it may run at once: one whose package is exchanged stops first.
+    pub exclusive: bool,
     pub on_overdue: OnOverdue,
     pub watchdog: watchdog::Settings,
     /// Between the cancellation of a call and giving it up.
@@ -347,6 +349,7 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
     let environment = read_environment(&mut root);
     let on_pause =
         root.choice("on_pause", &[("wait", OnPause::Wait), ("refuse", OnPause::Refuse)]).unwrap_or(OnPause::Wait);
+    let exclusive = root.boolean("exclusive").unwrap_or(false);
     let on_overdue = read_on_overdue(&mut root);
     let watchdog = read_watchdog(&mut root);
     let cancel_grace = root.seconds("cancel_grace_seconds", SHORT).unwrap_or(Duration::from_secs(2));
@@ -375,6 +378,7 @@ fn read_manifest(mut root: Table<'_, '_>) -> Option<Manifest> {
         restart,
         environment,
         on_pause,
+        exclusive,
         on_overdue,
         watchdog,
         cancel_grace,

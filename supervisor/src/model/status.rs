@@ -92,6 +92,9 @@ pub struct PluginStatus {
     /// Somebody has said that it is better not used any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,
+    /// The package in its folder, where that is another one and is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<PassedOver>,
     pub state: PluginState,
     /// Why it is in this state, where that is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,6 +128,17 @@ pub struct PluginStatus {
     #[serde(default)]
     pub not_enforced: Vec<NotEnforced>,
     pub calls: CallCounters,
+}
+
+/// A package that is not used, while the one before serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// The digest of its snapshot.
+    pub digest: String,
+    /// Why: a sentence.
+    pub reason: String,
+    /// Since when.
+    pub at_unix_ms: u64,
 }
 
 /// That a version is better not used any more: it takes calls, and others are chosen before it.
@@ -390,6 +404,7 @@ mod tests {
             lacks: None,
             misconfigured: None,
             deprecated: Some(Deprecation { at_unix_ms: 3, by: "uid:0".into(), reason: None }),
+            passed_over: None,
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),
             since_unix_ms: 1,

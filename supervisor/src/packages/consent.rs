@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::prepare::{self, Evidence, Prepared};
+use super::reload::is_of;
 use super::{Packages, lock, run, the_one};
 use crate::events::{EventKind, unix_ms};
 use crate::model::generation::StopWhy;
@@ -228,13 +230,21 @@ impl Packages {
             let asks = |handle: &&Handle| {
                 handle.awaits_consent() || (!awaiting && !handle.blueprint().consent.verdict.items.is_empty())
             };
-            return Ok(registry.all().filter(asks).map(permissions).collect());
+            let waiting: Vec<_> = lock(&self.awaiting).values().cloned().collect();
+            return Ok(registry.all().chain(&waiting).filter(asks).map(permissions).collect());
         };
+        let waits = |id: &PluginId| lock(&self.awaiting).get(id).cloned();
         if version.is_some() {
-            return Ok(vec![permissions(registry.find_any(plugin, version)?)]);
+            let id = registry.find_any(plugin, None)?.id();
+            let waiting = waits(id).filter(|one| Some(one.version().to_string().as_str()) == version);
+            // The package that it is to be may have the version of the one that there is.
+            let there = registry.find_any(plugin, version);
+            let there = if waiting.is_some() { there.ok() } else { Some(there?) };
+            return Ok(there.into_iter().chain(&waiting).map(permissions).collect());
         }
         let id = registry.find_any(plugin, None)?.id().clone();
-        Ok(registry.versions(&id).map(|(_, handle)| permissions(handle)).collect())
+        let waiting = waits(&id);
+        Ok(registry.versions(&id).map(|(_, handle)| handle).chain(&waiting).map(permissions).collect())
     }
 
     /// Notes what an operator grants, and lets the plugin have it: it is made anew, and takes calls.
@@ -245,7 +255,7 @@ impl Packages {
     /// `plugin_not_found`, `version_not_found`; `invalid_params` for what it does not ask for, or asks for without saying for what, where
     /// several versions fit, the configuration decides, or the package is another than was shown; `permission_denied` for what a rule
     /// denies; `resource_exhausted` where it cannot be noted.
-    pub async fn grant(&self, grant: &Grant, who: &str) -> Result<super::Said, ErrorBody> {
+    pub async fn grant(self: &Arc<Self>, grant: &Grant, who: &str) -> Result<super::Said, ErrorBody> {
         let one_word = self.consenting.lock().await;
         let registry = self.registry()?;
         let names = grant.permissions.as_ref().is_some_and(|named| !named.is_empty());
@@ -290,6 +300,7 @@ impl Packages {
         self.say(&handle, "grant", said, agreed, &digest, who).await?.map_err(not_written)?;
         drop(one_word);
         self.renew_all(&id, &running(&registry, &id)).await?;
+        self.try_awaiting(&id, who).await?;
         Ok(self.said(self.now(&handle)?))
     }
 
@@ -299,7 +310,7 @@ impl Packages {
     ///
     /// # Errors
     /// As [`Packages::grant`], but for `permission_denied`; `invalid_params` also for a part of something that was granted as a whole.
-    pub async fn revoke(&self, revocation: &Revocation, who: &str) -> Result<super::Said, ErrorBody> {
+    pub async fn revoke(self: &Arc<Self>, revocation: &Revocation, who: &str) -> Result<super::Said, ErrorBody> {
         let one_word = self.consenting.lock().await;
         let registry = self.registry()?;
         let (plugin, version) = (&revocation.plugin, revocation.version.as_deref());
@@ -317,7 +328,9 @@ impl Packages {
         } else {
             let meant = |(there, _): &(&semver::Version, &Handle)| version.is_none() || *there == handle.version();
             let mut all: Vec<Item> = Vec::new();
-            for (_, one) in registry.versions(&id).filter(meant) {
+            let waiting = lock(&self.awaiting).get(&id).cloned();
+            let waiting = waiting.iter().map(|waiting| (waiting.version(), waiting));
+            for (_, one) in registry.versions(&id).chain(waiting).filter(meant) {
                 let decided = one.blueprint().consent.verdict.items.iter().map(|decided| decided.item.clone());
                 let asked = items(&one.blueprint().manifest.permission_requests).into_iter().map(|(item, _)| item);
                 for item in decided.chain(asked) {
@@ -346,6 +359,7 @@ impl Packages {
         drop(one_word);
         let none = BTreeSet::new();
         self.renew_all(&id, if revocation.stop { &none } else { &running }).await?;
+        self.try_awaiting(&id, who).await?;
         let anew = self.now(&handle)?;
         if revocation.stop {
             let registry = self.registry()?;
@@ -410,7 +424,7 @@ impl Packages {
             self.live.replace(changed);
         }
         let renewed: Vec<_> =
-            renewed.into_iter().map(|(handle, task, anew)| (self.leave(handle, task), anew)).collect();
+            renewed.into_iter().map(|(handle, task, anew)| (self.leave(handle, task, Some(&anew)), anew)).collect();
         for (leaving, anew) in renewed {
             leaving.ended().await;
             self.set_off(&anew).await;
@@ -424,6 +438,10 @@ impl Packages {
     /// What there is now of the version that this was.
     fn now(&self, handle: &Handle) -> Result<Handle, ErrorBody> {
         let registry = self.registry()?;
+        let is_same = |one: &&Handle| handle.blueprint().snapshot().is_ok_and(|snapshot| is_of(one, &snapshot.digest));
+        if let Some(waiting) = lock(&self.awaiting).get(handle.id()).filter(is_same) {
+            return Ok(waiting.clone());
+        }
         registry.find_any(handle.id().as_str(), Some(&format!("={}", handle.version()))).cloned()
     }
 
@@ -435,11 +453,15 @@ impl Packages {
         version: Option<&str>,
         what: Decidable,
     ) -> Result<Handle, ErrorBody> {
-        let handle = match version {
-            Some(_) => the_one(registry, plugin, version)?,
-            None => {
+        let waiting = lock(&self.awaiting).get(registry.find_any(plugin, None)?.id()).cloned();
+        let named = waiting.as_ref().filter(|one| Some(one.version().to_string().as_str()) == version);
+        let handle = match (version, named) {
+            (Some(_), Some(waiting)) => waiting.clone(),
+            (Some(_), None) => the_one(registry, plugin, version)?,
+            (None, _) => {
                 let id = registry.find_any(plugin, None)?.id();
-                let mut awaiting = registry.versions(id).map(|(_, handle)| handle).filter(|one| one.awaits_consent());
+                let all = registry.versions(id).map(|(_, handle)| handle).chain(&waiting);
+                let mut awaiting = all.filter(|one| one.awaits_consent());
                 match (awaiting.next(), awaiting.next()) {
                     (Some(only), None) => only.clone(),
                     _ => the_one(registry, plugin, None)?,
@@ -628,12 +650,13 @@ impl Packages {
 }
 
 /// What a version was made from.
-fn found_of(handle: &Handle) -> Found {
+pub(super) fn found_of(handle: &Handle) -> Found {
     let blueprint = handle.blueprint();
     Found {
         manifest: blueprint.manifest.clone(),
         path: blueprint.source.clone(),
         warnings: blueprint.found_warnings.clone(),
+        passed_over: blueprint.passed_over(),
     }
 }
 

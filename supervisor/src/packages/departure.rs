@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::{Packages, end, lock};
 use crate::model::ids::PluginId;
-use crate::plugin::handle::Handle;
+use crate::plugin::handle::{Command, Handle};
 
 /// The end of a plugin that leaves. It comes whether anybody waits for it or not.
 #[derive(Debug, Clone)]
@@ -34,9 +34,10 @@ impl Departure {
 }
 
 impl Packages {
-    /// Has a plugin end that no new call reaches any more: those under way end as at a stop. Does not wait; to be told together with the
-    /// change of the registry, with nothing awaited between the two.
-    pub(super) fn leave(&self, handle: Handle, task: Option<JoinHandle<()>>) -> Departure {
+    /// Has a plugin end that no new call reaches any more: those under way end as at a stop, and those that no process was given go to
+    /// its `successor`, if it has one. Does not wait; to be told together with the change of the registry, with nothing awaited between
+    /// the two.
+    pub(super) fn leave(&self, handle: Handle, task: Option<JoinHandle<()>>, successor: Option<&Handle>) -> Departure {
         let (ending, ended) = watch::channel(());
         let departure = Departure { handle: handle.clone(), ended };
         let departures = self.departures.clone();
@@ -46,12 +47,28 @@ impl Packages {
             departures.retain(|other| !other.is_over());
             departures.push(departure.clone());
         }
+        if let Some(successor) = successor {
+            handle.succeeded_by(successor);
+        }
         tokio::spawn(async move {
+            handle.tell(Command::HandOver).await;
             end(&handle, task).await;
             drop(ending);
             lock(&departures).retain(|other| !other.is_over());
         });
         departure
+    }
+
+    /// Counts a plugin that is being tried among those that leave, until what is returned is dropped.
+    pub(super) fn expect(&self, handle: &Handle) -> watch::Sender<()> {
+        let (ending, ended) = watch::channel(());
+        lock(&self.departures).push(Departure { handle: handle.clone(), ended });
+        ending
+    }
+
+    /// It serves, and leaves no more.
+    pub(super) fn no_departure(&self, handle: &Handle) {
+        lock(&self.departures).retain(|departure| !departure.handle.is(handle));
     }
 
     /// Whether a version of that id is leaving.

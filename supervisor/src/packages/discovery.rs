@@ -8,7 +8,7 @@
 //! cannot be used keeps no other from being used.
 //! Elsewhere: whether a package has changed is `store::Stamp`'s answer; what is kept of it `store::database`'s.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -55,18 +55,83 @@ pub fn look(
 
 /// The same in directories that were listed already.
 pub(super) fn look_at(listing: Listing, store: &Store, rules: &Rules, database: &Database) -> Looked {
+    look_at_some(listing, store, rules, database, None)
+}
+
+/// The same of some packages, where not everything is looked at.
+pub(super) fn look_at_some(
+    listing: Listing,
+    store: &Store,
+    rules: &Rules,
+    database: &Database,
+    present: Option<Present>,
+) -> Looked {
     let form = form(rules);
     let remembered = form.as_deref().map_or(Ok(Vec::new()), |form| database.remembered(form));
     let remembered = remembered.unwrap_or_else(|error| {
         tracing::warn!(%error, "what was found earlier is not known, and every package is read");
         Vec::new()
     });
-    look_through(listing, store, rules, remembered, form.map(|form| (form, database)))
+    look_through(listing, store, rules, remembered, form.map(|form| (form, database)), present.as_ref())
 }
 
 /// The same where nothing is believed of what was found earlier.
 pub(super) fn look_anew(listing: Listing, store: &Store, rules: &Rules, database: &Database) -> Looked {
-    look_through(listing, store, rules, Vec::new(), form(rules).map(|form| (form, database)))
+    look_through(listing, store, rules, Vec::new(), form(rules).map(|form| (form, database)), None)
+}
+
+/// What there is while only some packages are looked at. The others stay as they are, whatever state their folders may be in.
+#[derive(Debug)]
+pub(super) struct Present {
+    /// The folders of those that are looked at.
+    pub(super) looked_at: BTreeSet<PathBuf>,
+    /// The plugins, by their folders.
+    pub(super) used: HashMap<PathBuf, Staged>,
+    /// What is not used.
+    pub(super) rejected: HashMap<PathBuf, Rejected>,
+}
+
+/// What is known of a folder.
+enum Known {
+    /// It has to be read, and this came of it.
+    Read(Result<Read, Unread>),
+    /// It is as it was.
+    Used(Staged),
+    Rejected(Rejected),
+    /// It is new, and is not looked at yet.
+    Nothing,
+}
+
+impl Present {
+    /// Lists those as well that are not looked at and of which just now there is nothing to be seen, as someone is changing them.
+    pub(super) fn complete(&self, listing: &mut Listing, directories: &[PathBuf]) {
+        let place = |path: &Path| {
+            directories.iter().position(|directory| path == directory || path.parent() == Some(directory))
+        };
+        let there: HashSet<PathBuf> = listing.folders.iter().cloned().collect();
+        let stays =
+            |path: &&PathBuf| !self.looked_at.contains(*path) && !there.contains(*path) && place(path).is_some();
+        let staying: Vec<PathBuf> = self.used.keys().filter(stays).cloned().collect();
+        if staying.is_empty() {
+            return;
+        }
+        listing.rejected.retain(|rejected| !staying.contains(&rejected.path));
+        listing.folders.extend(staying);
+        listing.folders.sort_by_cached_key(|path| (place(path), path.clone()));
+    }
+
+    fn of(&self, folder: &Path) -> Option<Known> {
+        if self.looked_at.contains(folder) {
+            return None;
+        }
+        match (self.used.get(folder), self.rejected.get(folder)) {
+            (Some(used), _) => Some(Known::Used(used.clone())),
+            // What comes before it may be gone.
+            (None, Some(rejected)) if rejected.shadowed => None,
+            (None, Some(rejected)) => Some(Known::Rejected(rejected.clone())),
+            (None, None) => Some(Known::Nothing),
+        }
+    }
 }
 
 /// A package whose manifest is known.
@@ -77,6 +142,8 @@ struct Read {
     stamp: Option<Stamp>,
     /// What is presumed of it.
     admitted: Option<Admitted>,
+    /// What there is of it already, where it is not looked at.
+    used: Option<Result<Snapshot, LaunchFailure>>,
 }
 
 fn look_through(
@@ -85,39 +152,57 @@ fn look_through(
     rules: &Rules,
     remembered: Vec<Remembered>,
     into: Option<(String, &Database)>,
+    present: Option<&Present>,
 ) -> Looked {
     let Listing { folders, mut rejected } = listing;
     let remembered: HashMap<_, _> = remembered.into_iter().map(|one| (one.path.clone(), one)).collect();
-    let read = blocking::share(&folders, |folder| read(folder, remembered.get(folder), store, rules));
+    let read = blocking::share(&folders, |folder| {
+        let present = present.and_then(|present| present.of(folder));
+        present.unwrap_or_else(|| Known::Read(read(folder, remembered.get(folder), store, rules)))
+    });
     let mut first: HashMap<(PluginId, Version), PathBuf> = HashMap::new();
     let mut winners = Vec::new();
     for (folder, read) in folders.iter().zip(read) {
-        match read {
-            Ok(read) => {
-                let Manifest { id, version, .. } = &read.found.manifest;
-                match first.get(&(id.clone(), version.clone())) {
-                    Some(earlier) => rejected.push(shadowed(folder.clone(), &read.found.manifest, earlier)),
-                    None => {
-                        first.insert((id.clone(), version.clone()), folder.clone());
-                        winners.push(read);
-                    }
-                }
+        let read = match read {
+            Known::Read(Ok(read)) => read,
+            Known::Used((found, snapshot)) => {
+                Read { found, text: Vec::new(), stamp: None, admitted: None, used: Some(snapshot) }
             }
-            Err(unread) => rejected.push(unread.rejected(folder.clone())),
+            Known::Read(Err(unread)) => {
+                rejected.push(unread.rejected(folder.clone()));
+                continue;
+            }
+            Known::Rejected(known) => {
+                rejected.push(known);
+                continue;
+            }
+            Known::Nothing => continue,
+        };
+        let Manifest { id, version, .. } = &read.found.manifest;
+        match first.get(&(id.clone(), version.clone())) {
+            Some(earlier) => rejected.push(shadowed(folder.clone(), &read.found.manifest, earlier)),
+            None => {
+                first.insert((id.clone(), version.clone()), folder.clone());
+                winners.push(read);
+            }
         }
     }
     // In the order of the folders, wherever it was noticed.
     let places: BTreeMap<_, _> = folders.iter().enumerate().map(|(place, folder)| (folder, place)).collect();
     rejected.sort_by_cached_key(|rejected| places.get(&rejected.path).copied());
-    let admitted = blocking::share(&winners, |read| match &read.admitted {
-        Some(_) => None,
-        None => Some(examine(read, store, rules)),
+    let admitted = blocking::share(&winners, |read| match (&read.admitted, &read.used) {
+        (None, None) => Some(examine(read, store, rules)),
+        _ => None,
     });
     let mut looked = Looked { staged: Vec::with_capacity(winners.len()), rejected, unseen: Vec::new() };
     let mut new = Vec::new();
     let mut known = HashSet::new();
     for (read, admitted) in winners.into_iter().zip(admitted) {
-        let Read { mut found, text, stamp, admitted: presumed } = read;
+        let Read { mut found, text, stamp, admitted: presumed, used } = read;
+        if let Some(used) = used {
+            looked.staged.push((found, used));
+            continue;
+        }
         let is_new = admitted.is_some();
         let snapshot = match presumed.map(Ok).or(admitted) {
             Some(Ok(admitted)) => {
@@ -149,8 +234,13 @@ fn look_through(
         looked.staged.push((found, snapshot));
     }
     let (packages, unchanged) = (looked.staged.len(), known.len() - new.len());
-    tracing::info!(packages, unchanged, "looked into the plugin directories");
-    let gone: Vec<_> = remembered.keys().filter(|path| !known.contains(*path)).map(PathBuf::as_path).collect();
+    match present {
+        None => tracing::info!(packages, unchanged, "looked into the plugin directories"),
+        Some(present) => tracing::debug!(packages = ?present.looked_at, "looked at packages that have changed"),
+    }
+    let is_looked_at = |path: &Path| present.is_none_or(|present| present.looked_at.contains(path));
+    let is_gone = |path: &&Path| !known.contains(*path) && is_looked_at(path);
+    let gone: Vec<_> = remembered.keys().map(PathBuf::as_path).filter(is_gone).collect();
     if let Some((form, database)) = into
         && !(new.is_empty() && gone.is_empty())
         && let Err(error) = database.remember(&form, &new, &gone)
@@ -166,7 +256,7 @@ fn read(folder: &Path, remembered: Option<&Remembered>, store: &Store, rules: &R
     }
     let stamp = Stamp::take(folder);
     let (found, text) = registry::read_with_text(folder)?;
-    Ok(Read { found, text, stamp, admitted: None })
+    Ok(Read { found, text, stamp, admitted: None, used: None })
 }
 
 /// What a package is that was not presumed; or why it is not used, and whether that says nothing of it.
@@ -202,8 +292,8 @@ fn presume(folder: &Path, remembered: &Remembered, store: &Store, rules: &Rules)
     let Warnings(warnings, inspected) = Warnings::read(&remembered.warnings)?;
     let snapshot = store.presume(&remembered.digest, &remembered.checksum)?;
     let admitted = admission::presume(snapshot, inspected, rules, folder, (&manifest, &remembered.manifest)).ok()?;
-    let found = Found { manifest, path: folder.to_owned(), warnings };
-    Some(Read { found, text: Vec::new(), stamp: None, admitted: Some(admitted) })
+    let found = Found { manifest, path: folder.to_owned(), warnings, passed_over: None };
+    Some(Read { found, text: Vec::new(), stamp: None, admitted: Some(admitted), used: None })
 }
 
 /// What was odd about the manifest, and about the program.
@@ -223,7 +313,8 @@ impl Warnings {
 /// What is said of a package that another of the same id and version goes before.
 pub(super) fn shadowed(path: PathBuf, manifest: &Manifest, earlier: &Path) -> Rejected {
     let Manifest { id, version, .. } = manifest;
-    Rejected::new(path, format!("{id} {version} is shadowed by {}, which comes first", earlier.display()))
+    let reason = format!("{id} {version} is shadowed by {}, which comes first", earlier.display());
+    Rejected { shadowed: true, ..Rejected::new(path, reason) }
 }
 
 /// What is another wherever what was found may not be believed: by another build of the daemon, for another user, or where other checks

@@ -1,19 +1,27 @@
 //! What there is when the daemon starts, and how it comes to life.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use semver::Version;
 
 use super::discovery::{self, Looked, shadowed};
 use super::prepare::Staged;
 use super::record::Loaded;
+use super::reload::UNTRIED;
 use super::{INSTALLED_MAX, Packages, lock, record};
 use crate::blocking;
+use crate::events::unix_ms;
 use crate::model::ids::PluginId;
-use crate::registry::{DirectoryError, Found, Registry, Rejected};
+use crate::model::status::PassedOver;
+use crate::plugin::admission;
+use crate::registry::{self, DirectoryError, Found, Registry, Rejected};
+use crate::state::States;
+use crate::store::database::Database;
+use crate::store::database::reloads::{Bad, Serving};
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
 
@@ -33,6 +41,15 @@ pub struct Gathered {
     pub(super) kept: Vec<Snapshot>,
 }
 
+/// When it is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// Before there is any plugin: of what was changed meanwhile the package that served last is used, until the changed one was tried.
+    Starting,
+    /// While there are plugins.
+    Running,
+}
+
 impl Packages {
     /// Finds all packages and copies them into the store, those of the plugin directories first. Ends early when the store is closed.
     ///
@@ -41,13 +58,16 @@ impl Packages {
     pub async fn gather(&self) -> io::Result<Result<Gathered, DirectoryError>> {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
+        let states = self.around.states.clone();
         blocking::run(move || {
             let looked = discovery::look(&directories, &store, &host.rules, &database)?;
             let switched = database.switched().unwrap_or_else(|error| {
                 tracing::error!(%error, "which versions are disabled is not known; it is as their manifests say");
                 BTreeMap::new()
             });
-            Ok(Gathered::of(looked, switched, &records, &store, &host.rules))
+            let mut gathered = Gathered::of(looked, switched, &records, &store, &host.rules);
+            gathered.pass_over(&store, &host.rules, &database, When::Starting, &states);
+            Ok(gathered)
         })
         .await
     }
@@ -60,6 +80,8 @@ impl Packages {
         // Nobody has used anything yet: what cannot be looked at fails, and says so.
         let Gathered { staged, rejected, unseen: _, switched, kept } = gathered;
         *lock(&self.kept) = kept;
+        self.hold_backups().await;
+        self.know_serving().await;
         for rejected in &rejected {
             tracing::warn!(package = %rejected.path.display(), reason = %rejected.reason, "package not used");
         }
@@ -91,6 +113,16 @@ impl Packages {
     }
 }
 
+impl Packages {
+    /// Reads what served last, so that only what is new is written.
+    async fn know_serving(&self) {
+        let database = self.database.clone();
+        if let Ok(Ok(serving)) = blocking::run(move || database.serving()).await {
+            *lock(&self.serving) = serving;
+        }
+    }
+}
+
 impl Gathered {
     /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
     pub(super) fn of(looked: Looked, switched: Switched, records: &Path, store: &Store, rules: &Rules) -> Self {
@@ -103,6 +135,75 @@ impl Gathered {
     /// The ids of all that was found.
     pub fn ids(&self) -> impl Iterator<Item = &PluginId> {
         self.staged.iter().map(|(found, _)| &found.manifest.id)
+    }
+
+    /// Puts in the place of packages that have failed what served before, as far as that can still be used.
+    pub(super) fn pass_over(&mut self, store: &Store, rules: &Rules, database: &Database, when: When, states: &States) {
+        let bad = database.bad().unwrap_or_else(|error| {
+            tracing::error!(%error, "which packages have failed is not known; each is tried again");
+            BTreeMap::new()
+        });
+        let mut serving = database.serving().unwrap_or_else(|error| {
+            tracing::error!(%error, "what served last is not known, and each package is used as it is");
+            Serving::new()
+        });
+        if bad.is_empty() && serving.is_empty() {
+            return;
+        }
+        self.stand_in(&serving, store, rules);
+        if when == When::Running {
+            // What has changed meanwhile is tried by who looks.
+            serving.clear();
+        }
+        let others: BTreeSet<_> = self.staged.iter().map(|(found, _)| version_of(found)).collect();
+        for (found, snapshot) in &mut self.staged {
+            let Ok(now) = &*snapshot else { continue };
+            let id = &found.manifest.id;
+            let untried = || {
+                let instead =
+                    serving.get(&(id.clone(), found.path.clone())).filter(|last| **last != now.digest)?.clone();
+                Some(Bad { at_unix_ms: unix_ms(SystemTime::now()), reason: UNTRIED.to_owned(), instead })
+            };
+            let Some(bad) = bad.get(&(id.clone(), now.digest.clone())).cloned().or_else(untried) else { continue };
+            match kept(&bad.instead, &found.path, store, rules) {
+                // It serves already: what the plugin keeps has been brought into its form, and nobody else may use that.
+                Ok((before, _)) if bad.reason == UNTRIED && has_form_of(states, found, &before) => {}
+                Ok((before, copy)) if before.manifest.id == found.manifest.id => {
+                    let (was, is) = (version_of(found), version_of(&before));
+                    if was != is && others.contains(&is) {
+                        tracing::warn!(plugin = %is.0, version = %is.1, "it would be there twice, and the failed package is tried again");
+                        continue;
+                    }
+                    let reason = bad.reason.clone();
+                    let passed_over = PassedOver { digest: now.digest.clone(), reason, at_unix_ms: bad.at_unix_ms };
+                    *found = Found { path: found.path.clone(), passed_over: Some(passed_over), ..before };
+                    *snapshot = Ok(copy);
+                }
+                Ok(_) => {
+                    tracing::warn!(plugin = %found.manifest.id, "what served before is another plugin; the failed package is tried again")
+                }
+                Err(reason) => tracing::warn!(
+                    plugin = %found.manifest.id, %reason,
+                    "what served before cannot be used, and the failed package is tried again"
+                ),
+            }
+        }
+    }
+
+    /// Has what served last stand in for what is no package any more, or not yet, in the same folder.
+    fn stand_in(&mut self, serving: &Serving, store: &Store, rules: &Rules) {
+        for rejected in self.rejected.iter().filter(|rejected| !rejected.unseen) {
+            for ((id, _), digest) in serving.iter().filter(|((_, path), _)| *path == rejected.path) {
+                let Ok((before, copy)) = kept(digest, &rejected.path, store, rules) else { continue };
+                let is = version_of(&before);
+                if is.0 != *id || self.staged.iter().any(|(found, _)| version_of(found) == is) {
+                    continue;
+                }
+                let (reason, at_unix_ms) = (rejected.reason.clone(), unix_ms(SystemTime::now()));
+                let passed_over = Some(PassedOver { digest: String::new(), reason, at_unix_ms });
+                self.staged.push((Found { path: rejected.path.clone(), passed_over, ..before }, Ok(copy)));
+            }
+        }
     }
 
     /// Adds what was installed, unless a plugin directory has that version.
@@ -146,4 +247,24 @@ impl Gathered {
             }
         }
     }
+}
+
+/// Whether what the plugin keeps has the form of this package, and no other can read it.
+fn has_form_of(states: &States, now: &Found, before: &Found) -> bool {
+    // What cannot be read is told to whoever asks for it.
+    let stored = states.of(&now.manifest.id).stored_schema().unwrap_or_default();
+    stored.is_some() && stored == now.manifest.state_schema && stored > Some(before.manifest.state_schema.unwrap_or(0))
+}
+
+/// The copy of this digest that is in the store, of what was in that folder, if it can still be used.
+fn kept(digest: &str, folder: &Path, store: &Store, rules: &Rules) -> Result<(Found, Snapshot), String> {
+    let copy = store.take(digest).map_err(|error| error.to_string())?;
+    let mut before = registry::read(&copy.path)?;
+    let warnings = admission::vouch(&copy, rules, folder, &before.manifest);
+    before.warnings.extend(warnings.map_err(|failure| failure.message)?);
+    Ok((before, copy))
+}
+
+fn version_of(found: &Found) -> (PluginId, Version) {
+    (found.manifest.id.clone(), found.manifest.version.clone())
 }

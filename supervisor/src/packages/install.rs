@@ -9,12 +9,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::record::{self, Record};
+use super::reload::Candidate;
 use super::source::{self, Source};
 use super::{INSTALLED_MAX, Packages, lock, no_room, run};
 use crate::archive::{self, ArchiveError};
 use crate::events::{EventKind, unix_ms};
 use crate::model::manifest::Manifest;
 use crate::plugin::admission;
+use crate::plugin::handle::Handle;
 use crate::registry::{self, Found, Registry, Unread};
 use crate::store::{Snapshot, Store, StoreError};
 use crate::trust::Rules;
@@ -36,7 +38,7 @@ pub struct Installed {
 }
 
 /// A package that is in the store, and not installed yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Taken {
     pub found: Found,
     pub snapshot: Snapshot,
@@ -54,11 +56,17 @@ impl Packages {
     /// # Errors
     /// `configuration_invalid` for a package that cannot be used, with all that is wrong with it; `invalid_params` where that version is
     /// there already in another form, or there is no folder or archive; `dependency_unavailable` where what it needs is not here, unless `force` is
-    /// given; `resource_exhausted` where there is no room.
+    /// given; `resource_exhausted` where there is no room; what a process of it fails with, where it is to take the place of one that serves.
     pub async fn install(&self, from: &str, force: bool, who: &str) -> Result<Installed, ErrorBody> {
         let taken = self.take_in(&source::path_of(from)?).await?;
-        let _one_change = self.changing.lock().await;
-        self.put_in(taken, force, who).await
+        let mut tried = self.try_first(&taken, force).await?;
+        let one_change = self.changing.lock().await;
+        let done = self.put_in(taken, &mut tried, force, who).await;
+        drop(one_change);
+        if let Some((candidate, _)) = tried {
+            candidate.end().await;
+        }
+        done
     }
 
     /// Copies a package into the store, for good, and reads the copy. Nothing else waits for that.
@@ -67,8 +75,15 @@ impl Packages {
         run(move || take_in(&store, &host.rules, &source)).await?
     }
 
-    /// Has a package that was copied be an installed one. The caller sees to it that nothing else changes meanwhile.
-    pub(super) async fn put_in(&self, taken: Taken, force: bool, who: &str) -> Result<Installed, ErrorBody> {
+    /// Has a package that was copied be an installed one; if it was tried, with the process that it has then. The caller sees to it that
+    /// nothing else changes meanwhile.
+    pub(super) async fn put_in(
+        &self,
+        taken: Taken,
+        tried: &mut Option<(Candidate, Handle)>,
+        force: bool,
+        who: &str,
+    ) -> Result<Installed, ErrorBody> {
         let Taken { found, snapshot, source, enabled } = taken;
         let (id, version) = (found.manifest.id.clone(), found.manifest.version.clone());
         let mut answer = Installed {
@@ -148,14 +163,20 @@ impl Packages {
             drop(self.take_kept(&there));
             (lock(&self.tasks).remove(&(id.clone(), version.clone())), there)
         });
-        let handle = self.make(prepared);
+        let (handle, after) = match tried.take() {
+            Some((candidate, after)) => (self.take_in_candidate(candidate), Some(after)),
+            None => (self.make(prepared), None),
+        };
         handle.set_enabled(before.as_ref().map_or(enabled, |(_, there)| there.is_enabled()));
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());
         registry.forgive(&id, &version);
         self.live.replace(registry);
+        if let Some(after) = after {
+            self.put_on_probation(&after, &handle, None);
+        }
         if let Some((task, there)) = before {
-            self.leave(there, task);
+            self.leave(there, task, Some(&handle));
         }
         self.tell(EventKind::PackageInstalled, &id, &version, None);
         self.set_off(&handle).await;

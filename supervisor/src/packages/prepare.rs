@@ -32,7 +32,7 @@ use crate::trust::{Candidate, Rules, canonical};
 pub(super) type Staged = (Found, Result<Snapshot, LaunchFailure>);
 
 /// A package of which a plugin can be made.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Prepared {
     pub found: Found,
     pub snapshot: Result<Snapshot, LaunchFailure>,

@@ -116,7 +116,7 @@ impl Packages {
         self.tell(EventKind::PackageRemoved, &id, &version, None);
         let task = lock(&self.tasks).remove(&(id.clone(), version.clone()));
         // Its calls may take their time; nobody else waits for them.
-        let departure = self.leave(handle.clone(), task);
+        let departure = self.leave(handle.clone(), task, None);
         drop(one_change);
         departure.ended().await;
         let _one_change = self.alone_with(&id).await;
@@ -245,6 +245,10 @@ impl Packages {
         self.know_no_configuration(id);
         self.secrets.forget(id);
         self.deprecations.forget_all(id);
+        lock(&self.serving).retain(|(of, _), _| of != id);
+        lock(&self.probations).remove(id);
+        // What served before is kept no longer.
+        self.hold_backups().await;
         Ok(gone)
     }
 }

@@ -1,20 +1,26 @@
 //! What has changed in the plugin directories while the daemon runs, and what follows.
 //!
 //! Everything is found as by a daemon that starts now, and compared with what there is: so the registry comes out as that daemon's would,
-//! also where the first of two packages of the same id and version goes and the second appears. Packages that are as they were go on.
+//! also where the first of two packages of the same id and version goes and the second appears. Packages that are as they were go on. What is
+//! in use is not exchanged here: it is found out what is to take its place, and `reload` tries that first.
 //!
 //! Invariant: a plugin ends when its folder or its record is gone, and not when that can only not be looked at.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use serde::Serialize;
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::departure::Departure;
-use super::discovery;
+use super::discovery::{self, Present};
+use super::gather::When;
+use super::prepare::Staged;
+use super::reload::{OURSELVES, Wanted, is_of};
 use super::{Gathered, Packages, lock, run};
 use crate::events::EventKind;
 use crate::model::generation::{LaunchFailure, Outlook};
@@ -32,6 +38,24 @@ pub enum Trusting {
     Nothing,
 }
 
+/// What of the plugin directories is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everything.
+    Everything,
+    /// Packages in these folders; the others stay as they are.
+    Packages(BTreeSet<PathBuf>),
+}
+
+impl Scope {
+    fn has(&self, folder: &Path) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Packages(folders) => folders.contains(folder),
+        }
+    }
+}
+
 /// What a look into the plugin directories has changed. Plugins are named as `id version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Rescanned {
@@ -41,8 +65,42 @@ pub struct Rescanned {
     pub changed: Vec<String>,
     /// Those whose package is gone.
     pub removed: Vec<String>,
+    /// Those that have changed and go on as they were, as the changed package does not serve.
+    pub kept: Vec<GoesOn>,
     /// Packages that cannot be used.
     pub rejected: Vec<Rejected>,
+}
+
+/// A plugin that goes on with the package before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GoesOn {
+    /// Which,
+    pub plugin: String,
+    /// and why: a sentence.
+    pub reason: String,
+}
+
+/// A plugin that is looked at alone, and reloaded even if it is as it was.
+#[derive(Debug)]
+pub(super) struct Only {
+    pub id: PluginId,
+    pub version: Version,
+    /// Who asks for it.
+    pub who: String,
+    /// Nothing is done, and it is said what would be.
+    pub is_dry: bool,
+}
+
+/// What a look has led to.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub rescanned: Rescanned,
+    /// Those that are in the registry no more.
+    pub departures: Vec<Departure>,
+    /// Those that are to be reloaded.
+    pub wanted: Vec<Wanted>,
+    /// Those that are being reloaded already; what is dropped says that it is over.
+    pub under_way: Vec<(PluginId, watch::Receiver<()>)>,
 }
 
 impl Rescanned {
@@ -60,29 +118,86 @@ impl Packages {
     ///
     /// # Errors
     /// `resource_exhausted` where there is no thread to look with, or the database cannot be read.
-    pub async fn rescan(&self, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
-        let (rescanned, departures) = self.follow(trusting).await?;
-        self.settle(&rescanned, departures).await;
-        Ok(rescanned)
+    pub async fn rescan(self: &Arc<Self>, trusting: Trusting) -> Result<Rescanned, ErrorBody> {
+        let followed = self.follow(trusting, &Scope::Everything, None).await?;
+        Ok(self.settle(followed).await)
     }
 
-    /// Waits for the end of the plugins that leave for what has changed, all of which end at once, and takes away what they needed. Others
-    /// may change something meanwhile. Cancel safe: they end all the same.
-    pub(super) async fn settle(&self, rescanned: &Rescanned, departures: Vec<Departure>) {
+    /// Has those reloaded that are to be, all at once, and waits for the end of the plugins that leave for what has changed; then takes away
+    /// what they needed. Others may change something meanwhile. Not cancel safe.
+    pub(super) async fn settle(self: &Arc<Self>, followed: Followed) -> Rescanned {
+        let Followed { mut rescanned, mut departures, wanted, under_way } = followed;
+        let mut reloads = JoinSet::new();
+        for wanted in wanted {
+            let (packages, before) = (self.clone(), name(&wanted.old));
+            reloads.spawn(async move { (before, packages.reload(wanted).await) });
+        }
+        while let Some(done) = reloads.join_next().await {
+            match done {
+                Ok((before, Ok((new, departure)))) => {
+                    departures.push(departure);
+                    let now = name(&new);
+                    if now == before {
+                        rescanned.changed.push(now);
+                    } else {
+                        rescanned.removed.push(before);
+                        rescanned.added.push(now);
+                    }
+                }
+                Ok((plugin, Err(kept))) => {
+                    rescanned.kept.push(GoesOn { plugin, reason: kept.error().message.clone() });
+                }
+                Err(error) => tracing::error!(%error, "a reload panicked"),
+            }
+        }
+        for (id, mut over) in under_way {
+            while over.changed().await.is_ok() {}
+            // What somebody else has brought about is what is told, too.
+            let Some(registry) = self.live.now() else { continue };
+            let Ok(handle) = registry.find_any(id.as_str(), None) else { continue };
+            match handle.blueprint().passed_over() {
+                Some(passed) => rescanned.kept.push(GoesOn { plugin: name(handle), reason: passed.reason }),
+                None => rescanned.changed.push(name(handle)),
+            }
+        }
+        for list in [&mut rescanned.added, &mut rescanned.changed, &mut rescanned.removed] {
+            list.sort();
+        }
+        rescanned.kept.sort_by(|one, other| one.plugin.cmp(&other.plugin));
         for departure in departures {
             departure.ended().await;
         }
         if rescanned.has_changes() {
             self.sweep(None);
         }
+        rescanned
     }
 
-    /// Has the plugins be what lies in the plugin directories, and waits for none to end: those that leave come with what has changed.
-    pub(super) async fn follow(&self, trusting: Trusting) -> Result<(Rescanned, Vec<Departure>), ErrorBody> {
+    /// Has the plugins be what lies in the plugin directories, but for those that are to be reloaded, and waits for none to end: both come
+    /// with what has changed. With `only` nothing is done about other plugins.
+    pub(super) async fn follow(
+        &self,
+        trusting: Trusting,
+        scope: &Scope,
+        only: Option<&Only>,
+    ) -> Result<Followed, ErrorBody> {
+        // What is there now is what there was, to a daemon that starts in the middle of what follows.
+        self.note_serving().await;
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let Gathered { staged, mut rejected, unseen: partly, switched, kept } = self.look_again(trusting).await?;
-        *lock(&self.kept) = kept;
+        let Gathered { mut staged, mut rejected, unseen: partly, switched, kept } =
+            self.look_again(trusting, present(scope, &registry)).await?;
+        let is_dry = only.is_some_and(|only| only.is_dry);
+        let is_meant = |id: &PluginId| only.is_none_or(|only| only.id == *id);
+        staged.retain(|(found, _)| is_meant(&found.manifest.id));
+        // What is not there any more is not asked about any more.
+        let is_there = |id: &PluginId, handle: &Handle| {
+            let of = |(found, snapshot): &Staged| {
+                found.manifest.id == *id && snapshot.as_ref().is_ok_and(|there| is_of(handle, &there.digest))
+            };
+            !is_meant(id) || !scope.has(&handle.blueprint().source) || staged.iter().any(of)
+        };
+        lock(&self.awaiting).retain(|id, handle| is_there(id, handle));
         let unseen: Vec<PathBuf> = rejected.iter().filter(|one| one.unseen).map(|one| one.path.clone()).collect();
         let mut rescanned = Rescanned::default();
         let mut next = Registry::clone(&registry);
@@ -98,18 +213,36 @@ impl Packages {
         let gone: Vec<Handle> = registry
             .all()
             .filter(|handle| {
-                !there.contains(&(handle.id().clone(), handle.version().clone())) && !cannot_be_seen(handle)
+                is_meant(handle.id())
+                    && !there.contains(&(handle.id().clone(), handle.version().clone()))
+                    && !cannot_be_seen(handle)
             })
             .cloned()
             .collect();
-        let mut other = Vec::new();
+        // Another version in the same folder takes the place of the one before.
+        let before = |found: &Found| {
+            let same = |old: &&Handle| *old.id() == found.manifest.id && old.blueprint().source == found.path;
+            let is_new = registry.versions(&found.manifest.id).all(|(version, _)| *version != found.manifest.version);
+            gone.iter().find(same).filter(|_| is_new)
+        };
+        let (mut other, mut olds, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
+        let mut replaced = BTreeSet::new();
         for (found, snapshot) in staged {
             let (id, version) = key(&found);
-            let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle);
-            let is_same = old.is_some_and(|old| is_same(old, &found, &snapshot));
+            let same = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle);
+            let old = same.or_else(|| before(&found)).cloned();
+            if let Some(old) = old.as_ref().filter(|old| *old.version() != version) {
+                replaced.insert((id.clone(), old.version().clone()));
+            }
+            let is_same = old.as_ref().is_some_and(|old| is_same(old, &found, &snapshot));
+            if is_same && let Some(old) = &old {
+                old.blueprint().pass_over(found.passed_over.clone());
+            }
+            // What is there is asked for by name.
+            let is_asked = is_same && only.is_some_and(|only| only.version == version);
             let not_seen = partly.iter().find(|one| one.path == found.path);
-            let goes_on = old.is_some_and(|old| {
-                is_same
+            let goes_on = old.as_ref().is_some_and(|old| {
+                (is_same && !is_asked)
                     // Of a file that cannot be read nobody knows whether it is another.
                     || not_seen.is_some()
                     // Another one of the same id and version takes its place only when it is known to be gone.
@@ -117,41 +250,57 @@ impl Packages {
                     // What the daemon is short of says nothing of the package.
                     || matches!(&snapshot, Err(failure) if failure.outlook != Outlook::Lasting)
             });
-            if !goes_on {
-                other.push((found, snapshot));
-            } else if !is_same {
-                rejected.extend(not_seen.cloned());
+            if goes_on {
+                if !is_same {
+                    rejected.extend(not_seen.cloned());
+                }
+                continue;
+            }
+            let being_reloaded = snapshot.as_ref().ok().and_then(|now| self.is_being_reloaded(&id, &now.digest));
+            match being_reloaded {
+                Some(over) => under_way.push((id, over)),
+                None => {
+                    other.push((found, snapshot));
+                    olds.push((old, is_asked));
+                }
             }
         }
         rescanned.rejected.clone_from(&rejected);
-        next.set_rejected(rejected);
         // Nothing has changed until everything is there for it.
         let prepared = self.prepare(other).await?;
-        for handle in &gone {
-            next.take(handle.id(), handle.version());
-            rescanned.removed.push(name(handle));
-        }
-        // From here on no call is for one of those.
-        self.live.replace(next.clone());
-        let mut departures = Vec::new();
-        for handle in gone {
-            self.tell(EventKind::PackageRemoved, handle.id(), handle.version(), None);
-            let task = self.task_of(&handle);
-            departures.push(self.leave(handle, task));
+        let (mut departures, mut wanted) = (Vec::new(), Vec::new());
+        if !is_dry {
+            *lock(&self.kept) = kept;
+            next.set_rejected(rejected);
+            let is_replaced = |handle: &Handle| replaced.contains(&(handle.id().clone(), handle.version().clone()));
+            let gone: Vec<Handle> = gone.iter().filter(|handle| !is_replaced(handle)).cloned().collect();
+            for handle in &gone {
+                next.take(handle.id(), handle.version());
+                rescanned.removed.push(name(handle));
+            }
+            // From here on no call is for one of those.
+            self.live.replace(next.clone());
+            for handle in gone {
+                self.tell(EventKind::PackageRemoved, handle.id(), handle.version(), None);
+                let task = self.task_of(&handle);
+                departures.push(self.leave(handle, task, None));
+            }
         }
 
-        for one in prepared {
+        for (one, (old, is_asked)) in prepared.into_iter().zip(olds) {
             let (id, version) = key(&one.found);
-            let old = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle.clone());
+            if let (Some(old), Ok(_)) = (&old, &one.snapshot)
+                && (is_dry || is_asked || !self.is_exchanged_at_once(old, &one).await)
+            {
+                let who = only.map_or(OURSELVES, |only| &only.who).to_owned();
+                wanted.push(Wanted { old: old.clone(), prepared: one, state: None, who });
+                continue;
+            }
             let enabled = switched.get(&(id.clone(), version.clone())).copied();
             let enabled = enabled.unwrap_or(one.found.manifest.default_enabled)
                 && !lock(&self.unwritten).contains(&(id.clone(), version.clone()));
-            let (kind, list) = match old {
-                Some(_) => (EventKind::PackageChanged, &mut rescanned.changed),
-                None => (EventKind::PackageAdded, &mut rescanned.added),
-            };
             // A daemon that stops would not know of it.
-            if !self.around.store.is_open() {
+            if is_dry || !self.around.store.is_open() {
                 break;
             }
             if let Err(reason) = &one.snapshot {
@@ -160,26 +309,40 @@ impl Packages {
             let old = old.map(|old| (self.task_of(&old), old));
             let handle = self.make(one);
             handle.set_enabled(enabled);
-            list.push(name(&handle));
+            let mut kind = EventKind::PackageAdded;
+            match &old {
+                Some((_, old)) if *old.version() == version => {
+                    kind = EventKind::PackageChanged;
+                    rescanned.changed.push(name(&handle));
+                }
+                Some((_, old)) => {
+                    next.take(old.id(), old.version());
+                    rescanned.removed.push(name(old));
+                    rescanned.added.push(name(&handle));
+                    self.tell(EventKind::PackageRemoved, old.id(), old.version(), None);
+                }
+                None => rescanned.added.push(name(&handle)),
+            }
             next.put(handle.clone());
             // New calls are for this one, while the one before ends those that it has.
             self.live.replace(next.clone());
-            departures.extend(old.map(|(task, old)| self.leave(old, task)));
+            departures.extend(old.map(|(task, old)| self.leave(old, task, Some(&handle))));
             self.tell(kind, &id, &version, None);
             self.set_off(&handle).await;
         }
-        Ok((rescanned, departures))
+        Ok(Followed { rescanned, departures, wanted, under_way })
     }
 
     /// What runs the plugin, which the caller sees to the end from here on.
-    fn task_of(&self, handle: &Handle) -> Option<JoinHandle<()>> {
+    pub(super) fn task_of(&self, handle: &Handle) -> Option<JoinHandle<()>> {
         lock(&self.tasks).remove(&(handle.id().clone(), handle.version().clone()))
     }
 
-    /// Everything that a daemon finds which starts now.
-    async fn look_again(&self, trusting: Trusting) -> Result<Gathered, ErrorBody> {
+    /// Everything that a daemon finds which starts now; of what is not looked at, that which is there at present.
+    async fn look_again(&self, trusting: Trusting, present: Option<Present>) -> Result<Gathered, ErrorBody> {
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
+        let states = self.around.states.clone();
         run(move || {
             // A version that is disabled is not to take calls because that cannot be read; what there is stays as it is.
             let switched = database.switched().map_err(|error| {
@@ -187,20 +350,40 @@ impl Packages {
                 ErrorBody::new(ErrorCode::ResourceExhausted, message)
             })?;
             let mut listing = Listing::default();
-            for directory in directories {
-                if let Err(error) = listing.add(&directory) {
+            for directory in &directories {
+                if let Err(error) = listing.add(directory) {
                     let unseen = !error.is_missing;
-                    listing.rejected.push(Rejected { path: directory, reason: error.to_string(), unseen });
+                    listing.rejected.push(Rejected { unseen, ..Rejected::new(directory.clone(), error.to_string()) });
                 }
             }
+            if let Some(present) = &present {
+                present.complete(&mut listing, &directories);
+            }
             let looked = match trusting {
+                _ if present.is_some() => discovery::look_at_some(listing, &store, &host.rules, &database, present),
                 Trusting::Stamps => discovery::look_at(listing, &store, &host.rules, &database),
                 Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
             };
-            Ok(Gathered::of(looked, switched, &records, &store, &host.rules))
+            let mut gathered = Gathered::of(looked, switched, &records, &store, &host.rules);
+            gathered.pass_over(&store, &host.rules, &database, When::Running, &states);
+            Ok(gathered)
         })
         .await?
     }
+}
+
+/// What there is at present, where not everything is looked at.
+fn present(scope: &Scope, registry: &Registry) -> Option<Present> {
+    let Scope::Packages(looked_at) = scope else { return None };
+    let used = registry.all().map(|handle| {
+        let blueprint = handle.blueprint();
+        let (manifest, path, warnings) =
+            (blueprint.manifest.clone(), blueprint.source.clone(), blueprint.found_warnings.clone());
+        let passed_over = blueprint.passed_over();
+        (path.clone(), (Found { manifest, path, warnings, passed_over }, blueprint.snapshot()))
+    });
+    let rejected = registry.rejected().iter().map(|rejected| (rejected.path.clone(), rejected.clone()));
+    Some(Present { looked_at: looked_at.clone(), used: used.collect(), rejected: rejected.collect() })
 }
 
 fn key(found: &Found) -> (PluginId, Version) {

@@ -81,7 +81,7 @@ impl Packages {
         changed.put(anew.clone());
         self.live.replace(changed);
         self.tell(EventKind::PackageEnabled, &id, &version, None);
-        let leaving = ending.map(|task| self.leave(handle.clone(), task));
+        let leaving = ending.map(|task| self.leave(handle.clone(), task, Some(&anew)));
         drop(one_change);
         if let Some(leaving) = leaving {
             leaving.ended().await;
@@ -103,7 +103,7 @@ impl Packages {
             None => None,
         };
         let Some(read) = read.filter(|read| read.manifest == blueprint.manifest) else { return Ok(None) };
-        let found = Found { path: blueprint.source.clone(), ..read };
+        let found = Found { path: blueprint.source.clone(), passed_over: blueprint.passed_over(), ..read };
         Ok(Some(self.prepare_one((found, snapshot), None).await?))
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::install::Taken;
+use super::reload::Candidate;
 use super::{Packages, run, source};
 use crate::model::ids::PluginId;
 use crate::model::specifier::Specifier;
@@ -150,9 +151,34 @@ impl Packages {
             let message = format!("in {} is {} and not {id}", source.display(), taken.found.manifest.id);
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint("say where it is: `--from`"));
         }
-        let _one_change = self.changing.lock().await;
+        let is_newer = |taken: &Taken, present: &Handle| *present.version() < taken.found.manifest.version;
+        let mut tried = None;
+        if is_newer(&taken, &present) && may_be(&present, &taken, leave) {
+            let enabled = present.is_enabled() && taken.enabled;
+            tried = self.try_first(&Taken { enabled, ..taken.clone() }, leave.force).await?;
+        }
+        let one_change = self.changing.lock().await;
+        let done = self.update_to(plugin, wanted, from, taken, (&mut tried, leave), who).await;
+        drop(one_change);
+        if let Some((candidate, _)) = tried {
+            candidate.end().await;
+        }
+        done
+    }
+
+    /// The same, once the package is here and was tried. The caller sees to it that nothing else changes meanwhile.
+    async fn update_to(
+        &self,
+        plugin: &str,
+        wanted: Option<&str>,
+        from: Option<&str>,
+        taken: Taken,
+        (tried, leave): (&mut Option<(Candidate, Handle)>, Leave),
+        who: &str,
+    ) -> Result<Updated, ErrorBody> {
         // Something may have changed while it was copied.
         let present = self.highest_installed(plugin, wanted)?;
+        let id = present.id().clone();
         let (before, version) = (present.version().clone(), taken.found.manifest.version.clone());
         let mut answer = Updated {
             id: id.to_string(),
@@ -166,7 +192,7 @@ impl Packages {
         if version <= before {
             return Ok(answer);
         }
-        if !leave.major && !is_compatible(&before, &version) {
+        if !may_be(&present, &taken, leave) {
             let message =
                 format!("{id} {version} is a new major version after {before}, and may break whoever uses it");
             let details = json!({ "id": id.as_str(), "from": before.to_string(), "version": version.to_string() });
@@ -176,7 +202,7 @@ impl Packages {
             return Err(ErrorBody::new(ErrorCode::ConsentRequired, message).with_details(details).with_hint(hint));
         }
         let enabled = present.is_enabled() && taken.enabled;
-        let installed = self.put_in(Taken { enabled, ..taken }, leave.force, who).await?;
+        let installed = self.put_in(Taken { enabled, ..taken }, tried, leave.force, who).await?;
         answer.version = installed.version;
         answer.digest = installed.digest;
         answer.updated = !installed.was_there;
@@ -219,6 +245,11 @@ impl Packages {
 
 fn is_installed(handle: &Handle) -> bool {
     handle.blueprint().consent.is_installed
+}
+
+/// Whether that may take its place without anybody's word.
+fn may_be(present: &Handle, taken: &Taken, leave: Leave) -> bool {
+    leave.major || is_compatible(present.version(), &taken.found.manifest.version)
 }
 
 /// Whether whoever uses the one can use the other, as SemVer has it and as `^` means it.

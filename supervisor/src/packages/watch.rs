@@ -1,134 +1,325 @@
-//! Notices that something changes in the plugin directories, and has it looked at once it is quiet.
+//! Notices what changes in the plugin directories, and has just that looked at once it has settled.
 //!
-//! Events say only that there is something to look at: what has changed is found by comparing, so none need be complete, and one that was
-//! lost with an overflow loses nothing. Folders are watched before they are looked at: what happens before is seen, and what happens
-//! after is an event.
+//! An event says only that there is something to look at: what has changed is found by comparing, so none need be complete, and of the same
+//! name one is as good as many. Where more happens than is kept, or a watch is lost, everything is looked at. Folders are watched before
+//! they are looked at: what happens before is seen, and what happens after is an event.
 //!
-//! Invariants: no folder is held open, so none is kept from being unmounted or removed; the number of watches is bounded, and what is not
-//! watched is said.
-//! Elsewhere: what follows is `rescan`'s. A plugin directory that is not there is not waited for.
+//! ```text
+//! notify's thread ─▶ Happened (names, bounded) ─▶ Folders: which package is it? ─▶ model::settle ─▶ who writes? ─▶ rescan
+//! ```
+//!
+//! Elsewhere: which folders are watched is `folders`' affair, what follows `rescan`'s.
 
-use std::collections::HashSet;
-use std::fs;
+mod folders;
+mod writers;
+
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::io::Errno;
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
+use notify::{Config, EventKind, RecommendedWatcher, Watcher as _};
+use palisade_protocol::ErrorBody;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
-use super::Packages;
-use super::rescan::Trusting;
+use self::folders::{Folders, WATCHES_MAX};
+use self::writers::Root;
+use super::rescan::{Followed, Scope, Trusting};
+use super::{Packages, lock};
 use crate::blocking;
-use crate::store::LEFT_OUT;
+use crate::model::ids::PluginId;
+use crate::model::settle::{Look, QUIET, Settling};
 
-/// A change is looked at when nothing has changed for so long,
-const QUIET: Duration = Duration::from_secs(1);
+/// So many names of what has happened are kept; of more than that, that it may be anything.
+const NAMES_MAX: usize = 4096;
 
-/// and at the latest so long after it.
-const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+/// So many packages may change at once, and be settled each for itself.
+const CHANGING_MAX: usize = 1024;
 
-/// Most folders that are watched: an ordinary user may have few more.
-const WATCHES_MAX: usize = 8192;
+/// What happens within this time is taken together, so that whoever writes without pause does not keep the daemon busy.
+const TOGETHER: Duration = Duration::from_millis(10);
 
-/// No folder of a package lies deeper.
-const DEPTH_MAX: usize = 32;
+/// A look at everything for what could not be kept is followed by the next only after so many times as long as it took.
+const REST: u32 = 10;
 
 /// So many changes may have plugins that have not ended yet; before there are more, these are waited for.
-const SETTLING_MAX: usize = 64;
+const DEPARTING_MAX: usize = 64;
 
-/// So many bytes of events are taken from the kernel at once.
-const EVENT_BYTES: usize = 64 << 10;
+/// How every sentence begins that says so.
+const UNNOTICED: &str = "changes of plugin directories are not noticed";
 
-/// The folders that are watched.
+/// Whoever notices what changes.
 #[derive(Debug)]
 pub struct Watcher {
-    kernel: Arc<AsyncFd<OwnedFd>>,
-    watched: HashSet<i32>,
+    folders: Arc<Mutex<Folders>>,
+    told: Arc<Told>,
+    /// Tells that something was mounted or taken away, which no watch of a folder does; nothing where the system does not say.
+    mounts: Option<AsyncFd<File>>,
+    settling: Settling<PathBuf>,
+    /// How long the last look at everything took.
+    whole: Duration,
+}
+
+/// What `notify`'s thread has told and nobody has taken yet.
+#[derive(Debug, Default)]
+struct Told {
+    happened: Mutex<Happened>,
+    some: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Happened {
+    /// What has changed in itself,
+    changed: BTreeSet<PathBuf>,
+    /// and what has come, gone or been exchanged.
+    moved: BTreeSet<PathBuf>,
+    /// Why that is not all, if it is not.
+    lost: Option<String>,
+    /// Whether nothing will be told any more.
+    ended: bool,
+}
+
+/// What there is to do.
+enum News {
+    Happened,
+    Mounts,
+    Settled,
+    Looked(Box<Result<Followed, ErrorBody>>, Duration),
+    Stop,
 }
 
 impl Packages {
     /// Why changes in some plugin directories are not noticed, if that is so: a sentence.
     #[must_use]
     pub fn unwatched(&self) -> Option<String> {
-        super::lock(&self.unwatched).clone()
+        lock(&self.unwatched).clone()
     }
 
     /// Watches the plugin directories, which have to be looked at once after this. Nothing where they cannot be watched, or are not to be.
     pub async fn begin_watching(&self) -> Option<Watcher> {
         if !self.around.config.watch {
-            *super::lock(&self.unwatched) = Some("plugin directories are not watched, as was configured".to_owned());
+            *lock(&self.unwatched) = Some("plugin directories are not watched, as was configured".to_owned());
             return None;
         }
-        match Watcher::new() {
-            Ok(mut watcher) => {
-                self.refresh(&mut watcher).await;
+        match Watcher::new(self.around.config.plugin_directories.clone()) {
+            Ok(watcher) => {
+                self.refresh(&watcher).await;
                 Some(watcher)
             }
             Err(error) => {
-                self.not_watched(Some(format!("changes of plugin directories are not noticed: {error}")));
+                self.not_watched(Some(format!("{UNNOTICED}: {error}")));
                 None
             }
         }
     }
 
-    /// Looks at the plugin directories whenever they change, until `stop` says so.
+    /// Looks at what changes in the plugin directories, until `stop` says so.
     ///
     /// Not cancel safe: a look may be under way.
     pub async fn watch(self: Arc<Self>, mut watcher: Watcher, mut stop: watch::Receiver<bool>) {
-        let mut settling = JoinSet::new();
+        let (mut looking, mut departing) = (JoinSet::new(), JoinSet::new());
         while !*stop.borrow() {
-            while settling.try_join_next().is_some() {}
-            while settling.len() == SETTLING_MAX {
-                settling.join_next().await;
-            }
-            tokio::select! {
-                settled = watcher.settled() => {
-                    if let Err(error) = settled {
-                        self.not_watched(Some(format!("changes of plugin directories are not noticed any more: {error}")));
-                        return;
-                    }
-                }
+            // One look at a time; what changes meanwhile is noted.
+            let wakes = watcher.settling.wakes().filter(|_| looking.is_empty());
+            let news = tokio::select! {
+                () = watcher.told.some.notified() => News::Happened,
+                () = mounted(watcher.mounts.as_ref()) => News::Mounts,
+                () = at(wakes) => News::Settled,
+                Some(Ok((looked, took))) = looking.join_next() => News::Looked(Box::new(looked), took),
                 // Or whoever could say so is gone.
-                _ = stop.changed() => return,
-            }
-            self.refresh(&mut watcher).await;
-            match self.follow(Trusting::Stamps).await {
-                Ok((found, departures)) => {
-                    if found.has_changes() {
-                        tracing::info!(
-                            added = found.added.join(", "),
-                            changed = found.changed.join(", "),
-                            removed = found.removed.join(", "),
-                            "the plugin directories have changed"
-                        );
+                _ = stop.changed() => News::Stop,
+            };
+            match news {
+                News::Happened => {
+                    tokio::time::sleep(TOGETHER).await;
+                    if let Err(error) = self.take_up(&mut watcher).await {
+                        self.not_watched(Some(format!("{UNNOTICED} any more: {error}")));
+                        break;
                     }
-                    // How long that takes is the plugins' choice, and what changes meanwhile is looked at.
-                    let packages = self.clone();
-                    settling.spawn(async move { packages.settle(&found, departures).await });
                 }
-                Err(error) => tracing::warn!(error = error.message, "the plugin directories cannot be looked at"),
+                News::Mounts => self.look_at_mounts(&mut watcher).await,
+                News::Settled => match self.settled(&mut watcher).await {
+                    Ok(None) => {}
+                    Ok(Some(scope)) => {
+                        let packages = self.clone();
+                        looking.spawn(async move { packages.look_at(scope).await });
+                    }
+                    Err(error) => {
+                        self.not_watched(Some(format!("{UNNOTICED} any more: {error}")));
+                        break;
+                    }
+                },
+                News::Looked(looked, took) => {
+                    watcher.whole = took;
+                    match *looked {
+                        Ok(followed) => {
+                            while departing.try_join_next().is_some() {}
+                            while departing.len() == DEPARTING_MAX {
+                                departing.join_next().await;
+                            }
+                            // How long that takes is the plugins' choice, and what changes meanwhile is looked at.
+                            let packages = self.clone();
+                            departing.spawn(async move { packages.see_through(followed).await });
+                        }
+                        Err(error) => {
+                            tracing::warn!(error = error.message, "the plugin directories cannot be looked at");
+                        }
+                    }
+                }
+                News::Stop => break,
             }
+        }
+        // It may be changing something.
+        while looking.join_next().await.is_some() {}
+    }
+
+    async fn look_at(&self, scope: Scope) -> (Result<Followed, ErrorBody>, Duration) {
+        let begun = Instant::now();
+        let looked = self.follow(Trusting::Stamps, &scope, None).await;
+        (looked, begun.elapsed())
+    }
+
+    /// Has what was found be what serves, as far as it does, and logs what came of it.
+    async fn see_through(self: &Arc<Self>, followed: Followed) {
+        let found = self.settle(followed).await;
+        if found.has_changes() {
+            tracing::info!(
+                added = found.added.join(", "),
+                changed = found.changed.join(", "),
+                removed = found.removed.join(", "),
+                "the plugin directories have changed"
+            );
         }
     }
 
-    async fn refresh(&self, watcher: &mut Watcher) {
-        match watcher.refresh(self.around.config.plugin_directories.clone()).await {
-            Ok(missed) => self.not_watched(missed),
-            Err(error) => self.not_watched(Some(format!("changes of plugin directories are not noticed: {error}"))),
+    /// Takes what was told, and notes what it is that changes. An error is that nothing will be told any more.
+    async fn take_up(&self, watcher: &mut Watcher) -> io::Result<()> {
+        let Happened { changed, moved, lost, ended } = std::mem::take(&mut *lock(&watcher.told.happened));
+        if ended {
+            return Err(io::Error::other("whoever watches them has ended"));
         }
+        if let Some(lost) = lost {
+            tracing::warn!("{lost}; all plugin directories are looked at");
+            self.anything_may_have_changed(watcher).await;
+            return Ok(());
+        }
+        let folders = watcher.folders.clone();
+        let (packages, everything, missed) = blocking::run(move || {
+            let mut folders = lock(&folders);
+            folders.follow(&moved);
+            let touched = moved.iter().map(|path| (path, true)).chain(changed.iter().map(|path| (path, false)));
+            let mut packages = BTreeSet::new();
+            let mut everything = false;
+            for touched in touched.map(|(path, has_moved)| folders.touched(path, has_moved)) {
+                everything |= touched.everything;
+                packages.extend(touched.packages);
+            }
+            (packages, everything, folders.missed())
+        })
+        .await?;
+        self.not_watched(missed);
+        if everything {
+            self.anything_may_have_changed(watcher).await;
+            return Ok(());
+        }
+        let now = Instant::now();
+        for package in packages {
+            let quiet = self.quiet_of(&package);
+            watcher.settling.changed(package, quiet, now);
+        }
+        Ok(())
+    }
+
+    async fn look_at_mounts(&self, watcher: &mut Watcher) {
+        let folders = watcher.folders.clone();
+        // Where there is no thread for it now, the next that is mounted has it looked at.
+        let exchanged = blocking::run(move || lock(&folders).exchanged()).await.ok().flatten();
+        if let Some(folder) = exchanged {
+            let folder = folder.display();
+            tracing::warn!(
+                "{folder} is another folder than it was, by what is mounted; all plugin directories are looked at"
+            );
+            self.anything_may_have_changed(watcher).await;
+        }
+    }
+
+    /// Watches anew, as what happened until now may have gone unseen.
+    async fn anything_may_have_changed(&self, watcher: &mut Watcher) {
+        self.refresh(watcher).await;
+        let quiet = self.around.config.defaults.settle_seconds.unwrap_or(QUIET).max(watcher.whole * REST);
+        watcher.settling.everything_changed(quiet, Instant::now());
+    }
+
+    /// What is to be looked at now: what is quiet, and into which nobody writes.
+    async fn settled(&self, watcher: &mut Watcher) -> io::Result<Option<Scope>> {
+        let due = watcher.settling.due(Instant::now());
+        let directories = self.around.config.plugin_directories.clone();
+        let written = blocking::run(move || {
+            let roots: Vec<Root> = match &due {
+                Look::At(packages) => packages.iter().filter_map(|package| Root::package(package)).collect(),
+                Look::AtEverything => directories.iter().flat_map(|directory| Root::directory(directory)).collect(),
+            };
+            writers::written(&roots)
+        });
+        let written = written.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether anybody writes into a package is not known");
+            BTreeSet::new()
+        });
+        // What has changed while that was found out is not quiet.
+        self.take_up(watcher).await?;
+        Ok(match watcher.settling.take(&written, Instant::now()) {
+            Look::At(packages) if packages.is_empty() => None,
+            Look::At(packages) => Some(Scope::Packages(packages)),
+            Look::AtEverything => {
+                self.refresh(watcher).await;
+                Some(Scope::Everything)
+            }
+        })
+    }
+
+    async fn refresh(&self, watcher: &Watcher) {
+        let folders = watcher.folders.clone();
+        let refreshed = blocking::run(move || {
+            let mut folders = lock(&folders);
+            (folders.refresh(), folders.missed())
+        });
+        match refreshed.await {
+            Ok((told, missed)) => {
+                for told in told {
+                    tracing::warn!("{told}");
+                }
+                self.not_watched(missed);
+            }
+            Err(error) => self.not_watched(Some(format!("{UNNOTICED}: {error}"))),
+        }
+    }
+
+    /// How long a package has to be quiet: as is said of its plugin, which of a new one its folder is named after.
+    fn quiet_of(&self, package: &Path) -> Duration {
+        let config = &self.around.config;
+        let usual = config.defaults.settle_seconds.unwrap_or(QUIET);
+        if config.plugins.values().all(|plugin| plugin.settle_seconds.is_none()) {
+            return usual;
+        }
+        let registry = self.live.now();
+        let id = registry.as_ref().and_then(|registry| {
+            registry.all().find(|handle| handle.blueprint().source == package).map(|handle| handle.id().clone())
+        });
+        let named = || PluginId::parse(package.file_name()?.to_str()?).ok();
+        let configured = id.or_else(named).and_then(|id| config.plugins.get(&id));
+        configured.and_then(|plugin| plugin.settle_seconds).unwrap_or(usual)
     }
 
     /// Notes what is not watched; the first time it is logged.
     fn not_watched(&self, why: Option<String>) {
-        let mut unwatched = super::lock(&self.unwatched);
+        let mut unwatched = lock(&self.unwatched);
         if let Some(why) = why.as_ref().filter(|why| Some(*why) != unwatched.as_ref()) {
             tracing::warn!("{why}; `palisade rescan` looks at them");
         }
@@ -137,156 +328,133 @@ impl Packages {
 }
 
 impl Watcher {
-    fn new() -> io::Result<Self> {
-        let kernel = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe, for types that are not I/O-safe; this owns a descriptor"
-        )]
-        let kernel = AsyncFd::with_interest(kernel, Interest::READABLE)?;
-        Ok(Self { kernel: Arc::new(kernel), watched: HashSet::new() })
-    }
-
-    /// Watches the folders that there are now, and no others. Returns what is not watched.
-    async fn refresh(&mut self, directories: Vec<PathBuf>) -> io::Result<Option<String>> {
-        let (kernel, old) = (self.kernel.clone(), std::mem::take(&mut self.watched));
-        let (watched, missed) = blocking::run(move || {
-            let mut adding = Adding::new(kernel.get_ref(), WATCHES_MAX);
-            for directory in &directories {
-                adding.directory(directory);
-            }
-            for gone in old.difference(&adding.watched) {
-                // Of a folder that is gone the kernel has taken it away itself.
-                let _ = inotify::remove_watch(kernel.get_ref(), *gone);
-            }
-            (adding.watched, adding.missed)
+    /// Watches nothing yet.
+    fn new(directories: Vec<PathBuf>) -> io::Result<Self> {
+        let told = Arc::new(Told::default());
+        let kernel = kernel(told.clone(), directories.clone())?;
+        Ok(Self {
+            folders: Arc::new(Mutex::new(Folders::new(kernel, directories, WATCHES_MAX))),
+            told,
+            mounts: mounts(),
+            settling: Settling::new(CHANGING_MAX),
+            whole: Duration::ZERO,
         })
-        .await?;
-        self.watched = watched;
-        Ok(missed)
-    }
-
-    /// Waits until something has changed and no more does.
-    async fn settled(&self) -> io::Result<()> {
-        self.changed().await?;
-        let at_the_latest = Instant::now() + SETTLED_WITHIN;
-        loop {
-            let quiet = (Instant::now() + QUIET).min(at_the_latest);
-            tokio::select! {
-                changed = self.changed() => changed?,
-                () = sleep_until(quiet) => return Ok(()),
-            }
-            if at_the_latest <= Instant::now() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until something has changed. Cancel safe: what was not waited for is there the next time.
-    async fn changed(&self) -> io::Result<()> {
-        let mut buffer = vec![0; EVENT_BYTES];
-        loop {
-            let mut ready = self.kernel.readable().await?;
-            match rustix::io::read(self.kernel.get_ref(), &mut buffer) {
-                Ok(_) => return Ok(()),
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 }
 
-struct Adding<'a> {
-    kernel: &'a OwnedFd,
-    most: usize,
-    watched: HashSet<i32>,
-    /// The first folder that could not be watched, and why.
-    missed: Option<String>,
+/// What watches, with a thread of its own, and tells.
+fn kernel(told: Arc<Told>, directories: Vec<PathBuf>) -> io::Result<RecommendedWatcher> {
+    let teller = Teller(told);
+    let tell = move |event| teller.tell(event, &directories);
+    let watcher = RecommendedWatcher::new(tell, Config::default().with_follow_symlinks(false));
+    let mut watcher = watcher.map_err(|error| {
+        let help = "`sysctl fs.inotify.max_user_instances` says how many a user may have, and sets it";
+        match error.kind {
+            notify::ErrorKind::Io(error) => io::Error::other(format!("{error}; {help}")),
+            _ => io::Error::other(error.to_string()),
+        }
+    })?;
+    // Where there was no thread to be had for it, only this is an error, and everything else a panic.
+    if let Err(error) = watcher.configure(Config::default()) {
+        let _never_dropped = std::mem::ManuallyDrop::new(watcher);
+        return Err(io::Error::other(format!("there is no thread to be had for it: {error}")));
+    }
+    Ok(watcher)
 }
 
-impl<'a> Adding<'a> {
-    fn new(kernel: &'a OwnedFd, most: usize) -> Self {
-        Self { kernel, most, watched: HashSet::new(), missed: None }
-    }
+/// Tells what happens, and with its end that nothing more is told.
+struct Teller(Arc<Told>);
 
-    /// A plugin directory, and the packages in it; or one that is a package itself.
-    fn directory(&mut self, directory: &Path) {
-        if !self.add(directory) {
-            return;
-        }
-        if directory.join("plugin.json").symlink_metadata().is_ok() {
-            return self.inside(directory, 0);
-        }
-        // Whatever may become one is watched as well, and where a link leads.
-        for folder in folders(directory, fs::metadata) {
-            if self.add(&folder) && folder.join("plugin.json").symlink_metadata().is_ok() {
-                self.inside(&folder, 0);
+impl Teller {
+    fn tell(&self, event: notify::Result<notify::Event>, directories: &[PathBuf]) {
+        let mut happened = lock(&self.0.happened);
+        match event {
+            Ok(event) if event.need_rescan() => {
+                happened.lost("more has happened than the kernel keeps (fs.inotify.max_queued_events)".to_owned());
             }
-        }
-    }
-
-    /// The folders of a package; no link in it is followed.
-    fn inside(&mut self, folder: &Path, depth: usize) {
-        if depth == DEPTH_MAX {
-            return;
-        }
-        for inner in folders(folder, fs::symlink_metadata) {
-            let is_left_out = inner.file_name().is_some_and(|name| LEFT_OUT.iter().any(|left_out| name == *left_out));
-            if !is_left_out && self.add(&inner) {
-                self.inside(&inner, depth + 1);
+            Ok(event) => {
+                let Some(has_moved) = has_moved(event.kind) else { return };
+                // The folder above a plugin directory is watched too, and whatever else happens there is nobody's affair here.
+                let concerns = |path: &PathBuf| {
+                    directories.iter().any(|directory| path.starts_with(directory) || directory.starts_with(path))
+                };
+                for path in event.paths.into_iter().filter(concerns) {
+                    if has_moved {
+                        happened.moved.insert(path)
+                    } else {
+                        happened.changed.insert(path)
+                    };
+                }
+                if NAMES_MAX < happened.moved.len() + happened.changed.len() {
+                    happened.lost(format!("more than {NAMES_MAX} files have changed at once"));
+                }
+                if happened.moved.is_empty() && happened.changed.is_empty() {
+                    return;
+                }
             }
+            Err(error) => happened.lost(format!("a watch of a folder is lost: {error}")),
         }
-    }
-
-    fn add(&mut self, folder: &Path) -> bool {
-        if self.watched.len() == self.most {
-            self.miss(folder, &format!("{} folders are watched, and no more are", self.most));
-            return false;
-        }
-        // Only what changes something: the daemon's own reading is no event.
-        let changes = WatchFlags::MODIFY
-            | WatchFlags::CLOSE_WRITE
-            | WatchFlags::ATTRIB
-            | WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVE
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR
-            | WatchFlags::EXCL_UNLINK;
-        match inotify::add_watch(self.kernel, folder, changes) {
-            Ok(watch) => {
-                self.watched.insert(watch);
-                true
-            }
-            Err(Errno::NOSPC) => {
-                self.miss(folder, "the user may watch no more folders (fs.inotify.max_user_watches)");
-                false
-            }
-            Err(error) => {
-                self.miss(folder, &error.to_string());
-                false
-            }
-        }
-    }
-
-    fn miss(&mut self, folder: &Path, why: &str) {
-        self.missed.get_or_insert_with(|| format!("changes in {} are not noticed: {why}", folder.display()));
+        drop(happened);
+        self.0.some.notify_one();
     }
 }
 
-/// The folders that lie in one; none where it cannot be read, of which whoever looks at it has a word.
-fn folders(folder: &Path, look: fn(PathBuf) -> io::Result<fs::Metadata>) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path()).take(crate::registry::PACKAGES_MAX);
-    let mut folders: Vec<_> = paths.filter(|path| look(path.clone()).is_ok_and(|found| found.is_dir())).collect();
-    folders.sort();
-    folders
+impl Drop for Teller {
+    fn drop(&mut self) {
+        lock(&self.0.happened).ended = true;
+        self.0.some.notify_one();
+    }
+}
+
+impl Happened {
+    fn lost(&mut self, why: String) {
+        self.changed.clear();
+        self.moved.clear();
+        self.lost.get_or_insert(why);
+    }
+}
+
+/// Whether something has come or gone, or else has only changed; nothing where nothing has.
+fn has_moved(kind: EventKind) -> Option<bool> {
+    match kind {
+        EventKind::Create(_) | EventKind::Remove(_) => Some(true),
+        // It comes after the two of which it consists.
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None,
+        EventKind::Modify(ModifyKind::Name(_)) => Some(true),
+        EventKind::Modify(_) | EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(false),
+        // The daemon reads as well.
+        EventKind::Access(_) => None,
+        EventKind::Any | EventKind::Other => Some(true),
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The system's list of what is mounted, of which the kernel says when it changes.
+fn mounts() -> Option<AsyncFd<File>> {
+    let file = File::open("/proc/self/mountinfo").ok()?;
+    #[expect(deprecated, reason = "its successor is unsafe, for types that are not I/O-safe; this owns a descriptor")]
+    AsyncFd::with_interest(file, Interest::PRIORITY).ok()
+}
+
+async fn mounted(mounts: Option<&AsyncFd<File>>) {
+    let Some(mounts) = mounts else { return std::future::pending().await };
+    match mounts.ready(Interest::PRIORITY).await {
+        Ok(mut ready) => ready.clear_ready(),
+        Err(_) => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::folders::Touched;
     use super::*;
 
     fn made(folders: &[&str]) -> tempfile::TempDir {
@@ -297,66 +465,204 @@ mod tests {
         plugins
     }
 
-    fn kernel() -> OwnedFd {
-        inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap()
+    fn watching(directories: &[&Path], most: usize) -> (Folders, Arc<Told>) {
+        let told = Arc::new(Told::default());
+        let directories: Vec<_> = directories.iter().map(|directory| directory.to_path_buf()).collect();
+        let kernel = kernel(told.clone(), directories.clone()).unwrap();
+        let mut folders = Folders::new(kernel, directories, most);
+        folders.refresh();
+        (folders, told)
     }
 
-    /// What may become a package is watched, and of a package what belongs to it.
+    /// Follows what happens until it has to do with all of these.
+    fn until(folders: &mut Folders, told: &Told, packages: &[PathBuf]) {
+        let begun = Instant::now();
+        let mut touched = BTreeSet::new();
+        loop {
+            let Happened { changed, moved, lost, .. } = std::mem::take(&mut *lock(&told.happened));
+            assert_eq!(lost, None);
+            folders.follow(&moved);
+            touched.extend(moved.iter().flat_map(|path| folders.touched(path, true).packages));
+            touched.extend(changed.iter().flat_map(|path| folders.touched(path, false).packages));
+            if packages.iter().all(|package| touched.contains(package)) {
+                return assert_eq!(touched, packages.iter().cloned().collect());
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{touched:?} of {packages:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn touches(folders: &mut Folders, told: &Told, file: &Path, packages: &[PathBuf]) {
+        fs::write(file, "x").unwrap();
+        until(folders, told, packages);
+    }
+
+    /// What may become a package is watched, and of a package what belongs to it; and the folder above.
     #[test]
     fn what_can_change_something_is_watched() {
-        let plugins = made(&["a/inner/deep", "a/target/debug", "a/.git", "b/inner"]);
-        fs::write(plugins.path().join("a/plugin.json"), "{}").unwrap();
-        fs::write(plugins.path().join("file"), "").unwrap();
-        let kernel = kernel();
-        let mut adding = Adding::new(&kernel, WATCHES_MAX);
-        adding.directory(plugins.path());
-        // The directory, a with inner and deep, and b, which is no package yet.
-        assert_eq!((adding.watched.len(), adding.missed), (5, None));
+        let plugins = made(&["p/a/inner/deep", "p/a/target/debug", "p/a/.git", "p/b/inner"]);
+        let directory = plugins.path().join("p");
+        fs::write(directory.join("a/plugin.json"), "{}").unwrap();
+        fs::write(directory.join("file"), "").unwrap();
+        let (folders, _) = watching(&[&directory], WATCHES_MAX);
+        let names = ["", "p", "p/a", "p/a/inner", "p/a/inner/deep", "p/b"].map(|name| plugins.path().join(name));
+        assert_eq!(folders.paths(), names.map(|name| name.components().collect::<PathBuf>()));
+        assert_eq!(folders.missed(), None);
     }
 
     #[test]
     fn what_is_not_watched_is_said() {
         let plugins = made(&["a", "b", "c"]);
-        let kernel = kernel();
-        let mut adding = Adding::new(&kernel, 3);
-        adding.directory(plugins.path());
+        let (folders, _) = watching(&[plugins.path()], 4);
         let told = format!(
-            "changes in {} are not noticed: 3 folders are watched, and no more are",
+            "changes in {} are not noticed: 4 folders are watched, and no more are",
             plugins.path().join("c").display()
         );
-        assert_eq!((adding.watched.len(), adding.missed), (3, Some(told)));
-        let mut adding = Adding::new(&kernel, 3);
-        adding.directory(Path::new("/nonexistent/plugins"));
-        let told = "changes in /nonexistent/plugins are not noticed: No such file or directory (os error 2)";
-        assert_eq!(adding.missed.as_deref(), Some(told));
+        assert_eq!((folders.paths().len(), folders.missed()), (4, Some(told)));
     }
 
-    /// What happens in a folder that has just appeared is noticed once it is watched, and a folder that has gone is watched no more.
-    #[tokio::test]
-    async fn folders_that_come_and_go() {
-        let plugins = made(&["a"]);
-        let directories = || vec![plugins.path().to_owned()];
-        let mut watcher = Watcher::new().unwrap();
-        assert_eq!(watcher.refresh(directories()).await.unwrap(), None);
-        assert_eq!(watcher.watched.len(), 2);
-        fs::create_dir(plugins.path().join("b")).unwrap();
-        watcher.changed().await.unwrap();
-        assert_eq!(watcher.refresh(directories()).await.unwrap(), None);
-        assert_eq!(watcher.watched.len(), 3);
-        fs::write(plugins.path().join("b/plugin.json"), "{}").unwrap();
-        watcher.changed().await.unwrap();
-        let aside = made(&[]);
-        let gone = aside.path().join("b");
-        fs::rename(plugins.path().join("b"), &gone).unwrap();
-        watcher.changed().await.unwrap();
-        assert_eq!(watcher.refresh(directories()).await.unwrap(), None);
-        assert_eq!(watcher.watched.len(), 2);
-        // Nor does the kernel tell any more of what happens in it.
-        let told = || rustix::io::read(watcher.kernel.get_ref(), &mut [0; 4096]);
-        while told().is_ok() {}
-        fs::write(gone.join("file"), "").unwrap();
-        assert_eq!(told(), Err(Errno::AGAIN));
-        fs::write(plugins.path().join("a/file"), "").unwrap();
-        assert!(told().is_ok());
+    /// Each thing that happens is one of just the package that it happens to, wherever in it, and of whatever else has the same folder.
+    #[test]
+    fn what_happens_belongs_to_a_package() {
+        let plugins = made(&["a/inner", "b", "target", "own/target"]);
+        let at = |name: &str| plugins.path().join(name);
+        for package in ["a", "b", "target", "own"] {
+            fs::write(at(package).join("plugin.json"), "{}").unwrap();
+        }
+        std::os::unix::fs::symlink("a", at("linked")).unwrap();
+        let (mut folders, told) = watching(&[plugins.path(), &at("own")], WATCHES_MAX);
+        let (folders, told) = (&mut folders, &*told);
+        touches(folders, told, &at("b/plugin.json"), &[at("b")]);
+        touches(folders, told, &at("target/file"), &[at("target")]);
+        touches(folders, told, &at("a/inner/file"), &[at("a"), at("linked")]);
+        fs::create_dir_all(at("a/new/er")).unwrap();
+        until(folders, told, &[at("a"), at("linked")]);
+        touches(folders, told, &at("a/new/er/file"), &[at("a"), at("linked")]);
+        touches(folders, told, &at("own/file"), &[at("own")]);
+        let nothing = Touched::default();
+        assert_eq!(folders.touched(&at("a/target/debug/file"), true), nothing, "it is left out");
+        assert_eq!(folders.touched(&at("own/target"), true), nothing, "and so it is of either directory");
+        let everything = |path: &Path, has_moved| folders.touched(path, has_moved).everything;
+        assert!(everything(plugins.path(), true) && everything(plugins.path(), false));
+        let above = plugins.path().parent().unwrap();
+        assert!(everything(above, true) && !everything(above, false));
+        assert!(everything(&at("own/plugin.json"), false), "that it is a package may be over");
+    }
+
+    /// A folder is watched from the moment that it appears, whatever way, and no longer than it is there.
+    #[test]
+    fn folders_that_come_and_go() {
+        let plugins = made(&["p/a/inner", "aside"]);
+        let at = |name: &str| plugins.path().join(name);
+        let (mut folders, told) = watching(&[&at("p")], WATCHES_MAX);
+        let (folders, told) = (&mut folders, &*told);
+        let count = folders.paths().len();
+        assert_eq!(count, 3, "the folder above, the directory and a, of which it is not known yet what belongs to it");
+        touches(folders, told, &at("p/a/plugin.json"), &[at("p/a")]);
+        touches(folders, told, &at("p/a/inner/file"), &[at("p/a")]);
+        // A folder in place of another, as editors and package managers do it.
+        for round in 0..3 {
+            fs::create_dir_all(at("aside/new/inner")).unwrap();
+            fs::write(at("aside/new/plugin.json"), "{}").unwrap();
+            fs::rename(at("p/a"), at("aside/old")).unwrap();
+            fs::rename(at("aside/new"), at("p/a")).unwrap();
+            until(folders, told, &[at("p/a")]);
+            touches(folders, told, &at("p/a/inner/file"), &[at("p/a")]);
+            assert_eq!(folders.paths().len(), 4, "{round}");
+            fs::remove_dir_all(at("aside/old")).unwrap();
+        }
+        fs::rename(at("p/a"), at("aside/a")).unwrap();
+        until(folders, told, &[at("p/a")]);
+        assert_eq!(folders.paths().len(), 2);
+        // Nor is it told any more what happens in it.
+        fs::write(at("aside/a/inner/file"), "y").unwrap();
+        fs::create_dir(at("p/b")).unwrap();
+        until(folders, told, &[at("p/b")]);
+    }
+
+    /// A plugin directory that goes is everything, and so is one that comes back; there is a word for each.
+    #[test]
+    fn a_plugin_directory_that_goes_is_waited_for() {
+        let plugins = made(&["above/p/a"]);
+        let directory = plugins.path().join("above/p");
+        let (mut folders, told) = watching(&[&directory], WATCHES_MAX);
+        let everything = |folders: &mut Folders| {
+            let begun = Instant::now();
+            loop {
+                let moved = std::mem::take(&mut *lock(&told.happened)).moved;
+                if moved.iter().any(|path| folders.touched(path, true).everything) {
+                    return folders.refresh();
+                }
+                assert!(begun.elapsed() < Duration::from_secs(60), "nothing has happened");
+                std::thread::yield_now();
+            }
+        };
+        fs::remove_dir_all(plugins.path().join("above")).unwrap();
+        let said = everything(&mut folders);
+        let waited = plugins.path().display();
+        let gone = format!(
+            "the plugin directory {} is gone, and its plugins end; it is waited for in {waited}",
+            directory.display()
+        );
+        assert_eq!(said, [gone]);
+        fs::create_dir_all(&directory).unwrap();
+        let mut said = everything(&mut folders);
+        while said.is_empty() {
+            said = everything(&mut folders);
+        }
+        assert_eq!(said, [format!("the plugin directory {} is there again, and is looked at", directory.display())]);
+        // It is another one by the same name.
+        fs::rename(&directory, plugins.path().join("above/aside")).unwrap();
+        fs::create_dir_all(directory.join("b")).unwrap();
+        everything(&mut folders);
+        until(&mut folders, &told, &[]);
+        assert!(folders.paths().contains(&directory.join("b")));
+    }
+
+    /// What is told is bounded, and what goes beyond is everything.
+    #[test]
+    fn more_than_is_kept_is_everything() {
+        let told = Arc::new(Told::default());
+        let teller = Teller(told.clone());
+        let directories = [PathBuf::from("/p")];
+        let event = |number: usize| {
+            let kind = EventKind::Modify(ModifyKind::Any);
+            teller.tell(Ok(notify::Event::new(kind).add_path(format!("/p/a/{number}").into())), &directories);
+        };
+        let elsewhere = notify::Event::new(EventKind::Create(notify::event::CreateKind::Any)).add_path("/q".into());
+        teller.tell(Ok(elsewhere), &directories);
+        (0..NAMES_MAX).for_each(event);
+        (0..NAMES_MAX).for_each(event);
+        let kept = || {
+            let happened = lock(&told.happened);
+            (happened.changed.len(), happened.lost.clone())
+        };
+        assert_eq!(kept(), (NAMES_MAX, None));
+        event(NAMES_MAX);
+        assert_eq!(kept(), (0, Some("more than 4096 files have changed at once".to_owned())));
+        std::mem::take(&mut *lock(&told.happened));
+        let overflow = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        teller.tell(Ok(overflow), &directories);
+        let why = "more has happened than the kernel keeps (fs.inotify.max_queued_events)";
+        assert_eq!(kept(), (0, Some(why.to_owned())));
+        drop(teller);
+        assert!(lock(&told.happened).ended);
+    }
+
+    /// A package of thousands of folders is watched in all of them.
+    #[test]
+    fn thousands_of_folders() {
+        let plugins = made(&["p/many"]);
+        let many = plugins.path().join("p/many");
+        let packages = [many.clone()];
+        fs::write(many.join("plugin.json"), "{}").unwrap();
+        let (mut folders, told) = watching(&[&plugins.path().join("p")], WATCHES_MAX);
+        for number in 0..2000 {
+            fs::create_dir(many.join(format!("folder-{number}"))).unwrap();
+        }
+        touches(&mut folders, &told, &many.join("folder-1999/file"), &packages);
+        folders.refresh();
+        assert_eq!((folders.paths().len(), folders.missed()), (2003, None));
+        touches(&mut folders, &told, &many.join("folder-1000/file"), &packages);
     }
 }

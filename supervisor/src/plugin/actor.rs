@@ -7,12 +7,13 @@
 //! always be told something; a call that it keeps is given to a generation, ends by its deadline, or is refused with the reason why.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use palisade_protocol::{ErrorBody, ErrorCode, Fault};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::actions::SharedActions;
@@ -48,6 +49,8 @@ pub struct Surroundings {
     pub hub: Hub,
     /// When the daemon started, as the origin of its clocks.
     pub started: Instant,
+    /// Told when a process has become active, or has failed.
+    pub stirred: Arc<Notify>,
 }
 
 /// Brings a plugin version to life. The task ends after `Command::Shutdown`.
@@ -74,6 +77,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         generation: None,
         restarts: 0,
         restart_at: None,
+        stopped: false,
         quarantined: false,
         last_failure: None,
         actions: None,
@@ -84,6 +88,9 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         counters: Arc::new(Counters::default()),
         enabled: true.into(),
         deprecated: None.into(),
+        successor: OnceLock::new(),
+        failures: 0.into(),
+        has_served: false.into(),
         board: board.into(),
     });
     let actor = Actor {
@@ -207,13 +214,16 @@ impl Actor {
             return Some(Instant::now() + idle_stop);
         }
         let gauge = &self.running.get(&self.machine.route()?)?.gauge;
-        let since = gauge.idle_since_ms.load(std::sync::atomic::Ordering::Relaxed);
+        let since = gauge.idle_since_ms.load(Ordering::Relaxed);
         Some(self.surroundings.started + Duration::from_millis(since) + idle_stop)
     }
 
     fn obey(&mut self, command: Command) {
         match command {
+            Command::HandOver => self.hand_over(),
             // The end has been decided, and nothing may put it off.
+            Command::Call(call) if self.shared.successor.get().is_some() => self.take_call(call),
+            Command::Describe(reply) if self.shared.successor.get().is_some() => self.describe(reply),
             Command::Call(call) if self.shutting_down => call.fail(&self.stopping()),
             Command::Operate(_, reply) | Command::Reconfigure(_, reply) if self.shutting_down => {
                 let _ = reply.send(Err(self.stopping()));
@@ -266,7 +276,22 @@ impl Actor {
         self.refused(&Refusal::Shutdown)
     }
 
+    /// Gives all that waits to the plugin that has taken this one's place.
+    fn hand_over(&mut self) {
+        let Some(successor) = self.shared.successor.get() else { return };
+        self.next_due = None;
+        for call in self.waiting.drain() {
+            successor.take_over(call);
+        }
+        for reply in self.describers.drain(..) {
+            successor.take_question(reply);
+        }
+    }
+
     fn take_call(&mut self, call: Arc<Call>) {
+        if let Some(successor) = self.shared.successor.get() {
+            return successor.take_over(call);
+        }
         if let Some(call) = self.forward(call) {
             self.next_due = Some(self.next_due.map_or(call.deadline(), |due| due.min(call.deadline())));
             // Ended calls leave room for those that wait.
@@ -343,6 +368,9 @@ impl Actor {
     }
 
     fn describe(&mut self, reply: oneshot::Sender<Result<SharedActions, ErrorBody>>) {
+        if let Some(successor) = self.shared.successor.get() {
+            return successor.take_question(reply);
+        }
         self.describers.retain(|describer| !describer.is_closed());
         let known = self.shared.board().actions.clone();
         if let Some(actions) = known {
@@ -385,7 +413,7 @@ impl Actor {
                 } else {
                     Role::Retired
                 };
-                let load = std::sync::atomic::Ordering::Relaxed;
+                let load = Ordering::Relaxed;
                 let in_flight = running.gauge.in_flight.load(load);
                 GenerationStatus {
                     generation: *generation,
@@ -413,6 +441,8 @@ impl Actor {
                 for reply in self.describers.drain(..) {
                     let _ = reply.send(Ok(actions.clone()));
                 }
+                self.shared.has_served.store(true, Ordering::Relaxed);
+                self.surroundings.stirred.notify_one();
                 self.step(Event::GenerationActive(generation));
             }
             Told::Paused => self.step(Event::GenerationPaused(generation)),
@@ -457,6 +487,8 @@ impl Actor {
                     let id = &self.shared.blueprint.manifest.id;
                     tracing::warn!(plugin = %id, %generation, reason = %dossier.reason, calls = dossier.calls_in_flight, "a generation failed");
                     self.shared.board().last_failure = Some(dossier);
+                    self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                    self.surroundings.stirred.notify_one();
                 }
                 if let Reason::InitializationFailed { why: InitFailure::Unagreed { error } } = &ended.reason {
                     let mut event = self.event(EventKind::ConsentRequired);
@@ -538,6 +570,7 @@ impl Actor {
         board.generation = self.machine.generation();
         board.restarts = self.machine.restarts();
         board.restart_at = self.machine.deadline();
+        board.stopped = matches!(self.machine.desired(), Desired::Stopped | Desired::Unloaded);
         board.quarantined = self.machine.is_quarantined();
         board.reason = self.machine.reason();
         drop(board);

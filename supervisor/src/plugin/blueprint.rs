@@ -15,6 +15,7 @@ use super::actions::Actions;
 use super::admission;
 use super::announced::Announced;
 use super::configuration::Configuration;
+use super::gate::Gate;
 use super::host_calls::HostCalls;
 use super::needs::{self, Needs};
 use super::network::{self, Network};
@@ -29,6 +30,7 @@ use crate::model::limits::{Allowance, Limits};
 use crate::model::manifest::Manifest;
 use crate::model::permission::consent::{Change, Consent, Decided, Decision};
 use crate::model::permission::grants::Grants;
+use crate::model::status::PassedOver;
 use crate::process::quota::{self, QuotaError};
 use crate::process::{Child, Launch, Launchers, NoLauncher, SpawnError, Spec, Stock, spawn};
 use crate::sandbox::cgroup::{LeafError, Tree};
@@ -91,6 +93,8 @@ pub struct Blueprint {
     pub warnings: Vec<String>,
     /// The copy that runs, or why there is none.
     pub snapshot: Mutex<Result<Snapshot, LaunchFailure>>,
+    /// What lies in its folder instead, and is not used.
+    pub passed_over: Mutex<Option<PassedOver>>,
     /// Whether this host could execute what is in it when that was looked at.
     pub executable: Result<(), LaunchFailure>,
     /// Where copies are made.
@@ -123,6 +127,10 @@ pub struct Blueprint {
     pub needs: Needs,
     /// Who answers what it asks of the supervisor.
     pub host_calls: HostCalls,
+    /// Where its starts wait while another package may take its place.
+    pub gate: Gate,
+    /// It is being tried, and tests itself when it starts.
+    pub on_trial: AtomicBool,
     /// What serves its way out, which it has if hosts are granted.
     pub network: Network,
 }
@@ -179,6 +187,25 @@ impl Blueprint {
         self.snapshot.lock().expect("nothing panics while it holds the snapshot").clone()
     }
 
+    /// Has it run from this copy, which is of what was found.
+    pub fn hold(&self, copy: Snapshot) {
+        let mut snapshot = self.snapshot.lock().expect("nothing panics while it holds the snapshot");
+        if snapshot.as_ref().is_ok_and(|now| now.digest == copy.digest) {
+            *snapshot = Ok(copy);
+        }
+    }
+
+    /// What lies in its folder instead, and is not used.
+    #[must_use]
+    pub fn passed_over(&self) -> Option<PassedOver> {
+        self.passed_over.lock().expect("nothing panics while it holds this").clone()
+    }
+
+    /// Says that.
+    pub fn pass_over(&self, passed_over: Option<PassedOver>) {
+        *self.passed_over.lock().expect("nothing panics while it holds this") = passed_over;
+    }
+
     /// How much it may have.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -220,6 +247,10 @@ impl Blueprint {
     /// Copies the package anew, as it may have been mended. Blocks. What its manifest says is read by a rescan, or the next daemon.
     pub fn look_again(&self) {
         let before = self.snapshot();
+        if self.passed_over().is_some() && before.is_ok() {
+            // What lies in its folder is another one.
+            return;
+        }
         let staged = staged(&self.store, &self.host.rules, (&self.source, &self.consent.source), &self.manifest);
         // There is one more than before, perhaps.
         let more = staged.is_ok() && staged != before;

@@ -116,7 +116,6 @@ pub struct Call {
     /// Who calls.
     pub caller: Arc<str>,
     reply_to: (Arc<dyn Caller>, u64),
-    counters: Arc<Counters>,
     /// It was let in although the plugin has all the calls that it may: one of an agent that has more is to go for it, or it is.
     contends: AtomicBool,
     state: Mutex<State>,
@@ -125,6 +124,8 @@ pub struct Call {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// Those of the plugin that has it.
+    counters: Arc<Counters>,
     /// Until when it may take; the plugin's own limit counts once the action is known.
     deadline: Instant,
     limited_by: LimitedBy,
@@ -198,10 +199,10 @@ impl Call {
             caller_limit: new.caller_limit,
             caller: new.caller,
             reply_to: new.reply_to,
-            counters,
             contends: AtomicBool::new(false),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
+                counters,
                 deadline: deadline.at,
                 limited_by: deadline.by,
                 limit: deadline.limit,
@@ -230,7 +231,21 @@ impl Call {
     /// Whether these count it.
     #[must_use]
     pub fn is_counted_by(&self, counters: &Arc<Counters>) -> bool {
-        Arc::ptr_eq(&self.counters, counters)
+        Arc::ptr_eq(&self.state().counters, counters)
+    }
+
+    /// Has others count it: it waits for another plugin from here on. Says whether it waits at all.
+    #[must_use]
+    pub fn move_to(&self, counters: &Arc<Counters>) -> bool {
+        let mut state = self.state();
+        if !matches!(state.phase, Phase::Waiting) {
+            return false;
+        }
+        state.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+        counters.waiting.fetch_add(1, Ordering::Relaxed);
+        counters.used(self.begun);
+        state.counters = counters.clone();
+        true
     }
 
     /// Notes that it was let in beyond the limit.
@@ -242,7 +257,7 @@ impl Call {
     pub fn has_to_displace(&self, most: u32) -> bool {
         self.contends.load(Ordering::Relaxed)
             && self.contends.swap(false, Ordering::Relaxed)
-            && self.counters.present() > most
+            && self.state().counters.present() > most
     }
 
     /// The caller's own id of the call.
@@ -365,8 +380,8 @@ impl Call {
         state.phase = Phase::Running { inbox: inbox.clone(), id };
         state.attempts += 1;
         let followed = state.has_followed();
-        self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        state.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+        state.counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(Begun { deadline: state.deadline, followed })
     }
 
@@ -422,9 +437,9 @@ impl Call {
             state.attempts -= 1;
         }
         let cancelled = state.cancel.is_some();
+        state.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        state.counters.waiting.fetch_add(1, Ordering::Relaxed);
         drop(state);
-        self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
         if cancelled {
             self.cancelled_unbegun("cancelled while the plugin was replaced");
         }
@@ -451,7 +466,7 @@ impl Call {
         }
         state.answered = true;
         if ends == Ends::Yes {
-            self.leave(&mut state, &self.counters.ok, Some(now));
+            leave(&mut state, |counters| &counters.ok, Some(now.saturating_duration_since(self.begun)));
         }
         drop(state);
         self.reply_to.0.large(self.reply_to.1, frame, ends);
@@ -459,24 +474,24 @@ impl Call {
 
     /// The plugin's answer, which ends the call and came at `now`. Nothing happens if it has ended.
     pub fn end(&self, kind: Kind, flags: Flags, content: &[u8], now: Instant) {
-        let counter = if kind == Kind::Err { &self.counters.errors } else { &self.counters.ok };
+        let counter: Which = if kind == Kind::Err { |counters| &counters.errors } else { |counters| &counters.ok };
         self.finish(counter, Some(now), kind, flags, content);
     }
 
     /// Ends the call as cancelled.
     pub fn end_cancelled(&self, content: &[u8]) {
-        self.finish(&self.counters.cancelled, None, Kind::Cancelled, Flags::NONE, content);
+        self.finish(|counters| &counters.cancelled, None, Kind::Cancelled, Flags::NONE, content);
     }
 
     /// Ends the call with an error of the host's.
     pub fn fail(&self, error: &ErrorBody) {
-        let counter = match error.code {
-            ErrorCode::Timeout => &self.counters.timed_out,
-            ErrorCode::Crashed => &self.counters.crashed,
+        let counter: Which = match error.code {
+            ErrorCode::Timeout => |counters| &counters.timed_out,
+            ErrorCode::Crashed => |counters| &counters.crashed,
             ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::InvalidParams | ErrorCode::ActionNotFound => {
-                &self.counters.refused
+                |counters| &counters.refused
             }
-            _ => &self.counters.errors,
+            _ => |counters| &counters.errors,
         };
         self.finish(counter, None, Kind::Err, Flags::NONE, &error_body(error));
     }
@@ -485,30 +500,33 @@ impl Call {
         self.end_cancelled(&body(&Cancelled { message: Some(message.to_owned()) }));
     }
 
-    fn finish(&self, counter: &AtomicU64, answered: Option<Instant>, kind: Kind, flags: Flags, content: &[u8]) {
+    fn finish(&self, counter: Which, answered: Option<Instant>, kind: Kind, flags: Flags, content: &[u8]) {
         let mut state = self.state();
         if matches!(state.phase, Phase::Done) {
             return;
         }
-        self.leave(&mut state, counter, answered);
+        leave(&mut state, counter, answered.map(|now| now.saturating_duration_since(self.begun)));
         drop(state);
         self.reply_to.0.frame(self.reply_to.1, kind, flags, content, Ends::Yes);
     }
+}
 
-    /// The one way to `Done`; `answered`: when the plugin's answer came.
-    fn leave(&self, state: &mut State, counter: &AtomicU64, answered: Option<Instant>) {
-        let gauge = match state.phase {
-            Phase::Waiting => &self.counters.waiting,
-            Phase::Running { .. } | Phase::Done => &self.counters.in_flight,
-        };
-        gauge.fetch_sub(1, Ordering::Relaxed);
-        counter.fetch_add(1, Ordering::Relaxed);
-        if let Some(now) = answered {
-            self.counters.answered(now.saturating_duration_since(self.begun));
-        }
-        state.phase = Phase::Done;
-        state.follow = Following::default();
+/// One of the counters of how calls end.
+type Which = fn(&Counters) -> &AtomicU64;
+
+/// The one way to `Done`; `took`: after which time the plugin's answer came.
+fn leave(state: &mut State, counter: Which, took: Option<Duration>) {
+    let gauge = match state.phase {
+        Phase::Waiting => &state.counters.waiting,
+        Phase::Running { .. } | Phase::Done => &state.counters.in_flight,
+    };
+    gauge.fetch_sub(1, Ordering::Relaxed);
+    counter(&state.counters).fetch_add(1, Ordering::Relaxed);
+    if let Some(took) = took {
+        state.counters.answered(took);
     }
+    state.phase = Phase::Done;
+    state.follow = Following::default();
 }
 
 impl State {

@@ -381,25 +381,12 @@ struct Task {
 impl Task {
     // In a box, for a future has room for its arguments twice; and what is awaited once, at the beginning, leaves with its own.
     async fn run(mut self: Box<Self>) {
-        self.launched = Instant::now();
-        let configured = match self.given.take() {
-            Some(given) => Ok(given),
-            None => self.blueprint.configured(),
-        };
-        let ready = match configured {
-            Ok(configuration) => {
-                self.gauge.configure(configuration);
-                self.hold_to_disk().await
+        let launched = match self.blueprint.gate.is_closed() && !self.wait_at_the_gate().await {
+            true => {
+                let message = "it was stopped before it was started".to_owned();
+                Err(LaunchFailure { message, outlook: Outlook::Passing, code: None })
             }
-            Err(failure) => Err(failure),
-        };
-        let held = match ready {
-            Ok(()) => self.look_at_state().await,
-            Err(failure) => Err(failure),
-        };
-        let launched = match held {
-            Ok(()) => Box::pin(self.blueprint.launch(self.number)).await,
-            Err(failure) => Err(failure),
+            false => self.launch().await,
         };
         match launched {
             Ok((Child { input, output, stdout, stderr, control }, snapshot)) => {
@@ -416,6 +403,53 @@ impl Task {
             self.act_on(wake).await;
         }
         self.end().await;
+    }
+
+    /// Waits until starts are let through; says whether they are, or it is to end before.
+    async fn wait_at_the_gate(&mut self) -> bool {
+        loop {
+            let order = tokio::select! {
+                () = self.blueprint.gate.passed() => {
+                    // What it may take counts from here on.
+                    self.machine = Machine::new(self.blueprint.manifest.timing(), Instant::now());
+                    return true;
+                }
+                order = self.orders.recv() => order,
+            };
+            if let Some(Order::Configure { reply, .. }) = order {
+                drop(reply.send(Offered::Unsupported));
+                continue;
+            }
+            let why = match order {
+                Some(Order::Drain { why, .. } | Order::Stop { why }) => why,
+                Some(Order::Pause | Order::Resume) => continue,
+                _ => StopWhy::Shutdown,
+            };
+            self.apply(Event::StopAsked { why }).await;
+            return false;
+        }
+    }
+
+    /// Starts the process, once nothing speaks against it.
+    async fn launch(&mut self) -> Result<(Child, Snapshot), LaunchFailure> {
+        self.launched = Instant::now();
+        let configured = match self.given.take() {
+            Some(given) => Ok(given),
+            None => self.blueprint.configured(),
+        };
+        let ready = match configured {
+            Ok(configuration) => {
+                self.gauge.configure(configuration);
+                self.hold_to_disk().await
+            }
+            Err(failure) => Err(failure),
+        };
+        let held = match ready {
+            Ok(()) => self.look_at_state().await,
+            Err(failure) => Err(failure),
+        };
+        held?;
+        Box::pin(self.blueprint.launch(self.number)).await
     }
 
     fn who(&self) -> network::Who {

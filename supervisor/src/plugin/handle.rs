@@ -3,8 +3,8 @@
 //! A call goes straight to the generation that the route points to; only where there is no route does it pass the actor. Cheap to
 //! clone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Guarantee};
@@ -44,6 +44,8 @@ pub enum Command {
     Describe(oneshot::Sender<Result<SharedActions, ErrorBody>>),
     /// The processes behind `status`.
     Inspect(oneshot::Sender<Vec<crate::model::status::GenerationStatus>>),
+    /// The plugin has a successor, which takes over the calls and questions that wait.
+    HandOver,
     /// End everything, then yourself.
     Shutdown,
     /// The same, without waiting for anything: processes are killed.
@@ -102,6 +104,8 @@ pub struct Board {
     pub restarts: u64,
     /// When the next one is due.
     pub restart_at: Option<std::time::Instant>,
+    /// Its operator wants no process of it.
+    pub stopped: bool,
     /// Failed too often.
     pub quarantined: bool,
     /// How it failed last.
@@ -123,6 +127,12 @@ pub struct Shared {
     pub enabled: AtomicBool,
     /// Whether others are to be chosen before it.
     pub deprecated: Mutex<Option<Deprecation>>,
+    /// The plugin that has taken its place, once one has.
+    pub successor: OnceLock<Handle>,
+    /// A process of it was active.
+    pub has_served: AtomicBool,
+    /// So many of its processes have failed.
+    pub failures: AtomicU64,
     /// What it is doing.
     pub board: Mutex<Board>,
 }
@@ -225,11 +235,84 @@ impl Handle {
         if self.blueprint().host.facts.quotas { crate::blocking::run(look).await } else { Ok(look()) }
     }
 
+    /// Has another plugin of the same id and version take its place: its calls that no process has been given go to that one, whenever
+    /// they come. Once, and for ever; `Command::HandOver` has it give those that wait already.
+    pub(crate) fn succeeded_by(&self, successor: &Handle) {
+        let first = self.shared.successor.set(successor.clone()).is_ok();
+        debug_assert!(first, "a plugin is replaced once");
+    }
+
+    /// The plugin that has taken its place, if one has.
+    #[must_use]
+    pub fn successor(&self) -> Option<Self> {
+        self.shared.successor.get().cloned()
+    }
+
+    /// Takes over a call of the plugin before it that waits: it ends here, or as it would if it had come here first.
+    pub(super) fn take_over(&self, call: Arc<Call>) {
+        let mut last = self.clone();
+        while let Some(successor) = last.shared.successor.get() {
+            last = successor.clone();
+        }
+        if !call.move_to(&last.shared.counters) {
+            return;
+        }
+        if let Some(refusal) = last.unused() {
+            return call.fail(&refusal);
+        }
+        let route = last.shared.board().route.clone();
+        let unrouted = route.map_or_else(|| Some(call.clone()), |inbox| inbox.call(call.clone()));
+        if let Some(call) = unrouted {
+            last.command_call(call);
+        }
+    }
+
+    /// The same of a question for its actions.
+    pub(super) fn take_question(&self, reply: oneshot::Sender<Result<SharedActions, ErrorBody>>) {
+        // Where there is no room for it, its asker is told that the plugin was unloaded.
+        let _ = self.commands.try_send(Command::Describe(reply));
+    }
+
+    /// Why calls that come for it all the same are not taken, where its operator lets it take none.
+    fn unused(&self) -> Option<ErrorBody> {
+        let (id, version) = (self.id(), self.version());
+        if !self.is_enabled() {
+            let error = ErrorBody::new(ErrorCode::Unavailable, format!("{id} {version} is disabled"));
+            let hint = format!("`palisade enable {id}@{version}` lets it take calls again");
+            return Some(ErrorBody { retryable: false, ..error.with_hint(hint) });
+        }
+        self.awaits_consent().then(|| {
+            let hint = format!("`palisade grant {id}` shows what it asks for, and why, and asks you");
+            ErrorBody::new(ErrorCode::ConsentRequired, self.shared.blueprint.awaits()).with_hint(hint)
+        })
+    }
+
+    /// Gives a call to the actor, for which there is no route.
+    fn command_call(&self, call: Arc<Call>) {
+        let Err(error) = self.commands.try_send(Command::Call(call)) else { return };
+        let (mpsc::error::TrySendError::Closed(command) | mpsc::error::TrySendError::Full(command)) = error;
+        let Command::Call(call) = command else { return };
+        let limits = &self.shared.blueprint.manifest.limits;
+        call.fail(&overloaded(self.id().as_str(), limits.concurrency + limits.queue));
+    }
+
     /// Admits a call and sends it on its way. `known` gets it before anything can be answered.
     ///
     /// # Errors
     /// `overloaded` when the plugin has all the calls it may have; `action_not_found`.
     pub fn call(&self, new: NewCall, known: impl FnOnce(&Arc<Call>)) -> Result<(), ErrorBody> {
+        if self.shared.successor.get().is_some() {
+            // Whoever still calls this one looked it up before.
+            let limits = &self.shared.blueprint.manifest.limits;
+            if !self.shared.counters.admit(limits.concurrency + limits.queue) {
+                self.shared.counters.refuse();
+                return Err(overloaded(self.id().as_str(), limits.concurrency + limits.queue));
+            }
+            let call = Call::new(new, limits.call_timeout, self.shared.counters.clone());
+            known(&call);
+            self.take_over(call);
+            return Ok(());
+        }
         let limits = &self.shared.blueprint.manifest.limits;
         let most = limits.concurrency + limits.queue;
         let board = self.shared.board();
@@ -253,13 +336,8 @@ impl Handle {
             None => Some(call),
         };
         drop(board);
-        if let Some(call) = unrouted
-            && let Err(error) = self.commands.try_send(Command::Call(call))
-        {
-            let (mpsc::error::TrySendError::Closed(command) | mpsc::error::TrySendError::Full(command)) = error;
-            if let Command::Call(call) = command {
-                call.fail(&overloaded(self.id().as_str(), most));
-            }
+        if let Some(call) = unrouted {
+            self.command_call(call);
         }
         Ok(())
     }
@@ -349,6 +427,30 @@ impl Handle {
         self.shared.board().state
     }
 
+    /// Whether this is that one, and not only one of the same id and version.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Whether a process of it was ever active.
+    #[must_use]
+    pub fn has_served(&self) -> bool {
+        self.shared.has_served.load(Ordering::Relaxed)
+    }
+
+    /// How many of its processes have failed.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.shared.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether its operator, or the daemon's end, has stopped it.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.board().stopped
+    }
+
     /// Why it failed last, also where another attempt is under way.
     #[must_use]
     pub fn last_reason(&self) -> String {
@@ -380,6 +482,7 @@ impl Handle {
             lacks,
             misconfigured,
             deprecated: self.deprecated(),
+            passed_over: self.shared.blueprint.passed_over(),
             state: board.state,
             reason: board.reason.clone(),
             since_unix_ms: unix_ms(board.since),

@@ -159,6 +159,8 @@ pub struct Link {
     continues: bool,
     /// Whether it can be configured while it runs.
     configures: bool,
+    /// It tests itself when it is asked to.
+    tests_itself: bool,
     /// The offers that it has not answered.
     offers: VecDeque<u64>,
     /// Its calls are ended from outside: that it cancels them by itself then is no caller's doing.
@@ -209,6 +211,7 @@ impl Link {
             streams: false,
             continues: false,
             configures: false,
+            tests_itself: false,
             offers: VecDeque::new(),
             lost: false,
             last_id: 0,
@@ -225,6 +228,7 @@ impl Link {
     pub fn agree(&mut self, features: &[String]) {
         self.streams = features.iter().any(|feature| feature == "streams");
         self.continues = features.iter().any(|feature| feature == "continue");
+        self.tests_itself = features.iter().any(|feature| feature == "self_test");
         self.configures = features.iter().any(|feature| feature == "configure");
     }
 
@@ -452,11 +456,12 @@ impl Link {
         }
     }
 
-    /// Sends a ping.
-    pub fn ping(&mut self, health: bool) {
+    /// Sends a ping, with which it is to test itself if it can.
+    pub fn ping(&mut self, health: bool, self_test: bool) {
         self.last_id += 2;
         self.pings.push_back(self.last_id);
-        self.outbox.message(Kind::Ping, Flags::NONE, self.last_id, &Ping { health }, &[]);
+        let ping = Ping { health, self_test: self_test && self.tests_itself };
+        self.outbox.message(Kind::Ping, Flags::NONE, self.last_id, &ping, &[]);
     }
 
     /// Asks whether it can go on with this configuration, and says under which id. `None` where it knows no such question, or has left too many

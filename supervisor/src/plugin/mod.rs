@@ -15,6 +15,7 @@ pub mod call;
 pub mod configuration;
 pub mod disk;
 pub mod following;
+pub mod gate;
 pub mod generation;
 pub mod handle;
 pub mod host_calls;

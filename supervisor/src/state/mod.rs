@@ -40,6 +40,12 @@ const LIVE: &str = "state.sqlite3";
 /// With what the names of copies begin that are thrown away.
 const SCRATCH: &str = "scratch-";
 
+/// And of what is put back by the next daemon, if this one does not come to an end with what it does.
+const UNDO: &str = "undo-";
+
+/// And of copies that are kept with a package that served before.
+const BACKUP: &str = "backup-";
+
 /// And of those that are kept aside.
 const ASIDE: &str = "aside-";
 
@@ -62,6 +68,9 @@ impl States {
             let id = entry.file_name().to_str().and_then(|name| PluginId::parse(name).ok());
             let Some(id) = id else { continue };
             clear_scratch(&entry.path());
+            if let Err(error) = put_back(&entry.path()) {
+                tracing::error!(plugin = %id, %error, "its state was being brought into another form, and what was before cannot be put back");
+            }
             if entry.path().join(LIVE).exists() {
                 there.insert(id);
             }
@@ -210,6 +219,103 @@ impl State {
         self.live.replace_with(copy, &self.folder.join(format!("{ASIDE}{now_unix_ms}.sqlite3")))
     }
 
+    /// Keeps a copy of the live store that is put back by the next daemon, unless it is [kept](State::keep) or
+    /// [put back](State::put_back) before. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]; then there is no copy.
+    pub fn hold_copy(&self, now_unix_ms: u64) -> Result<PathBuf, StateError> {
+        let number = self.copies.fetch_add(1, Ordering::Relaxed);
+        let copy = self.folder.join(format!("{SCRATCH}{number}.sqlite3"));
+        let path = self.folder.join(format!("{UNDO}{now_unix_ms}.sqlite3"));
+        remove_file_set(&copy).map_err(|error| written(&copy, &error))?;
+        self.copy_to(&copy)?;
+        // It is called so once it is whole: half a copy must not be put back.
+        fs::rename(&copy, &path)
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .map_err(|error| written(&path, &error))?;
+        Ok(path)
+    }
+
+    /// Keeps such a copy, or one of what is there now, as that of a package which served until then; returns the name by which it is
+    /// kept, and nothing where there is no state. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn keep(&self, held: Option<&Path>, now_unix_ms: u64) -> Result<Option<String>, StateError> {
+        let name = Self::kept_name(now_unix_ms);
+        let path = self.folder.join(&name);
+        match held {
+            Some(held) => fs::rename(held, &path)
+                .and_then(|()| File::open(&self.folder)?.sync_all())
+                .map_err(|error| written(&path, &error))?,
+            None if self.exists() => self.copy_to(&path)?,
+            None => return Ok(None),
+        }
+        Ok(Some(name))
+    }
+
+    /// By which name a copy is kept from that moment.
+    #[must_use]
+    pub fn kept_name(now_unix_ms: u64) -> String {
+        format!("{BACKUP}{now_unix_ms}.sqlite3")
+    }
+
+    /// Makes another copy of one that is kept, which can be put into the live store's place. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn copy_of_kept(&self, name: &str) -> Result<PathBuf, StateError> {
+        let number = self.copies.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{SCRATCH}{number}.sqlite3"));
+        let copied = remove_file_set(&path)
+            .and_then(|()| fs::copy(self.folder.join(name), &path))
+            .and_then(|_| File::open(&path)?.sync_all());
+        copied.map_err(|error| written(&self.folder.join(name), &error))?;
+        Ok(path)
+    }
+
+    /// Puts the held copy back; what was written since is gone. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]; then the next daemon puts it back.
+    pub fn put_back(&self, held: &Path, now_unix_ms: u64) -> Result<(), StateError> {
+        self.replace_with(held, now_unix_ms)?.map_or(Ok(()), |aside| self.drop_aside(&aside))
+    }
+
+    /// Removes what was put aside. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError::Write`]
+    pub fn drop_aside(&self, aside: &Path) -> Result<(), StateError> {
+        remove_file_set(aside).map_err(|error| written(aside, &error))
+    }
+
+    /// Removes the copies that are kept and not among these. Blocks.
+    pub fn keep_only(&self, names: &[String]) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_kept = |name: &str| !name.starts_with(BACKUP) || names.iter().any(|kept| kept == name);
+            if !name.to_str().is_some_and(is_kept) {
+                // What cannot be removed now is tried again with the next one.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// The version of the form of what is there, as `StateView::stored_schema`. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn stored_schema(&self) -> Result<Option<u32>, StateError> {
+        if !self.exists() {
+            return Ok(None);
+        }
+        let told = self.live.with(|file| file.apply(&[&Request::About]).pop().unwrap_or(Ok(Reply::Value(None))))?;
+        let Reply::About(about) = told else { return Ok(None) };
+        Ok(about.schema.or_else(|| (about.keys > 0).then_some(0)))
+    }
+
     /// Removes everything, also what was kept aside. Blocks.
     ///
     /// # Errors
@@ -337,6 +443,28 @@ fn remove_file_set(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Puts back what was kept for the case that a daemon ends while it brings a store into another form. Whoever is killed meanwhile is
+/// followed by another that does so.
+fn put_back(folder: &Path) -> io::Result<()> {
+    let held = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).find(|path| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(UNDO) && name.ends_with(".sqlite3"))
+    });
+    let Some(held) = held else { return Ok(()) };
+    let live = folder.join(LIVE);
+    // What is in a log belongs to what is not wanted any more.
+    for beside in [log_of(&live), shared_of(&live)] {
+        match fs::remove_file(beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    File::open(folder)?.sync_all()?;
+    fs::rename(held, live)?;
+    File::open(folder)?.sync_all()
 }
 
 fn clear_scratch(folder: &Path) {

@@ -29,6 +29,7 @@ use semver::Version;
 use crate::model::ids::PluginId;
 
 pub mod deprecated;
+pub mod reloads;
 pub mod secrets;
 pub mod state;
 pub mod statistics;
@@ -37,7 +38,7 @@ pub use cache::Remembered;
 pub use salvage::Restrictions;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     FIRST,
     consents::MIGRATION,
     statistics::MIGRATION,
@@ -45,6 +46,7 @@ const MIGRATIONS: [&str; 7] = [
     cache::MIGRATION,
     configured::MIGRATION,
     secrets::MIGRATION,
+    reloads::MIGRATION,
 ];
 
 /// What is disabled, what was done, what was counted.
@@ -122,7 +124,8 @@ pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`, `secret_set`, `secret_remove`, `state_import`, `state_reset`.
+    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`, `reload`, `rollback`, `secret_set`, `secret_remove`,
+    /// `state_import`, `state_reset`.
     pub what: String,
     pub id: String,
     pub version: String,

@@ -339,12 +339,24 @@ impl Store {
             return Ok((digest, executable));
         }
         let (digest, _) = tree::hash(&mut file).map_err(unreadable)?;
+        self.remember(identity, &digest);
+        Ok((digest, executable))
+    }
+
+    fn remember(&self, identity: Identity, digest: &str) {
         let mut remembered = lock(&self.remembered);
         if remembered.len() == REMEMBERED_MAX {
             remembered.clear();
         }
-        remembered.insert(identity, digest.clone());
-        Ok((digest, executable))
+        remembered.insert(identity, digest.to_owned());
+    }
+
+    /// A name more changes the time of a file's last change and nothing of its contents: what was known of it, is.
+    fn remember_linked(&self, before: &Identity, after: Identity, digest: &str) {
+        let known = lock(&self.remembered).get(before).is_some_and(|known| known == digest);
+        if known && *before == (Identity { ctime: before.ctime, ..after }) {
+            self.remember(after, digest);
+        }
     }
 
     /// The first file of a snapshot whose contents are not among those that the store has: it was named by other ones.
@@ -408,11 +420,7 @@ impl Store {
                 .map_err(|source| StoreError::Write { path: target, source })?;
         }
         lock(&self.verified).insert(name, ());
-        let mut remembered = lock(&self.remembered);
-        if remembered.len() == REMEMBERED_MAX {
-            remembered.clear();
-        }
-        remembered.insert(identity, digest.clone());
+        self.remember(identity, &digest);
         Ok((digest, executable))
     }
 
@@ -509,6 +517,7 @@ impl Store {
                 What::File { digest, executable } => {
                     let name = file_name(digest, *executable);
                     let file = self.files().join(&name);
+                    let before = fs::metadata(&file).map(|metadata| Identity::of(&metadata));
                     let linked = match link(&file, &path) {
                         Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
                             self.begin_another(&name, digest, *executable)?;
@@ -517,6 +526,9 @@ impl Store {
                         linked => linked,
                     };
                     linked.map_err(write(&path))?;
+                    if let (Ok(before), Ok(after)) = (before, fs::metadata(&path)) {
+                        self.remember_linked(&before, Identity::of(&after), digest);
+                    }
                 }
             }
         }
@@ -819,6 +831,26 @@ mod tests {
         let inode = |snapshot: &Snapshot| fs::metadata(snapshot.path.join("a")).unwrap().ino();
         assert_eq!(inode(&one), inode(&three));
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
+
+    /// Or each start after another package had taken in the same file would hash it once more.
+    #[test]
+    fn what_is_known_of_a_file_is_known_when_others_link_it_too() {
+        let (_folder, store) = store();
+        let [one, two, three] = ["1", "2", "3"].map(|more| package(&[("a", "same", 0o644), ("b", more, 0o644)]));
+        let one = store.stage(one.path()).unwrap();
+        store.take(&one.digest).unwrap();
+        let file = one.path.join("a");
+        let is_known = || lock(&store.remembered).contains_key(&Identity::of(&fs::metadata(&file).unwrap()));
+        assert!(is_known());
+        store.stage(two.path()).unwrap();
+        assert!(is_known());
+        // Whatever else is done to it makes it unknown, and stays so.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!is_known());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+        store.stage(three.path()).unwrap();
+        assert!(!is_known());
     }
 
     #[test]

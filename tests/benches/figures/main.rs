@@ -18,6 +18,7 @@ mod install;
 mod measure;
 mod memory;
 mod payload;
+mod reload;
 mod scale;
 mod schema;
 mod start;
@@ -85,6 +86,10 @@ const GROUPS: &[Group] = &[
     Group { names: discover::DISCOVER, run: discover::discover },
     Group { names: discover::RESOLVE, run: discover::resolve },
     Group { names: install::NAMES, run: install::run },
+    Group { names: reload::LOSS, run: reload::loss },
+    Group { names: reload::TIMES, run: reload::times },
+    Group { names: reload::LATENCY, run: reload::latency },
+    Group { names: reload::LEAK, run: reload::leak },
     Group { names: memory::NAMES, run: memory::run },
 ];
 

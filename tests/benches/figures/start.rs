@@ -53,7 +53,7 @@ pub(crate) fn run(effort: &Effort) -> anyhow::Result<Vec<Row>> {
 }
 
 /// Starts that many children as fast as it can be done and waits for a hello of each; returns how long that took in ms.
-fn directly(count: usize) -> anyhow::Result<f64> {
+pub(crate) fn directly(count: usize) -> anyhow::Result<f64> {
     let program = CString::new(plugin_binary().as_os_str().as_bytes()).context("a path")?;
     let attributes = PosixSpawnAttr::init().context("posix_spawn")?;
     let mut children = Vec::with_capacity(count);

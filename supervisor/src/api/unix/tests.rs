@@ -160,7 +160,7 @@ impl Peer {
 
     async fn begin(&mut self, kind: Kind, id: u64) {
         match kind {
-            Kind::Ping => self.send(kind, id, &Ping { health: false }, &[]).await,
+            Kind::Ping => self.send(kind, id, &Ping::default(), &[]).await,
             _ => self.call(id, SUPERVISOR_ID, "list", &Value::Null).await,
         }
     }
@@ -323,7 +323,7 @@ async fn what_belongs_to_no_call_is_skipped() {
         peer.send(kind, 77, &Empty {}, &[]).await;
     }
     peer.send(Kind::StreamCredit, 77, &StreamCredit { bytes: 5 }, &[]).await;
-    peer.send(Kind::Ping, 1, &Ping { health: false }, &[]).await;
+    peer.send(Kind::Ping, 1, &Ping::default(), &[]).await;
     let (kind, id, _) = peer.next().await.unwrap();
     assert_eq!((kind, id), (Kind::Pong, 1));
 }
@@ -446,7 +446,7 @@ async fn calls_beyond_the_limit_are_turned_away_and_nothing_else() {
 fn pings(before: u64, count: u64) -> Vec<u8> {
     let mut pings = Vec::new();
     for number in before..before + count {
-        encode(&mut pings, Kind::Ping, Flags::NONE, 2 * number + 1, &Ping { health: false }, &[]);
+        encode(&mut pings, Kind::Ping, Flags::NONE, 2 * number + 1, &Ping::default(), &[]);
     }
     pings
 }

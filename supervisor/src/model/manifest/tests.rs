@@ -93,6 +93,7 @@ fn every_field_is_read() {
         },
         "environment": { "MODE": "fast", "EMPTY": "" },
         "on_pause": "refuse",
+        "exclusive": true,
         "on_overdue": { "missed_graces": 1, "window_seconds": 10 },
         "watchdog": { "interval_seconds": 1, "timeout_seconds": 2 },
         "cancel_grace_seconds": 0.1,
@@ -133,7 +134,7 @@ fn every_field_is_read() {
     let kept = |value: Value| Some(Json::new(&value));
     let schema = json!({ "type": "object", "properties": { "depth": { "type": "integer" } } });
     assert_eq!(manifest.configuration_schema.as_ref().map(Json::value), Some(schema));
-    assert_eq!((manifest.state_schema, manifest.default_enabled), (Some(3), false));
+    assert_eq!((manifest.state_schema, manifest.default_enabled, manifest.exclusive), (Some(3), false, true));
     let events = Events { subscribes: vec!["index.*".into(), "clock".into()], emits: vec!["echo.said".into()] };
     assert_eq!(manifest.events, events);
     assert_eq!(manifest.require.iter().map(|control| control.as_str()).collect::<Vec<_>>(), ["landlock", "memory"]);
@@ -605,7 +606,7 @@ proptest! {
     fn no_value_in_any_field_panics(
         field in prop::sample::select(vec![
             "id", "name", "version", "description", "entry_point", "runtime", "actions", "limits", "activation",
-            "restart", "environment", "on_pause", "on_overdue", "watchdog", "cancel_grace_seconds", "dependencies", "author",
+            "restart", "environment", "on_pause", "exclusive", "on_overdue", "watchdog", "cancel_grace_seconds", "dependencies", "author",
             "license", "homepage", "icon", "tags", "kind", "capabilities", "args", "protocol", "permissions_required",
             "configuration_schema", "state", "events", "default_enabled", "require",
         ]),

@@ -43,8 +43,8 @@ impl Task {
                     self.link.send(Kind::Welcome, &welcome);
                 }
             }
-            Action::SendHealthCheck => self.link.ping(true),
-            Action::SendPing => self.link.ping(false),
+            Action::SendHealthCheck => self.link.ping(true, self.blueprint.on_trial.load(Ordering::Relaxed)),
+            Action::SendPing => self.link.ping(false, false),
             Action::SendDrain { until } => {
                 let within = until.saturating_duration_since(now);
                 let reason = "the supervisor stops this generation".to_owned();

@@ -132,7 +132,7 @@ fn every_kind_that_only_the_supervisor_sends_is_a_fault() {
         bench.hear(Kind::Pong, Flags::NONE, 2, &Pong::default(), &[]).unwrap_err(),
         "a Pong under id 2, which no ping has"
     );
-    bench.link.ping(false);
+    bench.link.ping(false, false);
     bench.hear(Kind::Pong, Flags::NONE, 2, &Pong::default(), &[]).unwrap();
     assert!(bench.hear(Kind::Pong, Flags::NONE, 2, &Pong::default(), &[]).is_err(), "answered once");
 }
@@ -178,13 +178,13 @@ fn a_plugin_that_asks_and_reads_may_ask_without_end() {
     let mut bench = Bench::all();
     let mut id = 1;
     for _ in 0..3 * ANSWERS_UNREAD_MAX {
-        bench.hear(Kind::Ping, Flags::NONE, id, &Ping { health: false }, &[]).unwrap();
+        bench.hear(Kind::Ping, Flags::NONE, id, &Ping::default(), &[]).unwrap();
         bench.written();
         id += 2;
     }
     let fault = (0..3 * ANSWERS_UNREAD_MAX).find_map(|_| {
         id += 2;
-        bench.hear(Kind::Ping, Flags::NONE, id, &Ping { health: false }, &[]).err()
+        bench.hear(Kind::Ping, Flags::NONE, id, &Ping::default(), &[]).err()
     });
     assert_eq!(fault.unwrap(), format!("asks, and does not read the answers: {ANSWERS_UNREAD_MAX} wait"));
 }
@@ -285,7 +285,7 @@ fn nothing_of_a_call_overtakes_the_call() {
     call.follow(Follow::Small(Kind::StreamOpen, Flags::NONE, &[0x80])).unwrap();
     call.cancel(CancelReason::Caller);
     bench.link.poke(2, bench.now);
-    bench.link.ping(false);
+    bench.link.ping(false, false);
     let expected = [
         (Kind::Ping, 4),
         (Kind::Call, 2),

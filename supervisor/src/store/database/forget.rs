@@ -6,14 +6,17 @@ use super::{Database, DatabaseError, Entry};
 use crate::model::ids::PluginId;
 
 /// Every table that has rows of an id, but for the audit trail; and what they are to whoever reads of them.
-const TABLES: [(&str, &str); 7] = [
+const TABLES: [(&str, &str); 10] = [
     ("switched", "which versions take calls"),
     ("statistics", STATISTICS),
+    ("serving", "which package served last"),
     ("secrets", "the secrets that were set for it"),
     ("deprecated", "which versions are deprecated"),
     ("definitions", "which definitions of its actions were agreed to"),
     ("consents", "what it was granted and refused"),
     ("configured", "how it was configured"),
+    ("bad", "which packages have failed"),
+    ("backups", "which packages served before"),
 ];
 
 /// What is called so is also counted elsewhere, before it is written down.

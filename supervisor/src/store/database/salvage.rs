@@ -14,7 +14,18 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::BUSY_WITHIN;
 
 /// What of it is taken over. What was found of packages is found again.
-const TABLES: [&str; 7] = ["switched", "consents", "definitions", "deprecated", "statistics", "configured", "secrets"];
+const TABLES: [&str; 10] = [
+    "switched",
+    "consents",
+    "definitions",
+    "deprecated",
+    "statistics",
+    "configured",
+    "secrets",
+    "bad",
+    "backups",
+    "serving",
+];
 
 /// And what of those restricts a plugin.
 const RESTRICTING: [(&str, &str); 2] = [("switched", "enabled = 0"), ("consents", "word = 'denied'")];

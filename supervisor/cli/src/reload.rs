@@ -1,0 +1,133 @@
+//! `reload`, `backups` and `rollback`.
+
+use palisade_client::admin::{Backups, Reloaded, Reloads};
+use palisade_protocol::ErrorCode;
+use serde::Serialize;
+
+use crate::Context;
+use crate::failure::Failure;
+use crate::plugins::show;
+use crate::screen::{Cell, Screen, Tone, one_line, short};
+use crate::times::stamp;
+
+#[derive(Serialize)]
+struct Reload<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plugin: Option<&'a str>,
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Rollback<'a> {
+    plugin: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<u64>,
+    with_state: bool,
+}
+
+/// `palisade reload PLUGIN|--all [--dry-run]`
+pub(crate) async fn reload(context: &Context, plugin: Option<&str>, dry_run: bool) -> Result<(), Failure> {
+    let answer = context.operate("reload", &Reload { plugin, dry_run }).await?;
+    let done: Reloads = answer.decode()?;
+    show(context, &answer, |_, screen| {
+        Ok(done.reloads.iter().map(|one| if dry_run { plan_text(one, screen) } else { text(one, screen) }).collect())
+    })?;
+    match done.reloads.iter().find_map(|one| one.reason.as_ref().map(|reason| (one, reason))) {
+        Some((one, reason)) if !dry_run => {
+            Err(Failure::code(ErrorCode::InitializationFailed, format!("{} goes on as it was: {reason}", one.id)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `palisade backups PLUGIN`
+pub(crate) async fn backups(context: &Context, plugin: &str) -> Result<(), Failure> {
+    let answer = context.operate("backups", &serde_json::json!({ "plugin": plugin })).await?;
+    show(context, &answer, |answer, screen| Ok(backups_text(&answer.decode()?, screen)))
+}
+
+/// `palisade rollback PLUGIN [--to NUMBER] [--with-state]`
+pub(crate) async fn rollback(
+    context: &Context,
+    plugin: &str,
+    to: Option<u64>,
+    with_state: bool,
+) -> Result<(), Failure> {
+    let answer = context.operate("rollback", &Rollback { plugin, to, with_state }).await?;
+    show(context, &answer, |answer, screen| {
+        let done: Reloads = answer.decode()?;
+        Ok(done.reloads.iter().map(|one| text(one, screen)).collect())
+    })
+}
+
+fn text(one: &Reloaded, screen: &Screen) -> String {
+    let plugin = screen.tone(&format!("{} {}", one_line(&one.id), one_line(&one.version)), Tone::Strong);
+    let how = match (one.reloaded, &one.reason) {
+        (true, _) => "serves".to_owned(),
+        (false, None) => "is as it was".to_owned(),
+        (false, Some(reason)) => screen.tone(&format!("goes on as it was: {}", one_line(reason)), Tone::Careful),
+    };
+    format!("{plugin} {how}, sha256 {}\n", one_line(short(&one.digest).as_ref()))
+}
+
+fn plan_text(one: &Reloaded, screen: &Screen) -> String {
+    let plugin = screen.tone(&format!("{} {}", one_line(&one.id), one_line(&one.version)), Tone::Strong);
+    let steps = one.steps.iter().map(|step| one_line(step)).collect::<Vec<_>>().join(", ");
+    let untried = one.untried.as_deref().map(|why| format!(" (not tried first: {})", one_line(why).replace('_', " ")));
+    format!("{plugin}: {steps}{}\n", untried.unwrap_or_default())
+}
+
+fn backups_text(found: &Backups, screen: &Screen) -> String {
+    if found.backups.is_empty() {
+        return "there is none\n".to_owned();
+    }
+    let row = |one: &palisade_client::admin::Backup| {
+        vec![
+            Cell::new(one.number.to_string(), Tone::Strong),
+            one_line(&one.version).into(),
+            stamp(one.at_unix_ms).into(),
+            one.digest.get(..12).unwrap_or(&one.digest).to_owned().into(),
+            format!("{} KiB", one.bytes.div_ceil(1024)).into(),
+            if one.serves { "it serves now".to_owned() } else { one_line(&one.reason) }.into(),
+        ]
+    };
+    screen.fitting_table(
+        &["NUMBER", "VERSION", "UNTIL", "SHA256", "SIZE", "WHY"],
+        &found.backups.iter().map(row).collect::<Vec<_>>(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use palisade_client::admin::Backup;
+
+    #[test]
+    fn what_became_of_a_reload_is_said() {
+        let done = Reloaded {
+            id: "echo".into(),
+            version: "1.0.0".into(),
+            digest: "00ff".into(),
+            steps: vec!["switch".into(), "drain".into()],
+            untried: Some("old_is_unused".into()),
+            reloaded: true,
+            reason: None,
+        };
+        let screen = Screen::plain();
+        assert_eq!(text(&done, &screen), "echo 1.0.0 serves, sha256 00ff\n");
+        assert_eq!(plan_text(&done, &screen), "echo 1.0.0: switch, drain (not tried first: old is unused)\n");
+        let kept = Reloaded { reloaded: false, reason: Some("it\x1b crashed".into()), untried: None, ..done };
+        assert_eq!(text(&kept, &screen), "echo 1.0.0 goes on as it was: it\\u{1b} crashed, sha256 00ff\n");
+        assert_eq!(text(&Reloaded { reason: None, ..kept }, &screen), "echo 1.0.0 is as it was, sha256 00ff\n");
+    }
+
+    #[test]
+    fn backups_are_listed() {
+        let screen = Screen::plain();
+        assert_eq!(backups_text(&Backups::default(), &screen), "there is none\n");
+        let one =
+            Backup { number: 3, version: "1.0.0".into(), bytes: 1025, reason: "another".into(), ..Backup::default() };
+        let told = backups_text(&Backups { backups: vec![one] }, &screen);
+        assert!(told.contains("3") && told.contains("2 KiB") && told.contains("another"), "{told}");
+    }
+}

@@ -1,0 +1,268 @@
+//! What a reload consists of, and what of it is taken back where it fails.
+//!
+//! A plan is a list of steps. Whoever performs it stops at the first that fails, and then takes back what [`Plan::undo`] says, the last
+//! first. Up to the switch nobody notices a failure; after it the one before is made to serve again.
+//!
+//! Invariant: what was begun of any plan, and then taken back, leaves what there was at the beginning. The tests hold every plan to it.
+//! Elsewhere: performed by `packages::reload`.
+
+use serde::Serialize;
+
+/// One step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The package is copied into the store, and the copy is checked.
+    Stage,
+    /// A process of it starts beside the one that serves, brings a copy of the state into its own form, has to become active, and ends.
+    Rehearse,
+    /// What serves ends the calls that it has, within its drain timeout, and stops; calls that come wait within their deadlines.
+    Hold,
+    /// A copy of the state is kept, with the package that is in use still; where it is returned to one before, that one's state is used.
+    Keep,
+    /// A process of it starts beside the one that serves, if that was not held, and has to become active and find itself well.
+    Start,
+    /// Calls go to the new one from here on, those that wait for the old one too.
+    Switch,
+    /// The old one ends the calls that it has, within its drain timeout, and stops.
+    Drain,
+    /// A failure of the new one leads back to the old one for some time.
+    Probation,
+}
+
+/// What is done to take a step back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undo {
+    /// The process that was started beside ends.
+    Drop,
+    /// A process of the package that is in use starts again, and has the calls that wait.
+    Release,
+    /// The state is what it was.
+    PutBack,
+    /// Calls go to the package before again, a process of which is started where none is left, and the new one ends.
+    SwitchBack,
+}
+
+/// Why a plugin is only exchanged, and not tried first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Untried {
+    /// The old one takes no calls: it is disabled, stopped, paused or has failed, or waits for consent.
+    OldIsUnused,
+    /// The new one takes none before somebody has said something about it, there is what it depends on, and its configuration fits: until then
+    /// the old one serves.
+    NewIsUnused,
+    /// There is no copy of the old one to return to.
+    NothingToReturnTo,
+}
+
+/// How a package is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// While the old one serves.
+    Beside,
+    /// One of them says that it must not run twice: the old one stops first.
+    Exclusive,
+    /// The new one keeps its state in another form, so that no two may use it: a copy first, then as the other.
+    Migrating,
+    /// The state is to be what it was when the package served: the old one stops first.
+    Restoring,
+}
+
+/// The steps of one reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// In this order.
+    pub steps: &'static [Step],
+    /// Why it is not tried first, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untried: Option<Untried>,
+}
+
+impl Plan {
+    /// The plan for a plugin that is tried first, or of which it is known why it is not.
+    #[must_use]
+    pub fn new(untried: Option<Untried>, manner: Manner) -> Self {
+        use Step::{Drain, Hold, Keep, Probation, Rehearse, Stage, Start, Switch};
+        let steps: &[Step] = match (untried, manner) {
+            (None, Manner::Beside) => &[Stage, Start, Switch, Drain, Probation],
+            (None, Manner::Exclusive) => &[Stage, Hold, Start, Switch, Probation],
+            (None, Manner::Migrating) => &[Stage, Rehearse, Hold, Keep, Start, Switch, Probation],
+            (None, Manner::Restoring) => &[Stage, Hold, Keep, Start, Switch, Probation],
+            (Some(Untried::NewIsUnused), _) => &[],
+            (Some(Untried::OldIsUnused | Untried::NothingToReturnTo), _) => &[Switch, Drain],
+        };
+        Self { steps, untried }
+    }
+
+    /// What takes the first so many steps back, the last of which may have been done in part, unless that is the switch. In this order.
+    #[must_use]
+    pub fn undo(&self, begun: usize) -> Vec<Undo> {
+        let mut undone: Vec<Undo> = self.steps.iter().take(begun).filter_map(|step| step.undo()).collect();
+        undone.reverse();
+        // Whoever returns has no candidate any more: it was what served; and nothing is held.
+        if undone.contains(&Undo::SwitchBack) {
+            undone.retain(|undo| matches!(undo, Undo::SwitchBack | Undo::PutBack));
+        }
+        undone
+    }
+}
+
+/// So many calls have to have ended before it is judged by them.
+const JUDGED_FROM: u64 = 20;
+
+/// How calls ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// Well.
+    pub ok: u64,
+    /// With an error of the plugin's, a crash, or a timeout.
+    pub failed: u64,
+}
+
+impl Ends {
+    /// Whether a package is so much worse than the one before that it is taken back: of at least twenty calls more than half failed,
+    /// and more than twice as large a part as before.
+    #[must_use]
+    pub fn is_worse_than(self, before: Self) -> bool {
+        let [ok, failed, ok_before, failed_before] = [self.ok, self.failed, before.ok, before.failed].map(u128::from);
+        let (all, all_before) = (ok + failed, ok_before + failed_before);
+        u128::from(JUDGED_FROM) <= all
+            && all < 2 * failed
+            // Neither product is larger than the type: a count is far from its limit.
+            && failed_before.saturating_mul(2).saturating_mul(all) < failed.saturating_mul(all_before.max(1))
+    }
+}
+
+impl Step {
+    /// What takes it back; nothing where it leaves nothing. A copy goes with its last holder.
+    fn undo(self) -> Option<Undo> {
+        match self {
+            Self::Start => Some(Undo::Drop),
+            Self::Hold => Some(Undo::Release),
+            Self::Keep => Some(Undo::PutBack),
+            Self::Switch => Some(Undo::SwitchBack),
+            Self::Stage | Self::Rehearse | Self::Drain | Self::Probation => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a reload changes.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct World {
+        old_serves: bool,
+        old_runs: bool,
+        new_runs: bool,
+        /// Whose form the state has.
+        state_is_new: bool,
+    }
+
+    const BEGINNING: World = World { old_serves: true, old_runs: true, new_runs: false, state_is_new: false };
+
+    impl World {
+        fn step(&mut self, step: Step, manner: Manner) {
+            let changes_state = matches!(manner, Manner::Migrating | Manner::Restoring);
+            match step {
+                Step::Stage | Step::Rehearse | Step::Keep | Step::Probation => {}
+                Step::Hold => self.old_runs = false,
+                Step::Start => {
+                    assert!(manner == Manner::Beside || !self.old_runs, "no two run that must not");
+                    self.new_runs = true;
+                    self.state_is_new = changes_state;
+                }
+                Step::Switch => {
+                    self.new_runs = true;
+                    self.old_serves = false;
+                }
+                Step::Drain => {
+                    assert!(!self.old_serves, "what serves is not drained");
+                    self.old_runs = false;
+                }
+            }
+        }
+
+        fn undo(&mut self, undo: Undo) {
+            match undo {
+                Undo::Drop => {
+                    assert!(self.old_serves, "what serves is not dropped");
+                    self.new_runs = false;
+                }
+                Undo::Release => {
+                    assert!(!self.new_runs && !self.state_is_new, "it finds what it left");
+                    self.old_runs = true;
+                }
+                Undo::PutBack => {
+                    assert!(!self.new_runs, "nobody uses it");
+                    self.state_is_new = false;
+                }
+                Undo::SwitchBack => *self = World { state_is_new: self.state_is_new, ..BEGINNING },
+            }
+        }
+    }
+
+    fn untried() -> impl Strategy<Value = Option<Untried>> {
+        prop_oneof![
+            Just(None),
+            Just(Some(Untried::OldIsUnused)),
+            Just(Some(Untried::NewIsUnused)),
+            Just(Some(Untried::NothingToReturnTo)),
+        ]
+    }
+
+    fn manner() -> impl Strategy<Value = Manner> {
+        prop_oneof![Just(Manner::Beside), Just(Manner::Exclusive), Just(Manner::Migrating), Just(Manner::Restoring),]
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_begun_and_taken_back_is_as_if_it_had_never_been(
+            untried in untried(), manner in manner(), begun in 0..10_usize,
+        ) {
+            let plan = Plan::new(untried, manner);
+            let mut world = BEGINNING;
+            plan.steps.iter().take(begun).for_each(|step| world.step(*step, manner));
+            plan.undo(begun).into_iter().for_each(|undo| world.undo(undo));
+            prop_assert_eq!(world, BEGINNING);
+        }
+
+        #[test]
+        fn a_plan_that_is_done_leaves_the_new_one_alone(untried in untried(), manner in manner()) {
+            let mut world = BEGINNING;
+            Plan::new(untried, manner).steps.iter().for_each(|step| world.step(*step, manner));
+            world.state_is_new = false;
+            let waits = untried == Some(Untried::NewIsUnused);
+            prop_assert_eq!(world, if waits { BEGINNING } else { World { old_serves: false, old_runs: false, new_runs: true, state_is_new: false } });
+        }
+    }
+
+    #[test]
+    fn a_package_is_judged_by_its_calls_when_there_are_enough_and_those_before_were_better() {
+        let ends = |ok, failed| Ends { ok, failed };
+        let good = ends(100, 1);
+        assert!(
+            ends(0, 20).is_worse_than(good) && ends(9, 11).is_worse_than(good) && ends(0, 20).is_worse_than(ends(0, 0))
+        );
+        assert!(!ends(0, 19).is_worse_than(good), "too few");
+        assert!(!ends(10, 10).is_worse_than(good), "not more than half");
+        assert!(!ends(0, 20).is_worse_than(ends(1, 1)), "half of them failed before");
+        assert!(
+            !ends(0, u64::MAX).is_worse_than(ends(0, u64::MAX)) && ends(0, u64::MAX).is_worse_than(ends(u64::MAX, 0))
+        );
+    }
+
+    /// Whatever is tried is tried before calls come to it.
+    #[test]
+    fn nothing_is_switched_to_before_it_was_tried() {
+        for manner in [Manner::Beside, Manner::Exclusive, Manner::Migrating, Manner::Restoring] {
+            let steps = Plan::new(None, manner).steps;
+            let place = |wanted| steps.iter().position(|step| *step == wanted).unwrap();
+            assert!(place(Step::Stage) < place(Step::Start) && place(Step::Start) < place(Step::Switch));
+        }
+    }
+}

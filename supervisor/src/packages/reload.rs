@@ -1,0 +1,1191 @@
+//! How a plugin gets another package while it is in use: the new one is started beside the old one and has to become active, then calls go
+//! to it, and the old one ends what it has. If it fails before, nothing has happened; if it fails soon after, calls go back.
+//!
+//! A package that failed so is not tried again before it changes, also by the next daemon, or until an operator asks for it by name. What
+//! serves instead runs from its copy in the store.
+//!
+//! Invariants: a plugin has one turn at a time, and of two that overlap the later wins; nothing is awaited between the look at the registry
+//! and its change; a plugin that is being tried is among the departures until it serves, so that a daemon that stops finds it.
+//! Elsewhere: the steps are `model::reload_plan`'s; what has changed is found by `rescan`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use palisade_protocol::{ErrorBody, ErrorCode, Fault};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::departure::Departure;
+use super::install::Taken;
+use super::prepare::Prepared;
+use super::rescan::{Only, Scope, Trusting};
+use super::{Packages, lock, run};
+use crate::events::{EventKind, unix_ms};
+use crate::model::generation::Outlook;
+use crate::model::ids::PluginId;
+use crate::model::reload_plan::{Ends, Manner, Plan, Step, Undo, Untried};
+use crate::model::specifier::Specifier;
+use crate::model::status::{CallCounters, PassedOver, PluginState};
+use crate::plugin::admission;
+use crate::plugin::configuration::Configuration;
+use crate::plugin::handle::{Handle, Operation};
+use crate::registry::{self, Found, Registry};
+use crate::state::State;
+use crate::store::Snapshot;
+use crate::store::database::reloads::{Backup, Bad, Serving};
+
+/// A failure within so long after a switch leads back.
+const PROBATION: Duration = Duration::from_secs(30);
+
+/// So often it is looked at the calls of plugins that were given another package not long ago.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is said of a package that was changed while no daemon tried it.
+pub(super) const UNTRIED: &str = "it was changed and has not been tried yet";
+
+/// So many packages that served before are kept of each plugin.
+const BACKUPS: u32 = 5;
+
+/// Most files of a package whose sizes are added up.
+const ENTRIES_MAX: usize = 100_000;
+
+/// Who changes what nobody asked for.
+pub(super) const OURSELVES: &str = "palisade";
+
+/// A package that is to take another one's place.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub old: Handle,
+    pub prepared: Prepared,
+    /// The kept copy of the state that it is to have with it, by its name.
+    pub state: Option<String>,
+    /// Who wants it.
+    pub who: String,
+}
+
+/// A plugin that was given another package not long ago.
+#[derive(Debug)]
+pub(super) struct Probation {
+    new: Handle,
+    old: Handle,
+    /// The package before, which stays in the store for as long.
+    snapshot: Snapshot,
+    until: Instant,
+    /// So many of its processes had failed before.
+    failures: u64,
+    /// The kept copy of the state as it was in the form of the package before, where it has another since.
+    state: Option<String>,
+}
+
+/// Why a package did not come to serve: what was there goes on.
+#[derive(Debug, Clone)]
+pub(super) enum Kept {
+    /// By its own fault: it is not tried again.
+    Bad(ErrorBody),
+    /// By the host's, or because it changed meanwhile: it is tried again when it is looked at again.
+    ForNow(ErrorBody),
+}
+
+impl Kept {
+    pub(super) fn error(&self) -> &ErrorBody {
+        let (Self::Bad(error) | Self::ForNow(error)) = self;
+        error
+    }
+}
+
+impl Probation {
+    /// Why it is taken back, if it is: a sentence.
+    fn failed(&self) -> Option<String> {
+        if self.failures < self.new.failures() {
+            return Some(format!("it failed soon after it began to serve: {}", self.new.last_reason()));
+        }
+        let now = ends(&self.new);
+        now.is_worse_than(ends(&self.old)).then(|| {
+            format!(
+                "{} of its first {} calls failed, and most of those before did not",
+                now.failed,
+                now.ok + now.failed
+            )
+        })
+    }
+}
+
+fn ends(handle: &Handle) -> Ends {
+    let CallCounters { ok, errors, timed_out, crashed, .. } = handle.counters().snapshot();
+    Ends { ok, failed: errors + timed_out + crashed }
+}
+
+/// What became of a reload, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// The plugin,
+    pub id: String,
+    /// the version that serves,
+    pub version: String,
+    /// the digest of the snapshot that it runs from,
+    pub digest: String,
+    /// the steps, done or to be done,
+    pub steps: &'static [Step],
+    /// why it is not tried first, where it is not,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untried: Option<Untried>,
+    /// and whether the package that was looked at serves now. It does not where that is only a plan.
+    pub reloaded: bool,
+    /// Why not, if not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What reloads came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Reloads {
+    /// Each plugin, in the order in which they were reloaded.
+    pub reloads: Vec<Reloaded>,
+}
+
+/// A package that served before, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Before {
+    /// By which `rollback` knows it,
+    pub number: u64,
+    /// when another took its place,
+    pub at_unix_ms: u64,
+    /// its version,
+    pub version: String,
+    /// the digest of its snapshot,
+    pub digest: String,
+    /// why it serves no more,
+    pub reason: String,
+    /// how much its files have,
+    pub bytes: u64,
+    /// whether it is what serves now,
+    pub serves: bool,
+    /// and whether what the plugin kept then is there with it.
+    pub with_state: bool,
+    #[serde(skip)]
+    state: Option<String>,
+    #[serde(skip)]
+    schema: Option<u32>,
+}
+
+/// A plugin that is being tried.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    handle: Handle,
+    task: JoinHandle<()>,
+    /// Dropped when it serves, or has ended.
+    ending: watch::Sender<()>,
+}
+
+impl Candidate {
+    /// Has it end, as it is not to serve.
+    pub(super) async fn end(self) {
+        let Self { handle, task, ending } = self;
+        super::end(&handle, Some(task)).await;
+        drop(ending);
+    }
+}
+
+impl Packages {
+    /// How that package would come to serve.
+    async fn plan(&self, old: &Handle, prepared: &Prepared, state: Option<&String>) -> Plan {
+        let found = &prepared.found;
+        let manner = self.manner(old, found, state).await;
+        let idle = matches!(old.state(), PluginState::Failed | PluginState::Paused | PluginState::Unloaded);
+        let untried = if idle || old.is_stopped() || !old.is_in_use() {
+            Some(Untried::OldIsUnused)
+        } else if old.blueprint().snapshot().map_or(true, |snapshot| snapshot.is_presumed) {
+            Some(Untried::NothingToReturnTo)
+        } else if self.decide(&found.manifest, prepared.evidence.clone()).is_awaited()
+            || self.lacks(found)
+            || Configuration::new(self.configured(&found.manifest.id)).unfit(&found.manifest).is_some()
+        {
+            Some(Untried::NewIsUnused)
+        } else {
+            None
+        };
+        Plan::new(untried, manner)
+    }
+
+    /// How it is to be tried.
+    async fn manner(&self, old: &Handle, found: &Found, state: Option<&String>) -> Manner {
+        if state.is_some() {
+            return Manner::Restoring;
+        }
+        let of = self.around.states.of(&found.manifest.id);
+        let stored = run(move || of.stored_schema()).await;
+        // What cannot be read is told to whoever asks for it.
+        let stored = stored.ok().and_then(Result::ok).flatten();
+        if stored.is_some_and(|stored| stored < found.manifest.state_schema.unwrap_or(0)) {
+            Manner::Migrating
+        } else if old.blueprint().manifest.exclusive || found.manifest.exclusive {
+            Manner::Exclusive
+        } else {
+            Manner::Beside
+        }
+    }
+
+    fn lacks(&self, found: &Found) -> bool {
+        self.live.now().is_some_and(|registry| registry.lacking(&found.manifest).is_some())
+    }
+
+    /// Whether that package is exchanged at once: what is there takes no calls, or cannot be returned to.
+    pub(super) async fn is_exchanged_at_once(&self, old: &Handle, prepared: &Prepared) -> bool {
+        self.hold_copy(old).await;
+        let plan = self.plan(old, prepared, None).await;
+        matches!(plan.untried, Some(Untried::OldIsUnused | Untried::NothingToReturnTo))
+    }
+
+    /// Whether that package is on its way to serve already.
+    pub(super) fn is_being_reloaded(&self, id: &PluginId, digest: &str) -> Option<watch::Receiver<()>> {
+        lock(&self.reloading).get(id).filter(|(now, _)| now == digest).map(|(_, over)| over.clone())
+    }
+
+    /// Gives a plugin another package. Comes back once calls go to it, while the one before may have some still; or once everything is
+    /// as it was, and it is known why.
+    ///
+    /// Not cancel safe.
+    pub(super) async fn reload(&self, wanted: Wanted) -> Result<(Handle, Departure), Kept> {
+        let Wanted { mut old, prepared, state, who } = wanted;
+        let Ok(snapshot) = prepared.snapshot.clone() else { return Err(overtaken(&old)) };
+        let (id, digest) = (prepared.found.manifest.id.clone(), snapshot.digest.clone());
+        let (under_way, over) = watch::channel(());
+        lock(&self.reloading).insert(id.clone(), (digest.clone(), over));
+        let waited = lock(&self.awaiting).get(&id).is_some_and(|handle| is_of(handle, &digest));
+        // Who came before gives up when it is to switch, as it is not wanted any more; or it is what is to be exchanged now.
+        let turn = loop {
+            let turn = old.blueprint().gate.turn.clone().lock_owned().await;
+            match old.successor() {
+                Some(successor) if state.is_none() => old = successor,
+                _ => break turn,
+            }
+        };
+        let done = self.reload_in_turn(&old, prepared, snapshot, state, &who).await;
+        drop(turn);
+        if done.as_ref().is_err_and(|kept| kept.error().code != ErrorCode::ConsentRequired) {
+            lock(&self.awaiting).remove(&id);
+        }
+        let waits = lock(&self.awaiting).get(&id).is_some_and(|handle| is_of(handle, &digest));
+        {
+            let mut reloading = lock(&self.reloading);
+            if reloading.get(&id).is_some_and(|(now, _)| *now == digest) {
+                reloading.remove(&id);
+            }
+        }
+        if let Err(kept) = &done {
+            let error = kept.error();
+            tracing::warn!(plugin = %id, reason = %error.message, "its changed package does not serve; what served goes on");
+            let now = PassedOver {
+                digest: digest.clone(),
+                reason: error.message.clone(),
+                at_unix_ms: unix_ms(SystemTime::now()),
+            };
+            if let (Kept::Bad(_), Ok(instead)) = (kept, old.blueprint().snapshot()) {
+                self.note_bad(&old, &now, &instead.digest, OURSELVES).await;
+            }
+            old.blueprint().pass_over(Some(now));
+            // Whoever waits for an answer has asked once.
+            if !(waited && waits) {
+                self.tell(EventKind::PackageKept, &id, old.version(), Some(error.message.clone()));
+            }
+        }
+        drop(under_way);
+        done
+    }
+
+    async fn reload_in_turn(
+        &self,
+        old: &Handle,
+        prepared: Prepared,
+        mut snapshot: Snapshot,
+        restored: Option<String>,
+        who: &str,
+    ) -> Result<(Handle, Departure), Kept> {
+        self.hold_copy(old).await;
+        let digest = snapshot.digest.clone();
+        let plan = self.plan(old, &prepared, restored.as_ref()).await;
+        let is_beside = !plan.steps.contains(&Step::Hold);
+        let state = self.around.states.of(old.id());
+        // What the state was, and where that is which was written since the package served that is returned to.
+        let (mut held, mut aside) = (None, None);
+        if plan.untried == Some(Untried::NewIsUnused) {
+            return Err(Kept::ForNow(self.let_wait(prepared, &snapshot, old).await));
+        }
+        let mut prepared = Some(prepared);
+        let mut candidate: Option<Candidate> = None;
+        let mut done = None;
+        for (place, step) in plan.steps.iter().enumerate() {
+            let result = match step {
+                Step::Stage => match &prepared {
+                    Some(prepared) => self.stage(&prepared.found, &snapshot).await.map(|staged| snapshot = staged),
+                    None => Ok(()),
+                },
+                Step::Rehearse => match &prepared {
+                    Some(prepared) => {
+                        let rehearsing = self.beside(prepared.clone(), &snapshot, old, Uses::Copy).await;
+                        let done = start(&rehearsing).await.map_err(|kept| self.asked_about(&rehearsing, kept));
+                        rehearsing.end().await;
+                        done
+                    }
+                    None => Ok(()),
+                },
+                Step::Hold => self.hold(old).await,
+                Step::Keep => match keep_state(&state, restored.clone()).await {
+                    Ok((before, since)) => {
+                        (held, aside) = (before, since);
+                        Ok(())
+                    }
+                    Err(error) => Err(Kept::ForNow(error)),
+                },
+                Step::Start => {
+                    if let Some(prepared) = prepared.take() {
+                        let uses = if is_beside { Uses::Copy } else { Uses::Live };
+                        candidate = Some(self.beside(prepared, &snapshot, old, uses).await);
+                    }
+                    match &candidate {
+                        Some(candidate) => match start(candidate).await {
+                            Ok(()) => self.still_does(old, &candidate.handle).map_err(Kept::Bad),
+                            Err(kept) => Err(self.asked_about(candidate, kept)),
+                        },
+                        None => Err(overtaken(old)),
+                    }
+                }
+                Step::Switch => {
+                    let made = match prepared.take() {
+                        Some(prepared) => Some(self.beside(prepared, &snapshot, old, Uses::Live).await),
+                        None => None,
+                    };
+                    let Some(made) = candidate.take().or(made) else { return Err(overtaken(old)) };
+                    match self.switch_to(old, made, &digest).await {
+                        Ok(switched) => {
+                            done = Some(switched);
+                            Ok(())
+                        }
+                        Err((made, kept)) => {
+                            candidate = Some(made);
+                            Err(kept)
+                        }
+                    }
+                }
+                // That goes on by itself, and is waited for by whoever wants to.
+                Step::Drain => Ok(()),
+                Step::Probation => {
+                    if let Some((new, _)) = &done {
+                        let kept = self.note_backup(old, new, held.take(), aside.take(), who).await;
+                        // Which form it has is no question where both have the same.
+                        let kept = kept.filter(|_| plan.steps.contains(&Step::Rehearse));
+                        self.put_on_probation(old, new, kept);
+                    }
+                    Ok(())
+                }
+            };
+            if let Err(kept) = result {
+                // A switch is made as a whole or not at all.
+                let begun = place + usize::from(*step != Step::Switch);
+                let undone = plan.undo(begun);
+                if let Some(candidate) = candidate
+                    && (undone.contains(&Undo::Drop) || plan.untried.is_some())
+                {
+                    candidate.end().await;
+                }
+                if let Some(held) = held.take().filter(|_| undone.contains(&Undo::PutBack)) {
+                    put_back(&state, held, aside.take()).await;
+                }
+                if undone.contains(&Undo::Release) {
+                    old.blueprint().gate.open();
+                }
+                return Err(kept);
+            }
+        }
+        let Some((new, departure)) = done else { return Err(overtaken(old)) };
+        lock(&self.awaiting).remove(new.id());
+        if !plan.steps.contains(&Step::Probation) {
+            self.note_backup(old, &new, None, None, who).await;
+        }
+        self.hold_backups().await;
+        Ok((new, departure))
+    }
+
+    /// Whether those that depend on the plugin can go on with the new package: it is of a version that they take, and has every action that it had.
+    fn still_does(&self, old: &Handle, new: &Handle) -> Result<(), ErrorBody> {
+        let Ok(registry) = self.registry() else { return Ok(()) };
+        let (id, before, after) = (old.id(), old.version(), new.version());
+        let others = || registry.versions(id).filter(|(there, handle)| *there != before && handle.is_in_use());
+        let names = |handle: &Handle| -> BTreeSet<String> {
+            let infos = handle.actions().map(|actions| actions.infos()).unwrap_or_default();
+            infos.into_iter().map(|info| info.name).collect()
+        };
+        let dropped = names(old).difference(&names(new)).next().cloned();
+        for dependant in registry.all().filter(|handle| handle.id() != id && handle.is_in_use()) {
+            let Some(wanted) = dependant.blueprint().manifest.dependencies.get(id) else { continue };
+            if wanted.optional
+                || !wanted.version.matches(before)
+                || others().any(|(there, _)| wanted.version.matches(there))
+            {
+                continue;
+            }
+            let who = format!("{} {}", dependant.id(), dependant.version());
+            let why = match &dropped {
+                _ if !wanted.version.matches(after) => format!("{who} depends on {id}, and not on its version {after}"),
+                Some(action) => format!("{id} {after} has no action {action} any more, and {who} depends on {id}"),
+                None => continue,
+            };
+            return Err(ErrorBody::new(ErrorCode::DependencyUnavailable, why)
+                .with_hint(format!("update {} first, or disable it", dependant.id())));
+        }
+        Ok(())
+    }
+
+    /// Says why a package cannot be used before somebody has done something about it. If that is to consent, it can be asked about.
+    async fn let_wait(&self, prepared: Prepared, snapshot: &Snapshot, old: &Handle) -> ErrorBody {
+        let lacking =
+            self.live.now().and_then(|registry| registry.lacking(&prepared.found.manifest)).unwrap_or_default();
+        let live = self.live_state(&prepared);
+        let (handle, task) = self.make_apart(Prepared { snapshot: Ok(snapshot.clone()), ..prepared }, live);
+        handle.set_enabled(old.is_enabled());
+        // It is only looked at.
+        super::end(&handle, Some(task)).await;
+        let (id, blueprint) = (handle.id().clone(), handle.blueprint());
+        let again = format!("then `palisade reload {id}` has it tried");
+        if handle.awaits_consent() {
+            return self.ask_about(&handle);
+        }
+        if let Some(unfit) = blueprint.misconfigured() {
+            return ErrorBody::new(ErrorCode::ConfigurationInvalid, unfit)
+                .with_hint(format!("`palisade config {id}` shows what it has and what it may have; {again}"));
+        }
+        let message = format!("{id} {} is not started without what it depends on: {lacking}", handle.version());
+        ErrorBody::new(ErrorCode::DependencyUnavailable, message)
+            .with_hint(format!("install or enable what is missing; {again}"))
+    }
+
+    /// What is said of a candidate that somebody has to consent to: what it announced can only be seen once it runs.
+    fn asked_about(&self, candidate: &Candidate, kept: Kept) -> Kept {
+        if candidate.handle.awaits_consent() { Kept::ForNow(self.ask_about(&candidate.handle)) } else { kept }
+    }
+
+    /// Has a package that takes no calls be among those that an operator is asked about.
+    fn ask_about(&self, handle: &Handle) -> ErrorBody {
+        let (id, version, awaits) = (handle.id(), handle.version(), handle.blueprint().awaits());
+        let digest = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+        let before = lock(&self.awaiting).insert(id.clone(), handle.clone());
+        if before.is_none_or(|before| !is_of(&before, &digest)) {
+            tracing::warn!(plugin = %id, "{awaits}");
+            self.tell(EventKind::ConsentRequired, id, version, Some(awaits.clone()));
+        }
+        ErrorBody::new(ErrorCode::ConsentRequired, awaits).with_details(handle.blueprint().asked()).with_hint(format!(
+            "`palisade grant {id}` shows what it asks for, and why, and asks you; until then what served goes on"
+        ))
+    }
+
+    /// Tries a package about which everything was said, or that is not asked about any more.
+    pub(super) async fn try_awaiting(self: &Arc<Self>, id: &PluginId, who: &str) -> Result<(), ErrorBody> {
+        let Some(handle) = lock(&self.awaiting).get(id).cloned() else { return Ok(()) };
+        let registry = self.registry()?;
+        let Ok(old) = registry.find_any(id.as_str(), None) else { return Ok(()) };
+        let only = Only { id: id.clone(), version: old.version().clone(), who: who.to_owned(), is_dry: false };
+        let followed = self.follow(Trusting::Stamps, &Scope::Everything, Some(&only)).await?;
+        let kept = self.settle(followed).await.kept.into_iter().next();
+        let waits = lock(&self.awaiting).contains_key(id);
+        match kept {
+            Some(kept) if !waits => {
+                let message = format!("{id} {} does not serve all the same: {}", handle.version(), kept.reason);
+                Err(ErrorBody::new(ErrorCode::InitializationFailed, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the old one run from its copy from now on, whatever is in its folder, if there is one.
+    async fn hold_copy(&self, old: &Handle) {
+        let Ok(presumed) = old.blueprint().snapshot() else { return };
+        if !presumed.is_presumed {
+            return;
+        }
+        let store = self.around.store.clone();
+        if let Ok(Ok(snapshot)) = run(move || store.take(&presumed.digest)).await {
+            old.blueprint().hold(snapshot);
+        }
+    }
+
+    /// Copies the package, and checks the copy.
+    async fn stage(&self, found: &Found, snapshot: &Snapshot) -> Result<Snapshot, Kept> {
+        if !snapshot.is_presumed {
+            return Ok(snapshot.clone());
+        }
+        let (store, host, path) = (self.around.store.clone(), self.around.host.clone(), found.path.clone());
+        let manifest = found.manifest.clone();
+        let admitted =
+            run(move || admission::admit(&store, &host.rules, &path, &manifest)).await.map_err(Kept::ForNow)?;
+        match admitted {
+            Ok(admitted) if admitted.snapshot.digest == snapshot.digest => Ok(admitted.snapshot),
+            Ok(_) => {
+                let message = format!("{} changes while it is looked at", found.path.display());
+                Err(Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message)))
+            }
+            Err(failure) => {
+                let error = ErrorBody::new(failure.code.unwrap_or(ErrorCode::ResourceExhausted), failure.message);
+                Err(if failure.outlook == Outlook::Lasting { Kept::Bad(error) } else { Kept::ForNow(error) })
+            }
+        }
+    }
+
+    /// Makes a plugin of the package, which takes no calls and has no process yet.
+    async fn beside(&self, prepared: Prepared, snapshot: &Snapshot, old: &Handle, uses: Uses) -> Candidate {
+        let mut state = self.live_state(&prepared);
+        if uses == Uses::Copy {
+            let of = state.state().clone();
+            match run(move || of.scratch()).await {
+                Ok(Ok(scratch)) => state = scratch.with_schema(prepared.found.manifest.state_schema),
+                // It is told so whenever it asks for any of it, as the one before is.
+                Ok(Err(error)) => {
+                    tracing::warn!(plugin = %old.id(), %error, "there is no copy of its state to try with")
+                }
+                Err(error) => {
+                    tracing::warn!(plugin = %old.id(), error = error.message, "there is no copy of its state to try with")
+                }
+            }
+        }
+        let (handle, task) = self.make_apart(Prepared { snapshot: Ok(snapshot.clone()), ..prepared }, state);
+        handle.blueprint().on_trial.store(true, Ordering::Relaxed);
+        handle.set_enabled(old.is_enabled());
+        let ending = self.expect(&handle);
+        Candidate { handle, task, ending }
+    }
+
+    /// Has what serves end, and calls wait.
+    async fn hold(&self, old: &Handle) -> Result<(), Kept> {
+        let gate = &old.blueprint().gate;
+        gate.close();
+        let restart = old.operate(Operation::Restart);
+        tokio::select! {
+            () = gate.reached() => Ok(()),
+            done = restart => {
+                gate.open();
+                Err(done.err().map_or_else(|| overtaken(old), Kept::ForNow))
+            }
+        }
+    }
+
+    /// Has calls go to the new one, and the old one leave.
+    async fn switch_to(
+        &self,
+        old: &Handle,
+        candidate: Candidate,
+        digest: &str,
+    ) -> Result<(Handle, Departure), (Candidate, Kept)> {
+        let _one_change = self.changing.lock().await;
+        let (id, version) = (old.id().clone(), old.version().clone());
+        let registry = match self.registry() {
+            Ok(registry) if self.around.store.is_open() && self.is_being_reloaded(&id, digest).is_some() => registry,
+            _ => return Err((candidate, overtaken(old))),
+        };
+        let present = registry.versions(&id).find(|(there, _)| **there == version);
+        if !present.is_some_and(|(_, present)| present.is(old)) {
+            return Err((candidate, overtaken(old)));
+        }
+        let old_task = self.task_of(old);
+        let new = self.take_in_candidate(candidate);
+        new.set_enabled(old.is_enabled());
+        let mut next = Registry::clone(&registry);
+        next.take(&id, &version);
+        next.put(new.clone());
+        self.live.replace(next);
+        let departure = self.leave(old.clone(), old_task, Some(&new));
+        if *new.version() == version {
+            self.tell(EventKind::PackageChanged, &id, &version, None);
+        } else {
+            self.tell(EventKind::PackageRemoved, &id, &version, None);
+            self.tell(EventKind::PackageAdded, &id, new.version(), None);
+        }
+        // One that was tried runs already.
+        self.set_off(&new).await;
+        Ok((new, departure))
+    }
+
+    /// Counts it among those that there are. The caller has it be in the registry, with nothing awaited between the two.
+    pub(super) fn take_in_candidate(&self, candidate: Candidate) -> Handle {
+        let Candidate { handle, task, ending } = candidate;
+        // What it wrote until here is thrown away.
+        handle.blueprint().host_calls.state().go_live();
+        handle.blueprint().on_trial.store(false, Ordering::Relaxed);
+        self.take_in_task(&handle, task);
+        self.no_departure(&handle);
+        drop(ending);
+        handle
+    }
+
+    /// Tries a package that is to be installed, if calls would go to it that go to another version now; with it comes that one. It is
+    /// nobody's yet: the caller has it serve, or ends it.
+    ///
+    /// # Errors
+    /// What it fails with; then it has ended.
+    pub(super) async fn try_first(&self, taken: &Taken, force: bool) -> Result<Option<(Candidate, Handle)>, ErrorBody> {
+        let registry = self.registry()?;
+        let manifest = &taken.found.manifest;
+        let (id, version) = (&manifest.id, &manifest.version);
+        let in_use = || registry.versions(id).filter(|(_, handle)| handle.is_in_use());
+        let highest = Specifier::any().highest(in_use().map(|(there, _)| there).chain([version]).collect::<Vec<_>>());
+        let Some(old) = in_use().last().map(|(_, handle)| handle) else { return Ok(None) };
+        let is_new = registry.versions(id).all(|(there, _)| there != version);
+        if !taken.enabled || !is_new || highest != Some(version) || (!force && registry.resolve(manifest).is_err()) {
+            return Ok(None);
+        }
+        let staged = (taken.found.clone(), Ok(taken.snapshot.clone()));
+        let prepared = self.prepare_one(staged, Some(taken.source.clone())).await?;
+        let plan = self.plan(old, &prepared, None).await;
+        if matches!(plan.untried, Some(Untried::OldIsUnused | Untried::NewIsUnused)) {
+            return Ok(None);
+        }
+        let candidate = self.beside(prepared, &taken.snapshot, old, Uses::Copy).await;
+        candidate.handle.set_enabled(taken.enabled);
+        match start(&candidate).await {
+            // Others take its calls until somebody has said something about it.
+            Err(_) if candidate.handle.awaits_consent() => {}
+            Err(kept) => {
+                candidate.end().await;
+                let error = kept.error();
+                let message = format!("{} does not serve, and {} goes on: {}", version, old.version(), error.message);
+                return Err(ErrorBody { message: format!("{id} {message}"), ..error.clone() });
+            }
+            Ok(()) => {}
+        }
+        Ok(Some((candidate, old.clone())))
+    }
+
+    /// Has a version that failed soon after it was installed take no calls: those before do.
+    async fn put_aside(&self, new: &Handle, old: &Handle, reason: String) -> Result<(), ErrorBody> {
+        let blueprint = new.blueprint();
+        let staged = (super::consent::found_of(new), blueprint.snapshot());
+        let prepared = self.prepare_one(staged, Some(blueprint.consent.source.clone())).await?;
+        let _one_change = self.changing.lock().await;
+        let registry = self.registry()?;
+        let (id, version) = (new.id(), new.version());
+        let present = registry.versions(id).find(|(there, _)| *there == version);
+        if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
+            return Err(overtaken(new).error().clone());
+        }
+        let entry = self.entry("rollback", OURSELVES, id, version, reason.clone());
+        let database = self.database.clone();
+        if let Err(error) = run(move || database.switch(false, &entry)).await? {
+            tracing::error!(plugin = %id, %version, %error, "that it takes no calls any more is forgotten with the daemon");
+        }
+        let task = self.task_of(new);
+        let anew = self.make(prepared);
+        anew.set_enabled(false);
+        let mut next = Registry::clone(&registry);
+        next.put(anew);
+        self.live.replace(next);
+        drop(self.leave(new.clone(), task, Some(old)));
+        let digest = blueprint.snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+        tracing::warn!(plugin = %id, %version, %reason, "it takes no calls any more; the version before does");
+        old.blueprint().pass_over(Some(PassedOver {
+            digest,
+            reason: reason.clone(),
+            at_unix_ms: unix_ms(SystemTime::now()),
+        }));
+        self.tell(EventKind::PackageRolledBack, id, old.version(), Some(reason));
+        Ok(())
+    }
+
+    pub(super) fn put_on_probation(&self, old: &Handle, new: &Handle, state: Option<String>) {
+        let (Ok(snapshot), Ok(now)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return };
+        if snapshot.digest == now.digest {
+            // What it is now it was before.
+            return;
+        }
+        let (failures, until) = (new.failures(), Instant::now() + PROBATION);
+        let probation = Probation { new: new.clone(), old: old.clone(), snapshot, until, failures, state };
+        lock(&self.probations).insert(new.id().clone(), probation);
+        self.stirred.notify_one();
+    }
+
+    /// Sees to it that a plugin which fails soon after it was given another package has the one before again. Ends with its task.
+    pub async fn see_through_probations(self: Arc<Self>) {
+        self.finish_trials().await;
+        loop {
+            let next = lock(&self.probations).values().map(|probation| probation.until).min();
+            // Their calls are looked at meanwhile, and nothing is while there is none.
+            let next = next.map(|next| next.min(Instant::now() + LOOK));
+            tokio::select! {
+                () = self.stirred.notified() => {}
+                () = until(next) => {}
+            }
+            let mut failed = Vec::new();
+            lock(&self.probations).retain(|_, probation| {
+                let reason = probation.failed();
+                let has_failed = reason.is_some();
+                failed.extend(reason.map(|reason| {
+                    let Probation { new, old, snapshot, state, .. } = &*probation;
+                    (new.clone(), old.clone(), (snapshot.clone(), state.clone()), reason)
+                }));
+                !has_failed && Instant::now() < probation.until
+            });
+            self.note_serving().await;
+            for (new, old, snapshot, reason) in failed {
+                let done = match new.blueprint().consent.is_installed {
+                    true => self.put_aside(&new, &old, reason).await,
+                    false => self.return_to(&new, &old, snapshot, reason, OURSELVES).await.map(drop),
+                };
+                if let Err(error) = done {
+                    tracing::error!(plugin = %new.id(), error = %error.message, "the package before cannot be returned to");
+                }
+            }
+        }
+    }
+
+    /// Tries what an earlier daemon has not: until then this one has the packages that served last.
+    async fn finish_trials(self: &Arc<Self>) {
+        let registry = self.live.now();
+        let is_one = |handle: &Handle| handle.blueprint().passed_over().is_some_and(|passed| passed.reason == UNTRIED);
+        if !registry.is_some_and(|registry| registry.all().any(is_one)) {
+            return;
+        }
+        match self.follow(Trusting::Stamps, &Scope::Everything, None).await {
+            Ok(followed) => drop(self.settle(followed).await),
+            Err(error) => tracing::warn!(error = error.message, "the plugin directories cannot be looked at"),
+        }
+    }
+
+    /// Notes of the plugins in plugin directories what serves, once a process of it was active and nothing may lead back any more: a daemon
+    /// that finds another package has that one first.
+    pub(super) async fn note_serving(&self) {
+        let Some(registry) = self.live.now() else { return };
+        let mut new = Serving::new();
+        for handle in registry.all().filter(|handle| handle.has_served()) {
+            let source = &handle.blueprint().source;
+            let on_probation = lock(&self.probations).get(handle.id()).is_some_and(|one| one.new.is(handle));
+            let Ok(snapshot) = handle.blueprint().snapshot() else { continue };
+            if on_probation || self.around.store.has_made(source) {
+                continue;
+            }
+            let place = (handle.id().clone(), source.clone());
+            if lock(&self.serving).get(&place) != Some(&snapshot.digest) {
+                new.insert(place, snapshot.digest);
+            }
+        }
+        if new.is_empty() {
+            return;
+        }
+        let (database, noting) = (self.database.clone(), new.clone());
+        let noted = run(move || database.note_serving(&noting).map_err(|error| error.to_string())).await;
+        match noted.map_err(|error| error.message).flatten() {
+            Ok(()) => lock(&self.serving).extend(new),
+            Err(error) => tracing::error!(%error, "what serves is forgotten with the daemon"),
+        }
+    }
+
+    /// Has the package before serve again, and notes why the other one does not.
+    async fn return_to(
+        &self,
+        new: &Handle,
+        old: &Handle,
+        (snapshot, state): (Snapshot, Option<String>),
+        mut reason: String,
+        who: &str,
+    ) -> Result<Handle, ErrorBody> {
+        let _turn = new.blueprint().gate.turn.clone().lock_owned().await;
+        if let Some(successor) = new.successor() {
+            return Ok(successor);
+        }
+        if let Some(state) = state {
+            self.hold(new).await.map_err(|kept| kept.error().clone())?;
+            let of = self.around.states.of(new.id());
+            match run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await? {
+                Ok(Some(aside)) => {
+                    reason = format!("{reason}; what was written since is kept in {}", aside.display());
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    new.blueprint().gate.open();
+                    return Err(crate::state::error_body(&error));
+                }
+            }
+        }
+        let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+        let now = PassedOver { digest: bad, reason, at_unix_ms: unix_ms(SystemTime::now()) };
+        let found = Found { passed_over: Some(now.clone()), ..super::consent::found_of(old) };
+        let instead = snapshot.digest.clone();
+        let prepared = self.prepare_one((found, Ok(snapshot)), None).await?;
+        let _one_change = self.changing.lock().await;
+        let registry = self.registry()?;
+        let present = registry.versions(new.id()).find(|(there, _)| *there == new.version());
+        if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
+            return Err(overtaken(new).error().clone());
+        }
+        self.note_bad(new, &now, &instead, who).await;
+        let task = self.task_of(new);
+        let restored = self.make(prepared);
+        restored.set_enabled(new.is_enabled());
+        let mut next = Registry::clone(&registry);
+        next.take(new.id(), new.version());
+        next.put(restored.clone());
+        self.live.replace(next);
+        drop(self.leave(new.clone(), task, Some(&restored)));
+        tracing::warn!(plugin = %new.id(), reason = %now.reason, "the package before serves again");
+        self.tell(EventKind::PackageRolledBack, restored.id(), restored.version(), Some(now.reason));
+        self.set_off(&restored).await;
+        Ok(restored)
+    }
+
+    async fn note_bad(&self, of: &Handle, now: &PassedOver, instead: &str, who: &str) {
+        let entry =
+            self.entry("rollback", who, of.id(), of.version(), format!("{} is not used: {}", now.digest, now.reason));
+        let bad = Bad { at_unix_ms: now.at_unix_ms, reason: now.reason.clone(), instead: instead.to_owned() };
+        let (database, digest) = (self.database.clone(), now.digest.clone());
+        let noted = run(move || database.note_bad(&digest, &bad, &entry).map_err(|error| error.to_string())).await;
+        if let Err(error) = noted.map_err(|error| error.message).flatten() {
+            tracing::error!(plugin = %of.id(), %error, "that its package failed is forgotten with the daemon");
+        }
+    }
+
+    /// Keeps what served before in the store.
+    pub(super) async fn hold_backups(&self) {
+        let database = self.database.clone();
+        let digests = run(move || database.backup_digests().map_err(|error| error.to_string())).await;
+        match digests.map_err(|error| error.message).flatten() {
+            Ok(digests) => {
+                let held = digests.iter().filter_map(|digest| self.around.store.presume(digest, "")).collect();
+                *lock(&self.backups) = held;
+            }
+            Err(error) => tracing::error!(%error, "what served before is not known, and may leave the store"),
+        }
+    }
+
+    /// Notes what served before.
+    async fn note_backup(
+        &self,
+        old: &Handle,
+        new: &Handle,
+        held: Option<PathBuf>,
+        aside: Option<PathBuf>,
+        who: &str,
+    ) -> Option<String> {
+        let (Ok(before), Ok(after)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return None };
+        let is_another = !before.is_presumed && before.digest != after.digest;
+        if !is_another && held.is_none() {
+            return None;
+        }
+        let detail = format!("{} after {}", after.digest, before.digest);
+        let entry = self.entry("reload", who, new.id(), new.version(), detail);
+        let aside = aside.map(|aside| format!("; what it had written is kept in {}", aside.display()));
+        let reason = format!("{} {} took its place{}", new.version(), short(&after.digest), aside.unwrap_or_default());
+        let schema = old.blueprint().manifest.state_schema;
+        let (database, version, id) = (self.database.clone(), old.version().clone(), old.id().clone());
+        let state = self.around.states.of(&id);
+        let noted = run(move || {
+            // What was held is known by that name before it has it: who is killed in between has it put back.
+            let kept = match &held {
+                Some(_) => Some(State::kept_name(entry.at_unix_ms)),
+                None => state.keep(None, entry.at_unix_ms).unwrap_or_else(|error| {
+                    tracing::error!(plugin = %id, %error, "what it keeps is not kept with the package that served before");
+                    None
+                }),
+            };
+            let backup = Backup {
+                number: 0,
+                at_unix_ms: entry.at_unix_ms,
+                version,
+                bytes: bytes_in(&before.path),
+                digest: before.digest,
+                reason,
+                state: kept.clone(),
+                schema,
+            };
+            if is_another {
+                database.note_backup(&backup, BACKUPS, &entry).map_err(|error| error.to_string())?;
+                let all = database.backups(&id).map_err(|error| error.to_string())?;
+                state.keep_only(&all.into_iter().filter_map(|backup| backup.state).collect::<Vec<_>>());
+            }
+            if held.is_some() {
+                state.keep(held.as_deref(), entry.at_unix_ms).map_err(|error| error.to_string())?;
+            }
+            Ok(kept)
+        })
+        .await;
+        noted.map_err(|error| error.message).flatten().unwrap_or_else(|error: String| {
+            tracing::error!(plugin = %new.id(), %error, "what served before is not remembered");
+            None
+        })
+    }
+
+    /// The packages of a plugin that served before, the youngest first.
+    ///
+    /// # Errors
+    /// `plugin_not_found`; `resource_exhausted` where they cannot be looked up.
+    pub async fn backups(&self, plugin: &str) -> Result<Vec<Before>, ErrorBody> {
+        let registry = self.registry()?;
+        let handle = registry.find_any(plugin, None)?;
+        let serves = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+        let (database, id) = (self.database.clone(), handle.id().clone());
+        let all = run(move || database.backups(&id)).await?;
+        let all = all.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        let told = |Backup { number, at_unix_ms, version, digest, reason, bytes, state, schema }| Before {
+            number,
+            at_unix_ms,
+            version: version.to_string(),
+            serves: digest == serves,
+            digest,
+            reason,
+            bytes,
+            with_state: state.is_some(),
+            state,
+            schema,
+        };
+        Ok(all.into_iter().map(told).collect())
+    }
+
+    /// Returns to a package that served before: to the last one, or to that of this number.
+    ///
+    /// Not cancel safe.
+    ///
+    /// # Errors
+    /// `plugin_not_found`; `invalid_params` where there is none, or it is not kept any more; whatever it fails with, while what served goes
+    /// on.
+    pub async fn rollback(
+        self: &Arc<Self>,
+        plugin: &str,
+        to: Option<u64>,
+        with_state: bool,
+        who: &str,
+    ) -> Result<Reloads, ErrorBody> {
+        let all = self.backups(plugin).await?;
+        let old = self.registry()?.find_any(plugin, None)?.clone();
+        let id = old.id().clone();
+        let wanted = match to {
+            Some(number) => all.iter().find(|one| one.number == number),
+            None => all.iter().find(|one| !one.serves),
+        };
+        let Some(wanted) = wanted else {
+            let message = match to {
+                Some(number) => format!("{id} has no backup {number}"),
+                None => format!("{id} has no backup to return to"),
+            };
+            let hint = format!(
+                "`palisade backups {id}` lists them; of what was installed the versions stay: `palisade list {id}`"
+            );
+            return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint));
+        };
+        if wanted.serves {
+            return Err(ErrorBody::new(
+                ErrorCode::InvalidParams,
+                format!("backup {} of {id} serves already", wanted.number),
+            ));
+        }
+        let of = self.around.states.of(&id);
+        let stored = run(move || of.stored_schema()).await?.map_err(|error| crate::state::error_body(&error))?;
+        // What it cannot read it is not given.
+        let state = (with_state || stored > Some(wanted.schema.unwrap_or(0))).then(|| wanted.state.clone());
+        let Some(state) = state.map_or(Some(None), |state| state.map(Some)) else {
+            let message = format!("no state is kept with backup {} of {id}", wanted.number);
+            return Err(ErrorBody::new(ErrorCode::InvalidParams, message));
+        };
+        let (store, digest) = (self.around.store.clone(), wanted.digest.clone());
+        let taken = run(move || {
+            let snapshot = store.take(&digest).map_err(|error| error.to_string())?;
+            Ok::<_, String>((registry::read(&snapshot.path)?, snapshot))
+        })
+        .await?;
+        let (found, snapshot) = taken.map_err(|error| {
+            let message = format!("backup {} of {id} cannot be used: {error}", wanted.number);
+            ErrorBody::new(ErrorCode::InvalidParams, message)
+        })?;
+        let reason = format!("{who} has returned to {} {}", wanted.version, short(&wanted.digest));
+        let in_folder = match old.blueprint().passed_over() {
+            Some(passed_over) => passed_over.digest,
+            None => old.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default(),
+        };
+        let now = PassedOver { digest: in_folder, reason: reason.clone(), at_unix_ms: unix_ms(SystemTime::now()) };
+        let found = Found { path: old.blueprint().source.clone(), passed_over: Some(now.clone()), ..found };
+        let prepared = self.prepare_one((found, Ok(snapshot.clone())), None).await?;
+        let plan = self.plan(&old, &prepared, state.as_ref()).await;
+        let wanted = Wanted { old: old.clone(), prepared, state, who: who.to_owned() };
+        // First, so that nobody who looks meanwhile returns to what lies in the folder.
+        self.note_bad(&old, &now, &snapshot.digest, who).await;
+        let done = self.reload(wanted).await;
+        // What returns is not bad any more; and if it did not, what lies in the folder is as good as it was.
+        let (database, forgiven) = (self.database.clone(), if done.is_ok() { snapshot.digest } else { now.digest });
+        let of = id.clone();
+        if let Err(error) = run(move || database.forgive(&of, Some(&forgiven))).await? {
+            tracing::error!(plugin = %id, %error, "that a package is not passed over any more is forgotten");
+        }
+        let (new, _) = done.map_err(|kept| kept.error().clone())?;
+        // An operator's word is no trial.
+        lock(&self.probations).remove(new.id());
+        self.tell(EventKind::PackageRolledBack, new.id(), new.version(), Some(reason));
+        Ok(Reloads { reloads: vec![self.told(&new, plan, true, None)] })
+    }
+
+    /// Looks at the packages of plugins anew, and gives them those; also one that failed earlier, or is as it was.
+    ///
+    /// Not cancel safe.
+    ///
+    /// # Errors
+    /// `plugin_not_found`; `resource_exhausted` where there is no thread to look with.
+    pub async fn reloads(
+        self: &Arc<Self>,
+        plugin: Option<&str>,
+        is_dry: bool,
+        who: &str,
+    ) -> Result<Reloads, ErrorBody> {
+        let registry = self.registry()?;
+        let handles: Vec<Handle> = match plugin {
+            Some(plugin) => vec![registry.find_any(plugin, None)?.clone()],
+            None => registry.start_order().into_iter().flatten().filter(Handle::is_in_use).collect(),
+        };
+        let mut reloads = Vec::new();
+        for old in handles {
+            let only = Only { id: old.id().clone(), version: old.version().clone(), who: who.to_owned(), is_dry };
+            if !is_dry && plugin.is_some() {
+                let (database, id) = (self.database.clone(), old.id().clone());
+                let forgiven = run(move || database.forgive(&id, None)).await?;
+                forgiven.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+            }
+            let followed = self.follow(Trusting::Nothing, &Scope::Everything, Some(&only)).await?;
+            if is_dry {
+                for wanted in &followed.wanted {
+                    let plan = self.plan(&wanted.old, &wanted.prepared, None).await;
+                    reloads.push(self.told(&wanted.old, plan, false, None));
+                }
+                continue;
+            }
+            let mut plans = Vec::new();
+            for one in &followed.wanted {
+                plans.push(self.plan(&one.old, &one.prepared, None).await);
+            }
+            let rescanned = self.settle(followed).await;
+            let plan =
+                plans.into_iter().next().unwrap_or_else(|| Plan::new(Some(Untried::OldIsUnused), Manner::Beside));
+            let kept = rescanned.kept.into_iter().next();
+            let registry = self.registry()?;
+            if let Ok(now) = registry.find_any(old.id().as_str(), None) {
+                reloads.push(self.told(now, plan, kept.is_none() && !now.is(&old), kept.map(|kept| kept.reason)));
+            }
+        }
+        Ok(Reloads { reloads })
+    }
+
+    fn told(&self, handle: &Handle, plan: Plan, reloaded: bool, reason: Option<String>) -> Reloaded {
+        Reloaded {
+            id: handle.id().to_string(),
+            version: handle.version().to_string(),
+            digest: handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default(),
+            steps: plan.steps,
+            untried: plan.untried,
+            reloaded,
+            reason,
+        }
+    }
+}
+
+/// Which state a process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Uses {
+    /// The plugin's.
+    Live,
+    /// A copy that is thrown away.
+    Copy,
+}
+
+fn now_ms() -> u64 {
+    unix_ms(SystemTime::now())
+}
+
+/// Holds a copy of the state, and puts the one in its place that is to be had again: that copy, and where the store is now that was there.
+async fn keep_state(
+    state: &Arc<State>,
+    restored: Option<String>,
+) -> Result<(Option<PathBuf>, Option<PathBuf>), ErrorBody> {
+    let state = state.clone();
+    let kept = run(move || {
+        if !state.exists() && restored.is_none() {
+            return Ok((None, None));
+        }
+        let held = state.hold_copy(now_ms())?;
+        let aside = match restored {
+            Some(name) => state.copy_of_kept(&name).and_then(|copy| state.replace_with(&copy, now_ms())),
+            None => Ok(None),
+        };
+        match aside {
+            Ok(aside) => Ok((Some(held), aside)),
+            Err(error) => state.put_back(&held, now_ms()).and(Err(error)),
+        }
+    });
+    kept.await?.map_err(|error| crate::state::error_body(&error))
+}
+
+/// Has the state be what it was.
+async fn put_back(state: &Arc<State>, held: PathBuf, aside: Option<PathBuf>) {
+    let (of, id) = (state.clone(), state.id().clone());
+    let done = run(move || {
+        of.put_back(&held, now_ms())?;
+        // The same is in its place again.
+        aside.map_or(Ok(()), |aside| of.drop_aside(&aside))
+    });
+    if let Err(error) =
+        done.await.map_err(|error| error.message).and_then(|done| done.map_err(|error| error.to_string()))
+    {
+        tracing::error!(plugin = %id, %error, "its state is in the form of the package that failed until the daemon is started again");
+    }
+}
+
+/// Has it started, and takes its word on why it cannot be.
+async fn start(candidate: &Candidate) -> Result<(), Kept> {
+    let Err(error) = candidate.handle.operate(Operation::Start).await else { return Ok(()) };
+    let by_others = [
+        ErrorCode::DependencyUnavailable,
+        ErrorCode::SandboxUnavailable,
+        ErrorCode::ConsentRequired,
+        ErrorCode::ConfigurationInvalid,
+    ];
+    let not_its_fault = by_others.contains(&error.code)
+        || (error.code == ErrorCode::ResourceExhausted && error.fault == Fault::Host)
+        || candidate.handle.is_stopped();
+    Err(if not_its_fault { Kept::ForNow(error) } else { Kept::Bad(error) })
+}
+
+/// Whether a plugin was made of the package of that digest.
+pub(super) fn is_of(handle: &Handle, digest: &str) -> bool {
+    handle.blueprint().snapshot().is_ok_and(|snapshot| snapshot.digest == digest)
+}
+
+/// Something else has become of the plugin meanwhile.
+fn overtaken(old: &Handle) -> Kept {
+    let message = format!("{} was changed otherwise meanwhile", old.id());
+    Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message))
+}
+
+/// So much of a digest as people compare.
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How much the files of a package have. Blocks.
+fn bytes_in(folder: &Path) -> u64 {
+    let (mut bytes, mut entries, mut folders) = (0_u64, 0, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            entries += 1;
+            match entry.metadata() {
+                _ if ENTRIES_MAX < entries => return bytes,
+                Ok(found) if found.is_dir() => folders.push(entry.path()),
+                Ok(found) => bytes = bytes.saturating_add(found.len()),
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
+}

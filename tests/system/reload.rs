@@ -1,0 +1,832 @@
+//! What becomes of a plugin whose package is exchanged while it is in use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_tests::daemon::{Daemon, DaemonOptions, other_user, wait_for};
+use palisade_tests::package::{Entry, Package};
+use palisade_tests::process;
+use palisade_tests::steps::Traced;
+use palisade_tests::wire::{BOUND, Next};
+use serde_json::{Value, json};
+
+use crate::state::{ask, get, put};
+use crate::support::{Disk, error, expect_echo, expect_text, expect_tried, hostile, in_the_guest};
+
+/// Calls that each agent has under way at once.
+const PIPELINED: usize = 16;
+
+fn counting(description: &str) -> Package {
+    // Far less than what comes, so that calls wait for their turn.
+    let limits = json!({"concurrency": 2, "queue": 1000, "drain_timeout_seconds": 10});
+    Package::hostile("counting", "tame").with("limits", limits).with("description", json!(description))
+}
+
+/// Calls without end, and gives back the answers, once it is told to stop.
+fn keep_calling(daemon: &Daemon, stop: &AtomicBool) -> Vec<(u64, u64)> {
+    let mut agent = daemon.agent();
+    let mut answers = Vec::new();
+    let call = |agent: &mut palisade_tests::wire::Agent| agent.begin("counting", "count", &json!(null));
+    let mut calls: std::collections::VecDeque<u64> = (0..PIPELINED).map(|_| call(&mut agent)).collect();
+    while let Some(next) = calls.pop_front() {
+        let answer = agent.finish(next).expect("no call fails because the plugin is exchanged");
+        let [generation, number] = serde_json::from_value(answer).expect("two numbers");
+        answers.push((generation, number));
+        if !stop.load(Ordering::Relaxed) {
+            calls.push_back(call(&mut agent));
+        }
+    }
+    answers
+}
+
+/// Each call is done once, and answered, whenever the plugin is exchanged: what a process has begun it ends, and everything else goes to
+/// the next one, wherever it waited.
+#[test]
+fn no_call_is_lost_or_done_twice_while_a_plugin_is_exchanged() {
+    let daemon = Daemon::start(DaemonOptions::with([counting("0")]).configuration("watch = false\n"));
+    let stop = AtomicBool::new(false);
+    // From here on it has a copy to run from, whatever is in its folder.
+    daemon.agent().call("counting", "echo", &json!(null)).expect("it works");
+    let answers: Vec<(u64, u64)> = std::thread::scope(|scope| {
+        let agents: Vec<_> = (0..8).map(|_| scope.spawn(|| keep_calling(&daemon, &stop))).collect();
+        for exchange in 1..=20 {
+            counting(&exchange.to_string()).write(&daemon.plugins(), daemon.marker());
+            let found = daemon.operate("rescan", &json!({})).expect("it looks");
+            assert_eq!(found["changed"], json!(["counting 0.1.0"]), "exchange {exchange}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        agents.into_iter().flat_map(|agent| agent.join().expect("no agent fails")).collect()
+    });
+    let mut each: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    for (generation, number) in &answers {
+        assert!(each.entry(*generation).or_default().insert(*number), "{number} of {generation} was answered twice");
+    }
+    for (generation, numbers) in &each {
+        let all: BTreeSet<u64> = (1..=numbers.len() as u64).collect();
+        assert_eq!(*numbers, all, "generation {generation} did something that nobody was answered");
+    }
+    assert!(20 < each.len(), "each package had a process: {:?}", each.keys());
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A plugin that is in use, from its copy, whose package is exchanged only when it is looked for.
+fn serving(configuration: &str) -> Daemon {
+    let configuration = format!("watch = false\n{configuration}");
+    let daemon = Daemon::start(DaemonOptions::with([hostile("tame")]).configuration(&configuration));
+    expect_echo(&daemon, "hostile");
+    daemon
+}
+
+fn rescan(daemon: &Daemon) -> Value {
+    daemon.operate("rescan", &json!({})).expect("it looks")
+}
+
+fn digest(daemon: &Daemon) -> Value {
+    daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known")["snapshot"]["digest"].clone()
+}
+
+fn passed_over(daemon: &Daemon) -> Value {
+    daemon.operate("status", &json!({"plugin": "hostile"})).expect("it is known")["passed_over"].clone()
+}
+
+/// What a package that does not come to serve is told with: nothing else has happened, and it is not tried a second time, neither by this
+/// daemon nor by the next.
+fn expect_kept(bad: &Package, told: &str) {
+    let daemon = serving("");
+    let (good, before) = (digest(&daemon), daemon.status("hostile"));
+    bad.write(&daemon.plugins(), daemon.marker());
+    let found = rescan(&daemon);
+    assert_eq!((&found["changed"], &found["kept"][0]["plugin"]), (&json!([]), &json!("hostile 0.1.0")), "{found}");
+    let reason = found["kept"][0]["reason"].as_str().expect("a sentence").to_owned();
+    expect_text(&reason, told);
+    let told_over = passed_over(&daemon);
+    assert_eq!(told_over["reason"], json!(reason));
+    assert_ne!(told_over["digest"], good);
+    let now = daemon.status("hostile");
+    assert_eq!((now.process_id(), digest(&daemon)), (before.process_id(), good.clone()), "it is what it was");
+    expect_echo(&daemon, "hostile");
+    // It is not tried again.
+    assert_eq!(rescan(&daemon)["kept"], json!([]));
+    assert_eq!(daemon.status("hostile").process_id(), before.process_id());
+    // The next daemon has what served, and says why.
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    assert_eq!((digest(&daemon), passed_over(&daemon)), (good.clone(), told_over));
+    expect_echo(&daemon, "hostile");
+    // Whoever asks for it by name has it tried, and hears the same.
+    let asked = daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+    assert_eq!((&asked["reloads"][0]["reloaded"], &asked["reloads"][0]["digest"]), (&json!(false), &good), "{asked}");
+    expect_text(asked["reloads"][0]["reason"].as_str().expect("a sentence"), told);
+    // What was mended serves.
+    hostile("tame").with("description", json!("mended")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_eq!(passed_over(&daemon), Value::Null);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn garbage_does_not_come_to_serve() {
+    let garbage = Package::new("hostile", Entry::Bytes(b"\x7fELF and no more".to_vec()));
+    expect_kept(&garbage, "could not be started");
+}
+
+#[test]
+fn what_crashes_at_hello_does_not_come_to_serve() {
+    expect_kept(&hostile("abort-at-once"), "SIGABRT");
+}
+
+#[test]
+fn what_hangs_before_it_is_ready_does_not_come_to_serve() {
+    expect_kept(&hostile("never-ready"), "ready");
+}
+
+/// What is no package any more, or not yet, is none of the reasons to end what serves either.
+#[test]
+fn a_folder_that_holds_no_package_any_more_does_not_come_to_serve() {
+    let daemon = serving("");
+    let (good, process) = (digest(&daemon), daemon.status("hostile").process_id());
+    let manifest = daemon.plugins().join("hostile/plugin.json");
+    let whole = std::fs::read(&manifest).expect("it is there");
+    std::fs::write(&manifest, &whole[..whole.len() / 2]).expect("it is ours");
+    let found = rescan(&daemon);
+    assert_eq!((&found["removed"], &found["changed"]), (&json!([]), &json!([])), "{found}");
+    expect_text(found["rejected"][0]["reason"].as_str().expect("a sentence"), "plugin.json");
+    expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), "plugin.json");
+    expect_echo(&daemon, "hostile");
+    assert_eq!((digest(&daemon), daemon.status("hostile").process_id()), (good.clone(), process));
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), "plugin.json");
+    assert_eq!(digest(&daemon), good);
+    expect_echo(&daemon, "hostile");
+    // Another program beside it would not be used either; whole again, it is what it was.
+    std::fs::write(&manifest, whole).expect("it is ours");
+    assert_eq!(rescan(&daemon)["changed"], json!([]));
+    assert_eq!(passed_over(&daemon), Value::Null);
+    // Its folder is gone: so is the plugin.
+    std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
+    assert_eq!(rescan(&daemon)["removed"], json!(["hostile 0.1.0"]));
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn what_is_not_healthy_does_not_come_to_serve() {
+    expect_kept(&hostile("unhealthy"), "healthy");
+}
+
+#[test]
+fn what_fails_its_test_of_itself_does_not_come_to_serve() {
+    expect_kept(&hostile("fails-its-test"), "it cannot do its work");
+    // It is asked for that while it is tried, and not when it is all there is.
+    let daemon = Daemon::with([hostile("fails-its-test")]);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn what_says_it_is_another_plugin_does_not_come_to_serve() {
+    expect_kept(&hostile("wrong-id"), "somebody-else");
+}
+
+/// A failure soon after the switch leads back: the call that was under way ends with the crash, and the next one is answered by the package
+/// before, which the next daemon has as well.
+#[test]
+fn what_works_for_ten_calls_and_then_crashes_is_taken_back() {
+    let daemon = serving("");
+    let good = digest(&daemon);
+    let mut watcher = daemon.agent();
+    let events = watcher.begin("palisade", "events", &json!({"plugin": "hostile"}));
+    hostile("tame").with("description", json!("new")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let bad = digest(&daemon);
+    assert_ne!(bad, good);
+    (0..10).for_each(|_| expect_echo(&daemon, "hostile"));
+    let crashed = error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
+    expect_text(&crashed.message, "SIGABRT");
+    let back = wait_for("the package before", || Some(passed_over(&daemon)).filter(|passed| !passed.is_null()));
+    assert_eq!((&back["digest"], digest(&daemon)), (&bad, good.clone()));
+    expect_text(back["reason"].as_str().expect("a sentence"), "it failed soon after it began to serve");
+    expect_echo(&daemon, "hostile");
+    let mut decoded: Vec<Value> = Vec::new();
+    while !decoded.iter().any(|event| event["kind"] == "package_rolled_back") {
+        let frame = watcher.next_of(events);
+        if !frame.payload.is_empty() {
+            decoded.push(palisade_tests::wire::decode(&frame.payload));
+        }
+    }
+    assert_eq!(rescan(&daemon)["changed"], json!([]), "it is not tried again");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    assert_eq!((digest(&daemon), passed_over(&daemon)), (good, back));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What served before can be returned to, by number, and what lies in the folder is not used until it changes.
+#[test]
+fn an_operator_returns_to_what_served_before() {
+    let daemon = serving("");
+    let first = digest(&daemon);
+    for version in ["0.2.0", "0.3.0"] {
+        hostile("tame")
+            .with("version", json!(version))
+            .environment("HOSTILE_VERSION", version)
+            .write(&daemon.plugins(), daemon.marker());
+        let found = rescan(&daemon);
+        assert_eq!(found["added"], json!([format!("hostile {version}")]), "{found}");
+    }
+    let backups = || daemon.operate("backups", &json!({"plugin": "hostile"})).expect("it is there")["backups"].clone();
+    let told = backups();
+    let versions: Vec<_> = told.as_array().expect("a list").iter().map(|one| one["version"].clone()).collect();
+    assert_eq!(versions, ["0.2.0", "0.1.0"], "{told}");
+    assert_eq!(told[1]["digest"], first);
+    let plan = daemon.operate("reload", &json!({"plugin": "hostile", "dry_run": true})).expect("it is there");
+    assert_eq!(plan["reloads"][0]["steps"], json!(["stage", "start", "switch", "drain", "probation"]), "{plan}");
+    assert_eq!(plan["reloads"][0]["reloaded"], json!(false));
+    let returned =
+        daemon.operate("rollback", &json!({"plugin": "hostile", "to": told[1]["number"]})).expect("it is kept");
+    assert_eq!(
+        (&returned["reloads"][0]["version"], &returned["reloads"][0]["digest"]),
+        (&json!("0.1.0"), &first),
+        "{returned}"
+    );
+    expect_echo(&daemon, "hostile");
+    assert_eq!(rescan(&daemon)["added"], json!([]), "what lies in the folder is not used");
+    let none = error(daemon.operate("rollback", &json!({"plugin": "hostile", "to": 99})), ErrorCode::InvalidParams);
+    expect_text(&none.message, "hostile has no backup 99");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    assert_eq!(digest(&daemon), first);
+    expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), "has returned to 0.1.0");
+    // By name it is used again.
+    let asked = daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+    assert_eq!(asked["reloads"][0]["version"], json!("0.3.0"), "{asked}");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package whose calls fail, most of them, although those of the one before did not, is taken back as well.
+#[test]
+fn what_fails_most_of_its_calls_is_taken_back() {
+    let daemon = serving("");
+    let good = digest(&daemon);
+    hostile("tame").with("description", json!("new")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let mut agent = daemon.agent();
+    for _ in 0..20 {
+        error(agent.call("hostile", "fail", &json!(null)), ErrorCode::ExecutionFailed);
+    }
+    let back = wait_for("the package before", || Some(passed_over(&daemon)).filter(|passed| !passed.is_null()));
+    assert_eq!(digest(&daemon), good);
+    expect_text(back["reason"].as_str().expect("a sentence"), "20 of its first 20 calls failed");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A daemon that is killed before any step of a reload, each in turn, is followed by one that serves the old package or the new one, whole; and
+/// of a package that fails the new daemon comes to the same end as this one would have.
+fn killed_before_each_step(makes: impl Fn(usize) -> Package, expect: impl Fn(&Daemon, &Value, usize)) {
+    // Emulated, a daemon takes its time to start.
+    let stride = if in_the_guest() { 9 } else { 2 };
+    let mut daemon = serving("");
+    let good = digest(&daemon);
+    // Now it is known to the next daemon what serves.
+    rescan(&daemon);
+    for step in (0..).step_by(stride) {
+        // Its contents are others each time, so that nothing of it is in the store, nor known to be bad.
+        makes(step).write(&daemon.plugins(), daemon.marker());
+        let mut agent = daemon.agent();
+        let traced = match Traced::of(daemon.pid()) {
+            Ok(traced) => traced,
+            Err(error) => {
+                println!("SKIPPED: the daemon cannot be traced here: {error}");
+                return;
+            }
+        };
+        let over = AtomicBool::new(false);
+        let came_so_far = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let id = agent.begin("palisade", "rescan", &json!({}));
+                while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
+                    if frame.id == id {
+                        over.store(true, Ordering::SeqCst);
+                    }
+                }
+            });
+            traced.kill_before(step, || over.load(Ordering::SeqCst))
+        });
+        let folder = daemon.kill_nine();
+        daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration("watch = false\n"));
+        // Whatever it was in the middle of, calls are answered.
+        expect_echo(&daemon, "hostile");
+        // What the daemon before was trying is tried.
+        rescan(&daemon);
+        wait_for("the end of what was being tried", || {
+            let passed = passed_over(&daemon);
+            (passed.is_null() || passed["reason"] != "it was changed and has not been tried yet").then_some(())
+        });
+        expect(&daemon, &good, step);
+        expect_echo(&daemon, "hostile");
+        if !came_so_far {
+            break;
+        }
+        // Back to the beginning.
+        hostile("tame").write(&daemon.plugins(), daemon.marker());
+        rescan(&daemon);
+        expect_echo(&daemon, "hostile");
+        assert_eq!(digest(&daemon), good, "step {step}");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_reload() {
+    killed_before_each_step(
+        |step| hostile("tame").with("description", json!(format!("made at {step}"))),
+        |daemon, good, step| {
+            assert_ne!(digest(daemon), *good, "step {step}: the new one serves in the end");
+            assert_eq!(passed_over(daemon), Value::Null, "step {step}");
+        },
+    );
+}
+
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_reload_that_fails() {
+    killed_before_each_step(
+        |step| hostile("exit-at-once").with("description", json!(format!("made at {step}"))),
+        |daemon, good, step| {
+            assert_eq!(digest(daemon), *good, "step {step}: the old one serves in the end");
+            assert!(passed_over(daemon).is_object(), "step {step}");
+        },
+    );
+}
+
+/// A package that cannot be used before somebody has done something: what served goes on, with its process, and says why.
+#[track_caller]
+fn expect_waiting(daemon: &Daemon, told: &str) {
+    let (good, process) = (digest(daemon), daemon.status("hostile").process_id());
+    let found = rescan(daemon);
+    assert_eq!(found["changed"], json!([]), "{found}");
+    expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), told);
+    expect_text(passed_over(daemon)["reason"].as_str().expect("a sentence"), told);
+    expect_echo(daemon, "hostile");
+    assert_eq!((digest(daemon), daemon.status("hostile").process_id()), (good, process));
+}
+
+/// An update that asks for more takes nothing away: it is asked about while the old package serves, and tried once that is granted.
+#[test]
+fn what_asks_for_a_new_permission_waits_for_it_beside_what_serves() {
+    let asking = |behaviour: &str, paths: &[&str]| {
+        let asks = if paths.is_empty() { json!([]) } else { json!([{ "file_read": paths }]) };
+        Package::hostile("hostile", behaviour).asking(&asks)
+    };
+    let configuration = "watch = false\n[permissions]\n";
+    let daemon = Daemon::start(DaemonOptions::with([asking("tame", &[])]).configuration(configuration));
+    expect_echo(&daemon, "hostile");
+    let good = digest(&daemon);
+    asking("tame", &["/srv"]).write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "waits for its operator's consent to file_read:/srv");
+    let asked = || {
+        let pending = daemon.operate("pending", &json!({})).expect("there is a list")["plugins"].clone();
+        let decided: Vec<_> =
+            pending.as_array().expect("a list").iter().map(|one| one["permissions"][0].clone()).collect();
+        decided.iter().map(|one| format!("{} {}", one["permission"], one["decision"])).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(), [r#""file_read:/srv" "asked""#]);
+    // It waits in the next daemon, too, and is asked about once.
+    let folder = daemon.kill_nine();
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(configuration));
+    expect_tried(&daemon, "hostile");
+    expect_echo(&daemon, "hostile");
+    expect_waiting(&daemon, "waits for its operator's consent to file_read:/srv");
+    let granted = daemon.operate("grant", &json!({"plugin": "hostile"})).expect("it is asked about");
+    assert_eq!(granted["awaits_consent"], false);
+    assert_ne!(digest(&daemon), good, "it was tried at once");
+    assert_eq!(passed_over(&daemon), Value::Null);
+    expect_echo(&daemon, "hostile");
+
+    // What is refused is not asked about any more, and it is tried without.
+    asking("tame", &["/srv", "/opt"]).write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "waits for its operator's consent to file_read:/opt");
+    let before = digest(&daemon);
+    daemon
+        .operate("revoke", &json!({"plugin": "hostile", "permissions": ["file_read:/opt"]}))
+        .expect("it is asked for");
+    assert_ne!(digest(&daemon), before, "it was tried at once");
+
+    // One that is granted something and does not serve all the same says so, and changes nothing.
+    let broken =
+        hostile("exit-at-once").with("permissions_required", json!([{ "permission": "file_read", "scope": ["/mnt"] }]));
+    broken.write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "waits for its operator's consent to file_read:/mnt");
+    let refused = error(daemon.operate("grant", &json!({"plugin": "hostile"})), ErrorCode::InitializationFailed);
+    expect_text(&refused.message, "hostile 0.1.0 does not serve all the same: ");
+    expect_echo(&daemon, "hostile");
+    // What is taken back is not asked about any more.
+    asking("tame", &["/mnt", "/media"]).write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "waits for its operator's consent to file_read:/media");
+    asking("tame", &["/srv", "/opt"]).write(&daemon.plugins(), daemon.marker());
+    rescan(&daemon);
+    assert_eq!(daemon.operate("pending", &json!({})).expect("there is a list")["plugins"], json!([]));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// So does one that lacks what it depends on, and one that cannot have the configuration that there is.
+#[test]
+fn what_cannot_be_started_here_waits_beside_what_serves() {
+    let daemon = serving("");
+    let needs = json!({"plugins": [{"id": "absent", "version": "^1"}]});
+    hostile("tame").with("dependencies", needs).write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "absent");
+    let schema = json!({"type": "object", "required": ["depth"], "properties": {"depth": {"type": "integer"}}});
+    hostile("tame").with("configuration_schema", schema).write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "depth");
+    // Another one in its place is tried as always.
+    hostile("tame").with("description", json!("mended")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_eq!(passed_over(&daemon), Value::Null);
+    daemon.stop_and_expect_no_orphans();
+}
+
+fn edition(version: &str, behaviour: &str) -> Package {
+    Package::hostile("guest", behaviour).with("version", json!(version)).environment("HOSTILE_VERSION", version)
+}
+
+fn install(daemon: &Daemon, package: &Package) -> Result<Value, ErrorBody> {
+    let folder = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+    daemon.operate("install", &json!({ "path": folder }))
+}
+
+/// The versions of the installed plugin, as `version enabled`.
+fn installed(daemon: &Daemon) -> Vec<String> {
+    let list = daemon.operate("list", &json!({})).expect("there is a list");
+    let plugins = list["plugins"].as_array().expect("a list").iter().filter(|one| one["id"] == "guest");
+    plugins.map(|one| format!("{} {}", one["version"].as_str().expect("a text"), one["enabled"])).collect()
+}
+
+/// A newer version of an installed plugin is tried beside the one that serves as well: what does not serve is not installed.
+#[test]
+fn a_newer_version_that_does_not_serve_is_not_installed() {
+    let daemon = Daemon::with([Package::echo()]);
+    install(&daemon, &edition("1.0.0", "tame")).expect("it can be used");
+    expect_echo(&daemon, "guest");
+    let process = daemon.process_of("guest");
+    let told = "guest 1.1.0 does not serve, and 1.0.0 goes on: ";
+    let refused = error(install(&daemon, &edition("1.1.0", "abort-at-once")), ErrorCode::InitializationFailed);
+    expect_text(&refused.message, told);
+    expect_text(&refused.message, "SIGABRT");
+    let folder = edition("1.1.0", "exit-at-once").write(&daemon.path().join("elsewhere"), daemon.marker());
+    let update = json!({"plugin": "guest", "path": folder});
+    expect_text(&error(daemon.operate("update", &update), ErrorCode::InitializationFailed).message, told);
+    assert_eq!((installed(&daemon), daemon.process_of("guest")), (vec!["1.0.0 true".to_owned()], process));
+    let records = daemon.path().join("state/installed");
+    assert_eq!(std::fs::read_dir(records).expect("it is there").count(), 1, "there is no record of it");
+    // One that is not to be used before somebody says so is not tried, nor one after a version that is stopped.
+    install(&daemon, &edition("1.2.0", "exit-at-once").with("default_enabled", json!(false))).expect("nobody uses it");
+    daemon.operate("stop", &json!({"plugin": "guest", "version": "=1.0.0"})).expect("it runs");
+    install(&daemon, &edition("1.3.0", "exit-at-once")).expect("nothing is to go on");
+    daemon.operate("uninstall", &json!({"plugin": "guest", "version": "=1.3.0"})).expect("it is there");
+    daemon.operate("start", &json!({"plugin": "guest", "version": "=1.0.0"})).expect("it was stopped");
+    // A good one serves with the process that was tried.
+    install(&daemon, &edition("1.4.0", "tame")).expect("it can be used");
+    let status = daemon.operate("status", &json!({"plugin": "guest"})).expect("it is known");
+    assert_eq!((&status["version"], &status["state"]), (&json!("1.4.0"), &json!("active")));
+    let process = daemon.process_of("guest");
+    expect_echo(&daemon, "guest");
+    assert_eq!(daemon.process_of("guest"), process);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// One that fails soon after it was installed takes no calls any more, also by the next daemon: those before do.
+#[test]
+fn an_installed_version_that_fails_soon_after_takes_no_calls_any_more() {
+    let daemon = Daemon::with([Package::echo()]);
+    install(&daemon, &edition("1.0.0", "tame")).expect("it can be used");
+    expect_echo(&daemon, "guest");
+    install(&daemon, &edition("1.1.0", "tame")).expect("it can be used");
+    (0..10).for_each(|_| expect_echo(&daemon, "guest"));
+    error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
+    wait_for("the version before", || (installed(&daemon) == ["1.0.0 true", "1.1.0 false"]).then_some(()));
+    expect_echo(&daemon, "guest");
+    let status = daemon.operate("status", &json!({"plugin": "guest"})).expect("it is known");
+    assert_eq!(status["version"], "1.0.0");
+    expect_text(
+        status["passed_over"]["reason"].as_str().expect("a sentence"),
+        "it failed soon after it began to serve",
+    );
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()));
+    assert_eq!(installed(&daemon), ["1.0.0 true", "1.1.0 false"]);
+    expect_echo(&daemon, "guest");
+    // Whoever enables it has it again.
+    daemon.operate("enable", &json!({"plugin": "guest", "version": "=1.1.0"})).expect("it is there");
+    let status = daemon.operate("status", &json!({"plugin": "guest"})).expect("it is known");
+    assert_eq!(status["version"], "1.1.0");
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package whose state has that form, and that asks for these before it is ready.
+fn keeping(schema: u32, asks: &[Value], behaviour: &str) -> Package {
+    let package = hostile(behaviour).with("state", json!({ "schema_version": schema }));
+    if asks.is_empty() { package } else { package.environment("HOSTILE_ASKS", &json!({ "asks": asks }).to_string()) }
+}
+
+/// One that brings what is there into the form 2.
+fn migrating() -> Package {
+    let migrated = json!({"op": "state.migrated", "params": {"schema": 2}});
+    keeping(2, &[put("a", &json!("two")), migrated], "asks-before-ready")
+}
+
+fn kept_state(daemon: &Daemon) -> Value {
+    ask(daemon, "hostile", &[get("a")])[0]["ok"]["value"].clone()
+}
+
+/// In the form 1, with a value.
+fn keeping_one(configuration: &str) -> Daemon {
+    let configuration = format!("watch = false\n{configuration}");
+    let daemon = Daemon::start(DaemonOptions::with([keeping(1, &[], "tame")]).configuration(&configuration));
+    ask(&daemon, "hostile", &[put("a", &json!("one"))]);
+    daemon
+}
+
+/// Two processes of a plugin that must not run twice never do: calls wait while none runs, and go to the old package where the new one fails.
+#[test]
+fn an_exclusive_plugin_stops_before_the_new_one_starts() {
+    let exclusive = |behaviour: &str| {
+        let limits = json!({"start_timeout_seconds": 2});
+        hostile(behaviour).with("exclusive", json!(true)).with("limits", limits)
+    };
+    let daemon = Daemon::start(DaemonOptions::with([exclusive("tame")]).configuration("watch = false\n"));
+    expect_echo(&daemon, "hostile");
+    let good = digest(&daemon);
+    let plan = daemon.operate("reload", &json!({"plugin": "hostile", "dry_run": true})).expect("it is there");
+    assert_eq!(plan["reloads"][0]["steps"], json!(["stage", "hold", "start", "switch", "probation"]), "{plan}");
+    let process = process::identity(daemon.process_of("hostile")).expect("it runs");
+    exclusive("never-ready").write(&daemon.plugins(), daemon.marker());
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| rescan(&daemon));
+        wait_for("the end of the old process", || (!process::is_alive(process)).then_some(()));
+        // It waits, and is answered by the old package.
+        expect_echo(&daemon, "hostile");
+        let found = looking.join().expect("it looks");
+        expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), "ready");
+    });
+    assert_eq!(digest(&daemon), good);
+    let process = process::identity(daemon.process_of("hostile")).expect("it runs again");
+    let mut agent = daemon.agent();
+    let under_way = agent.begin("hostile", "sleep-blocking", &json!(null));
+    exclusive("tame").with("description", json!("new")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    agent.finish(under_way).expect("what was under way has ended well");
+    assert!(!process::is_alive(process));
+    expect_echo(&daemon, "hostile");
+    // A failure in probation leads back as always.
+    error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
+    wait_for("the package before", || (digest(&daemon) == good).then_some(()));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Before a package serves it has a copy of what the plugin keeps: nobody is told of what it writes there.
+#[test]
+fn what_is_tried_writes_to_a_copy_of_the_state() {
+    let daemon = keeping_one("");
+    keeping(1, &[put("a", &json!("tried"))], "asks-before-ready").write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_eq!(kept_state(&daemon), "one");
+    ask(&daemon, "hostile", &[put("a", &json!("served"))]);
+    assert_eq!(kept_state(&daemon), "served");
+    // What was kept then is there with the package that served, and comes back with it only if that is asked for.
+    let backup =
+        || daemon.operate("backups", &json!({"plugin": "hostile"})).expect("it is there")["backups"][0].clone();
+    assert_eq!(backup()["with_state"], true);
+    daemon.operate("rollback", &json!({"plugin": "hostile"})).expect("there is one");
+    assert_eq!(kept_state(&daemon), "served");
+    daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+    ask(&daemon, "hostile", &[put("a", &json!("later"))]);
+    let older = json!({"plugin": "hostile", "with_state": true});
+    daemon.operate("rollback", &older).expect("there is one");
+    assert_eq!(kept_state(&daemon), "served", "as it was when the package that returns served last");
+    let reason = backup()["reason"].as_str().expect("a sentence").to_owned();
+    let aside = reason.split("what it had written is kept in ").nth(1).expect("it is named");
+    assert!(std::path::Path::new(aside).exists(), "{reason}");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A migration is rehearsed on a copy: one that cannot be made changes nothing, and what serves does not notice.
+#[test]
+fn what_cannot_migrate_the_state_does_not_come_to_serve() {
+    let daemon = keeping_one("");
+    let (good, process) = (digest(&daemon), daemon.process_of("hostile"));
+    let interrupted = keeping(2, &[put("a", &json!("half"))], "asks-before-ready");
+    for bad in [keeping(2, &[], "tame"), interrupted] {
+        bad.write(&daemon.plugins(), daemon.marker());
+        let found = rescan(&daemon);
+        let told = "its state has schema 1 and has to be brought into schema 2";
+        expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), told);
+        assert_eq!((digest(&daemon), daemon.process_of("hostile")), (good.clone(), process));
+        assert_eq!(kept_state(&daemon), "one");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// One that migrates the state and fails soon after is taken back with what was kept before; what was written since is put aside.
+#[test]
+fn what_migrates_the_state_into_nonsense_is_taken_back_with_the_state() {
+    let daemon = keeping_one("");
+    let good = digest(&daemon);
+    migrating().write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_eq!(kept_state(&daemon), "two");
+    ask(&daemon, "hostile", &[put("a", &json!("nonsense"))]);
+    error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
+    let back = wait_for("the package before", || Some(passed_over(&daemon)).filter(|passed| !passed.is_null()));
+    assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")));
+    let reason = back["reason"].as_str().expect("a sentence");
+    let aside = reason.split("what was written since is kept in ").nth(1).expect("it is named");
+    assert!(std::path::Path::new(aside).exists(), "{reason}");
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    assert_eq!((digest(&daemon), kept_state(&daemon)), (good, json!("one")));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A rollback to a package that cannot read what is kept by now brings back what was kept with it.
+#[test]
+fn a_rollback_over_a_migration_brings_the_state_back() {
+    let daemon = keeping_one("");
+    let good = digest(&daemon);
+    migrating().write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let done = daemon.operate("rollback", &json!({"plugin": "hostile"})).expect("there is one");
+    assert_eq!(done["reloads"][0]["digest"], good);
+    assert_eq!(kept_state(&daemon), "one");
+    // By name the migration is made again.
+    let done = daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+    assert_eq!(done["reloads"][0]["reloaded"], true, "{done}");
+    assert_eq!(kept_state(&daemon), "two");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package that needs twice the memory, which is more than it may have, ends by it and is taken back.
+#[test]
+fn what_needs_more_memory_than_it_may_have_is_taken_back() {
+    let limited = |description: &str| {
+        hostile("tame").with("limits", json!({"memory_mib": 64})).with("description", json!(description))
+    };
+    let daemon = Daemon::start(DaemonOptions::with([limited("old")]).configuration("watch = false\n"));
+    expect_echo(&daemon, "hostile");
+    let good = digest(&daemon);
+    limited("new").write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let mut caller = daemon.agent();
+    let waiting = caller.begin("hostile", "wait", &json!(null));
+    let _ = daemon.agent().call("hostile", "mem-tree", &json!({"children": 4, "mib": 24}));
+    error(caller.finish(waiting), ErrorCode::ResourceExhausted);
+    let back = wait_for("the package before", || Some(passed_over(&daemon)).filter(|passed| !passed.is_null()));
+    expect_text(back["reason"].as_str().expect("a sentence"), "memory");
+    assert_eq!(digest(&daemon), good);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package that is another plugin takes the folder's place as that one: the one before is gone with its package.
+#[test]
+fn a_folder_with_another_id_is_another_plugin() {
+    let daemon = serving("");
+    let elsewhere = daemon.path().join("elsewhere");
+    let other = Package::hostile("other", "tame").write(&elsewhere, daemon.marker());
+    std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
+    std::fs::rename(other, daemon.plugins().join("hostile")).expect("it is ours");
+    let found = rescan(&daemon);
+    assert_eq!((&found["added"], &found["removed"]), (&json!(["other 0.1.0"]), &json!(["hostile 0.1.0"])), "{found}");
+    expect_echo(&daemon, "other");
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What others depend on is not exchanged for what they cannot use: a version that they do not take, or one that lacks an action it had.
+#[test]
+fn what_others_depend_on_keeps_what_they_depend_on() {
+    let needs = Package::hostile("needs", "tame");
+    let needs = needs.with("dependencies", json!({"plugins": [{"id": "hostile", "version": "^0.1"}]}));
+    let told = |actions: &Value| hostile("tame").environment("HOSTILE_ACTIONS", &actions.to_string());
+    let (echo, wait) = (json!({"name": "echo"}), json!({"name": "wait"}));
+    let options = DaemonOptions::with([told(&json!([echo, wait])), needs]);
+    let daemon = Daemon::start(options.configuration("watch = false\n"));
+    expect_echo(&daemon, "hostile");
+    expect_echo(&daemon, "needs");
+    told(&json!([echo])).write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "hostile 0.1.0 has no action wait any more, and needs 0.1.0 depends on hostile");
+    let major = hostile("tame").with("version", json!("1.0.0")).environment("HOSTILE_VERSION", "1.0.0");
+    major.write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "needs 0.1.0 depends on hostile, and not on its version 1.0.0");
+    // What it has beyond that does no harm, and nobody is left to mind once it is disabled.
+    told(&json!([echo, wait, {"name": "more"}])).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    daemon.operate("disable", &json!({"plugin": "needs"})).expect("it is there");
+    told(&json!([echo])).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package that is removed while it is in use ends what it has, and then its plugin is gone; one that comes back is a new one.
+#[test]
+fn a_package_that_is_removed_while_it_is_in_use_ends_its_calls() {
+    let daemon = serving("");
+    let mut agent = daemon.agent();
+    let under_way = agent.begin("hostile", "sleep-blocking", &json!(null));
+    std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
+    assert_eq!(rescan(&daemon)["removed"], json!(["hostile 0.1.0"]));
+    agent.finish(under_way).expect("what was under way has ended well");
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    hostile("tame").write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["added"], json!(["hostile 0.1.0"]));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A package of which no copy can be made, as there is no room, is tried again once there is: it is not its fault.
+#[test]
+fn a_package_for_which_there_is_no_room_is_tried_again() {
+    if other_user().is_some() || !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can mount a small disk");
+        return;
+    }
+    let options = DaemonOptions::with([hostile("tame")]).configuration("watch = false\n").small_disk(131_072);
+    let daemon = Daemon::start(options);
+    expect_echo(&daemon, "hostile");
+    let good = digest(&daemon);
+    let disk = Disk::of(&daemon);
+    let new = hostile("tame").with("description", json!("x".repeat(400)));
+    new.write(&daemon.plugins(), daemon.marker());
+    disk.leave(0);
+    let found = rescan(&daemon);
+    expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), "No space left on device");
+    expect_echo(&daemon, "hostile");
+    assert_eq!(digest(&daemon), good);
+    disk.empty();
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_ne!(digest(&daemon), good);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Killed in the middle of a reload that migrates the state, at each step: the old package has what it kept, or the new one has it in its form.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_migration() {
+    let stride = if in_the_guest() { 29 } else { 11 };
+    let mut daemon = keeping_one("");
+    rescan(&daemon);
+    let good = digest(&daemon);
+    let mut steps = 0;
+    for step in (0..).step_by(stride) {
+        migrating().with("description", json!(format!("made at {step}"))).write(&daemon.plugins(), daemon.marker());
+        let mut agent = daemon.agent();
+        let traced = match Traced::of(daemon.pid()) {
+            Ok(traced) => traced,
+            Err(error) => {
+                println!("SKIPPED: the daemon cannot be traced here: {error}");
+                return;
+            }
+        };
+        let over = AtomicBool::new(false);
+        let came_so_far = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let id = agent.begin("palisade", "rescan", &json!({}));
+                while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
+                    if frame.id == id {
+                        over.store(true, Ordering::SeqCst);
+                    }
+                }
+            });
+            traced.kill_before(step, || over.load(Ordering::SeqCst))
+        });
+        // The new package is not there any more, so that it is seen what the daemon before has left.
+        let folder = daemon.kill_nine();
+        let kept = folder.path().join("state/state/hostile");
+        daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration("watch = false\n"));
+        // It is brought to its end, whatever it was in the middle of.
+        expect_tried(&daemon, "hostile");
+        assert_eq!(kept_state(&daemon), "two", "step {step}");
+        assert_ne!(digest(&daemon), good, "step {step}");
+        // That the package before is kept, with its state, is noted after the switch.
+        wait_for("nothing that would have to be undone", || {
+            let mut files = std::fs::read_dir(&kept).expect("it is there").flatten();
+            (!files.any(|file| file.file_name().to_string_lossy().starts_with("undo-"))).then_some(())
+        });
+        steps += 1;
+        if !came_so_far {
+            break;
+        }
+        let backups = daemon.operate("backups", &json!({"plugin": "hostile"})).expect("it is there")["backups"].clone();
+        let first = backups.as_array().expect("a list").iter().find(|one| one["digest"] == good);
+        let first = first.unwrap_or_else(|| panic!("step {step}: it is kept: {backups}"));
+        daemon.operate("rollback", &json!({"plugin": "hostile", "to": first["number"]})).expect("it is kept");
+        assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")), "step {step}");
+        keeping(1, &[], "tame").write(&daemon.plugins(), daemon.marker());
+        daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+    }
+    println!("killed {steps} times");
+    assert!(in_the_guest() || 5 < steps, "{steps}");
+    daemon.stop_and_expect_no_orphans();
+}
