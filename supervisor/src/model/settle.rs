@@ -32,7 +32,7 @@ pub struct Settling<K> {
 }
 
 /// What is to be looked at.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Look<K> {
     /// These; there may be none.
     At(BTreeSet<K>),
@@ -129,19 +129,20 @@ impl<K: Ord + Clone> Settling<K> {
         Look::At(self.things.iter().filter(|(_, change)| change.due() <= now).map(|(thing, _)| thing.clone()).collect())
     }
 
-    /// Takes what is quiet, or cannot wait any longer, and into which nobody writes; of the rest it is known that somebody does.
-    /// Everything is written into where anything is.
-    pub fn take(&mut self, written: &BTreeSet<K>, now: Instant) -> Look<K> {
+    /// Of what was due when it was asked, takes what is still quiet, or cannot wait any longer, and into which nobody writes; of the rest it is
+    /// known that somebody does. Everything is written into where anything is. What has come to be due since was not asked about.
+    pub fn take(&mut self, asked: &Look<K>, written: &BTreeSet<K>, now: Instant) -> Look<K> {
         if let Some(everything) = &mut self.everything {
-            if everything.waits(!written.is_empty(), now) {
+            if *asked != Look::AtEverything || everything.waits(!written.is_empty(), now) {
                 return Look::At(BTreeSet::new());
             }
             self.everything = None;
             return Look::AtEverything;
         }
+        let Look::At(asked) = asked else { return Look::At(BTreeSet::new()) };
         let mut taken = BTreeSet::new();
         self.things.retain(|thing, change| {
-            let stays = now < change.due() || change.waits(written.contains(thing), now);
+            let stays = !asked.contains(thing) || now < change.due() || change.waits(written.contains(thing), now);
             if !stays {
                 taken.insert(thing.clone());
             }
@@ -167,6 +168,27 @@ mod tests {
         BTreeSet::new()
     }
 
+    fn take(settling: &mut Settling<u8>, written: &BTreeSet<u8>, now: Instant) -> Look<u8> {
+        let asked = settling.due(now);
+        settling.take(&asked, written, now)
+    }
+
+    /// While it is found out who writes others come to be due, of which that is not known.
+    #[test]
+    fn only_what_was_asked_about_is_taken() {
+        let start = Instant::now();
+        let mut settling = Settling::new(2);
+        settling.changed(1, ONE, start);
+        settling.changed(2, ONE * 2, start);
+        let asked = settling.due(start + ONE);
+        assert_eq!(settling.take(&asked, &nobody(), start + ONE * 3), at(&[1]));
+        assert_eq!(settling.due(start + ONE * 3), at(&[2]));
+        let asked = settling.due(start + ONE * 3);
+        settling.everything_changed(ONE, start + ONE);
+        assert_eq!(settling.take(&asked, &nobody(), start + ONE * 4), at(&[]));
+        assert_eq!(take(&mut settling, &nobody(), start + ONE * 4), Look::AtEverything);
+    }
+
     #[test]
     fn each_is_looked_at_when_it_is_quiet_itself() {
         let start = Instant::now();
@@ -176,11 +198,11 @@ mod tests {
         settling.changed(2, ONE * 3, start);
         settling.changed(1, ONE, start + ONE / 2);
         assert_eq!(settling.wakes(), Some(start + ONE * 3 / 2));
-        assert_eq!(settling.take(&nobody(), start + ONE), at(&[]));
-        assert_eq!(settling.take(&nobody(), start + ONE * 3 / 2), at(&[1]));
+        assert_eq!(take(&mut settling, &nobody(), start + ONE), at(&[]));
+        assert_eq!(take(&mut settling, &nobody(), start + ONE * 3 / 2), at(&[1]));
         assert_eq!(settling.wakes(), Some(start + ONE * 3));
         assert_eq!(settling.due(start + ONE * 3), at(&[2]));
-        assert_eq!(settling.take(&nobody(), start + ONE * 3), at(&[2]));
+        assert_eq!(take(&mut settling, &nobody(), start + ONE * 3), at(&[2]));
         assert_eq!(settling.wakes(), None);
     }
 
@@ -190,14 +212,14 @@ mod tests {
         let mut settling = Settling::new(8);
         settling.changed(1, ONE, start);
         let written = BTreeSet::from([1]);
-        assert_eq!(settling.take(&written, start + ONE), at(&[]));
+        assert_eq!(take(&mut settling, &written, start + ONE), at(&[]));
         assert_eq!(settling.wakes(), Some(start + ONE * 2), "it is asked again");
-        assert_eq!(settling.take(&written, start + SETTLED_WITHIN - ONE / 2), at(&[]));
+        assert_eq!(take(&mut settling, &written, start + SETTLED_WITHIN - ONE / 2), at(&[]));
         assert_eq!(settling.wakes(), Some(start + SETTLED_WITHIN));
-        assert_eq!(settling.take(&written, start + SETTLED_WITHIN), at(&[1]));
+        assert_eq!(take(&mut settling, &written, start + SETTLED_WITHIN), at(&[1]));
         // Nor is it asked all the time where a short while is enough.
         settling.changed(1, QUIET_BOUNDS.0, start);
-        assert_eq!(settling.take(&written, start + ONE), at(&[]));
+        assert_eq!(take(&mut settling, &written, start + ONE), at(&[]));
         assert_eq!(settling.wakes(), Some(start + ONE + WRITTEN_AGAIN));
     }
 
@@ -211,8 +233,8 @@ mod tests {
         settling.changed(3, ONE, start + ONE / 2);
         assert_eq!(settling.wakes(), Some(start + ONE / 2 + ONE * 2), "the longest holds for all");
         settling.changed(4, ONE, start + ONE);
-        assert_eq!(settling.take(&BTreeSet::from([9]), start + ONE * 3), at(&[]), "somebody writes somewhere");
-        assert_eq!(settling.take(&nobody(), start + ONE * 6), Look::AtEverything);
+        assert_eq!(take(&mut settling, &BTreeSet::from([9]), start + ONE * 3), at(&[]), "somebody writes somewhere");
+        assert_eq!(take(&mut settling, &nobody(), start + ONE * 6), Look::AtEverything);
         assert_eq!(settling.wakes(), None);
         // What has waited for long makes everything wait no longer.
         settling.changed(1, ONE, start);
@@ -284,7 +306,7 @@ mod tests {
                 };
                 prop_assert!(settling.things.len() <= 4);
                 let ripe = settling.due(now);
-                let taken = settling.take(&written, now);
+                let taken = take(&mut settling, &written, now);
                 let taken: Vec<Option<u8>> = match taken {
                     Look::AtEverything => {
                         prop_assert_eq!(ripe, Look::AtEverything);
