@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR := $(TARGET)
 CARGO ?= cargo
-PLUGINS := echo calculator ticker
+PLUGINS := echo calculator counter ticker
 TOOLS := .ci/tools
 
 PREFIX ?= /usr/local

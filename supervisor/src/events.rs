@@ -74,6 +74,10 @@ pub enum EventKind {
     SecretSet,
     /// An operator has removed one.
     SecretRemoved,
+    /// An operator has had a plugin keep something else.
+    StateImported,
+    /// An operator has had it keep nothing any more.
+    StateReset,
     /// An operator has granted a plugin something, or taken it back.
     PermissionsChanged,
     /// A version takes no calls before an operator has said something about what it asks for.

@@ -21,6 +21,7 @@ mod deprecate;
 pub mod discovery;
 mod gather;
 mod install;
+pub mod keeping;
 mod lost;
 mod prepare;
 mod record;

@@ -123,6 +123,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("plugin-sdk/client", &["palisade-protocol"]),
     ("plugins/echo", &["palisade-protocol", "palisade-sdk"]),
     ("plugins/calculator", &["palisade-protocol", "palisade-sdk"]),
+    ("plugins/counter", &["palisade-sdk"]),
     ("plugins/ticker", &["palisade-sdk"]),
     ("supervisor/launcher", &[]),
     ("supervisor", &["palisade-launcher", "palisade-protocol"]),

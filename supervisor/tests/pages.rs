@@ -318,6 +318,8 @@ fn the_schema_knows_the_names_that_the_daemon_knows() {
     for shipped in [
         include_str!("../../plugins/echo/plugin.json"),
         include_str!("../../plugins/calculator/plugin.json"),
+        include_str!("../../plugins/counter/plugin.json"),
+        include_str!("../../plugins/counter/first/plugin.json"),
         include_str!("../../plugins/ticker/plugin.json"),
     ] {
         assert!(validator.is_valid(&serde_json::from_str(shipped).unwrap()));

@@ -78,15 +78,17 @@ fn a_configuration_that_its_manifest_does_not_take_ends_the_start() {
 #[test]
 fn the_shipped_packages_are_valid() {
     let folder = tempfile::tempdir().expect("the disk has room");
-    for (name, manifest) in [
-        ("echo", include_str!("../../plugins/echo/plugin.json")),
-        ("calculator", include_str!("../../plugins/calculator/plugin.json")),
-        ("ticker", include_str!("../../plugins/ticker/plugin.json")),
+    for (name, entry, manifest) in [
+        ("echo", "echo", include_str!("../../plugins/echo/plugin.json")),
+        ("calculator", "calculator", include_str!("../../plugins/calculator/plugin.json")),
+        ("counter", "counter", include_str!("../../plugins/counter/plugin.json")),
+        ("counter-1", "counter", include_str!("../../plugins/counter/first/plugin.json")),
+        ("ticker", "ticker", include_str!("../../plugins/ticker/plugin.json")),
     ] {
         let package = folder.path().join(name);
         fs::create_dir(&package).expect("the folder is ours");
         fs::write(package.join("plugin.json"), manifest).expect("the folder is ours");
-        fs::copy(built(name), package.join(name)).expect("the folder is ours");
+        fs::copy(built(name), package.join(entry)).expect("the folder is ours");
         let mut validate = command(built("palisade"));
         let output = validate.args(["validate", "--run"]).arg(&package).stdin(Stdio::null()).output();
         let output = output.expect("it can be executed");
@@ -94,7 +96,7 @@ fn the_shipped_packages_are_valid() {
         assert_eq!((output.status.code(), said.as_ref()), (Some(0), ""), "{name}");
 
         // As it is built: the program lies elsewhere.
-        fs::remove_file(package.join(name)).expect("it is ours");
+        fs::remove_file(package.join(entry)).expect("it is ours");
         for (program, expected) in [(built(name), Some(0)), (package.join("nowhere"), Some(2))] {
             let mut validate = command(built("palisade"));
             validate.args(["validate", "--run", "--program"]).arg(program).arg(&package).stdin(Stdio::null());

@@ -90,7 +90,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 27, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 31, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -329,6 +329,7 @@ fn every_operation_answers_what_the_page_says() {
         Package::hostile("lesser", "tame").with("require", json!(["disk"])),
         Package::hostile("keeper", "tame")
             .asking(&json!([]))
+            .with("state", json!({"schema_version": 1}))
             .with("secrets", json!([{"name": "key", "reason": "to ask with"}, {"name": "spare", "optional": true}])),
         Package::hostile("misconfigured", "tame").with("configuration_schema", json!({"required": ["depth"]})),
         Package::new("words", Entry::Bytes(b"for whoever reads them\n".to_vec())).with("runtime", json!("there")),
@@ -504,6 +505,37 @@ fn every_operation_answers_what_the_page_says() {
     daemon.operate("configure", &again).expect("it fits");
     let undo = json!({"plugin": "misconfigured", "undo": true});
     ask::<admin::ConfigurationChange>(page, &daemon, "a change of configuration", "configure", &undo);
+
+    // What is kept, with a form that somebody has said and without.
+    let of_keeper = of("keeper");
+    ask::<admin::State>(page, &daemon, "a state", "state_show", &of_keeper);
+    for asks in [
+        json!([{"op": "state.put", "params": {"key": "a", "value": 1}}]),
+        json!([{"op": "state.migrated", "params": {"schema": 1}}]),
+    ] {
+        let mut exporter = daemon.agent();
+        let id = exporter.begin("palisade", "state_export", &of_keeper);
+        let collected = exporter.collect(id);
+        collected.items.iter().for_each(|item| page.hold("a pair", item));
+        page.hold("an end of an export", &collected.outcome.expect("it ends well"));
+        daemon.agent().call("keeper", "ask", &json!({ "asks": asks })).expect("it keeps it");
+    }
+    let mut exporter = daemon.agent();
+    let id = exporter.begin("palisade", "state_export", &of_keeper);
+    let collected = exporter.collect(id);
+    collected.items.iter().for_each(|item| page.hold("a pair", item));
+    page.hold("an end of an export", &collected.outcome.expect("it ends well"));
+    for one in [json!({"plugin": "keeper", "key": "a"}), json!({"plugin": "keeper", "prefix": "a", "after": "A"})] {
+        ask::<admin::State>(page, &daemon, "a state", "state_show", &one);
+    }
+    let export = daemon.path().join("export.json");
+    let text = json!({"palisade_state": 1, "plugin": "keeper", "schema": 1, "pairs": [{"key": "b", "value": 2}]});
+    fs::write(&export, text.to_string()).expect("it is ours");
+    let import = json!({"plugin": "keeper", "path": export});
+    ask::<admin::StateChange>(page, &daemon, "a change of state", "state_import", &import);
+    events_until(page, &mut watcher, events, |event| event["kind"] == "state_imported");
+    ask::<admin::StateChange>(page, &daemon, "a change of state", "state_reset", &of_keeper);
+    events_until(page, &mut watcher, events, |event| event["kind"] == "state_reset");
 
     // Secrets that are set and that are not, with a version that names them and without.
     assert_eq!(status(page, "keeper")["secrets_not_set"], json!(["key"]));
@@ -760,7 +792,7 @@ fn every_operation_fails_as_the_page_says() {
             if operation == "limit" {
                 parameters["pids"] = json!(10);
             }
-            for named in ["name", "value"] {
+            for named in ["name", "value", "path"] {
                 if row[1].contains(&format!("`{named}`")) {
                     parameters[named] = json!("key");
                 }
@@ -841,6 +873,9 @@ fn the_types_of_the_client_are_the_pages() {
         ("ConfigurationViolation", "a configuration", "unfit[]."),
         ("PastConfiguration", "a configuration", "history[]."),
         ("ConfigurationChange", "a change of configuration", ""),
+        ("State", "a state", ""),
+        ("StatePair", "a state", "pairs[]."),
+        ("StateChange", "a change of state", ""),
         ("Secrets", "secrets", ""),
         ("SecretStatus", "secrets", "secrets[]."),
         ("SecretChange", "a change of a secret", ""),

@@ -4,13 +4,15 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use palisade_protocol::ErrorCode;
+use palisade_tests::command::built;
 use palisade_tests::daemon::{Daemon, DaemonOptions};
-use palisade_tests::package::Package;
+use palisade_tests::package::{Entry, Package};
 use palisade_tests::process;
 use palisade_tests::steps::Traced;
 use palisade_tests::wire::{BOUND, Next};
 use serde_json::{Value, json};
 
+use crate::cli::palisade;
 use crate::support::{
     Disk, can_change_the_host, daemon_with, error, expect_echo, expect_text, expect_tried, hostile, in_the_guest,
 };
@@ -378,5 +380,145 @@ fn a_daemon_that_is_killed_before_each_step_of_a_write() {
     }
     assert!(stride > 1 || killed_after.iter().all(|times| *times > 0), "{killed_after:?}");
     println!("killed after so many of the writes were acknowledged: {killed_after:?}");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What was exported is imported into another plugin byte for byte, as far as JSON goes; nothing of it is taken in where anything is wrong.
+#[test]
+fn what_a_plugin_keeps_is_exported_imported_and_forgotten() {
+    let daemon =
+        Daemon::with([hostile("tame").with("state", json!({"schema_version": 2})), Package::hostile("other", "tame")]);
+    let socket = daemon.socket();
+    let run = |arguments: &[&str]| palisade(&socket, arguments);
+    let value = json!({"words": ["one", null, true], "number": -1.5, "map": {"$base64": "AA=="}});
+    let answers = ask(&daemon, "hostile", &[put("a", &value), put("b/1", &json!(1)), put("b/2", &json!("two"))]);
+    assert!(answers.iter().all(|answer| answer["ok"].is_object()), "{answers:?}");
+    let shown = run(&["state", "show", "hostile", "--prefix", "b/"]);
+    assert_eq!((shown.status, shown.stdout.contains("b/2"), shown.stdout.contains(" a ")), (Some(0), true, false));
+    expect_text(&shown.stdout, "3 keys");
+    expect_text(&shown.stdout, "schema 2");
+    assert_eq!(run(&["state", "show", "hostile", "b/2"]).stdout, "\"two\"\n");
+    assert_eq!(run(&["state", "show", "hostile", "c"]).status, Some(3));
+
+    let exported = run(&["state", "export", "hostile"]);
+    assert_eq!(exported.status, Some(0), "{}", exported.stderr);
+    let document: Value = serde_json::from_str(&exported.stdout).expect("it is JSON");
+    assert_eq!(
+        (&document["palisade_state"], &document["plugin"], &document["schema"]),
+        (&json!(1), &json!("hostile"), &json!(2))
+    );
+    // What looks like bytes and is none stands there whole.
+    assert!(document["pairs"][0]["value"]["$msgpack"].is_string(), "{document}");
+    assert_eq!((&document["pairs"][1]["key"], &document["pairs"][1]["value"]), (&json!("b/1"), &json!(1)));
+
+    let file = daemon.path().join("export.json");
+    let write = |document: &Value| fs::write(&file, document.to_string()).expect("it is ours");
+    let import = |plugin: &str| daemon.operate("state_import", &json!({"plugin": plugin, "path": file}));
+    let keys = || daemon.operate("state_show", &json!({"plugin": "hostile"})).expect("it is known")["keys"].clone();
+    let changed = |path: &str, to: Value| {
+        let mut changed = document.clone();
+        *changed.pointer_mut(path).expect("it is there") = to;
+        changed
+    };
+    for (wrong, code, why) in [
+        (changed("/plugin", json!("somebody")), ErrorCode::InvalidParams, "it is the state of \"somebody\""),
+        (changed("/palisade_state", json!(2)), ErrorCode::InvalidParams, "its `palisade_state` is 2"),
+        (changed("/schema", json!(3)), ErrorCode::InvalidParams, "keeps schema 2: it would not start"),
+        (changed("/schema", json!(1)), ErrorCode::Unavailable, "runs and keeps schema 2"),
+        (changed("/pairs/1/key", json!("a\nb")), ErrorCode::InvalidParams, "`pairs[1].key`"),
+        (changed("/pairs/1/key", json!("a")), ErrorCode::InvalidParams, "is there before"),
+        (
+            changed("/pairs/2/value", json!({"$base64": "?"})),
+            ErrorCode::InvalidParams,
+            "`pairs[2].value`: what stands under `$base64`",
+        ),
+        (
+            changed("/pairs/2/value", json!("x".repeat(600_000))),
+            ErrorCode::InvalidParams,
+            "`pairs[2].value`: a value has at most",
+        ),
+        (changed("/pairs/2", json!({"key": "c"})), ErrorCode::InvalidParams, "missing field `value`"),
+        (json!([]), ErrorCode::InvalidParams, "is no state as it is exported"),
+    ] {
+        write(&wrong);
+        expect_text(&error(import("hostile"), code).message, why);
+        assert_eq!(keys(), 3, "nothing was changed");
+    }
+
+    // What runs finds another state between two of its operations, and what it expected of before is refused.
+    let first = ask(&daemon, "hostile", &[get("b/1")])[0]["ok"]["revision"].clone();
+    let mut other = changed("/pairs/1/value", json!(11));
+    other["pairs"].as_array_mut().expect("a list").pop();
+    write(&other);
+    assert_eq!(import("hostile").expect("it is sound"), json!({"id": "hostile", "before": 3, "keys": 2}));
+    let late = json!({"op": "state.compare_and_set", "params": {"key": "b/1", "expected": first, "value": 0}});
+    let answers = ask(&daemon, "hostile", &[get("a"), get("b/1"), get("b/2"), late]);
+    assert_eq!(
+        (&answers[0]["ok"]["value"], &answers[1]["ok"]["value"], &answers[2]["ok"]),
+        (&value, &json!(11), &Value::Null)
+    );
+    assert_eq!(answers[3]["error"]["code"], "execution_failed", "{answers:?}");
+    let mut others = changed("/plugin", json!("other"));
+    write(&others);
+    // It knows no form.
+    expect_text(&error(import("other"), ErrorCode::InvalidParams).message, "keeps schema 0");
+    others.as_object_mut().expect("a map").remove("schema");
+    write(&others);
+    let imported = run(&["state", "import", "other", &file.display().to_string()]);
+    assert_eq!(
+        (imported.status, imported.stdout.as_str()),
+        (Some(0), "other keeps 3 keys now, after 0\n"),
+        "{}",
+        imported.stderr
+    );
+    assert_eq!(ask(&daemon, "other", &[get("a")])[0]["ok"]["value"], value);
+
+    let refused = run(&["state", "reset", "hostile"]);
+    assert_eq!(refused.status, Some(2), "{}", refused.stdout);
+    expect_text(&refused.stderr, "hostile would lose 2 keys");
+    let folder = daemon.kill_nine();
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(folder));
+    let socket = daemon.socket();
+    assert_eq!(ask(&daemon, "other", &[get("b/2")])[0]["ok"]["value"], "two", "it is on the disk");
+    let reset = palisade(&socket, &["state", "reset", "hostile", "--yes"]);
+    assert_eq!((reset.status, reset.stdout + &reset.stderr), (Some(0), String::new()));
+    let left = daemon.operate("state_show", &json!({"plugin": "hostile"})).expect("it is known");
+    assert_eq!((&left["keys"], left.get("schema")), (&json!(0), None), "{left}");
+    assert_eq!(ask(&daemon, "hostile", &[get("a")])[0]["ok"], Value::Null);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// The second version of the counter goes on where the first was; the first is not started with what the second keeps.
+#[test]
+fn the_next_version_brings_over_what_the_one_before_has_kept() {
+    let counter = |version: &str, program: &str, schema: u32| {
+        Package::new("counter", Entry::File(built(program)))
+            .with("version", json!(version))
+            .with("state", json!({"schema_version": schema}))
+    };
+    let daemon = Daemon::with([]);
+    let install = |package: &Package| {
+        let folder = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+        daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+    };
+    install(&counter("1.0.0", "counter-1", 1));
+    let add = |params: &Value| daemon.agent().call("counter", "add", params);
+    assert_eq!(add(&json!({"by": 41})), Ok(json!(41)));
+    assert_eq!(add(&json!({})), Ok(json!(42)));
+    daemon.operate("stop", &json!({"plugin": "counter"})).expect("it runs");
+    install(&counter("2.0.0", "counter", 2));
+    // Its actions are others.
+    error(add(&json!({})), ErrorCode::ConsentRequired);
+    daemon.operate("grant", &json!({"plugin": "counter"})).expect("it can be agreed to");
+    assert_eq!(daemon.agent().call("counter", "counts", &json!(null)), Ok(json!([{"name": "all", "count": 42}])));
+    assert_eq!(add(&json!({"name": "pears", "by": 2})), Ok(json!(2)));
+    assert_eq!(add(&json!({})), Ok(json!(43)));
+    let shown = daemon.operate("state_show", &json!({"plugin": "counter"})).expect("it is known");
+    assert_eq!((&shown["schema"], &shown["keys"]), (&json!(2), &json!(2)), "{shown}");
+    daemon.operate("disable", &json!({"plugin": "counter", "version": "=2.0.0"})).expect("it is there");
+    // It was stopped by its operator.
+    let first = json!({"plugin": "counter", "version": "=1.0.0"});
+    let refused = error(daemon.operate("start", &first), ErrorCode::InitializationFailed);
+    assert!(refused.message.contains("schema 2") && refused.message.contains("schema 1"), "{}", refused.message);
     daemon.stop_and_expect_no_orphans();
 }

@@ -431,6 +431,58 @@ impl<'a> Admin<'a> {
         self.request("secret_remove", &Remove { plugin, name }).call().await
     }
 
+    /// What a plugin keeps, in short; with `key` that one with its value, else the keys that begin with `prefix` and come after `after`.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; `resource_not_found` for a key that there is not.
+    pub async fn state(
+        &self,
+        plugin: &str,
+        key: Option<&str>,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<State, CallError> {
+        #[derive(Serialize)]
+        struct Show<'a> {
+            plugin: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            key: Option<&'a str>,
+            prefix: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            after: Option<&'a str>,
+        }
+        self.request("state_show", &Show { plugin, key, prefix, after }).call().await
+    }
+
+    /// All that a plugin keeps, pair by pair.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn export_state(&self, plugin: &str) -> Result<Items<StatePair>, CallError> {
+        self.request("state_export", &Target::from(plugin)).items().await
+    }
+
+    /// Has a plugin keep what a file says, and nothing else: an export, which the supervisor reads.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; `invalid_params` for a file that is none, and nothing is changed.
+    pub async fn import_state(&self, plugin: &str, path: &str) -> Result<StateChange, CallError> {
+        #[derive(Serialize)]
+        struct Import<'a> {
+            plugin: &'a str,
+            path: &'a str,
+        }
+        self.request("state_import", &Import { plugin, path }).call().await
+    }
+
+    /// Has a plugin keep nothing any more.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn reset_state(&self, plugin: &str) -> Result<StateChange, CallError> {
+        self.request("state_reset", &Target::from(plugin)).call().await
+    }
+
     /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. Of `plugin` the highest
     /// installed version that is meant counts. `major` also one that may break whoever uses it.
     ///
@@ -1568,6 +1620,55 @@ pub struct SecretChange {
     pub set: bool,
     /// Whether it was set before.
     pub was_set: bool,
+}
+
+/// What a plugin keeps, in short.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct State {
+    /// Which plugin.
+    pub id: String,
+    /// How many keys there are.
+    pub keys: u64,
+    /// What they take on the disk.
+    pub bytes: u64,
+    /// The number of the last write.
+    pub revision: u64,
+    /// The version of its form, if anybody has said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<u32>,
+    /// Keys in their order.
+    pub pairs: Vec<StatePair>,
+    /// There are more after the last of these.
+    pub more: bool,
+}
+
+/// A key of what a plugin keeps.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct StatePair {
+    /// The key.
+    pub key: String,
+    /// The number of the write that made its value.
+    pub revision: u64,
+    /// How long the value is, encoded; not said in an export.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// The value in its JSON form, in an export and of a key that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+}
+
+/// What an import or a reset came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct StateChange {
+    /// Which plugin.
+    pub id: String,
+    /// How many keys there were.
+    pub before: u64,
+    /// How many there are.
+    pub keys: u64,
 }
 
 /// What of a configuration does not fit.

@@ -200,6 +200,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Secret,
     },
+    /// Show, save, restore and forget what a plugin keeps
+    State {
+        #[command(subcommand)]
+        command: State,
+    },
     /// Look into the plugin directories again, and say what has changed
     Rescan,
     /// Give a plugin the package in its folder, once a process of it is active
@@ -329,6 +334,43 @@ pub(crate) enum Secret {
         plugin: String,
         /// Which secret
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum State {
+    /// Show which keys there are, or what stands under one
+    Show {
+        /// Which plugin
+        plugin: String,
+        /// This key, with its value
+        key: Option<String>,
+        /// Only keys that begin so
+        #[arg(long, value_name = "TEXT", default_value = "", conflicts_with = "key")]
+        prefix: String,
+        /// Only keys behind this one, as where there were more than are shown at once
+        #[arg(long, value_name = "KEY", conflicts_with = "key")]
+        after: Option<String>,
+    },
+    /// Print all of it as JSON
+    Export {
+        /// Which plugin
+        plugin: String,
+    },
+    /// Have a plugin keep what an export says, and nothing else
+    Import {
+        /// Which plugin
+        plugin: String,
+        /// The export, which the daemon reads
+        file: PathBuf,
+    },
+    /// Have a plugin keep nothing any more
+    Reset {
+        /// Which plugin
+        plugin: String,
+        /// Without being asked
+        #[arg(long, short)]
+        yes: bool,
     },
 }
 

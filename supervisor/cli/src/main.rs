@@ -24,6 +24,7 @@ mod reload;
 mod run;
 mod screen;
 mod secrets;
+mod state;
 mod times;
 mod trust;
 mod validate;
@@ -275,6 +276,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Stats { plugin } => registry::stats(context, plugin.as_deref()).await?,
         Command::Config(config) => configuration::config(context, &config).await?,
+        Command::State { command } => state::state(context, &command).await?,
         Command::Secret { command } => secrets::secret(context, &command).await?,
         Command::Rescan => packages::rescan(context).await?,
         Command::Reload { plugin, all: _, dry_run } => reload::reload(context, plugin.as_deref(), dry_run).await?,

@@ -34,6 +34,9 @@ pub(super) const NAMES: &[&str] = &[
     "secret_list",
     "secret_set",
     "secret_remove",
+    "state_show",
+    "state_import",
+    "state_reset",
     "reload",
     "backups",
     "rollback",
@@ -73,8 +76,25 @@ struct ConfigureParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SecretsParams {
+struct OfPlugin {
     plugin: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateShowParams {
+    plugin: String,
+    key: Option<String>,
+    #[serde(default)]
+    prefix: String,
+    after: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateImportParams {
+    plugin: String,
+    path: String,
 }
 
 #[derive(Deserialize)]
@@ -268,7 +288,7 @@ impl Service {
                 value(&to_its_end(async move { packages.configure(change, &who).await }).await?)
             }
             "secret_list" => {
-                let SecretsParams { plugin } = parameters(params)?;
+                let OfPlugin { plugin } = parameters(params)?;
                 value(&self.packages()?.secrets(&plugin).await?)
             }
             "secret_set" => {
@@ -280,6 +300,20 @@ impl Service {
                 let SecretParams { plugin, name } = parameters(params)?;
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.remove_secret(&plugin, &name, &who).await }).await?)
+            }
+            "state_show" => {
+                let StateShowParams { plugin, key, prefix, after } = parameters(params)?;
+                value(&self.packages()?.kept(&plugin, key, prefix, after).await?)
+            }
+            "state_import" => {
+                let StateImportParams { plugin, path } = parameters(params)?;
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.import(&plugin, &path, &who).await }).await?)
+            }
+            "state_reset" => {
+                let OfPlugin { plugin } = parameters(params)?;
+                let packages = self.changeable()?;
+                value(&to_its_end(async move { packages.forget_kept(&plugin, &who).await }).await?)
             }
             "rescan" => {
                 parameters::<NoParams>(params)?;
@@ -337,7 +371,7 @@ impl Service {
         self.packages()
     }
 
-    fn packages(&self) -> Result<Arc<Packages>, ErrorBody> {
+    pub(super) fn packages(&self) -> Result<Arc<Packages>, ErrorBody> {
         let none = || ErrorBody::new(ErrorCode::Unavailable, "packages cannot be changed here");
         self.packages.clone().ok_or_else(none)
     }

@@ -22,7 +22,7 @@ use crate::model::generation::StopWhy;
 use crate::model::ids::PluginId;
 use crate::model::limits::{Allowance, CpuOver};
 use crate::model::status::{PluginState, PreparedLaunchers, quoted};
-use crate::packages::{Packages, search};
+use crate::packages::{Packages, keeping, search};
 use crate::plugin::call::{Call, NewCall};
 use crate::plugin::handle::{Handle, Operation};
 use crate::plugin::limiting;
@@ -212,6 +212,20 @@ pub const ACTIONS: &[Row] = &[
         false,
     ),
     ("secret_remove", "Removes a secret of a plugin.", &[PLUGIN, ("name", "string", true)], false),
+    (
+        "state_show",
+        "What a plugin keeps, in short, or one key of it.",
+        &[PLUGIN, ("key", "string", false), ("prefix", "string", false), ("after", "string", false)],
+        false,
+    ),
+    ("state_export", "All that a plugin keeps.", &[PLUGIN], true),
+    (
+        "state_import",
+        "Has a plugin keep what an export says, and nothing else.",
+        &[PLUGIN, ("path", "string", true)],
+        false,
+    ),
+    ("state_reset", "Has a plugin keep nothing any more.", &[PLUGIN], false),
     ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
     (
         "reload",
@@ -252,6 +266,10 @@ pub const CHANGES: &[&str] = &[
     "secret_list",
     "secret_set",
     "secret_remove",
+    "state_show",
+    "state_export",
+    "state_import",
+    "state_reset",
     "reload",
     "rollback",
     "shutdown",
@@ -314,6 +332,12 @@ struct LogsParams {
     #[serde(default)]
     follow: bool,
     level: Option<Level>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExportParams {
+    plugin: String,
 }
 
 #[derive(Deserialize)]
@@ -431,6 +455,7 @@ impl Service {
             }
             "limit" => self.limit(parameters(params)?).await,
             action if package_operations::NAMES.contains(&action) => self.package_operation(who, action, params).await,
+            "state_export" => self.export(parameters(params)?, items).await,
             "logs" => self.logs(parameters(params)?, items).await,
             "events" => self.events(parameters(params)?, items).await,
             "doctor" => {
@@ -463,6 +488,21 @@ impl Service {
             }
             other => Err(no_operation(other)),
         }
+    }
+
+    /// One item for each pair.
+    async fn export(&self, params: ExportParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
+        let exported = self.packages()?.export(&params.plugin).await?;
+        items.open();
+        for pair in &exported.pairs {
+            items.send(keeping::pair(pair)).await?;
+        }
+        let keeping::Exported { id, schema, revision, pairs } = exported;
+        let mut end = json!({ "id": id, "keys": pairs.len(), "revision": revision });
+        if let Some(schema) = schema {
+            end["schema"] = json!(schema);
+        }
+        Ok(end)
     }
 
     fn find(&self, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {

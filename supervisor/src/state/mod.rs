@@ -10,6 +10,7 @@
 //! Invariants: nothing here touches the disk on the daemon's own thread, but in functions that say that they block; a plugin that has no state has no file; what cannot be used is left as it is.
 //! Elsewhere: SQL is in `store::database::state`, frames in `plugin::link`.
 
+pub mod json;
 mod operations;
 mod queue;
 
@@ -26,7 +27,7 @@ pub use self::operations::{
 };
 use self::queue::{Shelf, Undecoded};
 use crate::model::ids::PluginId;
-pub use crate::store::database::state::{About, Reply, Request, StateError, Step};
+pub use crate::store::database::state::{About, Key, Reply, Request, StateError, Step};
 use crate::store::database::state::{Settings, log_of, shared_of};
 use crate::vault::Vault;
 
@@ -105,6 +106,9 @@ impl States {
     }
 }
 
+/// A key, its value as MessagePack, and the number of the write that made it.
+pub type Encoded = (String, Vec<u8>, u64);
+
 /// That of one plugin.
 #[derive(Debug)]
 pub struct State {
@@ -158,6 +162,25 @@ impl State {
             return Ok(Vec::new());
         }
         self.live.with(|file| file.pairs())
+    }
+
+    /// What is known about it, and every pair as [`State::pairs`] has them, as they are at one moment. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn all(&self) -> Result<(About, Vec<Encoded>), StateError> {
+        if !self.exists() {
+            return Ok((About::default(), Vec::new()));
+        }
+        // Nobody else has the file meanwhile.
+        self.live.with(|file| {
+            let about = match file.apply(&[&Request::About]).pop() {
+                Some(Ok(Reply::About(about))) => about,
+                Some(Err(error)) => return Err(error),
+                Some(Ok(_)) | None => About::default(),
+            };
+            Ok((about, file.pairs()?))
+        })
     }
 
     /// Writes a copy of the live store, as it is at one moment, to a file that is not there yet. It is on the disk when this returns; where

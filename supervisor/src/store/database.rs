@@ -124,7 +124,8 @@ pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`, `reload`, `rollback`, `secret_set`, `secret_remove`.
+    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`, `reload`, `rollback`, `secret_set`, `secret_remove`,
+    /// `state_import`, `state_reset`.
     pub what: String,
     pub id: String,
     pub version: String,
@@ -300,6 +301,14 @@ impl Database {
             transaction.commit()
         };
         done().map_err(|error| self.told(&error))
+    }
+
+    /// Notes something that is kept elsewhere.
+    ///
+    /// # Errors
+    /// [`DatabaseError`], and it is not in the trail.
+    pub fn note(&self, entry: &Entry) -> Result<(), DatabaseError> {
+        self.change(entry, |_| Ok(()))
     }
 
     /// The last entries of the audit trail, the youngest first.

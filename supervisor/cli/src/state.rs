@@ -1,0 +1,121 @@
+//! `palisade state`: what a plugin keeps, as JSON.
+
+use std::path::Path;
+
+use palisade_client::admin::{self, StateChange, StatePair};
+use palisade_client::{Items, Raw};
+use palisade_protocol::SUPERVISOR_ID;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::Context;
+use crate::arguments::State;
+use crate::attend::Attendant;
+use crate::failure::Failure;
+use crate::output::{Output, print};
+use crate::permissions;
+use crate::plugins::show;
+use crate::screen::{Cell, Screen, Tone, one_line};
+
+/// `palisade state …`
+pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failure> {
+    match state {
+        State::Show { plugin, key, prefix, after } => {
+            #[derive(Serialize)]
+            struct Show<'a> {
+                plugin: &'a str,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                key: Option<&'a str>,
+                prefix: &'a str,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                after: Option<&'a str>,
+            }
+            let shown = Show { plugin, key: key.as_deref(), prefix, after: after.as_deref() };
+            let answer = context.operate("state_show", &shown).await?;
+            show(context, &answer, |answer, screen| text(&answer.decode()?, key.is_some(), screen))
+        }
+        State::Export { plugin } => export(context, plugin).await,
+        State::Import { plugin, file } => import(context, plugin, file).await,
+        State::Reset { plugin, yes } => reset(context, plugin, *yes).await,
+    }
+}
+
+fn text(state: &admin::State, one: bool, screen: &Screen) -> Result<String, Failure> {
+    if one && let [pair] = state.pairs.as_slice() {
+        let value = pair.value.clone().unwrap_or_default();
+        let pretty = serde_json::to_string_pretty(&value).unwrap_or_else(|_| value.to_string());
+        return Ok(format!("{pretty}\n"));
+    }
+    let schema = state.schema.map(|schema| format!(", schema {schema}")).unwrap_or_default();
+    let mut text = format!("{} keys, {} bytes on the disk{schema}\n", state.keys, state.bytes);
+    let row = |pair: &StatePair| {
+        let bytes = pair.bytes.unwrap_or_default().to_string();
+        vec![Cell::new(one_line(&pair.key), Tone::Strong), pair.revision.to_string().into(), bytes.into()]
+    };
+    let rows: Vec<_> = state.pairs.iter().map(row).collect();
+    if !rows.is_empty() {
+        text += &screen.wrapping_table(&["KEY", "REVISION", "BYTES"], &rows);
+    }
+    if let Some(last) = state.pairs.last().filter(|_| state.more) {
+        text += &format!("there are more: --after {:?}\n", last.key);
+    }
+    Ok(text)
+}
+
+/// How an export ends.
+#[derive(Deserialize)]
+struct End {
+    #[serde(default)]
+    schema: Option<u32>,
+}
+
+/// Pair by pair, so that none of it is held for longer than it takes to print it. What fails prints no whole document.
+async fn export(context: &Context, plugin: &str) -> Result<(), Failure> {
+    let mut attendant = Attendant::new(&context.screen, &context.interrupts, "waiting for the daemon");
+    let params = json!({ "plugin": plugin });
+    let started = context.client.request(SUPERVISOR_ID, "state_export").params(&params).items::<Raw>();
+    let mut items: Items<Raw> = attendant.wait(started, || Ok(())).await??;
+    let mut output = Output::new();
+    let head = json!({ "palisade_state": 1, "plugin": plugin }).to_string();
+    let mut before = format!("{},\"pairs\":[\n", head.trim_end_matches('}'));
+    let mut any = false;
+    while let Some(pair) = attendant.wait(items.next(), || Ok(())).await? {
+        let pair: Value = pair?.decode()?;
+        output.write(before.as_bytes())?;
+        output.write(pair.to_string().as_bytes())?;
+        (before, any) = (",\n".to_owned(), true);
+    }
+    let End { schema } = attendant.wait(items.result::<Raw>(), || Ok(())).await??.decode()?;
+    if !any {
+        output.write(before.as_bytes())?;
+    }
+    let schema = schema.map(|schema| format!(",\"schema\":{schema}")).unwrap_or_default();
+    output.write(format!("\n]{schema}}}\n").as_bytes())?;
+    output.flush()
+}
+
+async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Failure> {
+    // The daemon stands elsewhere.
+    let path = std::path::absolute(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let answer = context.operate("state_import", &json!({ "plugin": plugin, "path": path })).await?;
+    show(context, &answer, |answer, _| {
+        let StateChange { id, before, keys } = answer.decode()?;
+        Ok(format!("{} keeps {keys} keys now, after {before}\n", one_line(&id)))
+    })
+}
+
+async fn reset(context: &Context, plugin: &str, yes: bool) -> Result<(), Failure> {
+    if !yes {
+        let state: admin::State = context.operate("state_show", &json!({ "plugin": plugin })).await?.decode()?;
+        let name = one_line(&state.id);
+        if !permissions::can_ask(context) {
+            return Err(Failure::usage(format!("{name} would lose {} keys", state.keys))
+                .with_hint("say --yes if it is to, after a `palisade state export`"));
+        }
+        if !permissions::is_confirmed(&format!("Have {name} lose all of its {} keys? [y/N] ", state.keys)) {
+            return print("nothing was done\n");
+        }
+    }
+    let answer = context.operate("state_reset", &json!({ "plugin": plugin })).await?;
+    show(context, &answer, |_, _| Ok(String::new()))
+}
