@@ -281,6 +281,25 @@ fn what_fails_most_of_its_calls_is_taken_back() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// Kills the daemon before that step of a look at the plugin directories and of what follows from it, and says whether it came so far; nothing
+/// where a daemon cannot be traced.
+fn kill_while_it_looks(daemon: &Daemon, step: usize) -> Option<bool> {
+    let mut agent = daemon.agent();
+    let traced = Traced::unless_skipped(daemon.pid())?;
+    let over = AtomicBool::new(false);
+    Some(std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let id = agent.begin("palisade", "rescan", &json!({}));
+            while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
+                if frame.id == id {
+                    over.store(true, Ordering::SeqCst);
+                }
+            }
+        });
+        traced.kill_before(step, || over.load(Ordering::SeqCst))
+    }))
+}
+
 /// A daemon that is killed before any step of a reload, each in turn, is followed by one that serves the old package or the new one, whole; and
 /// of a package that fails the new daemon comes to the same end as this one would have.
 fn killed_before_each_step(makes: impl Fn(usize) -> Package, expect: impl Fn(&Daemon, &Value, usize)) {
@@ -293,26 +312,7 @@ fn killed_before_each_step(makes: impl Fn(usize) -> Package, expect: impl Fn(&Da
     for step in (0..).step_by(stride) {
         // Its contents are others each time, so that nothing of it is in the store, nor known to be bad.
         makes(step).write(&daemon.plugins(), daemon.marker());
-        let mut agent = daemon.agent();
-        let traced = match Traced::of(daemon.pid()) {
-            Ok(traced) => traced,
-            Err(error) => {
-                println!("SKIPPED: the daemon cannot be traced here: {error}");
-                return;
-            }
-        };
-        let over = AtomicBool::new(false);
-        let came_so_far = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let id = agent.begin("palisade", "rescan", &json!({}));
-                while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
-                    if frame.id == id {
-                        over.store(true, Ordering::SeqCst);
-                    }
-                }
-            });
-            traced.kill_before(step, || over.load(Ordering::SeqCst))
-        });
+        let Some(came_so_far) = kill_while_it_looks(&daemon, step) else { return };
         let folder = daemon.kill_nine();
         daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration("watch = false\n"));
         // Whatever it was in the middle of, calls are answered.
@@ -781,26 +781,7 @@ fn a_daemon_that_is_killed_before_each_step_of_a_migration() {
     let mut steps = 0;
     for step in (0..).step_by(stride) {
         migrating().with("description", json!(format!("made at {step}"))).write(&daemon.plugins(), daemon.marker());
-        let mut agent = daemon.agent();
-        let traced = match Traced::of(daemon.pid()) {
-            Ok(traced) => traced,
-            Err(error) => {
-                println!("SKIPPED: the daemon cannot be traced here: {error}");
-                return;
-            }
-        };
-        let over = AtomicBool::new(false);
-        let came_so_far = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let id = agent.begin("palisade", "rescan", &json!({}));
-                while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
-                    if frame.id == id {
-                        over.store(true, Ordering::SeqCst);
-                    }
-                }
-            });
-            traced.kill_before(step, || over.load(Ordering::SeqCst))
-        });
+        let Some(came_so_far) = kill_while_it_looks(&daemon, step) else { return };
         // The new package is not there any more, so that it is seen what the daemon before has left.
         let folder = daemon.kill_nine();
         let kept = folder.path().join("state/state/hostile");

@@ -564,7 +564,7 @@ impl<'a> Admin<'a> {
         self.logs_as(query).await
     }
 
-    /// Log lines as something else: [`Raw`](crate::Raw), or a type of the caller's.
+    /// Log lines as something else: [`Raw`], or a type of the caller's.
     ///
     /// # Errors
     /// Any [`CallError`].
@@ -580,7 +580,7 @@ impl<'a> Admin<'a> {
         self.events_as(plugin).await
     }
 
-    /// Events as something else: [`Raw`](crate::Raw), or a type of the caller's.
+    /// Events as something else: [`Raw`], or a type of the caller's.
     ///
     /// # Errors
     /// Any [`CallError`].

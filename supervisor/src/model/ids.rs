@@ -80,17 +80,7 @@ pub struct ActionName(Arc<str>);
 impl ActionName {
     /// Accepts `[A-Za-z][A-Za-z0-9_.-]*` of at most 40 bytes.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        const WHAT: &str = "action name";
-        const ALLOWED: &str = "letters A-Z and a-z, digits, `_`, `.` and `-`";
-        let first = check_length(WHAT, text, ACTION_NAME_BYTES_MAX)?;
-        if !first.is_ascii_alphabetic() {
-            return Err(NameError::Beginning { what: WHAT, found: first, allowed: "a letter A-Z or a-z" });
-        }
-        for (at, found) in text.char_indices() {
-            if !found.is_ascii_alphanumeric() && !matches!(found, '_' | '.' | '-') {
-                return Err(NameError::Character { what: WHAT, found, at, allowed: ALLOWED });
-            }
-        }
+        check_word("action name", text, ACTION_NAME_BYTES_MAX)?;
         Ok(Self(text.into()))
     }
 
@@ -106,23 +96,28 @@ pub struct SecretName(Arc<str>);
 impl SecretName {
     /// Accepts `[A-Za-z][A-Za-z0-9_.-]*` of at most 64 bytes.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        const WHAT: &str = "name of a secret";
-        const ALLOWED: &str = "letters A-Z and a-z, digits, `_`, `.` and `-`";
-        let first = check_length(WHAT, text, SECRET_NAME_BYTES_MAX)?;
-        if !first.is_ascii_alphabetic() {
-            return Err(NameError::Beginning { what: WHAT, found: first, allowed: "a letter A-Z or a-z" });
-        }
-        for (at, found) in text.char_indices() {
-            if !found.is_ascii_alphanumeric() && !matches!(found, '_' | '.' | '-') {
-                return Err(NameError::Character { what: WHAT, found, at, allowed: ALLOWED });
-            }
-        }
+        check_word("name of a secret", text, SECRET_NAME_BYTES_MAX)?;
         Ok(Self(text.into()))
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// What the names fulfil that plugins use among their own.
+fn check_word(what: &'static str, text: &str, bytes_max: usize) -> Result<(), NameError> {
+    const ALLOWED: &str = "letters A-Z and a-z, digits, `_`, `.` and `-`";
+    let first = check_length(what, text, bytes_max)?;
+    if !first.is_ascii_alphabetic() {
+        return Err(NameError::Beginning { what, found: first, allowed: "a letter A-Z or a-z" });
+    }
+    for (at, found) in text.char_indices() {
+        if !found.is_ascii_alphanumeric() && !matches!(found, '_' | '.' | '-') {
+            return Err(NameError::Character { what, found, at, allowed: ALLOWED });
+        }
+    }
+    Ok(())
 }
 
 /// What every name has to fulfil before its characters are looked at.
