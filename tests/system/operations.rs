@@ -432,6 +432,9 @@ fn every_operation_answers_what_the_page_says() {
     let kept = daemon.path().join("state/state/hostile");
     fs::create_dir_all(&kept).expect("the state is ours");
     fs::write(kept.join("state.sqlite3"), "no database".repeat(100)).expect("the state is ours");
+    // Others keep theirs beside it.
+    let above = kept.parent().expect("it has one");
+    std::os::unix::fs::chown(above, palisade_tests::daemon::other_user(), None).expect("it is ours");
     let asks = json!({"asks": [{"op": "state.put", "params": {"key": "a", "value": 1}}]});
     daemon.agent().call("hostile", "ask", &asks).expect("it lives on");
     assert!(status(page, "hostile")["state_trouble"].is_string());
@@ -518,7 +521,8 @@ fn every_operation_answers_what_the_page_says() {
         let collected = exporter.collect(id);
         collected.items.iter().for_each(|item| page.hold("a pair", item));
         page.hold("an end of an export", &collected.outcome.expect("it ends well"));
-        daemon.agent().call("keeper", "ask", &json!({ "asks": asks })).expect("it keeps it");
+        let answers = daemon.agent().call("keeper", "ask", &json!({ "asks": asks })).expect("it asks");
+        assert!(answers[0]["ok"].is_object(), "{answers}");
     }
     let mut exporter = daemon.agent();
     let id = exporter.begin("palisade", "state_export", &of_keeper);
