@@ -259,7 +259,7 @@ impl<S: Send + Sync + 'static> Plugin<S> {
     /// use palisade_sdk::{Error, Plugin};
     ///
     /// let plugin = Plugin::new("words", "1.0.0").self_test(|_| async {
-    ///     if "one two".split(' ').count() == 2 { Ok(()) } else { Err(Error::execution("it cannot count")) }
+    ///     if "one two".split(' ').count() == 2 { Ok(()) } else { Err(Error::failed("it cannot count")) }
     /// });
     /// # drop(plugin);
     /// ```
