@@ -113,6 +113,8 @@ pub struct Store {
     holds: Mutex<HashMap<String, Weak<()>>>,
     /// Many copies may be made at once, and nothing is taken away in the middle of one.
     copying: RwLock<()>,
+    /// Of those who have copied the same, one puts it in its place.
+    placing: Mutex<()>,
     /// One sweep at a time.
     sweeping: Mutex<()>,
     closing: AtomicBool,
@@ -156,6 +158,7 @@ impl Store {
             verified: Mutex::default(),
             holds: Mutex::default(),
             copying: RwLock::default(),
+            placing: Mutex::default(),
             sweeping: Mutex::default(),
             closing: AtomicBool::new(false),
             _state: state,
@@ -220,6 +223,11 @@ impl Store {
             let staging = self.staging_path();
             let built = self.build(&staging, &entries, link);
             let placed = built.and_then(|()| {
+                let _one_at_a_time = lock(&self.placing);
+                // Another one may have made the same meanwhile.
+                if self.is_whole(&path, &entries) {
+                    return remove_tree(&staging);
+                }
                 if path.exists() {
                     tracing::warn!(snapshot = %path.display(), "a snapshot was not what its name says and is replaced");
                     remove_tree(&path)?;
@@ -831,6 +839,27 @@ mod tests {
         let inode = |snapshot: &Snapshot| fs::metadata(snapshot.path.join("a")).unwrap().ino();
         assert_eq!(inode(&one), inode(&three));
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
+
+    /// Neither is in the other's way, nor takes away what the other runs from.
+    #[test]
+    fn who_copies_the_same_at_once_has_the_same() {
+        let (_folder, store) = store();
+        for round in 0..50 {
+            let text = round.to_string();
+            let source = package(&[("a/run", "same", 0o755), ("b", &text, 0o644)]);
+            let begin = std::sync::Barrier::new(4);
+            let staged = std::thread::scope(|scope| {
+                let stage = || {
+                    begin.wait();
+                    store.stage(source.path()).map(|snapshot| snapshot.digest)
+                };
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(stage)).collect();
+                all.into_iter().map(|one| one.join().unwrap().unwrap()).collect::<std::collections::BTreeSet<_>>()
+            });
+            assert_eq!(staged.len(), 1);
+            assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+        }
     }
 
     /// Or each start after another package had taken in the same file would hash it once more.
