@@ -143,6 +143,9 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     // The terminal was closed, which is an end like the others, unless whoever started the daemon ignores it, as `nohup` does.
     let mut hangup =
         if ignores_hangup() { None } else { Some(signal(SignalKind::hangup()).map_err(DaemonError::Signals)?) };
+    // What is more than a file may have is an error of who writes it, and no end of the daemon.
+    let _too_large =
+        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map_err(DaemonError::Signals)?;
     raise_descriptor_limit();
 
     own_folder(STATE, &config.state_directory)?;

@@ -34,6 +34,8 @@ pub fn begin(format: LogFormat) -> Result<(), FilterError> {
         .map_err(|error| FilterError { value: wanted.to_owned(), detail: error.to_string() })?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Where it cannot be written, on a disk that is full, that is not written there either: it would panic.
+    let subscriber = subscriber.log_internal_errors(false);
     match format {
         LogFormat::Text => subscriber.with_ansi(colours).init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),

@@ -17,7 +17,7 @@ use palisade_tests::wire::pack;
 use serde_json::{Value, json};
 
 use crate::cli::palisade;
-use crate::support::{break_the_database, error, expect_echo, expect_text, next_event};
+use crate::support::{error, expect_echo, expect_text, let_it_write_nothing, next_event};
 
 /// As a daemon is without any configuration.
 const ASK: &str = "[permissions]\n";
@@ -540,7 +540,7 @@ fn what_is_taken_back_is_gone_whatever_can_be_written_down() {
     let daemon = Daemon::start(DaemonOptions::with([guest("1.0.0", &asks)]).configuration(ASK));
     let granted = daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
     assert_eq!((&granted["not_kept"], reads(&daemon, &path)), (&Value::Null, json!("ok")));
-    break_the_database(&daemon);
+    let_it_write_nothing(&daemon);
 
     let ran = palisade(&daemon.socket(), &["revoke", "guest", "file_read"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);

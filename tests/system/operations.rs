@@ -22,7 +22,7 @@ use palisaded::trust::keys::NamedKey;
 use palisaded::trust::seal::seal;
 use serde_json::{Value, json};
 
-use crate::support::{break_the_database, error, expect_echo, hostile};
+use crate::support::{error, expect_echo, hostile, let_it_write_nothing};
 
 const PAGE: &str = include_str!("../../docs/protocol.md");
 const MANIFEST_PAGE: &str = include_str!("../../docs/manifest.md");
@@ -714,7 +714,7 @@ fn every_operation_answers_what_the_page_says() {
     let checks: Vec<admin::Check> = serde_json::from_value(report["checks"].clone()).expect("they are checks");
     expect_within(&report["checks"], &serde_json::to_value(checks).expect("they can be written"), "doctor");
     ask::<Value>(page, &daemon, "a version", "version", &json!({}));
-    break_the_database(&daemon);
+    let_it_write_nothing(&daemon);
     ask::<admin::Permissions>(page, &daemon, "permissions", "revoke", &json!({"plugin": "asking"}));
     ask::<admin::PluginStatus>(page, &daemon, "a status", "disable", &json!({"plugin": "echo"}));
     assert_eq!(daemon.operate("shutdown", &json!({})), Ok(json!({})));

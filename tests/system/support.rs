@@ -126,6 +126,13 @@ pub(crate) fn break_the_database(daemon: &Daemon) {
     }
 }
 
+/// From here on a daemon that runs can write into no file, nor into its log.
+pub(crate) fn let_it_write_nothing(daemon: &Daemon) {
+    let pid = i32::try_from(daemon.pid()).ok().and_then(rustix::process::Pid::from_raw);
+    let nothing = rustix::process::Rlimit { current: Some(0), maximum: None };
+    rustix::process::prlimit(pid, rustix::process::Resource::Fsize, nothing).expect("it is ours");
+}
+
 /// The disk of a daemon's state, of which as much is taken away as a test wants.
 pub(crate) struct Disk {
     pub(crate) state: PathBuf,

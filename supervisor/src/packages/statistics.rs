@@ -309,12 +309,17 @@ mod tests {
         accounts.open(&id, &version, &counters);
         counters.refuse();
         drop(counters);
-        // Another process has it for itself.
-        let other = rusqlite::Connection::open(&path).unwrap();
-        other.execute_batch("ALTER TABLE statistics RENAME TO elsewhere").unwrap();
-        accounts.write(&database);
+        // Its place for them is gone.
+        let without = |what: &str| {
+            let other = rusqlite::Connection::open(&path).unwrap();
+            other.execute_batch(what).unwrap();
+        };
+        drop(database);
+        without("ALTER TABLE statistics RENAME TO elsewhere");
+        accounts.write(&Database::open(&path));
         assert_eq!(lock(&accounts.versions).len(), 1);
-        other.execute_batch("ALTER TABLE elsewhere RENAME TO statistics").unwrap();
+        without("ALTER TABLE elsewhere RENAME TO statistics");
+        let database = Database::open(&path);
         accounts.write(&database);
         assert!(lock(&accounts.versions).is_empty());
         assert_eq!(refused(&accounts.all(&database).unwrap()), 1);

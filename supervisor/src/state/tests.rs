@@ -162,6 +162,7 @@ async fn of_those_who_expect_the_same_one_is_right() {
         }
     }
     assert_eq!(winners.len(), 1);
+    drop(view);
     let bench = bench.again(None).await;
     assert_eq!(bench.get("one", "who").await, json!(winners[0]));
     for number in 0..200 {

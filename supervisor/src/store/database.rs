@@ -180,6 +180,7 @@ impl Database {
         made.map_err(|error| Trouble::Unusable(error.to_string()))?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_WITHIN)?;
+        alone(&connection)?;
         let checked: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if checked != "ok" {
             return Err(Trouble::Damaged(checked));
@@ -209,7 +210,7 @@ impl Database {
     }
 
     fn told(&self, error: &rusqlite::Error) -> DatabaseError {
-        let (path, reason) = (self.path.clone(), error.to_string());
+        let (path, reason) = (self.path.clone(), reason_of(error));
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure) => {
                 DatabaseError::Write { path, reason }
@@ -350,6 +351,12 @@ impl Database {
     }
 }
 
+/// Keeps the file from other processes, from the first look into it on. The index of the log is then in memory that is the daemon's own, and
+/// not in a mapped file: where somebody cuts that short, or the disk below it fails, the kernel ends who looks into it.
+fn alone(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")
+}
+
 /// Why a file cannot be used as it is.
 enum Trouble {
     /// What is in it is no database, or a damaged one.
@@ -370,8 +377,16 @@ impl From<rusqlite::Error> for Trouble {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
-            _ => Self::Unusable(error.to_string()),
+            _ => Self::Unusable(reason_of(&error)),
         }
+    }
+}
+
+/// What SQLite says, in words that say what to do where its own do not.
+fn reason_of(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy) => "another process has it open, which keeps the daemon from it".to_owned(),
+        _ => error.to_string(),
     }
 }
 
@@ -549,6 +564,34 @@ mod tests {
         );
         let connection = Connection::open(&path).unwrap();
         assert_eq!(connection.query_row("SELECT count(*) FROM later", [], |row| row.get::<_, u32>(0)).unwrap(), 0);
+    }
+
+    /// What can be cut short by somebody else, or lie on a disk that fails, is read and not mapped.
+    #[test]
+    fn nothing_of_it_is_mapped_into_the_daemon() {
+        let (_folder, path) = folder();
+        let database = Database::open(&path);
+        database.switch(false, &entry("disable", "echo", "1.0.0")).unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(!maps.contains(path.to_str().unwrap()), "{maps}");
+        assert!(suffixed(&path, "-wal").exists());
+        assert!(!suffixed(&path, "-shm").exists());
+    }
+
+    #[test]
+    fn one_that_another_process_has_open_is_left_to_it_and_read() {
+        let (_folder, path) = folder();
+        let database = Database::open(&path);
+        database.switch(false, &entry("disable", "echo", "1.0.0")).unwrap();
+        drop(database);
+        let other = Connection::open(&path).unwrap();
+        assert_eq!(other.query_row("SELECT count(*) FROM switched", [], |row| row.get::<_, u32>(0)).unwrap(), 1);
+        let database = Database::open(&path);
+        let Condition::Volatile { reason, .. } = database.condition() else { panic!("{:?}", database.condition()) };
+        assert_eq!(reason, "another process has it open, which keeps the daemon from it");
+        assert_eq!(database.switched().unwrap().len(), 1);
+        drop((database, other));
+        assert_eq!(*Database::open(&path).condition(), Condition::Good);
     }
 
     #[test]

@@ -230,6 +230,7 @@ impl StateFile {
         made.map_err(|error| written(path, &error))?;
         let mut connection = Connection::open(path).map_err(told)?;
         connection.busy_timeout(BUSY_WITHIN).map_err(told)?;
+        super::alone(&connection).map_err(told)?;
         let checked: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(told)?;
         if checked != "ok" {
             return Err(StateError::Damaged { path: path.to_owned(), reason: checked });
@@ -675,7 +676,7 @@ fn written(path: &Path, error: &io::Error) -> StateError {
 }
 
 fn told(path: &Path, error: &rusqlite::Error) -> StateError {
-    let (path, reason) = (path.to_owned(), error.to_string());
+    let (path, reason) = (path.to_owned(), super::reason_of(error));
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure | ErrorCode::PermissionDenied) => {
             StateError::Write { path, reason }
