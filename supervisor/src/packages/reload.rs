@@ -786,26 +786,36 @@ impl Packages {
         &self,
         new: &Handle,
         old: &Handle,
-        (snapshot, state): (Snapshot, Option<String>),
-        mut reason: String,
+        before: (Snapshot, Option<String>),
+        reason: String,
         who: &str,
     ) -> Result<Handle, ErrorBody> {
         let _turn = new.blueprint().gate.turn.clone().lock_owned().await;
         if let Some(successor) = new.successor() {
             return Ok(successor);
         }
+        let done = self.return_in_turn(new, old, before, reason, who).await;
+        if done.is_err() {
+            // It goes on, and brings its state over once more where that was exchanged.
+            new.blueprint().gate.open();
+        }
+        done
+    }
+
+    async fn return_in_turn(
+        &self,
+        new: &Handle,
+        old: &Handle,
+        (snapshot, state): (Snapshot, Option<String>),
+        mut reason: String,
+        who: &str,
+    ) -> Result<Handle, ErrorBody> {
         if let Some(state) = state {
             self.hold(new).await.map_err(|kept| kept.error().clone())?;
             let of = self.around.states.of(new.id());
-            match run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await? {
-                Ok(Some(aside)) => {
-                    reason = format!("{reason}; what was written since is kept in {}", aside.display());
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    new.blueprint().gate.open();
-                    return Err(crate::state::error_body(&error));
-                }
+            let replaced = run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await?;
+            if let Some(aside) = replaced.map_err(|error| crate::state::error_body(&error))? {
+                reason = format!("{reason}; what was written since is kept in {}", aside.display());
             }
         }
         let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
