@@ -183,6 +183,12 @@ pub fn threads(pid: u32) -> Option<usize> {
     Some(fs::read_dir(format!("/proc/{pid}/task")).ok()?.count())
 }
 
+/// How many mounts `pid` sees.
+#[must_use]
+pub fn mounts(pid: u32) -> Option<usize> {
+    Some(fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?.lines().count())
+}
+
 /// The folder of the unified cgroup hierarchy that `pid` is in, if that hierarchy is mounted.
 #[must_use]
 pub fn cgroup(pid: u32) -> Option<PathBuf> {

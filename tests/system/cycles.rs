@@ -1,8 +1,9 @@
-//! Again and again: after many starts and stops descriptors, processes, threads, cgroups and memory are where they were.
+//! Again and again: after many starts, stops and reloads descriptors, processes, threads, cgroups, mounts and memory are where they were.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use palisade_tests::daemon::{Daemon, wait_for};
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
 use palisade_tests::process;
 use palisade_tests::wire::BOUND;
@@ -33,6 +34,7 @@ struct Held {
     zombies: usize,
     processes: usize,
     cgroups: usize,
+    mounts: usize,
 }
 
 impl Held {
@@ -42,6 +44,7 @@ impl Held {
             && self.zombies <= before.zombies
             && self.processes <= before.processes
             && self.cgroups <= before.cgroups
+            && self.mounts <= before.mounts
     }
 }
 
@@ -53,6 +56,7 @@ fn held(daemon: &Daemon) -> Held {
         zombies: process::zombies(pid),
         processes: process::descendants(pid).len(),
         cgroups: daemon.cgroups().iter().filter(|cgroup| cgroup.exists() && Some(*cgroup) != own.as_ref()).count(),
+        mounts: process::mounts(pid).expect("it runs"),
     }
 }
 
@@ -113,5 +117,30 @@ fn crashes() {
 fn starts_that_fail() {
     repeat(daemon_with(hostile("exit-at-once").with("restart", json!("never"))), |daemon| {
         daemon.operate("start", &json!({"plugin": "hostile"})).expect_err("it exits at once");
+    });
+}
+
+#[test]
+fn reloads() {
+    repeat(Daemon::start(DaemonOptions::with([Package::echo()]).configuration("watch = false\n")), |daemon| {
+        let done = daemon.operate("reload", &json!({"plugin": "echo"})).expect("it can be reloaded");
+        assert_eq!(done["reloads"][0]["reloaded"], true, "{done}");
+        expect_echo(daemon, "echo");
+    });
+}
+
+/// Another package each time, of which the last five stay, and the last one is on probation.
+#[test]
+fn packages_that_are_exchanged() {
+    let package = |edition: usize| Package::echo().with("description", json!(format!("edition {edition}")));
+    let daemon = Daemon::start(DaemonOptions::with([package(0)]).configuration("watch = false\n"));
+    expect_echo(&daemon, "echo");
+    let edition = Cell::new(0);
+    repeat(daemon, |daemon| {
+        edition.set(edition.get() + 1);
+        package(edition.get()).write(&daemon.plugins(), daemon.marker());
+        let found = daemon.operate("rescan", &json!({})).expect("it looks");
+        assert_eq!(found["changed"].as_array().map(Vec::len), Some(1), "{found}");
+        expect_echo(daemon, "echo");
     });
 }

@@ -8,11 +8,11 @@ use palisade_tests::daemon::{Daemon, DaemonOptions, other_user, wait_for};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::process;
 use palisade_tests::steps::Traced;
-use palisade_tests::wire::{BOUND, Next};
+use palisade_tests::wire::{Agent, BOUND, Next, Received, decode};
 use serde_json::{Value, json};
 
 use crate::state::{ask, get, put};
-use crate::support::{Disk, error, expect_echo, expect_text, expect_tried, hostile, in_the_guest};
+use crate::support::{Disk, error, expect_echo, expect_text, expect_tried, follow, hostile, in_the_guest};
 
 /// Calls that each agent has under way at once.
 const PIPELINED: usize = 16;
@@ -27,7 +27,7 @@ fn counting(description: &str) -> Package {
 fn keep_calling(daemon: &Daemon, stop: &AtomicBool) -> Vec<(u64, u64)> {
     let mut agent = daemon.agent();
     let mut answers = Vec::new();
-    let call = |agent: &mut palisade_tests::wire::Agent| agent.begin("counting", "count", &json!(null));
+    let call = |agent: &mut Agent| agent.begin("counting", "count", &json!(null));
     let mut calls: std::collections::VecDeque<u64> = (0..PIPELINED).map(|_| call(&mut agent)).collect();
     while let Some(next) = calls.pop_front() {
         let answer = agent.finish(next).expect("no call fails because the plugin is exchanged");
@@ -211,7 +211,7 @@ fn what_works_for_ten_calls_and_then_crashes_is_taken_back() {
     while !decoded.iter().any(|event| event["kind"] == "package_rolled_back") {
         let frame = watcher.next_of(events);
         if !frame.payload.is_empty() {
-            decoded.push(palisade_tests::wire::decode(&frame.payload));
+            decoded.push(decode(&frame.payload));
         }
     }
     assert_eq!(rescan(&daemon)["changed"], json!([]), "it is not tried again");
@@ -281,23 +281,34 @@ fn what_fails_most_of_its_calls_is_taken_back() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// Kills the daemon before that step of a look at the plugin directories and of what follows from it, and says whether it came so far; nothing
+/// Kills the daemon before that step of what the agent has it do, and says whether it came so far before a frame says that it is over; nothing
 /// where a daemon cannot be traced.
-fn kill_while_it_looks(daemon: &Daemon, step: usize) -> Option<bool> {
-    let mut agent = daemon.agent();
+fn kill_while(
+    daemon: &Daemon,
+    mut agent: Agent,
+    step: usize,
+    begin: impl FnOnce(&mut Agent) -> u64 + Send,
+    ends: impl Fn(u64, &Received) -> bool + Sync,
+) -> Option<bool> {
     let traced = Traced::unless_skipped(daemon.pid())?;
     let over = AtomicBool::new(false);
     Some(std::thread::scope(|scope| {
         scope.spawn(|| {
-            let id = agent.begin("palisade", "rescan", &json!({}));
+            let id = begin(&mut agent);
             while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
-                if frame.id == id {
+                if ends(id, &frame) {
                     over.store(true, Ordering::SeqCst);
                 }
             }
         });
         traced.kill_before(step, || over.load(Ordering::SeqCst))
     }))
+}
+
+/// Kills it before that step of a look at the plugin directories and of what follows from it.
+fn kill_while_it_looks(daemon: &Daemon, step: usize) -> Option<bool> {
+    let look = |agent: &mut Agent| agent.begin("palisade", "rescan", &json!({}));
+    kill_while(daemon, daemon.agent(), step, look, |look, frame| frame.id == look)
 }
 
 /// A daemon that is killed before any step of a reload, each in turn, is followed by one that serves the old package or the new one, whole; and
@@ -354,7 +365,8 @@ fn a_daemon_that_is_killed_before_each_step_of_a_reload_that_fails() {
         |step| hostile("exit-at-once").with("description", json!(format!("made at {step}"))),
         |daemon, good, step| {
             assert_eq!(digest(daemon), *good, "step {step}: the old one serves in the end");
-            assert!(passed_over(daemon).is_object(), "step {step}");
+            let reason = passed_over(daemon)["reason"].as_str().expect("a sentence").to_owned();
+            assert!(reason.contains("exited"), "step {step}: {reason}");
         },
     );
 }
@@ -618,14 +630,18 @@ fn what_cannot_migrate_the_state_does_not_come_to_serve() {
     let daemon = keeping_one("");
     let (good, process) = (digest(&daemon), daemon.process_of("hostile"));
     let interrupted = keeping(2, &[put("a", &json!("half"))], "asks-before-ready");
+    let told = "its state has schema 1 and has to be brought into schema 2";
     for bad in [keeping(2, &[], "tame"), interrupted] {
         bad.write(&daemon.plugins(), daemon.marker());
         let found = rescan(&daemon);
-        let told = "its state has schema 1 and has to be brought into schema 2";
         expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), told);
+        assert_eq!(passed_over(&daemon)["reason"], found["kept"][0]["reason"]);
         assert_eq!((digest(&daemon), daemon.process_of("hostile")), (good.clone(), process));
         assert_eq!(kept_state(&daemon), "one");
     }
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    assert_eq!((digest(&daemon), kept_state(&daemon)), (good, json!("one")));
+    expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), told);
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -642,6 +658,7 @@ fn what_migrates_the_state_into_nonsense_is_taken_back_with_the_state() {
     let back = wait_for("the package before", || Some(passed_over(&daemon)).filter(|passed| !passed.is_null()));
     assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")));
     let reason = back["reason"].as_str().expect("a sentence");
+    expect_text(reason, "it failed soon after it began to serve");
     let aside = reason.split("what was written since is kept in ").nth(1).expect("it is named");
     assert!(std::path::Path::new(aside).exists(), "{reason}");
     let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
@@ -762,11 +779,13 @@ fn a_package_for_which_there_is_no_room_is_tried_again() {
     disk.leave(0);
     let found = rescan(&daemon);
     expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), "No space left on device");
+    assert_eq!(passed_over(&daemon)["reason"], found["kept"][0]["reason"]);
     expect_echo(&daemon, "hostile");
     assert_eq!(digest(&daemon), good);
     disk.empty();
     assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
     assert_ne!(digest(&daemon), good);
+    assert_eq!(passed_over(&daemon), Value::Null);
     expect_echo(&daemon, "hostile");
     daemon.stop_and_expect_no_orphans();
 }
@@ -809,5 +828,56 @@ fn a_daemon_that_is_killed_before_each_step_of_a_migration() {
     }
     println!("killed {steps} times");
     assert!(in_the_guest() || 5 < steps, "{steps}");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Killed while a package that has migrated the state is taken back, at each step: the package before serves with what it kept, and says why; or
+/// it is not known yet that the other one failed, which then serves with what it kept.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_what_leads_back() {
+    let stride = if in_the_guest() { 17 } else { 5 };
+    let mut daemon = keeping_one("");
+    rescan(&daemon);
+    let good = digest(&daemon);
+    let (mut steps, mut returned) = (0, 0);
+    for step in (0..).step_by(stride) {
+        migrating().with("description", json!(format!("made at {step}"))).write(&daemon.plugins(), daemon.marker());
+        assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]), "step {step}");
+        ask(&daemon, "hostile", &[put("a", &json!("nonsense"))]);
+        let mut agent = daemon.agent();
+        let events = follow(&mut agent);
+        let crash = |agent: &mut Agent| agent.begin("hostile", "abort", &json!(null));
+        let is_back = |_, frame: &Received| {
+            let event = (frame.id == events && !frame.payload.is_empty()).then(|| decode(&frame.payload));
+            event.is_some_and(|event| event["kind"] == "package_rolled_back")
+        };
+        let Some(came_so_far) = kill_while(&daemon, agent, step, crash, is_back) else { return };
+        daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+        expect_tried(&daemon, "hostile");
+        let (passed, state) = (passed_over(&daemon), kept_state(&daemon));
+        if digest(&daemon) == good {
+            assert_eq!(state, "one", "step {step}");
+            expect_text(passed["reason"].as_str().expect("a sentence"), "it failed soon after it began to serve");
+            returned += 1;
+        } else {
+            assert_eq!(passed, Value::Null, "step {step}");
+            // It has gone on with what it had, or brought over what was put back already.
+            assert!(state == "nonsense" || state == "two", "step {step}: {state}");
+            let told = daemon.operate("backups", &json!({"plugin": "hostile"})).expect("it is there");
+            let before = told["backups"].as_array().expect("a list").iter().find(|one| one["digest"] == good);
+            let before = before.unwrap_or_else(|| panic!("step {step}: it is kept: {told}"));
+            daemon.operate("rollback", &json!({"plugin": "hostile", "to": before["number"]})).expect("it is kept");
+            assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")), "step {step}");
+        }
+        steps += 1;
+        if !came_so_far {
+            break;
+        }
+        keeping(1, &[], "tame").write(&daemon.plugins(), daemon.marker());
+        daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+        assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")), "step {step}");
+    }
+    println!("killed {steps} times, {returned} of which had led back");
+    assert!(0 < returned && returned < steps, "{returned} of {steps}");
     daemon.stop_and_expect_no_orphans();
 }

@@ -81,6 +81,9 @@ pub(crate) fn launch(prepare: bool) -> c_int {
     if control.report(&hello(), &[]).is_err() {
         return 0;
     }
+    // A group of its own: what a plugin does to its process group reaches nobody else. Not earlier: a copy that ends before it has said who
+    // it is is found by the group of the zygote. One that was executed has one already.
+    let _ = rustix::process::setpgid(None, None);
 
     let reserved = match Reserved::open() {
         Ok(reserved) => reserved,

@@ -53,8 +53,6 @@ pub(crate) fn run() -> c_int {
 /// A copy's life, which is a launcher's.
 fn serve(control: Control, socket: OwnedFd, wanted: Wanted) -> c_int {
     let _ = rustix::thread::set_name(c"palisade-launch");
-    // A group of its own, like every launcher: what a plugin does to its process group reaches nobody else.
-    let _ = rustix::process::setpgid(None, None);
     let installed = sys::install(socket.as_fd(), 0);
     // The number is that of the copy's own socket now; what lies above the standard three is closed in a moment.
     std::mem::forget((control, socket));

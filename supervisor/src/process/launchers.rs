@@ -20,7 +20,10 @@ use std::{
 };
 
 use palisade_launcher::{BUILD_ID, Born, MODE_VARIABLE, MODE_ZYGOTE, Report, Wanted};
-use rustix::{io::Errno, process::Signal};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitId, WaitIdOptions, waitid},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixDatagram,
@@ -40,6 +43,9 @@ const PREPARE: &str = "--prepare";
 
 /// A copy takes a tenth of a millisecond; a zygote that takes this long is stopped, or worse.
 const BORN_WITHIN: Duration = Duration::from_secs(5);
+
+/// It is looked so often whether one has ended that nobody knows.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A program that would not be a zygote, or did not answer, is not asked again for so long.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -110,6 +116,19 @@ enum Answer {
     Lost(&'static str),
 }
 
+/// There is no launcher, or there may be one of which nobody knows.
+struct Without {
+    error: NoLauncher,
+    /// The zygote that may have made one, which has ended.
+    lost: Option<u32>,
+}
+
+impl From<NoLauncher> for Without {
+    fn from(error: NoLauncher) -> Self {
+        Self { error, lost: None }
+    }
+}
+
 impl Launchers {
     /// Of this program. None is started yet.
     #[must_use]
@@ -163,16 +182,16 @@ impl Launchers {
                 let socket = UnixDatagram::from_std(ours.into())?;
                 Ok(Waiting { socket, launcher, greeting: Greeting::Awaited })
             }
-            Err(error) => {
-                if let NoLauncher::Lost(_) = error {
-                    end_what_was_made(ours).await;
+            Err(Without { error, lost }) => {
+                if let Some(zygote) = lost {
+                    end_what_was_made(ours, zygote).await;
                 }
                 Err(error)
             }
         }
     }
 
-    async fn with_socket(&self, socket: OwnedFd, wanted: Wanted) -> Result<Launcher, NoLauncher> {
+    async fn with_socket(&self, socket: OwnedFd, wanted: Wanted) -> Result<Launcher, Without> {
         let mut kept = self.zygote.lock().await;
         // The one that is there may have ended; a second one that does so has a reason.
         let mut problem = "two ended, one after the other".to_owned();
@@ -181,7 +200,7 @@ impl Launchers {
             let mut zygote = match std::mem::replace(&mut *kept, Kept::Nothing) {
                 Kept::Unable(until) if Instant::now() < until => {
                     *kept = Kept::Unable(until);
-                    return execute(&self.image, socket, Mode::Serving(wanted)).map_err(NoLauncher::NotExecuted);
+                    return Ok(execute(&self.image, socket, Mode::Serving(wanted)).map_err(NoLauncher::NotExecuted)?);
                 }
                 Kept::Zygote(zygote) => zygote,
                 Kept::Nothing | Kept::Unable(_) => match Zygote::make(&self.image).await {
@@ -204,13 +223,14 @@ impl Launchers {
                 }
                 Answer::Refused(errno) => {
                     *kept = Kept::Zygote(zygote);
-                    return Err(errno.into());
+                    return Err(NoLauncher::from(errno).into());
                 }
                 Answer::Unheard => {}
                 Answer::Lost(how) => {
                     *kept = self.without(format!("the last one {how}"));
+                    let lost = zygote.process.id();
                     zygote.end().await;
-                    return Err(NoLauncher::Lost(how));
+                    return Err(Without { error: NoLauncher::Lost(how), lost });
                 }
             }
         }
@@ -290,13 +310,27 @@ async fn next<T: serde::de::DeserializeOwned>(socket: &OwnedFd) -> io::Result<Re
     watched.async_io(Interest::READABLE, |_| receive_from(socket)).await
 }
 
-/// Ends what a zygote may have made that could not say so: it says itself who it is, or the other end of its socket is closed.
-async fn end_what_was_made(socket: OwnedFd) {
-    if let Ok(Ok(Received::Message(Report::Hello { pid, .. }, _))) = timeout(BORN_WITHIN, next(&socket)).await
-        && let Ok(mut launcher) = Launcher::of(pid)
-    {
-        launcher.signal(Signal::KILL);
-        launcher.wait().await;
+/// Ends what that zygote may have made and could not say: it says itself who it is, or the other end of its socket is closed.
+async fn end_what_was_made(socket: OwnedFd, zygote: u32) {
+    if let Ok(Ok(Received::Message(Report::Hello { pid, .. }, _))) = timeout(BORN_WITHIN, next(&socket)).await {
+        if let Ok(mut launcher) = Launcher::of(pid) {
+            launcher.signal(Signal::KILL);
+            launcher.wait().await;
+        }
+        return;
+    }
+    // One that was killed before it could say so, or comes so late that it finds the socket closed, is in the zygote's process group still.
+    // Of others that are, as they have only just begun, no more than the signal that ended them is lost to whoever waits for them.
+    drop(socket);
+    let group = i32::try_from(zygote).ok().and_then(Pid::from_raw);
+    let until = Instant::now() + BORN_WITHIN;
+    while group.is_some() && Instant::now() < until {
+        match waitid(WaitId::Pgid(group), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => tokio::time::sleep(LOOK_EVERY).await,
+            // Nobody is left in it.
+            Err(_) => return,
+        }
     }
 }
 

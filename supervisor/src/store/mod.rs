@@ -105,8 +105,8 @@ impl Drop for Workspace {
 pub struct Store {
     root: PathBuf,
     staged: AtomicU64,
-    /// Digests of source files, by what changes when they do.
-    remembered: Mutex<HashMap<Identity, String>>,
+    /// Digests of source files, by device and inode, with what changes when they do: what a file was before is not kept.
+    remembered: Mutex<HashMap<(u64, u64), Remembered>>,
     /// Files of the store that were hashed by this daemon.
     verified: Mutex<HashMap<String, ()>>,
     /// Who holds which snapshot, by its digest. No more of them than there are snapshots.
@@ -122,8 +122,15 @@ pub struct Store {
     _state: File,
 }
 
+/// What is known of a file for as long as it is that file.
+#[derive(Debug)]
+struct Remembered {
+    identity: Identity,
+    digest: String,
+}
+
 /// Changes whenever the content of a file does.
-#[derive(Debug, PartialEq, Eq, Hash, Clone, Copy)]
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
 struct Identity {
     device: u64,
     inode: u64,
@@ -342,7 +349,7 @@ impl Store {
         let metadata = file.metadata().map_err(unreadable)?;
         let executable = metadata.permissions().mode() & 0o111 != 0;
         let identity = Identity::of(&metadata);
-        let known = lock(&self.remembered).get(&identity).cloned();
+        let known = self.remembered(&identity);
         if let Some(digest) = known {
             return Ok((digest, executable));
         }
@@ -351,17 +358,25 @@ impl Store {
         Ok((digest, executable))
     }
 
+    /// The digest of that file, unless it has changed since.
+    fn remembered(&self, identity: &Identity) -> Option<String> {
+        let remembered = lock(&self.remembered);
+        let known = remembered.get(&(identity.device, identity.inode));
+        known.filter(|known| known.identity == *identity).map(|known| known.digest.clone())
+    }
+
     fn remember(&self, identity: Identity, digest: &str) {
         let mut remembered = lock(&self.remembered);
-        if remembered.len() == REMEMBERED_MAX {
+        let file = (identity.device, identity.inode);
+        if remembered.len() == REMEMBERED_MAX && !remembered.contains_key(&file) {
             remembered.clear();
         }
-        remembered.insert(identity, digest.to_owned());
+        remembered.insert(file, Remembered { identity, digest: digest.to_owned() });
     }
 
     /// A name more changes the time of a file's last change and nothing of its contents: what was known of it, is.
     fn remember_linked(&self, before: &Identity, after: Identity, digest: &str) {
-        let known = lock(&self.remembered).get(before).is_some_and(|known| known == digest);
+        let known = self.remembered(before).is_some_and(|known| known == digest);
         if known && *before == (Identity { ctime: before.ctime, ..after }) {
             self.remember(after, digest);
         }
@@ -395,7 +410,7 @@ impl Store {
         }
         let executable = before.permissions().mode() & 0o111 != 0;
         let identity = Identity::of(&before);
-        let known = lock(&self.remembered).get(&identity).cloned();
+        let known = self.remembered(&identity);
         if let Some(digest) = known
             && self.is_verified(&file_name(&digest, executable))
         {
@@ -870,7 +885,7 @@ mod tests {
         let one = store.stage(one.path()).unwrap();
         store.take(&one.digest).unwrap();
         let file = one.path.join("a");
-        let is_known = || lock(&store.remembered).contains_key(&Identity::of(&fs::metadata(&file).unwrap()));
+        let is_known = || store.remembered(&Identity::of(&fs::metadata(&file).unwrap())).is_some();
         assert!(is_known());
         store.stage(two.path()).unwrap();
         assert!(is_known());
@@ -880,6 +895,21 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
         store.stage(three.path()).unwrap();
         assert!(!is_known());
+    }
+
+    /// Or it would be more and more with each change of a package.
+    #[test]
+    fn of_a_file_that_changes_only_the_last_contents_are_remembered() {
+        let (_folder, store) = store();
+        let source = package(&[("a", "", 0o644), ("b", "same", 0o644)]);
+        let file = source.path().join("a");
+        for edition in 0..10 {
+            fs::write(&file, "x".repeat(edition)).unwrap();
+            let snapshot = store.stage(source.path()).unwrap();
+            assert_eq!(fs::read(snapshot.path.join("a")).unwrap().len(), edition);
+            assert_eq!(lock(&store.remembered).len(), 2);
+            assert!(store.remembered(&Identity::of(&fs::metadata(&file).unwrap())).is_some());
+        }
     }
 
     #[test]
