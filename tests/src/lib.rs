@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod memory;
 pub mod network;
 pub mod package;
+pub mod power;
 pub mod process;
 pub mod rows;
 // What it asks the kernel is not in the bindings for musl, against which nothing but a plugin of the benchmarks is built.

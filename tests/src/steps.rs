@@ -1,7 +1,7 @@
 //! What a daemon does, step by step, as it is traced: it is killed where it is about to change something on the disk, or it is looked at what
-//! its first thread does with files.
+//! its first thread does with files, or all of it changes in a folder.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStringExt;
@@ -17,6 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::daemon::wait_for;
+use crate::power::{Change, Recording};
 
 /// By which a file system is changed, or what is on the disk is made certain; not what only fills a file.
 const STEPS: &[c_long] = &[
@@ -170,6 +171,29 @@ impl Traced {
         named
     }
 
+    /// Records what it changes until it is `over`; then it is killed, and not reaped. A change is recorded
+    /// before whoever made it knows that it is made.
+    ///
+    /// # Panics
+    /// When it ends by itself, or changes something in a way that is not known here.
+    pub fn record(mut self, recording: &Recording, over: impl Fn() -> bool) {
+        let mut under_way = HashMap::new();
+        self.go_on(over, |thread| {
+            match entered(thread) {
+                Some((number, arguments)) => {
+                    drop(under_way.insert(thread, change(thread, number, &arguments, recording)))
+                }
+                None => {
+                    if let Some(change) = under_way.remove(&thread).flatten() {
+                        recording.note(change);
+                    }
+                }
+            }
+            false
+        });
+        self.kill();
+    }
+
     /// Lets it go on until it is `over`, or until `stop` says so of a thread that enters or leaves a system call.
     fn go_on(&mut self, over: impl Fn() -> bool, mut stop: impl FnMut(Pid) -> bool) -> bool {
         while !over() {
@@ -245,4 +269,68 @@ fn text_at(thread: Pid, address: u64) -> Option<PathBuf> {
     bytes.truncate(read);
     bytes.truncate(bytes.iter().position(|byte| *byte == 0)?);
     Some(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+/// What the thread is about to change of what is recorded, if it does.
+fn change(thread: Pid, number: c_long, arguments: &[u64], recording: &Recording) -> Option<Change> {
+    let argument = |place: usize| arguments.get(place).copied().unwrap_or_default();
+    let open = |place: usize| fs::read_link(format!("/proc/{thread}/fd/{}", argument(place))).ok();
+    let opened = || open(0).filter(|path| recording.has(path));
+    let beside = |folder: Option<PathBuf>, name: Option<PathBuf>| {
+        let name = name?;
+        Some(if name.is_absolute() { name } else { folder?.join(name) })
+    };
+    let here = || fs::read_link(format!("/proc/{thread}/cwd")).ok();
+    // What is said of a folder is a number that has fewer bits than an argument.
+    let at = |place: usize| {
+        let is_here = argument(place) as u32 == libc::AT_FDCWD as u32;
+        beside(if is_here { here() } else { open(place) }, text_at(thread, argument(place + 1)))
+    };
+    let named = |place: usize| beside(here(), text_at(thread, argument(place)));
+    let below = |path: Option<PathBuf>| path.filter(|path| recording.has(path));
+    let both = |from: Option<PathBuf>, to: Option<PathBuf>| {
+        let (from, to) = (from?, to?);
+        (recording.has(&from) || recording.has(&to)).then_some((from, to))
+    };
+    let creating = |path: Option<PathBuf>, flags: u64| {
+        let has = |flag: i32| flags & u64::from(flag.unsigned_abs()) != 0;
+        (has(libc::O_CREAT) || has(libc::O_TRUNC)).then_some(())?;
+        Some(Change::Opened { path: below(path)?, empties: has(libc::O_TRUNC) && !has(libc::O_EXCL) })
+    };
+    match number {
+        libc::SYS_pwrite64 => {
+            let path = opened()?;
+            let mut bytes = vec![0; usize::try_from(argument(2)).ok()?];
+            let memory = File::open(format!("/proc/{thread}/mem")).ok()?;
+            memory.read_exact_at(&mut bytes, argument(1)).expect("it can be read by the kernel as well");
+            Some(Change::Wrote { path, at: argument(3), bytes: bytes.into() })
+        }
+        libc::SYS_ftruncate => Some(Change::Cut { path: opened()?, length: argument(1) }),
+        libc::SYS_fsync | libc::SYS_fdatasync => Some(Change::Synced { path: opened()? }),
+        libc::SYS_openat => creating(at(0), argument(2)),
+        libc::SYS_mkdirat => Some(Change::Made { folder: below(at(0))? }),
+        libc::SYS_unlinkat => Some(Change::Removed { path: below(at(0))? }),
+        libc::SYS_renameat | libc::SYS_renameat2 => both(at(0), at(2)).map(|(from, to)| Change::Moved { from, to }),
+        libc::SYS_linkat => both(at(0), at(2)).map(|(from, to)| Change::Linked { from, to }),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_open => creating(named(0), argument(1)),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_mkdir => Some(Change::Made { folder: below(named(0))? }),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_unlink | libc::SYS_rmdir => Some(Change::Removed { path: below(named(0))? }),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_rename => both(named(0), named(1)).map(|(from, to)| Change::Moved { from, to }),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_link => both(named(0), named(1)).map(|(from, to)| Change::Linked { from, to }),
+        libc::SYS_write | libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 | libc::SYS_fallocate => {
+            let path = opened()?;
+            panic!("{} is written to by the system call {number}, which nobody records", path.display())
+        }
+        libc::SYS_copy_file_range | libc::SYS_sendfile => {
+            let to = if number == libc::SYS_sendfile { open(0) } else { open(2) };
+            let path = below(to)?;
+            panic!("{} is copied to by the system call {number}, which nobody records", path.display())
+        }
+        _ => None,
+    }
 }

@@ -543,7 +543,7 @@ fn keeping(schema: u32, asks: &[Value], behaviour: &str) -> Package {
 }
 
 /// One that brings what is there into the form 2.
-fn migrating() -> Package {
+pub(crate) fn migrating() -> Package {
     let migrated = json!({"op": "state.migrated", "params": {"schema": 2}});
     keeping(2, &[put("a", &json!("two")), migrated], "asks-before-ready")
 }
@@ -553,7 +553,7 @@ fn kept_state(daemon: &Daemon) -> Value {
 }
 
 /// In the form 1, with a value.
-fn keeping_one(configuration: &str) -> Daemon {
+pub(crate) fn keeping_one(configuration: &str) -> Daemon {
     let configuration = format!("watch = false\n{configuration}");
     let daemon = Daemon::start(DaemonOptions::with([keeping(1, &[], "tame")]).configuration(&configuration));
     ask(&daemon, "hostile", &[put("a", &json!("one"))]);

@@ -31,6 +31,9 @@ const MIGRATIONS: [&str; 1] = ["
 /// What tells these files from others of SQLite's: "Pals".
 const APPLICATION: i32 = 0x5061_6c73;
 
+/// So many folders may be made for a plugin's file: its own, and that of all plugins' state.
+const FOLDERS: usize = 2;
+
 /// So long the log beside the file stays after it was written back.
 const LOG_BYTES: u32 = 4 << 20;
 
@@ -227,7 +230,13 @@ impl StateFile {
         }
         // For its user alone, as SQLite makes its other files like this one.
         let made = OpenOptions::new().read(true).create(true).append(true).mode(0o600).open(path);
-        made.map_err(|error| written(path, &error))?;
+        let begins = made.and_then(|file| file.metadata()).map_err(|error| written(path, &error))?.len() == 0;
+        if begins && settings.durable {
+            // SQLite sees to the names in the file's own folder, and nobody to that of the folder.
+            for folder in path.ancestors().skip(2).take(FOLDERS) {
+                File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| written(path, &error))?;
+            }
+        }
         let mut connection = Connection::open(path).map_err(told)?;
         connection.busy_timeout(BUSY_WITHIN).map_err(told)?;
         super::alone(&connection).map_err(told)?;
