@@ -86,7 +86,7 @@ use crate::registry::{Live, Registry};
 use crate::secrets::{Need, Secrets, SecretsView};
 use crate::state::{StateView, States};
 use crate::store::database::consents::Consents;
-use crate::store::database::reloads::Serving;
+use crate::store::database::reloads::{Bad, Serving};
 use crate::store::database::{Condition, Database, DatabaseError, Entry};
 use crate::store::{Snapshot, Store};
 use crate::trust::tree;
@@ -148,6 +148,8 @@ pub struct Packages {
     reloading: Mutex<HashMap<PluginId, (String, tokio::sync::watch::Receiver<()>)>>,
     /// Packages that somebody has to consent to before they are tried, while what was there before serves.
     awaiting: Mutex<BTreeMap<PluginId, Handle>>,
+    /// What somebody returns from just now, by plugin and digest.
+    returning: Mutex<BTreeMap<(PluginId, String), Bad>>,
     /// The plugins that were given another package not long ago.
     probations: Mutex<HashMap<PluginId, Probation>>,
     /// Told when a process has become active, or has failed.
@@ -224,6 +226,7 @@ impl Packages {
             departures: Departures::default(),
             reloading: Mutex::default(),
             awaiting: Mutex::default(),
+            returning: Mutex::default(),
             probations: Mutex::default(),
             stirred: Arc::default(),
             serving: Mutex::default(),

@@ -881,3 +881,133 @@ fn a_daemon_that_is_killed_before_each_step_of_what_leads_back() {
     assert!(0 < returned && returned < steps, "{returned} of {steps}");
     daemon.stop_and_expect_no_orphans();
 }
+
+/// What is taken back is not returned to when what came after it fails as well: what served before both does, now and after the next look.
+#[test]
+fn what_was_taken_back_does_not_serve_for_what_lies_in_the_folder() {
+    let daemon = serving("");
+    let first = digest(&daemon);
+    hostile("tame").with("description", json!("second")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let second = digest(&daemon);
+    hostile("abort-at-once").with("description", json!("third")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["kept"][0]["plugin"], "hostile 0.1.0");
+    let third = passed_over(&daemon)["digest"].clone();
+    assert_eq!(digest(&daemon), second);
+    error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
+    wait_for("what served before both", || (digest(&daemon) == first).then_some(()));
+    let expect_first = |daemon: &Daemon| {
+        let passed = passed_over(daemon);
+        assert_eq!((digest(daemon), &passed["digest"]), (first.clone(), &third));
+        let reason = passed["reason"].as_str().expect("a sentence");
+        expect_text(reason, "SIGABRT");
+        expect_text(reason, "is not used either: it failed soon after it began to serve");
+        expect_echo(daemon, "hostile");
+    };
+    expect_first(&daemon);
+    for _ in 0..2 {
+        assert_eq!(rescan(&daemon)["changed"], json!([]));
+        expect_first(&daemon);
+    }
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    expect_first(&daemon);
+    assert_eq!(rescan(&daemon)["changed"], json!([]));
+    expect_first(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Whoever returns to a package while another is being tried has it serve, whatever becomes of that one.
+#[test]
+fn an_operator_returns_also_while_a_package_is_tried() {
+    let daemon = serving("");
+    let first = digest(&daemon);
+    hostile("tame").with("description", json!("second")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let running = || {
+        let is_one = |one: &process::Identity| {
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", one.pid)).unwrap_or_default();
+            !name.is_empty()
+                && !["palisade-zygote", "palisade-launch", "palisade-init", "palisade-ready"].contains(&name.trim())
+        };
+        process::descendants(daemon.pid()).iter().filter(|one| is_one(one)).count()
+    };
+    hostile("never-ready").with("description", json!("third")).write(&daemon.plugins(), daemon.marker());
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| rescan(&daemon));
+        wait_for("a process that is tried", || (running() == 2).then_some(()));
+        daemon.operate("rollback", &json!({"plugin": "hostile"})).expect("there is one");
+        assert_eq!(looks.join().expect("it looks")["kept"][0]["plugin"], "hostile 0.1.0");
+    });
+    let expect_first = |daemon: &Daemon| {
+        assert_eq!(digest(daemon), first, "{}", passed_over(daemon));
+        expect_text(passed_over(daemon)["reason"].as_str().expect("a sentence"), "has returned to 0.1.0");
+        expect_echo(daemon, "hostile");
+    };
+    expect_first(&daemon);
+    assert_eq!(rescan(&daemon)["changed"], json!([]));
+    expect_first(&daemon);
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    expect_first(&daemon);
+    assert_eq!(rescan(&daemon)["changed"], json!([]));
+    expect_first(&daemon);
+    // What lies in the folder is returned to as what it is.
+    hostile("tame").with("description", json!("second")).write(&daemon.plugins(), daemon.marker());
+    rescan(&daemon);
+    daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+    hostile("tame").write(&daemon.plugins(), daemon.marker());
+    rescan(&daemon);
+    assert_eq!((digest(&daemon), passed_over(&daemon)), (first, Value::Null));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Killed while an operator returns to a package, at each step: it serves with what was kept with it, or the other one does with what it has.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_rollback() {
+    let stride = if in_the_guest() { 29 } else { 7 };
+    let mut daemon = keeping_one("");
+    rescan(&daemon);
+    let good = digest(&daemon);
+    let (mut steps, mut returned) = (0, 0);
+    let first_of = |daemon: &Daemon| {
+        let told = daemon.operate("backups", &json!({"plugin": "hostile"})).expect("it is there");
+        let first = told["backups"].as_array().expect("a list").iter().find(|one| one["digest"] == good).cloned();
+        first.unwrap_or_else(|| panic!("it is kept: {told}"))["number"].clone()
+    };
+    for step in (0..).step_by(stride) {
+        migrating().with("description", json!(format!("made at {step}"))).write(&daemon.plugins(), daemon.marker());
+        assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]), "step {step}");
+        ask(&daemon, "hostile", &[put("a", &json!("later"))]);
+        let first = first_of(&daemon);
+        let returns =
+            |agent: &mut Agent| agent.begin("palisade", "rollback", &json!({"plugin": "hostile", "to": first}));
+        let Some(came_so_far) =
+            kill_while(&daemon, daemon.agent(), step, returns, |returns, frame| frame.id == returns)
+        else {
+            return;
+        };
+        daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+        expect_tried(&daemon, "hostile");
+        let (passed, state) = (passed_over(&daemon), kept_state(&daemon));
+        if digest(&daemon) == good {
+            assert_eq!(state, "one", "step {step}");
+            expect_text(passed["reason"].as_str().expect("a sentence"), "has returned to 0.1.0");
+            returned += 1;
+        } else {
+            // It writes that whenever it starts.
+            assert_eq!((passed, state), (Value::Null, json!("two")), "step {step}");
+            daemon.operate("rollback", &json!({"plugin": "hostile", "to": first_of(&daemon)})).expect("it is kept");
+            assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")), "step {step}");
+        }
+        steps += 1;
+        if !came_so_far {
+            break;
+        }
+        keeping(1, &[], "tame").write(&daemon.plugins(), daemon.marker());
+        rescan(&daemon);
+        daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+        assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")), "step {step}");
+    }
+    println!("killed {steps} times, {returned} of which had returned");
+    assert!(0 < returned && returned < steps, "{returned} of {steps}");
+    daemon.stop_and_expect_no_orphans();
+}

@@ -11,7 +11,7 @@ use semver::Version;
 use super::discovery::{self, Looked, shadowed};
 use super::prepare::Staged;
 use super::record::Loaded;
-use super::reload::UNTRIED;
+use super::reload::{UNTRIED, neither};
 use super::{INSTALLED_MAX, Packages, lock, record};
 use crate::blocking;
 use crate::events::unix_ms;
@@ -42,12 +42,17 @@ pub struct Gathered {
 }
 
 /// When it is looked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum When {
     /// Before there is any plugin: of what was changed meanwhile the package that served last is used, until the changed one was tried.
     Starting,
     /// While there are plugins.
-    Running,
+    Running {
+        /// What serves: it goes on where the package in its folder is not used.
+        serves: Serving,
+        /// What somebody returns from just now, which is noted once that is done.
+        returning: BTreeMap<(PluginId, String), Bad>,
+    },
 }
 
 impl Packages {
@@ -139,7 +144,7 @@ impl Gathered {
 
     /// Puts in the place of packages that have failed what served before, as far as that can still be used.
     pub(super) fn pass_over(&mut self, store: &Store, rules: &Rules, database: &Database, when: When, states: &States) {
-        let bad = database.bad().unwrap_or_else(|error| {
+        let mut bad = database.bad().unwrap_or_else(|error| {
             tracing::error!(%error, "which packages have failed is not known; each is tried again");
             BTreeMap::new()
         });
@@ -147,35 +152,50 @@ impl Gathered {
             tracing::error!(%error, "what served last is not known, and each package is used as it is");
             Serving::new()
         });
+        let mut serves = Serving::new();
+        let is_start = when == When::Starting;
+        if let When::Running { serves: now, returning } = when {
+            bad.extend(returning);
+            serves = now;
+        }
         if bad.is_empty() && serving.is_empty() {
             return;
         }
         self.stand_in(&serving, store, rules);
-        if when == When::Running {
-            // What has changed meanwhile is tried by who looks.
-            serving.clear();
+        if is_start {
+            serves = std::mem::take(&mut serving);
+            for ((id, _), digest) in &mut serves {
+                *digest = good(&bad, id, digest);
+            }
         }
         let others: BTreeSet<_> = self.staged.iter().map(|(found, _)| version_of(found)).collect();
         for (found, snapshot) in &mut self.staged {
             let Ok(now) = &*snapshot else { continue };
             let id = &found.manifest.id;
-            let untried = || {
-                let instead =
-                    serving.get(&(id.clone(), found.path.clone())).filter(|last| **last != now.digest)?.clone();
-                Some(Bad { at_unix_ms: unix_ms(SystemTime::now()), reason: UNTRIED.to_owned(), instead })
+            let last = serves.get(&(id.clone(), found.path.clone()));
+            if last == Some(&now.digest) {
+                continue;
+            }
+            let failed = bad.get(&(id.clone(), now.digest.clone()));
+            let instead = failed.map(|one| good(&bad, id, &one.instead));
+            let (reason, at_unix_ms) = match (failed, last) {
+                (Some(one), _) => (reason_of(&bad, id, one), one.at_unix_ms),
+                // What has changed while there are plugins is tried by who looks.
+                (None, Some(_)) if is_start => (UNTRIED.to_owned(), unix_ms(SystemTime::now())),
+                _ => continue,
             };
-            let Some(bad) = bad.get(&(id.clone(), now.digest.clone())).cloned().or_else(untried) else { continue };
-            match kept(&bad.instead, &found.path, store, rules) {
+            let kept = last.into_iter().chain(&instead).map(|instead| kept(instead, &found.path, store, rules));
+            let Some(kept) = kept.reduce(Result::or) else { continue };
+            match kept {
                 // It serves already: what the plugin keeps has been brought into its form, and nobody else may use that.
-                Ok((before, _)) if bad.reason == UNTRIED && has_form_of(states, found, &before) => {}
+                Ok((before, _)) if reason == UNTRIED && has_form_of(states, found, &before) => {}
                 Ok((before, copy)) if before.manifest.id == found.manifest.id => {
                     let (was, is) = (version_of(found), version_of(&before));
                     if was != is && others.contains(&is) {
                         tracing::warn!(plugin = %is.0, version = %is.1, "it would be there twice, and the failed package is tried again");
                         continue;
                     }
-                    let reason = bad.reason.clone();
-                    let passed_over = PassedOver { digest: now.digest.clone(), reason, at_unix_ms: bad.at_unix_ms };
+                    let passed_over = PassedOver { digest: now.digest.clone(), reason, at_unix_ms };
                     *found = Found { path: found.path.clone(), passed_over: Some(passed_over), ..before };
                     *snapshot = Ok(copy);
                 }
@@ -246,6 +266,27 @@ impl Gathered {
                 }
             }
         }
+    }
+}
+
+/// What is used instead of a package that is not used, where what served then may not be used any more either.
+fn good(bad: &BTreeMap<(PluginId, String), Bad>, id: &PluginId, instead: &str) -> String {
+    let mut instead = instead.to_owned();
+    // Two may stand for each other.
+    for _ in 0..bad.len() {
+        match bad.get(&(id.clone(), instead.clone())) {
+            Some(next) => instead.clone_from(&next.instead),
+            None => break,
+        }
+    }
+    instead
+}
+
+/// Why a package is not used, and neither what served when it failed, if that is so.
+fn reason_of(bad: &BTreeMap<(PluginId, String), Bad>, id: &PluginId, one: &Bad) -> String {
+    match bad.get(&(id.clone(), one.instead.clone())) {
+        Some(before) => neither(&one.reason, &one.instead, &before.reason),
+        None => one.reason.clone(),
     }
 }
 

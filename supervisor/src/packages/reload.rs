@@ -38,7 +38,7 @@ use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{self, Found, Registry};
 use crate::state::State;
 use crate::store::Snapshot;
-use crate::store::database::reloads::{Backup, Bad, Serving};
+use crate::store::database::reloads::{Backup, Bad, Return, Serving};
 
 /// A failure within so long after a switch leads back.
 const PROBATION: Duration = Duration::from_secs(30);
@@ -67,6 +67,8 @@ pub(super) struct Wanted {
     pub state: Option<String>,
     /// Who wants it.
     pub who: String,
+    /// Why it is returned to, where it is one that served before.
+    pub returns: Option<String>,
 }
 
 /// A plugin that was given another package not long ago.
@@ -252,7 +254,7 @@ impl Packages {
     ///
     /// Not cancel safe.
     pub(super) async fn reload(&self, wanted: Wanted) -> Result<(Handle, Departure), Kept> {
-        let Wanted { mut old, prepared, state, who } = wanted;
+        let Wanted { mut old, mut prepared, state, who, returns } = wanted;
         let Ok(snapshot) = prepared.snapshot.clone() else { return Err(overtaken(&old)) };
         let (id, digest) = (prepared.found.manifest.id.clone(), snapshot.digest.clone());
         let (under_way, over) = watch::channel(());
@@ -266,8 +268,27 @@ impl Packages {
                 _ => break turn,
             }
         };
-        let done = self.reload_in_turn(&old, prepared, snapshot, state, &who).await;
+        let returned = returns.map(|reason| {
+            // Known now, and not before: another may have been on its way into the folder.
+            let in_folder = in_folder(&old).filter(|in_folder| *in_folder != digest);
+            let at_unix_ms = now_ms();
+            let passed_over = in_folder.map(|digest| PassedOver { digest, reason: reason.clone(), at_unix_ms });
+            prepared.found.passed_over =
+                passed_over.clone().or_else(|| old.blueprint().passed_over().filter(|there| there.digest.is_empty()));
+            let bad = |now: PassedOver| (now.digest, Bad { at_unix_ms, reason, instead: digest.clone() });
+            let instead_of = passed_over.map(bad);
+            if let Some((in_folder, bad)) = instead_of.clone() {
+                // Nobody who looks meanwhile is to return to what lies in the folder.
+                lock(&self.returning).insert((id.clone(), in_folder), bad);
+            }
+            Return { folder: old.blueprint().source.clone(), digest: digest.clone(), instead_of }
+        });
+        let done = self.reload_in_turn(&old, prepared, snapshot, state, (&who, returned.as_ref())).await;
         drop(turn);
+        let is_return = returned.is_some();
+        if let Some((in_folder, _)) = returned.and_then(|returned| returned.instead_of) {
+            lock(&self.returning).remove(&(id.clone(), in_folder));
+        }
         if done.as_ref().is_err_and(|kept| kept.error().code != ErrorCode::ConsentRequired) {
             lock(&self.awaiting).remove(&id);
         }
@@ -286,10 +307,13 @@ impl Packages {
                 reason: error.message.clone(),
                 at_unix_ms: unix_ms(SystemTime::now()),
             };
-            if let (Kept::Bad(_), Ok(instead)) = (kept, old.blueprint().snapshot()) {
-                self.note_bad(&old, &now, &instead.digest, OURSELVES).await;
+            // What was to be returned to does not lie in the folder.
+            if !is_return {
+                if let (Kept::Bad(_), Ok(instead)) = (kept, old.blueprint().snapshot()) {
+                    self.note_bad(&old, &now, &instead.digest, OURSELVES).await;
+                }
+                old.blueprint().pass_over(Some(now));
             }
-            old.blueprint().pass_over(Some(now));
             // Whoever waits for an answer has asked once.
             if !(waited && waits) {
                 self.tell(EventKind::PackageKept, &id, old.version(), Some(error.message.clone()));
@@ -305,7 +329,7 @@ impl Packages {
         prepared: Prepared,
         mut snapshot: Snapshot,
         restored: Option<String>,
-        who: &str,
+        (who, returned): (&str, Option<&Return>),
     ) -> Result<(Handle, Departure), Kept> {
         self.hold_copy(old).await;
         let digest = snapshot.digest.clone();
@@ -350,7 +374,7 @@ impl Packages {
                     }
                     match &candidate {
                         Some(candidate) => match start(candidate).await {
-                            Ok(()) => self.still_does(old, &candidate.handle).map_err(Kept::Bad),
+                            Ok(()) => self.still_does(old, &candidate.handle).map_err(Kept::ForNow),
                             Err(kept) => Err(self.asked_about(candidate, kept)),
                         },
                         None => Err(overtaken(old)),
@@ -377,7 +401,7 @@ impl Packages {
                 Step::Drain => Ok(()),
                 Step::Probation => {
                     if let Some((new, _)) = &done {
-                        let kept = self.note_backup(old, new, held.take(), aside.take(), who).await;
+                        let kept = self.note_backup(old, new, held.take(), aside.take(), (who, returned)).await;
                         // Which form it has is no question where both have the same.
                         let kept = kept.filter(|_| plan.steps.contains(&Step::Rehearse));
                         self.put_on_probation(old, new, kept);
@@ -406,7 +430,7 @@ impl Packages {
         let Some((new, departure)) = done else { return Err(overtaken(old)) };
         lock(&self.awaiting).remove(new.id());
         if !plan.steps.contains(&Step::Probation) {
-            self.note_backup(old, &new, None, None, who).await;
+            self.note_backup(old, &new, None, None, (who, returned)).await;
         }
         self.hold_backups().await;
         Ok((new, departure))
@@ -819,8 +843,13 @@ impl Packages {
             }
         }
         let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-        let now = PassedOver { digest: bad, reason, at_unix_ms: unix_ms(SystemTime::now()) };
-        let found = Found { passed_over: Some(now.clone()), ..super::consent::found_of(old) };
+        let now = PassedOver { digest: bad, reason, at_unix_ms: now_ms() };
+        // What lies in its folder may be a third one.
+        let passed_over = match new.blueprint().passed_over() {
+            Some(there) => PassedOver { reason: neither(&there.reason, &now.digest, &now.reason), ..there },
+            None => now.clone(),
+        };
+        let found = Found { passed_over: Some(passed_over), ..super::consent::found_of(old) };
         let instead = snapshot.digest.clone();
         let prepared = self.prepare_one((found, Ok(snapshot)), None).await?;
         let _one_change = self.changing.lock().await;
@@ -875,15 +904,23 @@ impl Packages {
         new: &Handle,
         held: Option<PathBuf>,
         aside: Option<PathBuf>,
-        who: &str,
+        (who, returned): (&str, Option<&Return>),
     ) -> Option<String> {
         let (Ok(before), Ok(after)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return None };
         let is_another = !before.is_presumed && before.digest != after.digest;
-        if !is_another && held.is_none() {
+        if !is_another && held.is_none() && returned.is_none() {
             return None;
         }
-        let detail = format!("{} after {}", after.digest, before.digest);
-        let entry = self.entry("reload", who, new.id(), new.version(), detail);
+        let mut detail = format!("{} after {}", after.digest, before.digest);
+        if let Some((in_folder, _)) = returned.and_then(|returned| returned.instead_of.as_ref()) {
+            detail = format!("{detail}; {in_folder}, which lies in its folder, is not used");
+        }
+        let what = if returned.is_some() { "rollback" } else { "reload" };
+        let entry = self.entry(what, who, new.id(), new.version(), detail);
+        let returned = returned.cloned();
+        if let Some(Return { folder, digest, .. }) = &returned {
+            lock(&self.serving).insert((new.id().clone(), folder.clone()), digest.clone());
+        }
         let aside = aside.map(|aside| format!("; what it had written is kept in {}", aside.display()));
         let reason = format!("{} {} took its place{}", new.version(), short(&after.digest), aside.unwrap_or_default());
         let schema = old.blueprint().manifest.state_schema;
@@ -908,8 +945,11 @@ impl Packages {
                 state: kept.clone(),
                 schema,
             };
+            if let Some(returned) = returned.as_ref().filter(|_| !is_another) {
+                database.note_return(returned, &entry).map_err(|error| error.to_string())?;
+            }
             if is_another {
-                database.note_backup(&backup, BACKUPS, &entry).map_err(|error| error.to_string())?;
+                database.note_backup(&backup, BACKUPS, returned.as_ref(), &entry).map_err(|error| error.to_string())?;
                 let all = database.backups(&id).map_err(|error| error.to_string())?;
                 state.keep_only(&all.into_iter().filter_map(|backup| backup.state).collect::<Vec<_>>());
             }
@@ -1007,24 +1047,11 @@ impl Packages {
             ErrorBody::new(ErrorCode::InvalidParams, message)
         })?;
         let reason = format!("{who} has returned to {} {}", wanted.version, short(&wanted.digest));
-        let in_folder = match old.blueprint().passed_over() {
-            Some(passed_over) => passed_over.digest,
-            None => old.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default(),
-        };
-        let now = PassedOver { digest: in_folder, reason: reason.clone(), at_unix_ms: unix_ms(SystemTime::now()) };
-        let found = Found { path: old.blueprint().source.clone(), passed_over: Some(now.clone()), ..found };
+        let found = Found { path: old.blueprint().source.clone(), ..found };
         let prepared = self.prepare_one((found, Ok(snapshot.clone())), None).await?;
         let plan = self.plan(&old, &prepared, state.as_ref()).await;
-        let wanted = Wanted { old: old.clone(), prepared, state, who: who.to_owned() };
-        // First, so that nobody who looks meanwhile returns to what lies in the folder.
-        self.note_bad(&old, &now, &snapshot.digest, who).await;
+        let wanted = Wanted { old, prepared, state, who: who.to_owned(), returns: Some(reason.clone()) };
         let done = self.reload(wanted).await;
-        // What returns is not bad any more; and if it did not, what lies in the folder is as good as it was.
-        let (database, forgiven) = (self.database.clone(), if done.is_ok() { snapshot.digest } else { now.digest });
-        let of = id.clone();
-        if let Err(error) = run(move || database.forgive(&of, Some(&forgiven))).await? {
-            tracing::error!(plugin = %id, %error, "that a package is not passed over any more is forgotten");
-        }
         let (new, _) = done.map_err(|kept| kept.error().clone())?;
         // An operator's word is no trial.
         lock(&self.probations).remove(new.id());
@@ -1101,6 +1128,20 @@ enum Uses {
     Live,
     /// A copy that is thrown away.
     Copy,
+}
+
+/// The digest of what lies in its folder, if that is a package.
+fn in_folder(handle: &Handle) -> Option<String> {
+    match handle.blueprint().passed_over() {
+        Some(passed_over) => Some(passed_over.digest),
+        None => handle.blueprint().snapshot().ok().map(|snapshot| snapshot.digest),
+    }
+    .filter(|digest| !digest.is_empty())
+}
+
+/// Why a package is not used, and neither what served before it came.
+pub(super) fn neither(reason: &str, before: &str, why: &str) -> String {
+    format!("{reason}; and {}, which served then, is not used either: {why}", short(before))
 }
 
 fn now_ms() -> u64 {

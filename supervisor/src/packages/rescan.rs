@@ -28,6 +28,7 @@ use crate::model::ids::PluginId;
 use crate::plugin::handle::Handle;
 use crate::registry::{Found, Listing, Registry, Rejected};
 use crate::store::Snapshot;
+use crate::store::database::reloads::Serving;
 
 /// Whether what was found earlier is believed of packages that are as they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +187,7 @@ impl Packages {
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
         let Gathered { mut staged, mut rejected, unseen: partly, switched, kept } =
-            self.look_again(trusting, present(scope, &registry)).await?;
+            self.look_again(trusting, present(scope, &registry), serves(&registry)).await?;
         let is_dry = only.is_some_and(|only| only.is_dry);
         let is_meant = |id: &PluginId| only.is_none_or(|only| only.id == *id);
         staged.retain(|(found, _)| is_meant(&found.manifest.id));
@@ -293,7 +294,7 @@ impl Packages {
                 && (is_dry || is_asked || !self.is_exchanged_at_once(old, &one).await)
             {
                 let who = only.map_or(OURSELVES, |only| &only.who).to_owned();
-                wanted.push(Wanted { old: old.clone(), prepared: one, state: None, who });
+                wanted.push(Wanted { old: old.clone(), prepared: one, state: None, who, returns: None });
                 continue;
             }
             let enabled = switched.get(&(id.clone(), version.clone())).copied();
@@ -339,7 +340,13 @@ impl Packages {
     }
 
     /// Everything that a daemon finds which starts now; of what is not looked at, that which is there at present.
-    async fn look_again(&self, trusting: Trusting, present: Option<Present>) -> Result<Gathered, ErrorBody> {
+    async fn look_again(
+        &self,
+        trusting: Trusting,
+        present: Option<Present>,
+        serves: Serving,
+    ) -> Result<Gathered, ErrorBody> {
+        let when = When::Running { serves, returning: lock(&self.returning).clone() };
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         let states = self.around.states.clone();
@@ -365,7 +372,7 @@ impl Packages {
                 Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
             };
             let mut gathered = Gathered::of(looked, switched, &records, &store, &host.rules);
-            gathered.pass_over(&store, &host.rules, &database, When::Running, &states);
+            gathered.pass_over(&store, &host.rules, &database, when, &states);
             Ok(gathered)
         })
         .await?
@@ -384,6 +391,15 @@ fn present(scope: &Scope, registry: &Registry) -> Option<Present> {
     });
     let rejected = registry.rejected().iter().map(|rejected| (rejected.path.clone(), rejected.clone()));
     Some(Present { looked_at: looked_at.clone(), used: used.collect(), rejected: rejected.collect() })
+}
+
+/// What serves, by plugin and folder.
+fn serves(registry: &Registry) -> Serving {
+    let of = |handle: &Handle| {
+        let blueprint = handle.blueprint();
+        Some(((handle.id().clone(), blueprint.source.clone()), blueprint.snapshot().ok()?.digest))
+    };
+    registry.all().filter_map(of).collect()
 }
 
 fn key(found: &Found) -> (PluginId, Version) {

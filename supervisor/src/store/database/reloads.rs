@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rusqlite::params;
+use rusqlite::{Transaction, params};
 use semver::Version;
 
 use super::{Database, DatabaseError, Entry};
@@ -61,6 +61,17 @@ pub struct Backup {
     pub schema: Option<u32>,
 }
 
+/// That calls go to a package that served before, because somebody said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Return {
+    /// The folder of the plugin's package,
+    pub folder: PathBuf,
+    /// the digest of the snapshot that serves from here on,
+    pub digest: String,
+    /// and what lies in the folder, which is not used any more, where that is another: its digest, and why.
+    pub instead_of: Option<(String, Bad)>,
+}
+
 impl Database {
     /// The packages that are not used, by plugin and digest. What is no id is passed over.
     ///
@@ -85,16 +96,15 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`], and nothing was noted.
     pub fn note_bad(&self, digest: &str, bad: &Bad, entry: &Entry) -> Result<(), DatabaseError> {
-        self.change(entry, |transaction| {
-            let row = params![entry.id, digest, bad.at_unix_ms, bad.reason, bad.instead];
-            transaction.execute("INSERT OR REPLACE INTO bad VALUES (?1, ?2, ?3, ?4, ?5)", row)?;
-            transaction.execute(
-                "DELETE FROM bad WHERE id = ?1 AND digest NOT IN
-                 (SELECT digest FROM bad WHERE id = ?1 ORDER BY at_unix_ms DESC, digest LIMIT ?2)",
-                params![entry.id, BAD_MAX],
-            )?;
-            Ok(())
-        })
+        self.change(entry, |transaction| put_bad(transaction, &entry.id, digest, bad))
+    }
+
+    /// Notes that a package which served before serves again, by somebody's word.
+    ///
+    /// # Errors
+    /// [`DatabaseError`], and nothing was noted.
+    pub fn note_return(&self, returned: &Return, entry: &Entry) -> Result<(), DatabaseError> {
+        self.change(entry, |transaction| put_return(transaction, &entry.id, returned))
     }
 
     /// What served last of each plugin, by the folder of its package: the digest of a snapshot. What is no id is passed over.
@@ -145,12 +155,22 @@ impl Database {
         done.map(drop).map_err(|error| self.told(&error))
     }
 
-    /// Notes what served before, of which the last `kept` are remembered; one package is one of them.
+    /// Notes what served before, of which the last `kept` are remembered; one package is one of them. With it what is returned to, where
+    /// that is how it came about.
     ///
     /// # Errors
     /// [`DatabaseError`], and nothing was noted.
-    pub fn note_backup(&self, backup: &Backup, kept: u32, entry: &Entry) -> Result<(), DatabaseError> {
+    pub fn note_backup(
+        &self,
+        backup: &Backup,
+        kept: u32,
+        returned: Option<&Return>,
+        entry: &Entry,
+    ) -> Result<(), DatabaseError> {
         self.change(entry, |transaction| {
+            if let Some(returned) = returned {
+                put_return(transaction, &entry.id, returned)?;
+            }
             let next: i64 = transaction.query_row(
                 "SELECT coalesce(max(number), 0) + 1 FROM backups WHERE id = ?1",
                 params![entry.id],
@@ -217,6 +237,28 @@ impl Database {
     }
 }
 
+fn put_bad(transaction: &Transaction<'_>, id: &str, digest: &str, bad: &Bad) -> rusqlite::Result<()> {
+    let row = params![id, digest, bad.at_unix_ms, bad.reason, bad.instead];
+    transaction.execute("INSERT OR REPLACE INTO bad VALUES (?1, ?2, ?3, ?4, ?5)", row)?;
+    transaction.execute(
+        "DELETE FROM bad WHERE id = ?1 AND digest NOT IN
+         (SELECT digest FROM bad WHERE id = ?1 ORDER BY at_unix_ms DESC, digest LIMIT ?2)",
+        params![id, BAD_MAX],
+    )?;
+    Ok(())
+}
+
+fn put_return(transaction: &Transaction<'_>, id: &str, returned: &Return) -> rusqlite::Result<()> {
+    let Return { folder, digest, instead_of } = returned;
+    if let Some((in_folder, bad)) = instead_of {
+        put_bad(transaction, id, in_folder, bad)?;
+    }
+    transaction.execute("DELETE FROM bad WHERE id = ?1 AND digest = ?2", params![id, digest])?;
+    let serves = params![id, folder.as_os_str().as_bytes(), digest];
+    transaction.execute("INSERT OR REPLACE INTO serving VALUES (?1, ?2, ?3)", serves)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,13 +308,32 @@ mod tests {
         assert_eq!(Database::open(&path).serving().unwrap(), BTreeMap::from([of("/a", "3"), of("/b", "2")]));
     }
 
+    /// Both or neither: a daemon that is killed in between would have the one package with the state of the other.
+    #[test]
+    fn what_is_returned_to_is_noted_with_what_served_until_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("registry.sqlite3"));
+        let id = PluginId::parse("echo").unwrap();
+        let bad = |instead: &str| Bad { at_unix_ms: 7, reason: "so it was said".into(), instead: instead.into() };
+        database.note_bad("a", &bad("0"), &entry("rollback")).unwrap();
+        let returned = |digest: &str, instead_of| Return { folder: "/a".into(), digest: digest.into(), instead_of };
+        let to_a = returned("a", Some(("b".to_owned(), bad("a"))));
+        database.note_backup(&backup(0, "b"), 3, Some(&to_a), &entry("rollback")).unwrap();
+        assert_eq!(database.bad().unwrap(), BTreeMap::from([((id.clone(), "b".to_owned()), bad("a"))]));
+        let serving = |digest: &str| BTreeMap::from([((id.clone(), PathBuf::from("/a")), digest.to_owned())]);
+        assert_eq!((database.serving().unwrap(), database.backups(&id).unwrap().len()), (serving("a"), 1));
+        // What lies in the folder.
+        database.note_return(&returned("b", None), &entry("rollback")).unwrap();
+        assert_eq!((database.serving().unwrap(), database.bad().unwrap()), (serving("b"), BTreeMap::new()));
+    }
+
     #[test]
     fn the_last_that_served_are_kept_each_once_and_no_number_is_used_again() {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("registry.sqlite3"));
         let id = PluginId::parse("echo").unwrap();
         for digest in ["a", "b", "c", "a", "d"] {
-            database.note_backup(&backup(0, digest), 3, &entry("reload")).unwrap();
+            database.note_backup(&backup(0, digest), 3, None, &entry("reload")).unwrap();
         }
         assert_eq!(database.backups(&id).unwrap(), [backup(5, "d"), backup(4, "a"), backup(3, "c")]);
         assert_eq!(database.backups(&PluginId::parse("other").unwrap()).unwrap(), []);
