@@ -96,7 +96,11 @@ impl Packages {
             handle.set_enabled(said.copied().unwrap_or(handle.blueprint().manifest.default_enabled));
             handles.push(handle);
         }
-        self.live.replace(Registry::new(handles, rejected));
+        let registry = Registry::new(handles, rejected);
+        let ids: BTreeSet<_> = registry.all().map(|handle| handle.id().clone()).collect();
+        // What is to be tried is, once what serves does.
+        self.weigh_all(&registry, ids).await;
+        self.live.replace(registry);
         let Some(registry) = self.live.now() else { return Ok(()) };
         self.agree_to_what_is_left(&registry).await;
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
@@ -164,7 +168,8 @@ impl Gathered {
                     serving.get(&(id.clone(), found.path.clone())).filter(|last| **last != now.digest)?.clone();
                 Some(Bad { at_unix_ms: unix_ms(SystemTime::now()), reason: UNTRIED.to_owned(), instead })
             };
-            let Some(bad) = bad.get(&(id.clone(), now.digest.clone())).cloned().or_else(untried) else { continue };
+            let failed = bad.get(&(id.clone(), now.digest.clone())).filter(|bad| !bad.instead.is_empty());
+            let Some(bad) = failed.cloned().or_else(untried) else { continue };
             match kept(&bad.instead, &found.path, store, rules) {
                 // It serves already: what the plugin keeps has been brought into its form, and nobody else may use that.
                 Ok((before, _)) if bad.reason == UNTRIED && has_form_of(states, found, &before) => {}
