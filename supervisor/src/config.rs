@@ -27,7 +27,9 @@ use crate::model::permission::consent::Policy as Permissions;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 use crate::model::settle::QUIET_BOUNDS;
+use crate::model::specifier::Specifier;
 use crate::model::trust::Settings as Trust;
+use crate::model::updates::Policy as UpdatePolicy;
 use crate::vault::Place;
 
 /// The user numbers that are lent to plugins unless the operator says otherwise: a part of what systemd calls unused, far
@@ -91,6 +93,8 @@ pub struct Config {
     pub trust: Trust,
     /// What plugins are permitted without asking, and what they never are.
     pub permissions: Permissions,
+    /// What becomes of newer versions that appear, unless something else is said of the plugin.
+    pub update_policy: UpdatePolicy,
     /// Where the key is with which state and secrets are sealed, if there is one.
     pub state_key: Option<Place>,
     /// The interpreters that a manifest can name.
@@ -136,6 +140,8 @@ struct ConfigFile {
     #[serde(default)]
     state: StateTable,
     #[serde(default)]
+    updates: UpdatesTable,
+    #[serde(default)]
     checks: checks::Table,
     #[serde(default)]
     permissions: permissions::Table,
@@ -150,6 +156,14 @@ struct ConfigFile {
 #[serde(deny_unknown_fields)]
 struct StateTable {
     key_file: Option<PathBuf>,
+}
+
+/// The table `[updates]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdatesTable {
+    #[serde(default)]
+    policy: UpdatePolicy,
 }
 
 /// A plugin's id as a key of the file.
@@ -221,6 +235,12 @@ pub struct PluginConfig {
     /// How long its package has to be unchanged before it is looked at, where that is another time than for all.
     #[serde(default, deserialize_with = "quiet")]
     pub settle_seconds: Option<Duration>,
+    /// The versions of it that may serve; others take no calls.
+    #[serde(default)]
+    pub version: Option<Specifier>,
+    /// What becomes of newer ones, where that is something else than for all.
+    #[serde(default)]
+    pub update_policy: Option<UpdatePolicy>,
     /// What becomes of a start on a host that cannot confine the plugin as every start needs it, or as is required.
     #[serde(default)]
     pub on_degraded: OnDegraded,
@@ -386,6 +406,7 @@ impl Config {
             checks: file.checks.understand(),
             trust,
             permissions,
+            update_policy: file.updates.policy,
             state_key: file.state.key_file.map(Place::File).or_else(credential),
             runtimes: file.runtimes,
             prepared_launchers: file.prepared_launchers.unwrap_or(PREPARED_LAUNCHERS_MAX),
@@ -663,6 +684,30 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("plugin_directory"), "{error}");
         let error = load("[plugins.echo]\nconfig = 1\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("config"), "{error}");
+    }
+
+    #[test]
+    fn what_becomes_of_updates_is_said_of_all_and_of_each() {
+        assert_eq!(load("").unwrap().update_policy, UpdatePolicy::Auto);
+        let text = "[updates]\npolicy = \"notify\"\n[plugins.one]\nversion = \"~1.2\"\nupdate_policy = \"manual\"\n";
+        let config = load(text).unwrap();
+        let one = &config.plugins["one"];
+        assert_eq!((config.update_policy, one.update_policy), (UpdatePolicy::Notify, Some(UpdatePolicy::Manual)));
+        assert_eq!(one.version, Some(Specifier::parse("~1.2").unwrap()));
+        for (text, line, part) in [
+            (
+                "[updates]\npolicy = \"always\"\n",
+                "line 2",
+                "unknown variant `always`, expected one of `auto`, `notify`, `manual`",
+            ),
+            ("[updates]\nwhen = \"auto\"\n", "line 2", "unknown field `when`"),
+            ("[plugins.one]\nupdate_policy = 1\n", "line 2", "policy"),
+            ("\n[plugins.one]\nversion = \"1.2.post1\"\n", "line 3", "post-release"),
+            ("[plugins.one]\nversion = \"\"\n", "line 2", "a version specifier is missing"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(line) && error.contains(part), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -195,7 +195,7 @@ pub fn report(
             hint: Some("correct it, then restart the daemon".to_owned()),
         });
     }
-    for handle in registry.all().filter(|handle| handle.is_enabled()) {
+    for handle in registry.all().filter(|handle| handle.is_enabled() && !handle.is_held()) {
         if let Some(lacking) = handle.blueprint().lacking() {
             checks.push(Check {
                 name: "plugin",
@@ -207,7 +207,7 @@ pub fn report(
             });
         }
     }
-    for handle in registry.all().filter(|handle| handle.is_enabled() && handle.awaits_consent()) {
+    for handle in registry.all().filter(|handle| handle.is_enabled() && !handle.is_held() && handle.awaits_consent()) {
         checks.push(Check {
             name: "plugin",
             state: Outcome::Warn,
@@ -215,7 +215,7 @@ pub fn report(
             hint: Some(format!("`palisade grant {0}@{1}` shows it and asks you", handle.id(), handle.version())),
         });
     }
-    for handle in registry.all().filter(|handle| handle.is_enabled() && !handle.awaits_consent()) {
+    for handle in registry.all().filter(|handle| handle.is_enabled() && !handle.is_held() && !handle.awaits_consent()) {
         let missing = handle.blueprint().host_calls.secrets().missing();
         if let [first, ..] = missing.as_slice() {
             let (id, version) = (handle.id(), handle.version());
@@ -228,7 +228,7 @@ pub fn report(
             });
         }
     }
-    for handle in registry.all().filter(|handle| handle.is_enabled()) {
+    for handle in registry.all().filter(|handle| handle.is_enabled() && !handle.is_held()) {
         if let Some(why) = handle.blueprint().misconfigured() {
             let (id, version) = (handle.id(), handle.version());
             checks.push(Check {

@@ -92,6 +92,10 @@ pub enum EventKind {
     PackageKept,
     /// The package before serves again.
     PackageRolledBack,
+    /// A newer version is there, and waits for an operator.
+    UpdateAvailable,
+    /// A newer version takes the calls that an older one took.
+    PackageUpdated,
     /// A version is gone: an installed one was removed, or its folder.
     PackageRemoved,
     /// A version takes calls again.

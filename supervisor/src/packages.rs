@@ -12,8 +12,10 @@
 //! Invariants: one change at a time; a change that fails leaves everything as it was; calls see the registry before a change or after it.
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
+mod accepted;
 mod announced;
 mod archived;
+mod available;
 pub mod configure;
 pub mod consent;
 mod departure;
@@ -48,6 +50,8 @@ use semver::Version;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use self::accepted::Acceptance;
+pub use self::available::Available;
 use self::departure::Departures;
 use self::deprecate::Deprecations;
 pub use self::gather::Gathered;
@@ -168,6 +172,8 @@ pub struct Packages {
     announced: Arc<Notify>,
     /// Snapshots that are installed and that nobody runs, so that they are not taken for superfluous.
     kept: Mutex<Vec<Snapshot>>,
+    /// Which versions may serve, and which wait.
+    acceptance: Mutex<Acceptance>,
     changing: tokio::sync::Mutex<()>,
     /// Held by who says what a plugin may do, which waits for no other change.
     consenting: tokio::sync::Mutex<()>,
@@ -214,6 +220,7 @@ impl Packages {
             agreed: Mutex::default(),
             announced: Arc::default(),
             deprecations: Deprecations::read(&database),
+            acceptance: Mutex::new(Acceptance::read(&database)),
             configured: Mutex::default(),
             database,
             records: state.join("installed"),
@@ -303,6 +310,7 @@ impl Packages {
     fn take_in_task(&self, handle: &Handle, task: JoinHandle<()>) {
         self.accounts.open(handle.id(), handle.version(), handle.counters());
         self.deprecations.apply(handle);
+        self.apply_updating(handle);
         lock(&self.tasks).insert((handle.id().clone(), handle.version().clone()), task);
     }
 
@@ -370,7 +378,7 @@ impl Packages {
 
     /// Has a plugin begin, if it takes calls; one that waits for its operator's consent is told of.
     async fn set_off(&self, handle: &Handle) {
-        if !handle.is_enabled() {
+        if !handle.is_enabled() || handle.is_held() {
             return;
         }
         if handle.awaits_consent() {

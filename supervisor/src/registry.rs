@@ -439,7 +439,7 @@ impl Registry {
         }
         let misconfigured = versions
             .iter()
-            .filter(|(_, handle)| handle.is_enabled() && !handle.awaits_consent())
+            .filter(|(_, handle)| handle.is_enabled() && !handle.is_held() && !handle.awaits_consent())
             .map(|(version, _)| version);
         if let Some(handle) = specifier.highest(misconfigured).and_then(|version| versions.get(version))
             && let Some(why) = handle.blueprint().misconfigured()
@@ -450,11 +450,17 @@ impl Registry {
                 handle.version()
             )));
         }
-        let awaiting = versions.iter().filter(|(_, handle)| handle.is_enabled()).map(|(version, _)| version);
+        let awaiting =
+            versions.iter().filter(|(_, handle)| handle.is_enabled() && !handle.is_held()).map(|(version, _)| version);
         if let Some(handle) = specifier.highest(awaiting).and_then(|version| versions.get(version)) {
             let hint = format!("`palisade grant {id}` shows what it asks for, and why, and asks you");
             let error = ErrorBody::new(ErrorCode::ConsentRequired, handle.blueprint().awaits());
             return Err(error.with_details(handle.blueprint().asked()).with_hint(hint));
+        }
+        let held =
+            versions.iter().filter(|(_, handle)| handle.is_enabled() && handle.is_held()).map(|(version, _)| version);
+        if let Some(held) = specifier.highest(held).and_then(|version| versions.get(version)?.held()) {
+            return Err(held);
         }
         if let Some(disabled) = specifier.highest(versions.keys()) {
             let message = format!("{id} {disabled} is disabled");
@@ -538,7 +544,8 @@ impl Registry {
             return Ok(BTreeMap::from([(manifest.id.clone(), manifest.version.clone())]));
         }
         let mut offers = Offers::new();
-        let enabled = self.all().filter(|handle| handle.is_enabled()).map(|handle| &handle.blueprint().manifest);
+        let takes_calls = |handle: &&Handle| handle.is_enabled() && !handle.is_held();
+        let enabled = self.all().filter(takes_calls).map(|handle| &handle.blueprint().manifest);
         for Manifest { id, version, dependencies, .. } in enabled.filter(|other| other.id != manifest.id) {
             offers.entry(id).or_default().insert(version, dependencies);
         }
@@ -572,6 +579,7 @@ impl Registry {
                     } else {
                         let why = match (handle.is_enabled(), handle.awaits_consent()) {
                             (false, _) => "is disabled",
+                            _ if handle.is_held() => "is an update that waits",
                             (true, true) => "waits for its operator's consent",
                             (true, false) => "is not configured as its plugin.json has it",
                         };

@@ -391,6 +391,8 @@ fn every_key_of_the_configuration_is_on_the_page() {
     let mut code: BTreeSet<String> = fields("ConfigFile").into_iter().map(str::to_owned).collect();
     assert!(code.remove("plugins") && code.remove("defaults") && code.remove("egress") && code.remove("runtimes"));
     assert!(code.remove("trust") && code.remove("checks") && code.remove("permissions") && code.remove("state"));
+    assert!(code.remove("updates"));
+    code.extend(fields("UpdatesTable").into_iter().map(|field| format!("updates.{field}")));
     code.extend(fields("StateTable").into_iter().map(|field| format!("state.{field}")));
     code.extend(fields_in(PERMISSIONS_CODE, "Table").into_iter().map(|field| format!("permissions.{field}")));
     code.extend(

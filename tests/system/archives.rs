@@ -12,7 +12,7 @@ use tar::{EntryType, Header};
 use crate::support::{Disk, error, expect_echo, expect_text};
 
 fn install(daemon: &Daemon, from: &str) -> Result<Value, ErrorBody> {
-    daemon.operate("install", &json!({ "path": from }))
+    daemon.operate("install", &json!({ "path": from, "major": true }))
 }
 
 fn guest() -> Package {
@@ -283,7 +283,7 @@ fn an_installation_for_which_there_is_no_room() {
     loop {
         disk.leave(free);
         let before = known();
-        match daemon.operate("install", &json!({ "path": folder })) {
+        match daemon.operate("install", &json!({ "path": folder, "major": true })) {
             Ok(_) => break,
             Err(refused) => {
                 assert_eq!(refused.code, ErrorCode::ResourceExhausted, "{}", refused.message);

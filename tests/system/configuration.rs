@@ -280,7 +280,7 @@ fn what_one_version_accepted_is_taken_back_when_another_refuses() {
         let package = Package::hostile("guest", "tame").with("version", json!(version));
         let package = package.environment("HOSTILE_VERSION", version).environment("HOSTILE_CONFIGURE", says);
         let folder = package.write(&daemon.path().join(version), daemon.marker());
-        daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+        daemon.operate("install", &json!({ "path": folder, "major": true })).expect("it is installed");
         daemon.operate("start", &json!({"plugin": "guest", "version": version})).expect("it starts");
     }
     let first = |action: &str| {

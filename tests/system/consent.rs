@@ -540,6 +540,8 @@ fn what_is_taken_back_is_gone_whatever_can_be_written_down() {
     let daemon = Daemon::start(DaemonOptions::with([guest("1.0.0", &asks)]).configuration(ASK));
     let granted = daemon.operate("grant", &json!({"plugin": "guest"})).expect("it is asked for");
     assert_eq!((&granted["not_kept"], reads(&daemon, &path)), (&Value::Null, json!("ok")));
+    // By then it is written what serves: the files are not taken from under a write.
+    daemon.operate("rescan", &json!({})).expect("it looks");
     let_it_write_nothing(&daemon);
 
     let ran = palisade(&daemon.socket(), &["revoke", "guest", "file_read"]);

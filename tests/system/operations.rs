@@ -90,7 +90,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 31, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 32, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -346,6 +346,7 @@ fn every_operation_answers_what_the_page_says() {
                     {"id": "nowhere", "version": "*", "optional": true},
                 ]}),
             ),
+        Package::new("pinned", Entry::Bytes(b"for nobody\n".to_vec())),
         Package::new("letters", Entry::Bytes(b"for nobody\n".to_vec()))
             .with("runtime", json!("gone"))
             .with("dependencies", json!({"plugins": [{"id": "nowhere", "version": "*"}]})),
@@ -358,7 +359,7 @@ fn every_operation_answers_what_the_page_says() {
         "[permissions]\npolicy = \"deny\"\nrules = [{{ key = \"release\", decision = \"ask\" }}]\n[trust.keys.release]\nmethod = \"ed25519\"\npublic_key = {public:?}\n\
          ids = [\"*\"]\n[egress]\nallow_addresses = {{ \"*.test\" = [\"127.0.0.1\"] }}\n[egress.hosts]\n\"a.test\" = [\"127.0.0.1\"]\n\
          [plugins.hostile]\ntrace_denials = true\ngrant = [{{ network_access = [\"a.test:{port}\"] }}]\n\
-         [plugins.lesser]\non_degraded = \"warn\"\n[plugins.keeper]\ngrant = [{{ secret = [\"key\"] }}]\n\
+         [plugins.lesser]\non_degraded = \"warn\"\n[plugins.pinned]\nversion = \"9\"\n[plugins.keeper]\ngrant = [{{ secret = [\"key\"] }}]\n\
          [runtimes.there]\nexec = \"/usr/bin/env\"\n[runtimes.gone]\nexec = \"/usr/bin/no-such-program\"\n"
     );
     let mut daemon = Daemon::start(DaemonOptions::with(packages).configuration(&configuration));
@@ -604,6 +605,7 @@ fn every_operation_answers_what_the_page_says() {
     let granted = ask::<admin::Permissions>(page, &daemon, "permissions", "grant", &granting);
     assert_eq!(granted["awaits_consent"], false, "{granted}");
     let second = asking("2.0.0", json!([{"name": "echo", "description": "Tells it"}, {"name": "wait"}]));
+    let second = json!({"path": second["path"], "major": true});
     ask::<admin::Installation>(page, &daemon, "an installation", "install", &second);
     let listing = ask::<Value>(page, &daemon, "a permissions listing", "permissions", &of("asking"));
     assert_eq!(listing["plugins"][1]["definitions"][1], json!({"action": "wait", "change": "new"}), "{listing}");
@@ -708,6 +710,29 @@ fn every_operation_answers_what_the_page_says() {
     fs::remove_dir_all(folder).expect("it is ours");
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
+
+    // What is newer comes beside it.
+    for (version, kind) in [("1.0.0", "package_added"), ("1.1.0", "package_updated"), ("2.0.0", "update_available")] {
+        let package = Package::hostile("newer", "tame").with("version", json!(version));
+        let package = package.environment("HOSTILE_VERSION", version);
+        let whole = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+        fs::rename(whole, daemon.plugins().join(version)).expect("it is ours");
+        ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+        events_until(page, &mut watcher, events, |event| event["kind"] == kind);
+    }
+    ask::<admin::Listing>(page, &daemon, "a listing", "list", &json!({}));
+    let serves = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("newer"));
+    assert_eq!((&serves["version"], &serves["update"]["version"]), (&json!("1.1.0"), &json!("2.0.0")), "{serves}");
+    let waits = json!({"plugin": "newer", "version": "2.0.0"});
+    let waits = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &waits);
+    assert_eq!(waits["held"]["by"], "major", "{waits}");
+    for plugin in ["newer", "pinned", "echo"] {
+        let check = json!({"plugin": plugin, "check": true});
+        let available = ask::<admin::AvailableUpdates>(page, &daemon, "what can be had", "update", &check);
+        assert_eq!(available["available"][0]["newest"].is_string(), plugin != "echo", "{available}");
+    }
+    let confirmed = json!({"plugin": "newer", "to_version": "2.0.0", "major": true});
+    ask::<admin::Updates>(page, &daemon, "updates", "update", &confirmed);
 
     ask::<admin::DaemonStatus>(page, &daemon, "a daemon", "status", &json!({}));
     let report = ask::<Value>(page, &daemon, "a report", "doctor", &json!({}));
@@ -873,6 +898,10 @@ fn the_types_of_the_client_are_the_pages() {
         ("Updates", "updates", ""),
         ("Update", "updates", "updates[]."),
         ("NotUpdated", "updates", "failed[]."),
+        ("AvailableUpdates", "what can be had", ""),
+        ("Available", "what can be had", "available[]."),
+        ("Held", "a status", "held."),
+        ("Offer", "a status", "update."),
         ("Configuration", "a configuration", ""),
         ("ConfigurationViolation", "a configuration", "unfit[]."),
         ("PastConfiguration", "a configuration", "history[]."),

@@ -20,7 +20,7 @@ fn elsewhere(daemon: &Daemon, package: &Package) -> PathBuf {
 }
 
 fn install(daemon: &Daemon, folder: &std::path::Path) -> Result<Value, ErrorBody> {
-    daemon.operate("install", &json!({ "path": folder }))
+    daemon.operate("install", &json!({ "path": folder, "major": true }))
 }
 
 fn guest(version: &str) -> Package {

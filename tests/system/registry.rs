@@ -18,7 +18,7 @@ fn guest(version: &str) -> Package {
 /// Installs a package from a folder where no plugin directory is.
 fn install(daemon: &Daemon, package: &Package) -> PathBuf {
     let folder = package.write(&daemon.path().join("elsewhere"), daemon.marker());
-    daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+    daemon.operate("install", &json!({ "path": folder, "major": true })).expect("it is installed");
     folder
 }
 

@@ -499,7 +499,7 @@ fn the_next_version_brings_over_what_the_one_before_has_kept() {
     let daemon = Daemon::with([]);
     let install = |package: &Package| {
         let folder = package.write(&daemon.path().join("elsewhere"), daemon.marker());
-        daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+        daemon.operate("install", &json!({ "path": folder, "major": true })).expect("it is installed");
     };
     install(&counter("1.0.0", "counter-1", 1));
     let add = |params: &Value| daemon.agent().call("counter", "add", params);

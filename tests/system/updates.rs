@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use palisade_protocol::{ErrorBody, ErrorCode};
-use palisade_tests::daemon::Daemon;
+use palisade_protocol::{ErrorBody, ErrorCode, Kind};
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::{Entry, Package};
+use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
+use crate::cli::palisade;
 use crate::support::{error, expect_echo, expect_text};
 
 fn guest(version: &str) -> Package {
@@ -148,4 +150,388 @@ fn what_came_from_an_archive_with_its_version_is_updated_from_the_newest_beside_
     expect_text(&refused.message, "guest-2.1.0.tar.zst is other and not guest");
     assert_eq!(versions(&daemon), ["1.0.0 false", "1.2.0 false", "1.2.1 false", "2.0.0 false"]);
     daemon.stop_and_expect_no_orphans();
+}
+
+/// A version of a plugin that serves, and does not say so before it is asked.
+fn edition(id: &str, version: &str, mode: &str) -> Package {
+    let package = Package::hostile(id, mode).with("version", json!(version)).with("restart", json!("never"));
+    package.environment("HOSTILE_VERSION", version)
+}
+
+/// A daemon of which nobody notices what is changed before it is asked to look.
+fn unwatched(text: &str) -> DaemonOptions {
+    DaemonOptions::with([Package::echo()]).configuration(&format!("watch = false\n{text}"))
+}
+
+/// Puts a package into the plugin directory, in a folder of that name.
+fn place(daemon: &Daemon, name: &str, package: &Package) {
+    let whole = package.write(&daemon.path().join("staging"), daemon.marker());
+    let target = daemon.plugins().join(name);
+    let _ = fs::remove_dir_all(&target);
+    fs::rename(whole, target).expect("it is ours");
+}
+
+fn rescan(daemon: &Daemon) -> Value {
+    daemon.operate("rescan", &json!({})).expect("it looks")
+}
+
+fn status(daemon: &Daemon, target: &str) -> Value {
+    let (plugin, version) = target.split_once('@').map_or((target, None), |(plugin, version)| (plugin, Some(version)));
+    daemon.operate("status", &json!({"plugin": plugin, "version": version})).expect("it is known")
+}
+
+/// The version that calls get which name none.
+fn serving(daemon: &Daemon, plugin: &str) -> String {
+    expect_echo(daemon, plugin);
+    status(daemon, plugin)["version"].as_str().expect("a text").to_owned()
+}
+
+/// What holds a version back.
+fn held(daemon: &Daemon, target: &str) -> Value {
+    status(daemon, target)["held"]["by"].clone()
+}
+
+/// What `update --check` says of a plugin: the newest version, its kind, and what holds it back.
+fn newest(daemon: &Daemon, plugin: &str) -> [Value; 3] {
+    let answer = daemon.operate("update", &json!({"plugin": plugin, "check": true})).expect("it looks");
+    ["newest", "kind", "held_by"].map(|field| answer["available"][0][field].clone())
+}
+
+/// Events from now on.
+struct Events(Agent, u64);
+
+impl Events {
+    fn of(daemon: &Daemon) -> Self {
+        let mut agent = daemon.agent();
+        let id = agent.begin("palisade", "events", &json!({"follow": true}));
+        assert_eq!(agent.next_of(id).kind, Some(Kind::StreamOpen));
+        Self(agent, id)
+    }
+
+    /// Those of some kinds that were there until now, as `kind plugin version`.
+    fn until_now(&mut self, daemon: &Daemon, kinds: &[&str]) -> Vec<String> {
+        let last = ["disable", "enable"].map(|operation| {
+            daemon.operate(operation, &json!({"plugin": "echo"})).expect("it is there");
+            format!("package_{operation}d echo 0.1.0")
+        });
+        let mut all = Vec::new();
+        loop {
+            let event = self.0.next_of(self.1).value();
+            let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+            let told = format!("{} {} {}", text("kind"), text("plugin"), text("version"));
+            if told == last[1] {
+                return all;
+            }
+            if kinds.contains(&text("kind").as_str()) {
+                all.push(told);
+            }
+        }
+    }
+}
+
+const TOLD: [&str; 3] = ["update_available", "package_updated", "package_kept"];
+
+/// A newer version beside the one that serves: what each policy makes of each kind of it, what is told, and how often.
+#[test]
+fn each_policy_takes_tells_or_only_keeps_what_is_newer() {
+    let kinds = [
+        ("patch", "1.2.0", "1.2.1", "patch"),
+        ("minor", "1.2.0", "1.3.0", "minor"),
+        ("major", "1.2.0", "2.0.0", "major"),
+        ("zero", "0.2.0", "0.3.0", "major"),
+    ];
+    for policy in ["auto", "notify", "manual"] {
+        let daemon = Daemon::start(unwatched(&format!("[updates]\npolicy = \"{policy}\"\n")));
+        let mut events = Events::of(&daemon);
+        for (id, before, ..) in kinds {
+            place(&daemon, &format!("{id}-before"), &edition(id, before, "tame"));
+        }
+        rescan(&daemon);
+        for (id, before, after, _) in kinds {
+            assert_eq!(serving(&daemon, id), before);
+            place(&daemon, &format!("{id}-after"), &edition(id, after, "tame"));
+        }
+        let changes = rescan(&daemon);
+        assert_eq!(changes["kept"], json!([]), "{changes}");
+        rescan(&daemon);
+        let mut expected = Vec::new();
+        for (id, before, after, kind) in kinds {
+            let is_taken = policy == "auto" && kind != "major";
+            let what = format!("{policy} {id}");
+            assert_eq!(serving(&daemon, id), if is_taken { after } else { before }, "{what}");
+            expect_echo(&daemon, id);
+            let by = if kind == "major" { "major" } else { "policy" };
+            let target = format!("{id}@={after}");
+            if is_taken {
+                assert_eq!(held(&daemon, &target), json!(null), "{what}");
+                assert_eq!(newest(&daemon, id), [json!(null), json!(null), json!(null)], "{what}");
+                expected.push(format!("package_updated {id} {after}"));
+                continue;
+            }
+            assert_eq!(held(&daemon, &target), by, "{what}");
+            assert_eq!(newest(&daemon, id), [json!(after), json!(kind), json!(by)], "{what}");
+            let refused = daemon.operate("start", &json!({"plugin": id, "version": format!("={after}")}));
+            expect_text(&error(refused, ErrorCode::Unavailable).message, "takes no calls: it is ");
+            let told = status(&daemon, id)["update"].clone();
+            match policy {
+                "manual" => assert_eq!(told, json!(null), "{what}"),
+                _ => {
+                    assert_eq!(told, json!({"version": after, "kind": kind}), "{what}");
+                    expected.push(format!("update_available {id} {after}"));
+                }
+            }
+        }
+        let mut told = events.until_now(&daemon, &TOLD);
+        told.sort();
+        expected.sort();
+        assert_eq!(told, expected, "{policy}");
+        let list = palisade(&daemon.socket(), &["list"]).stdout;
+        let waits = list.lines().filter(|line| line.contains("2.0.0 waits")).count();
+        assert_eq!(waits, usize::from(policy != "manual"), "{list}");
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
+/// What was accepted serves in the next daemon as well, and nobody is told twice; what an operator takes serves from then on.
+#[test]
+fn the_next_daemon_has_the_version_serve_that_was_accepted() {
+    let text = "[updates]\npolicy = \"manual\"\n[plugins.guest]\nupdate_policy = \"notify\"\n";
+    let daemon = Daemon::start(unwatched(text));
+    place(&daemon, "one", &edition("guest", "1.0.0", "tame"));
+    rescan(&daemon);
+    place(&daemon, "two", &edition("guest", "1.1.0", "tame"));
+    place(&daemon, "three", &edition("guest", "2.0.0", "tame"));
+    rescan(&daemon);
+    let available = "1.1.0 is there, a minor version after 1.0.0, which serves: `palisade update guest` takes it";
+    expect_text(&daemon.log(), available);
+    let again = |daemon: Daemon| Daemon::start(unwatched(text).folder(daemon.kill_nine()));
+    let daemon = again(daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.0.0");
+    assert_eq!(status(&daemon, "guest")["update"], json!({"version": "2.0.0", "kind": "major"}));
+    rescan(&daemon);
+    assert_eq!(daemon.log().matches(available).count(), 1, "it is told once:\n{}", daemon.log());
+
+    // The newest that needs no confirmation.
+    let updated = palisade(&daemon.socket(), &["update", "guest"]);
+    assert_eq!((updated.status, updated.stdout.as_str()), (Some(0), "guest 1.1.0 is installed, after 1.0.0\n"));
+    assert_eq!(serving(&daemon, "guest"), "1.1.0");
+    let refused = palisade(&daemon.socket(), &["update", "guest"]);
+    assert_eq!(refused.status, Some(i32::from(ErrorCode::ConsentRequired.exit_status())), "{}", refused.stderr);
+    expect_text(&refused.stderr, "guest 2.0.0 is a new major version after 1.1.0");
+    expect_text(&refused.stderr, "`palisade update --major --to 2.0.0 guest` has it take calls");
+    let daemon = again(daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.1.0");
+    let daemon = again(daemon);
+    let updated = palisade(&daemon.socket(), &["update", "--major", "--to", "2.0.0", "guest"]);
+    assert_eq!(updated.status, Some(0), "{}", updated.stderr);
+    assert_eq!(serving(&daemon, "guest"), "2.0.0");
+    assert_eq!(status(&daemon, "guest@^1")["version"], "1.1.0", "of whoever names it");
+    let daemon = again(daemon);
+    assert_eq!(serving(&daemon, "guest"), "2.0.0");
+
+    // What came while there was no daemon waits as well, or is tried once what serves does.
+    let folder = daemon.kill_nine();
+    edition("guest", "2.1.0", "tame").write(&folder.path().join("staging"), "late");
+    fs::rename(folder.path().join("staging/guest"), folder.path().join("plugins/late")).expect("it is ours");
+    let daemon = Daemon::start(unwatched(text).folder(folder));
+    assert_eq!((serving(&daemon, "guest").as_str(), held(&daemon, "guest@=2.1.0")), ("2.0.0", json!("policy")));
+    let daemon = Daemon::start(unwatched("").folder(daemon.kill_nine()));
+    wait_for("the update", || (status(&daemon, "guest")["version"] == "2.1.0").then_some(()));
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What may serve is gone: what lies there instead serves, but for a new major version.
+#[test]
+fn what_takes_the_place_of_what_is_gone_waits_only_where_it_may_break_somebody() {
+    let daemon = Daemon::start(unwatched("[updates]\npolicy = \"manual\"\n"));
+    for (folder, version) in [("one", "1.0.0"), ("two", "1.1.0")] {
+        place(&daemon, folder, &edition("guest", version, "tame"));
+        rescan(&daemon);
+    }
+    assert_eq!(serving(&daemon, "guest"), "1.0.0");
+    fs::remove_dir_all(daemon.plugins().join("one")).expect("it is ours");
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.1.0");
+    place(&daemon, "three", &edition("guest", "2.0.0", "tame"));
+    fs::remove_dir_all(daemon.plugins().join("two")).expect("it is ours");
+    rescan(&daemon);
+    let refused = error(daemon.agent().call("guest", "echo", &json!(1)), ErrorCode::Unavailable);
+    expect_text(&refused.message, "2.0.0 takes no calls: it is a new major version after 1.1.0");
+    assert_eq!(refused.hint.as_deref(), Some("`palisade update --major --to 2.0.0 guest` has it take calls"));
+    let daemon = Daemon::start(unwatched("").folder(daemon.kill_nine()));
+    error(daemon.agent().call("guest", "echo", &json!(1)), ErrorCode::Unavailable);
+    daemon.operate("update", &json!({"plugin": "guest", "major": true})).expect("it was confirmed");
+    assert_eq!(serving(&daemon, "guest"), "2.0.0");
+    // Who changes it in its folder has it serve, whatever its number is.
+    place(&daemon, "three", &edition("guest", "4.0.0", "tame"));
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "4.0.0");
+    let daemon = Daemon::start(unwatched("").folder(daemon.kill_nine()));
+    wait_for("what lies in the folder", || (status(&daemon, "guest")["version"] == "4.0.0").then_some(()));
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What is pinned stays, wherever another version comes from, and whoever wants it.
+#[test]
+fn a_pinned_version_stays() {
+    let pinned = "[plugins.guest]\nversion = \"~1.2\"\n";
+    let daemon = Daemon::start(unwatched(pinned));
+    let mut events = Events::of(&daemon);
+    place(&daemon, "one", &edition("guest", "1.2.0", "tame"));
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.2.0");
+    place(&daemon, "two", &edition("guest", "1.3.0", "tame"));
+    rescan(&daemon);
+    assert_eq!((serving(&daemon, "guest").as_str(), held(&daemon, "guest@=1.3.0")), ("1.2.0", json!("pin")));
+    assert_eq!(newest(&daemon, "guest"), [json!("1.3.0"), json!("minor"), json!("pin")]);
+    let told = "guest 1.3.0 is not taken: guest is pinned to ~1.2";
+    let wanted = update(&daemon, &json!({"to_version": "1.3.0", "major": true}));
+    assert_eq!(error(wanted, ErrorCode::InvalidParams).message, told);
+    let other = write(&daemon, &edition("guest", "1.4.0", "tame"));
+    let install = daemon.operate("install", &json!({"path": other, "major": true}));
+    assert_eq!(error(install, ErrorCode::InvalidParams).message, told.replace("1.3.0", "1.4.0"));
+    // Also where the folder of what serves is changed.
+    place(&daemon, "one", &edition("guest", "1.9.0", "tame"));
+    let reason = "1.9.0 is not taken: guest is pinned to ~1.2";
+    for _ in 0..2 {
+        assert_eq!(rescan(&daemon)["kept"], json!([{"plugin": "guest 1.2.0", "reason": reason}]));
+    }
+    assert_eq!(serving(&daemon, "guest"), "1.2.0");
+    assert_eq!(status(&daemon, "guest")["passed_over"]["reason"], reason);
+    // What is within is an update as any.
+    place(&daemon, "three", &edition("guest", "1.2.5", "tame"));
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.2.5");
+    let told = ["package_kept guest 1.2.0", "package_updated guest 1.2.5"];
+    assert_eq!(events.until_now(&daemon, &TOLD), told, "nobody is told of what is not wanted");
+    let daemon = Daemon::start(unwatched(pinned).folder(daemon.kill_nine()));
+    assert_eq!(serving(&daemon, "guest"), "1.2.5");
+    wait_for("the look at what has changed", || {
+        (status(&daemon, "guest@=1.2.0")["passed_over"]["reason"] == reason).then_some(())
+    });
+    // Without the pin all of it is as it would have been.
+    let daemon = Daemon::start(unwatched("").folder(daemon.kill_nine()));
+    wait_for("what lies in the folder", || (status(&daemon, "guest")["version"] == "1.9.0").then_some(()));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// An update that fails is not taken, nor tried again before it changes or is asked for; one that fails soon after leads back.
+#[test]
+fn an_update_that_fails_leaves_the_version_before() {
+    let daemon = Daemon::start(unwatched(""));
+    place(&daemon, "one", &edition("guest", "1.0.0", "tame"));
+    rescan(&daemon);
+    expect_echo(&daemon, "guest");
+    let process = daemon.process_of("guest");
+    place(&daemon, "two", &edition("guest", "1.1.0", "exit-at-once"));
+    let kept = rescan(&daemon)["kept"].clone();
+    expect_text(&kept.to_string(), "guest 1.1.0 does not serve, and 1.0.0 goes on");
+    assert_eq!(rescan(&daemon)["kept"], json!([]), "it is tried once");
+    assert_eq!(newest(&daemon, "guest"), [json!("1.1.0"), json!("minor"), json!("failed")]);
+    assert_eq!(daemon.process_of("guest"), process);
+    let daemon = Daemon::start(unwatched("").folder(daemon.kill_nine()));
+    assert_eq!((serving(&daemon, "guest").as_str(), held(&daemon, "guest@=1.1.0")), ("1.0.0", json!("failed")));
+    assert_eq!(rescan(&daemon)["kept"], json!([]), "it is not tried again");
+    expect_text(
+        &error(update(&daemon, &json!({})), ErrorCode::InitializationFailed).message,
+        "guest 1.1.0 does not serve, and 1.0.0 goes on",
+    );
+    place(&daemon, "two", &edition("guest", "1.1.0", "tame"));
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.1.0");
+    (0..10).for_each(|_| expect_echo(&daemon, "guest"));
+    error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
+    wait_for("the version before", || (status(&daemon, "guest")["version"] == "1.0.0").then_some(()));
+    assert_eq!((serving(&daemon, "guest").as_str(), held(&daemon, "guest@=1.1.0")), ("1.0.0", json!("failed")));
+    expect_text(&status(&daemon, "guest")["passed_over"].to_string(), "it failed soon after it began to serve");
+    let daemon = Daemon::start(unwatched("").folder(daemon.kill_nine()));
+    assert_eq!((serving(&daemon, "guest").as_str(), held(&daemon, "guest@=1.1.0")), ("1.0.0", json!("failed")));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What an operator installs is wanted; where it may break somebody, that has to be said.
+#[test]
+fn to_install_a_new_major_version_has_to_be_confirmed() {
+    let daemon = Daemon::start(unwatched("[updates]\npolicy = \"manual\"\n"));
+    let install = |version: &str, more: &[&str]| {
+        let folder = write(&daemon, &edition("guest", version, "tame"));
+        palisade(&daemon.socket(), &[&["install", "--yes"], more, &[&folder.display().to_string()]].concat())
+    };
+    assert_eq!(install("1.0.0", &[]).status, Some(0));
+    assert_eq!(install("1.1.0", &[]).status, Some(0), "whatever the policy is");
+    assert_eq!(serving(&daemon, "guest"), "1.1.0");
+    let refused = install("2.0.0", &[]);
+    assert_eq!(refused.status, Some(i32::from(ErrorCode::ConsentRequired.exit_status())), "{}", refused.stderr);
+    expect_text(&refused.stderr, "guest 2.0.0 is a new major version after 1.1.0, and may break whoever uses it");
+    expect_text(&refused.stderr, "hint: `palisade install --major ");
+    assert_eq!(versions(&daemon), ["1.0.0 true", "1.1.0 true"]);
+    assert_eq!(install("2.0.0-rc.1", &[]).status, Some(0), "it takes no calls that do not name it");
+    assert_eq!(serving(&daemon, "guest"), "1.1.0");
+    assert_eq!(install("2.0.0", &["--major"]).status, Some(0));
+    assert_eq!(serving(&daemon, "guest"), "2.0.0");
+    assert_eq!(install("1.1.5", &[]).status, Some(0), "an older one is no update");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What there is, for people and for programs; nothing is changed by looking.
+#[test]
+fn newer_versions_are_shown_with_what_holds_them_back() {
+    let daemon =
+        Daemon::start(unwatched("[permissions]\n[plugins.delta]\nupdate_policy = \"manual\"\nversion = \"1\"\n"));
+    let check = |more: &[&str]| palisade(&daemon.socket(), &[more, &["update", "--check"]].concat());
+    assert_eq!(check(&[]).stdout, "there is no newer version of any plugin\n");
+    let first = pack(&daemon, &small("1.0.0"), "guest-1.0.0.tar.zst");
+    daemon.operate("install", &json!({ "path": first })).expect("it is installed");
+    daemon.operate("enable", &json!({"plugin": "guest"})).expect("it is there");
+    pack(&daemon, &small("1.1.0"), "guest-1.1.0.tar.zst");
+    for (folder, id, version) in [("a", "delta", "1.0.0"), ("c", "early", "1.0.0")] {
+        place(&daemon, folder, &edition(id, version, "tame").asking(&json!([])));
+    }
+    rescan(&daemon);
+    expect_echo(&daemon, "early");
+    place(&daemon, "b", &edition("delta", "1.0.1", "tame").asking(&json!([])));
+    place(&daemon, "f", &edition("early", "1.1.0", "tame").asking(&json!(["execute_code", {"file_read": ["/usr"]}])));
+    rescan(&daemon);
+    let before = versions(&daemon);
+    let told = check(&[]);
+    let lines: Vec<Vec<&str>> = told.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["PLUGIN", "SERVING", "NEWEST", "KIND", "POLICY", "HELD", "BACK", "BY"], "{}", told.stdout);
+    assert_eq!(lines[1][..9], ["delta", "1.0.0", "1.0.1", "patch", "manual,", "pinned", "to", "1", "policy:"]);
+    assert_eq!(lines[2][..6], ["early", "1.0.0", "1.1.0", "minor", "auto", "permission:"]);
+    assert_eq!(lines[3][..6], ["guest", "1.0.0", "1.1.0", "minor", "auto", "not_installed:"]);
+    assert_eq!(lines.len(), 4, "echo has none: {}", told.stdout);
+    let json: Value = serde_json::from_str(&check(&["--json"]).stdout).expect("it is JSON");
+    assert_eq!(json["available"][0]["pin"], "1");
+    let held: Vec<_> = json["available"].as_array().expect("a list").iter().map(|one| &one["held_by"]).collect();
+    assert_eq!(held, ["policy", "permission", "not_installed"]);
+    assert_eq!(newest(&daemon, "echo"), [json!(null), json!(null), json!(null)]);
+    assert_eq!(versions(&daemon), before);
+    error(
+        daemon.operate("update", &json!({"plugin": "delta", "check": true, "major": true})),
+        ErrorCode::InvalidParams,
+    );
+    error(daemon.operate("update", &json!({"plugin": "nobody", "check": true})), ErrorCode::PluginNotFound);
+    error(daemon.operate("update", &json!({"plugin": "delta", "to_version": "1.x"})), ErrorCode::InvalidParams);
+    let missing =
+        error(daemon.operate("update", &json!({"plugin": "guest", "to_version": "1.7.0"})), ErrorCode::VersionNotFound);
+    expect_text(&missing.message, "there is no guest 1.7.0 to be had");
+    let updated = update(&daemon, &json!({"to_version": "1.1.0"})).expect("it is beside");
+    assert_eq!((&updated["version"], &updated["updated"]), (&json!("1.1.0"), &json!(true)));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What nobody can understand keeps the daemon from starting, with its place.
+#[test]
+fn a_policy_and_a_pin_are_understood_or_refused() {
+    for (text, line, why) in [
+        ("[updates]\npolicy = \"always\"\n", "line 3", "unknown variant `always`"),
+        ("[plugins.guest]\nupdate_policy = \"weekly\"\n", "line 3", "unknown variant `weekly`"),
+        ("[plugins.guest]\nversion = \">= 1.2 < 2\"\n", "line 3", "version specifier"),
+    ] {
+        let failed = Daemon::try_start(unwatched(text)).expect_err("it is not understood");
+        expect_text(&failed.log, line);
+        expect_text(&failed.log, why);
+    }
 }

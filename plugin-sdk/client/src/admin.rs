@@ -255,6 +255,20 @@ impl<'a> Admin<'a> {
         self.request("install", &Install { path, force }).call().await
     }
 
+    /// The same, also where it is a new major version after the one that serves, which may break whoever uses the plugin.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; nothing is installed then.
+    pub async fn install_major(&self, path: &Path, force: bool) -> Result<Installation, CallError> {
+        #[derive(Serialize)]
+        struct Install<'a> {
+            path: &'a Path,
+            major: bool,
+            force: bool,
+        }
+        self.request("install", &Install { path, major: true, force }).call().await
+    }
+
     /// Removes an installed version, and returns once no process of it is left. `force` also where others depend on it.
     ///
     /// # Errors
@@ -483,7 +497,7 @@ impl<'a> Admin<'a> {
         self.request("state_reset", &Target::from(plugin)).call().await
     }
 
-    /// Installs a newer version of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. Of `plugin` the highest
+    /// Has a newer version take calls that is there and waits; or installs one of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. Of `plugin` the highest
     /// installed version that is meant counts. `major` also one that may break whoever uses it.
     ///
     /// # Errors
@@ -505,6 +519,34 @@ impl<'a> Admin<'a> {
             force: bool,
         }
         self.request("update", &Update { target, path, major, force }).call().await
+    }
+
+    /// Has just that version of a plugin take calls, which is there and waits, or can be had from where the plugin was installed.
+    ///
+    /// # Errors
+    /// Any [`CallError`], as of [`Supervisor::update`].
+    pub async fn update_to(&self, plugin: &str, version: &str, major: bool) -> Result<Updates, CallError> {
+        #[derive(Serialize)]
+        struct Update<'a> {
+            plugin: &'a str,
+            to_version: &'a str,
+            major: bool,
+        }
+        self.request("update", &Update { plugin, to_version: version, major }).call().await
+    }
+
+    /// The newest version of a plugin that can be had; or those of all plugins that have a newer one. Nothing is changed.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn available(&self, plugin: Option<&str>) -> Result<AvailableUpdates, CallError> {
+        #[derive(Serialize)]
+        struct Check<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            plugin: Option<&'a str>,
+            check: bool,
+        }
+        self.request("update", &Check { plugin, check: true }).call().await
     }
 
     /// Has the supervisor look into the plugin directories again, and read everything; returns what that has changed.
@@ -631,6 +673,11 @@ pub struct PluginSummary {
     pub lacks: Option<String>,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
+    /// Whether it takes no calls as it is an update that waits.
+    pub held: bool,
+    /// The newer version that waits for an operator, while this one serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update: Option<String>,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
     pub state: String,
     /// When it entered the state, in milliseconds since the epoch.
@@ -677,6 +724,12 @@ pub struct PluginStatus {
     /// Somebody has said that it is better not used any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,
+    /// Why it takes no calls, where that is because it is an update that waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// The newer version that waits for an operator, while this one serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update: Option<Offer>,
     /// The package in its folder, where that is another one and is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passed_over: Option<PassedOver>,
@@ -1074,6 +1127,66 @@ pub struct Deprecation {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Which newer versions there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AvailableUpdates {
+    /// Each plugin.
+    pub available: Vec<Available>,
+}
+
+/// The newest version of a plugin that can be had.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Available {
+    /// The plugin.
+    pub id: String,
+    /// The version that calls get which name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<String>,
+    /// The newest one, if there is a newer one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
+    /// How far that is from what serves: `patch`, `minor` or `major`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// What becomes of newer versions: `auto`, `notify` or `manual`.
+    pub policy: String,
+    /// Which versions may serve, where that was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin: Option<String>,
+    /// By what the newest one is held back: `pin`, `major`, `policy`, `failed`, `untried`, `trial`, `permission`, `configuration`, `disabled` or
+    /// `not_installed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
+    /// A sentence on that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Why a version takes no calls, where that is because it is an update that waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Held {
+    /// `pin`, `major`, `policy`, `failed`, `untried` or `trial`.
+    pub by: String,
+    /// A sentence.
+    pub reason: String,
+}
+
+/// A newer version that waits for an operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Offer {
+    /// Which.
+    pub version: String,
+    /// How far it is from what serves: `patch`, `minor` or `major`.
+    pub kind: String,
 }
 
 /// What updates came to.

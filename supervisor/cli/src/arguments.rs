@@ -101,6 +101,9 @@ pub(crate) enum Command {
         /// Start it as well, and wait until it is ready
         #[arg(long)]
         load: bool,
+        /// Also a new major version, which may break whoever uses the plugin, without being asked
+        #[arg(long)]
+        major: bool,
         /// Also where what it depends on is not there
         #[arg(long)]
         force: bool,
@@ -120,10 +123,16 @@ pub(crate) enum Command {
     Enable(Targets),
     /// Stop versions, and let them take no calls until they are enabled
     Disable(Targets),
-    /// Install newer versions, from where plugins were installed
+    /// Have newer versions take calls that wait, or install them from where plugins were installed
     Update {
-        /// Which; otherwise all that were installed
+        /// Which; otherwise all that were installed, or of which a newer version waits
         plugin: Option<String>,
+        /// Only show which newer versions there are, and what holds them back
+        #[arg(long, conflicts_with_all = ["to", "from", "major", "force", "yes"])]
+        check: bool,
+        /// Just this version
+        #[arg(long, value_name = "VERSION", requires = "plugin")]
+        to: Option<String>,
         /// The folder, archive or file: URL that has the newer version
         #[arg(long, value_name = "SOURCE", requires = "plugin")]
         from: Option<PathBuf>,

@@ -251,15 +251,18 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Resume(targets) => plugins::change(context, Change::Resume, targets.plugins).await?,
         Command::Limit { plugin, changes } => limits::limit(context, &plugin, changes).await?,
         Command::Reset(targets) => plugins::change(context, Change::Reset, targets.plugins).await?,
-        Command::Install { source, yes, load, force } => packages::install(context, &source, load, force, yes).await?,
+        Command::Install { source, yes, load, major, force } => {
+            packages::install(context, &source, load, packages::Leave { major, force, yes }).await?;
+        }
         Command::Uninstall { targets, force, purge } => {
             packages::uninstall(context, &targets.plugins, force, purge).await?;
         }
         Command::Enable(targets) => plugins::change(context, Change::Enable, targets.plugins).await?,
         Command::Disable(targets) => plugins::change(context, Change::Disable, targets.plugins).await?,
-        Command::Update { plugin, from, major, force, yes } => {
-            packages::update(context, plugin.as_deref(), from.as_deref(), packages::Leave { major, force, yes })
-                .await?;
+        Command::Update { plugin, check: true, .. } => packages::check(context, plugin.as_deref()).await?,
+        Command::Update { plugin, check: false, to, from, major, force, yes } => {
+            let leave = packages::Leave { major, force, yes };
+            packages::update(context, plugin.as_deref(), to.as_deref(), from.as_deref(), leave).await?;
         }
         Command::Permissions { plugin } => permissions::permissions(context, plugin.as_deref()).await?,
         Command::Pending => permissions::pending(context).await?,

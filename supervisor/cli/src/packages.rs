@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use palisade_client::admin::{Installation, PluginStatus, Removal, Rescan, Update as Updated, Updates};
+use palisade_client::Raw;
+use palisade_client::admin::{
+    Available, AvailableUpdates, Installation, PluginStatus, Removal, Rescan, Update as Updated, Updates,
+};
 use palisade_protocol::ErrorCode;
 use serde::Serialize;
 
@@ -10,7 +13,7 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::permissions;
 use crate::plugins::{Target, show, target};
-use crate::screen::{Label, Screen, Tone, harmless, one_line};
+use crate::screen::{Cell, Label, Screen, Tone, harmless, one_line};
 
 #[derive(Serialize)]
 struct Uninstall<'a> {
@@ -24,6 +27,8 @@ struct Uninstall<'a> {
 struct Install<'a> {
     path: &'a Path,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    major: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     force: bool,
 }
 
@@ -31,6 +36,8 @@ struct Install<'a> {
 struct Update<'a> {
     #[serde(flatten)]
     target: Option<Target<'a>>,
+    #[serde(rename = "to_version", skip_serializing_if = "Option::is_none")]
+    to: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a Path>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -40,19 +47,33 @@ struct Update<'a> {
 }
 
 /// `palisade install FOLDER|ARCHIVE|URL`
-pub(crate) async fn install(
-    context: &Context,
-    source: &Path,
-    load: bool,
-    force: bool,
-    yes: bool,
-) -> Result<(), Failure> {
+pub(crate) async fn install(context: &Context, source: &Path, load: bool, leave: Leave) -> Result<(), Failure> {
     let path = absolute(source)?;
-    let answer = context.operate("install", &Install { path: &path, force }).await?;
+    let wanted = |major| Install { path: &path, major, force: leave.force };
+    let answer = confirmed(context, "install", leave.major, wanted).await?;
     let installed: Installation = answer.decode()?;
     show(context, &answer, |_, screen| Ok(installation_text(&installed, screen)))?;
-    permissions::after_install(context, &installed.id, &installed.version, yes).await?;
+    permissions::after_install(context, &installed.id, &installed.version, leave.yes).await?;
     if load { start(context, &installed).await } else { Ok(()) }
+}
+
+/// Asks for something, and where that is a new major version which nobody has confirmed, whether it is to be done all the same.
+async fn confirmed<T: Serialize>(
+    context: &Context,
+    operation: &str,
+    major: bool,
+    wanted: impl Fn(bool) -> T,
+) -> Result<Raw, Failure> {
+    match context.operate(operation, &wanted(major)).await {
+        Err(failure) if failure.is(ErrorCode::ConsentRequired) && !major && permissions::can_ask(context) => {
+            let question = format!("{} Install it? [y/N] ", harmless(&failure.sentence()));
+            if !permissions::is_confirmed(&question) {
+                return Err(failure);
+            }
+            context.operate(operation, &wanted(true)).await
+        }
+        answer => answer,
+    }
 }
 
 /// As the daemon finds it, whose folder is another one.
@@ -73,21 +94,13 @@ pub(crate) struct Leave {
 pub(crate) async fn update(
     context: &Context,
     plugin: Option<&str>,
+    to: Option<&str>,
     from: Option<&Path>,
     leave: Leave,
 ) -> Result<(), Failure> {
     let path = from.map(absolute).transpose()?;
-    let wanted = Update { target: plugin.map(target), path: path.as_deref(), major: leave.major, force: leave.force };
-    let answer = match context.operate("update", &wanted).await {
-        Err(failure) if failure.is(ErrorCode::ConsentRequired) && !leave.major && permissions::can_ask(context) => {
-            let question = format!("{} Install it? [y/N] ", harmless(&failure.sentence()));
-            if !permissions::is_confirmed(&question) {
-                return Err(failure);
-            }
-            context.operate("update", &Update { major: true, ..wanted }).await?
-        }
-        answer => answer?,
-    };
+    let wanted = |major| Update { target: plugin.map(target), to, path: path.as_deref(), major, force: leave.force };
+    let answer = confirmed(context, "update", leave.major, wanted).await?;
     let all: Updates = answer.decode()?;
     show(context, &answer, |_, screen| Ok(all.updates.iter().map(|one| update_text(one, screen)).collect()))?;
     for Updated { id, version, .. } in all.updates.iter().filter(|one| one.updated) {
@@ -99,6 +112,47 @@ pub(crate) async fn update(
     }
     let code = all.failed.first().map(|failed| ErrorCode::from_name(&failed.code).unwrap_or(ErrorCode::Internal));
     code.map_or(Ok(()), |code| Err(Failure::silent(code.exit_status())))
+}
+
+/// `palisade update --check [PLUGIN]`
+pub(crate) async fn check(context: &Context, plugin: Option<&str>) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Check<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        plugin: Option<&'a str>,
+        check: bool,
+    }
+    let answer = context.operate("update", &Check { plugin, check: true }).await?;
+    show(context, &answer, |answer, screen| Ok(available_text(&answer.decode::<AvailableUpdates>()?.available, screen)))
+}
+
+fn available_text(available: &[Available], screen: &Screen) -> String {
+    if available.is_empty() {
+        return "there is no newer version of any plugin\n".to_owned();
+    }
+    let text = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
+    let rows: Vec<Vec<Cell>> = available
+        .iter()
+        .map(|one| {
+            let policy = match &one.pin {
+                Some(pin) => format!("{}, pinned to {pin}", one.policy),
+                None => one.policy.clone(),
+            };
+            let held = match (&one.held_by, &one.reason) {
+                (Some(by), Some(reason)) => format!("{by}: {reason}"),
+                (by, _) => text(by),
+            };
+            vec![
+                Cell::new(&one.id, Tone::Strong),
+                text(&one.serving).into(),
+                text(&one.newest).into(),
+                text(&one.kind).into(),
+                policy.into(),
+                Cell::new(held, Tone::Careful),
+            ]
+        })
+        .collect();
+    screen.fitting_table(&["PLUGIN", "SERVING", "NEWEST", "KIND", "POLICY", "HELD BACK BY"], &rows)
 }
 
 fn update_text(updated: &Updated, screen: &Screen) -> String {
@@ -239,6 +293,36 @@ mod tests {
         assert_eq!(text(&older), "echo 1.1.0 stays: 1.0.0, in /srv/echo, is no newer\n");
         let newer = Updated { version: "1.2.0".into(), updated: true, ..same };
         assert_eq!(text(&newer), "echo 1.2.0 is installed, after 1.1.0\n");
+    }
+
+    #[test]
+    fn which_newer_versions_there_are_is_a_table() {
+        assert_eq!(available_text(&[], &Screen::plain()), "there is no newer version of any plugin\n");
+        let text = |text: &str| Some(text.to_owned());
+        let available = [
+            Available {
+                id: "weather".into(),
+                serving: text("1.2.0"),
+                newest: text("2.0.0"),
+                kind: text("major"),
+                policy: "auto".into(),
+                held_by: text("major"),
+                reason: text("it is a new major version after 1.2.0"),
+                ..Available::default()
+            },
+            Available {
+                id: "echo".into(),
+                serving: text("1.0.0"),
+                policy: "manual".into(),
+                pin: text("~1.0"),
+                ..Available::default()
+            },
+        ];
+        insta::assert_snapshot!(available_text(&available, &Screen::plain()), @r"
+        PLUGIN   SERVING  NEWEST  KIND   POLICY                  HELD BACK BY
+        weather  1.2.0    2.0.0   major  auto                    major: it is a new major version after 1.2.0
+        echo     1.0.0    -       -      manual, pinned to ~1.0  -
+        ");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `list`, `status`, `info`, and the commands that change what a plugin does.
 
 use palisade_client::admin::{
-    Change, DaemonStatus, Deprecation, Listing, Need, Origin, PassedOver, PluginInfo, PluginStatus,
+    Change, DaemonStatus, Deprecation, Held, Listing, Need, Offer, Origin, PassedOver, PluginInfo, PluginStatus,
 };
 use palisade_client::{CallError, Raw};
 use palisade_protocol::{ActionInfo, ErrorCode, GuaranteeState, StreamInfo, StreamKind};
@@ -85,12 +85,18 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
             vec![
                 Cell::new(&plugin.id, Tone::Strong),
                 (&plugin.version).into(),
-                marked(&plugin.state, plugin.enabled, plugin.awaits_consent, plugin.deprecated),
+                match plugin.held && plugin.enabled {
+                    true => Cell::new("held", Tone::Faint),
+                    false => marked(&plugin.state, plugin.enabled, plugin.awaits_consent, plugin.deprecated),
+                },
                 since(plugin.since_unix_ms).into(),
                 plugin.calls_in_flight.to_string().into(),
                 plugin.restarts.to_string().into(),
-                match &plugin.lacks {
-                    Some(lacking) if plugin.enabled => Cell::new(format!("lacks {lacking}"), Tone::Careful),
+                match (&plugin.lacks, &plugin.update) {
+                    (Some(lacking), _) if plugin.enabled => Cell::new(format!("lacks {lacking}"), Tone::Careful),
+                    (_, Some(newer)) => {
+                        Cell::new(format!("{newer} waits: palisade update --check {}", plugin.id), Tone::Careful)
+                    }
                     _ => plugin.description.as_ref().unwrap_or(&plugin.name).into(),
                 },
             ]
@@ -199,6 +205,20 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
         let target = format!("{}@{}", one_line(&status.id), one_line(&status.version));
         let text = format!("it takes no calls; `palisade grant {target}` shows what it asks for, and asks you");
         fields.prose("awaits consent", &screen.tone(&text, Tone::Careful));
+    }
+    if let Some(Held { reason, .. }) = &status.held {
+        let text = format!("it takes no calls: {}", one_line(reason));
+        fields.prose("held", &screen.tone(&text, Tone::Careful));
+    }
+    if let Some(Offer { version, kind }) = &status.update {
+        let major = if kind == "major" { "--major " } else { "" };
+        let text = format!(
+            "{}, a {} version, waits; `palisade update {major}{}` takes it",
+            one_line(version),
+            one_line(kind),
+            one_line(&status.id)
+        );
+        fields.prose("update", &screen.tone(&text, Tone::Careful));
     }
     if let Some(Deprecation { at_unix_ms, by, reason }) = &status.deprecated {
         let why = reason.as_deref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
@@ -827,6 +847,23 @@ mod tests {
                     lacks: Some("other ^1, which is not there".into()),
                     ..PluginSummary::default()
                 },
+                PluginSummary {
+                    id: "weather".into(),
+                    version: "1.0.0".into(),
+                    state: "active".into(),
+                    enabled: true,
+                    update: Some("1.1.0".into()),
+                    ..PluginSummary::default()
+                },
+                PluginSummary {
+                    id: "weather".into(),
+                    version: "1.1.0".into(),
+                    state: "discovered".into(),
+                    name: "Weather".into(),
+                    enabled: true,
+                    held: true,
+                    ..PluginSummary::default()
+                },
             ],
             rejected: vec![],
         };
@@ -835,6 +872,8 @@ mod tests {
         echo        1.0.0    active                             0     0         Echoes.
         calculator  0.1.0    discovered                         0     12        Calculator
         guest       2.0.0    awaits consent, deprecated         0     0         lacks other ^1, which is not there
+        weather     1.0.0    active                             0     0         1.1.0 waits: palisade update --check weather
+        weather     1.1.0    held                               0     0         Weather
         ");
     }
 

@@ -47,6 +47,8 @@ pub(super) const NAMES: &[&str] = &[
 struct InstallParams {
     path: String,
     #[serde(default)]
+    major: bool,
+    #[serde(default)]
     force: bool,
 }
 
@@ -161,7 +163,10 @@ struct UninstallParams {
 struct UpdateParams {
     plugin: Option<String>,
     version: Option<String>,
+    to_version: Option<String>,
     path: Option<String>,
+    #[serde(default)]
+    check: bool,
     #[serde(default)]
     major: bool,
     #[serde(default)]
@@ -197,10 +202,10 @@ impl Service {
         let who = who.to_owned();
         match action {
             "install" => {
-                let InstallParams { path, force } = parameters(params)?;
+                let InstallParams { path, major, force } = parameters(params)?;
                 let packages = self.changeable()?;
                 let mut installed =
-                    value(&to_its_end(async move { packages.install(&path, force, &who).await }).await?)?;
+                    value(&to_its_end(async move { packages.install(&path, force, major, &who).await }).await?)?;
                 self.say_what_it_awaits(&mut installed)?;
                 Ok(installed)
             }
@@ -267,10 +272,20 @@ impl Service {
                 value(&self.packages()?.usage(plugin.as_deref(), version.as_deref()).await?)
             }
             "update" => {
-                let UpdateParams { plugin, version, path, major, force } = parameters(params)?;
+                let UpdateParams { plugin, version, to_version: to, path, check, major, force } = parameters(params)?;
+                if check {
+                    if version.is_some() || to.is_some() || path.is_some() || major || force {
+                        let message =
+                            "what is only looked at has no `version`, `to_version`, `path`, `major` and `force`";
+                        return Err(ErrorBody::new(ErrorCode::InvalidParams, message));
+                    }
+                    return Ok(json!({ "available": value(&self.packages()?.available(plugin.as_deref()).await?)? }));
+                }
                 let packages = self.changeable()?;
                 let leave = Leave { major, force };
-                let work = async move { packages.updates(plugin, version.as_deref(), path, leave, &who).await };
+                let work = async move {
+                    packages.updates(plugin, (version.as_deref(), to.as_deref()), path, leave, &who).await
+                };
                 let mut updated = value(&to_its_end(work).await?)?;
                 for one in updated["updates"].as_array_mut().into_iter().flatten() {
                     self.say_what_it_awaits(one)?;

@@ -128,7 +128,7 @@ pub const ACTIONS: &[Row] = &[
     (
         "install",
         "Installs the package in a folder or an archive.",
-        &[("path", "string", true), ("force", "boolean", false)],
+        &[("path", "string", true), ("major", "boolean", false), ("force", "boolean", false)],
         false,
     ),
     (
@@ -182,11 +182,13 @@ pub const ACTIONS: &[Row] = &[
     ("capabilities", "Who can do what, or what a plugin can do.", &[PLUGIN_OPTIONAL, VERSION], false),
     (
         "update",
-        "Installs newer versions, from where plugins were installed or from elsewhere.",
+        "Has newer versions take calls, or installs them, from where plugins were installed or from elsewhere; or says which there are.",
         &[
             PLUGIN_OPTIONAL,
             VERSION,
+            ("to_version", "string", false),
             ("path", "string", false),
+            ("check", "boolean", false),
             ("major", "boolean", false),
             ("force", "boolean", false),
         ],

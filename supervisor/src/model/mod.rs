@@ -37,5 +37,6 @@ pub mod specifier;
 pub mod status;
 pub mod tally;
 pub mod trust;
+pub mod updates;
 pub mod version;
 pub mod watchdog;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exit::Exit;
 use super::ids::{ActionName, Generation, PluginId, SecretName};
+use super::updates::{Held, Offer};
 
 /// The nine names that users see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,6 +93,12 @@ pub struct PluginStatus {
     /// Somebody has said that it is better not used any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecation>,
+    /// Why it takes no calls, where that is because it is an update that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// The newer version that waits for an operator, while this one serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Offer>,
     /// The package in its folder, where that is another one and is not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed_over: Option<PassedOver>,
@@ -174,6 +181,11 @@ pub struct PluginSummary {
     pub lacks: Option<String>,
     /// Whether somebody has said that it is better not used any more.
     pub deprecated: bool,
+    /// Whether it takes no calls as it is an update that waits.
+    pub held: bool,
+    /// The newer version that waits for an operator, while this one serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Version>,
     pub state: PluginState,
     pub since_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -349,6 +361,7 @@ pub fn quoted(name: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::updates::{By, Kind};
     use super::*;
 
     #[test]
@@ -404,6 +417,8 @@ mod tests {
             lacks: None,
             misconfigured: None,
             deprecated: Some(Deprecation { at_unix_ms: 3, by: "uid:0".into(), reason: None }),
+            held: Some(Held { by: By::Major, reason: "it is a new major version".into() }),
+            update: Some(Offer { version: Version::new(2, 0, 0), kind: Kind::Major }),
             passed_over: None,
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),

@@ -388,7 +388,8 @@ fn meant(registry: &Registry, plugin: &str, version: Option<&str>) -> Result<Han
         return the_one(registry, plugin, version);
     }
     let any = registry.find_any(plugin, None)?;
-    let usable = registry.versions(any.id()).filter(|(_, handle)| handle.is_enabled() && !handle.awaits_consent());
+    let takes_calls = |handle: &Handle| handle.is_enabled() && !handle.is_held() && !handle.awaits_consent();
+    let usable = registry.versions(any.id()).filter(|(_, handle)| takes_calls(handle));
     Ok(usable.last().map_or(any, |(_, handle)| handle).clone())
 }
 

@@ -101,7 +101,11 @@ impl Packages {
             handle.set_enabled(said.copied().unwrap_or(handle.blueprint().manifest.default_enabled));
             handles.push(handle);
         }
-        self.live.replace(Registry::new(handles, rejected));
+        let registry = Registry::new(handles, rejected);
+        let ids: BTreeSet<_> = registry.all().map(|handle| handle.id().clone()).collect();
+        // What is to be tried is, once what serves does.
+        self.weigh_all(&registry, ids).await;
+        self.live.replace(registry);
         let Some(registry) = self.live.now() else { return Ok(()) };
         self.agree_to_what_is_left(&registry).await;
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
@@ -176,7 +180,7 @@ impl Gathered {
             if last == Some(&now.digest) {
                 continue;
             }
-            let failed = bad.get(&(id.clone(), now.digest.clone()));
+            let failed = bad.get(&(id.clone(), now.digest.clone())).filter(|bad| !bad.instead.is_empty());
             let instead = failed.map(|one| good(&bad, id, &one.instead));
             let (reason, at_unix_ms) = match (failed, last) {
                 (Some(one), _) => (reason_of(&bad, id, one), one.at_unix_ms),

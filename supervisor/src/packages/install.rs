@@ -1,5 +1,6 @@
 //! How a version is installed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -18,6 +19,7 @@ use crate::model::manifest::Manifest;
 use crate::plugin::admission;
 use crate::plugin::handle::Handle;
 use crate::registry::{self, Found, Registry, Unread};
+use crate::store::database::updates::{Versions, Which};
 use crate::store::{Snapshot, Store, StoreError};
 use crate::trust::Rules;
 
@@ -55,10 +57,12 @@ impl Packages {
     ///
     /// # Errors
     /// `configuration_invalid` for a package that cannot be used, with all that is wrong with it; `invalid_params` where that version is
-    /// there already in another form, or there is no folder or archive; `dependency_unavailable` where what it needs is not here, unless `force` is
+    /// there already in another form, the pin excludes it, or there is no folder or archive; `consent_required` for a new major version, unless
+    /// `major` is given; `dependency_unavailable` where what it needs is not here, unless `force` is
     /// given; `resource_exhausted` where there is no room; what a process of it fails with, where it is to take the place of one that serves.
-    pub async fn install(&self, from: &str, force: bool, who: &str) -> Result<Installed, ErrorBody> {
+    pub async fn install(&self, from: &str, force: bool, major: bool, who: &str) -> Result<Installed, ErrorBody> {
         let taken = self.take_in(&source::path_of(from)?).await?;
+        self.may_be_installed(&taken, major)?;
         let mut tried = self.try_first(&taken, force).await?;
         let one_change = self.changing.lock().await;
         let done = self.put_in(taken, &mut tried, force, who).await;
@@ -143,6 +147,7 @@ impl Packages {
         };
         let entry = self.entry("install", who, &id, &version, format!("{} from {}", answer.digest, written.source));
         let (path, database) = (self.record_of(&id, &version), self.database.clone());
+        let accepted = Versions::from([(id.clone(), BTreeSet::from([version.clone()]))]);
         let records = self.records.clone();
         run(move || {
             let there = fs::read_dir(&records).map_err(|error| no_room(&records, &error))?.count();
@@ -151,13 +156,15 @@ impl Packages {
                 return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
             }
             record::write(&path, &written).map_err(|error| no_room(&path, &error))?;
-            database.installed(&entry).map_err(|error| {
+            let noted = database.note_versions(Which::Accepted, &accepted).and_then(|()| database.installed(&entry));
+            noted.map_err(|error| {
                 // It is as if it had never been.
                 let _ = fs::remove_file(&path);
                 ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string())
             })
         })
         .await??;
+        self.has_accepted(&id, &version);
         let before = there.map(|there| {
             // It is kept by who runs it from now on.
             drop(self.take_kept(&there));
@@ -171,6 +178,7 @@ impl Packages {
         let mut registry = Registry::clone(&registry);
         registry.put(handle.clone());
         registry.forgive(&id, &version);
+        self.weigh(&registry, &id);
         self.live.replace(registry);
         if let Some(after) = after {
             self.put_on_probation(&after, &handle, None);
@@ -178,6 +186,7 @@ impl Packages {
         if let Some((task, there)) = before {
             self.leave(there, task, Some(&handle));
         }
+        self.write_acceptance().await;
         self.tell(EventKind::PackageInstalled, &id, &version, None);
         self.set_off(&handle).await;
         Ok(answer)

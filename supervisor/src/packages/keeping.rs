@@ -220,7 +220,7 @@ impl Packages {
     /// Whether every version that takes calls can start with a state of that form, and those that run are not surprised by it.
     async fn fits(&self, id: &PluginId, schema: Option<u32>) -> Result<(), ErrorBody> {
         let registry = self.registry()?;
-        for (version, handle) in registry.versions(id).filter(|(_, handle)| handle.is_enabled()) {
+        for (version, handle) in registry.versions(id).filter(|(_, handle)| handle.is_enabled() && !handle.is_held()) {
             // One that says none is not started with any either.
             let own = handle.blueprint().manifest.state_schema.unwrap_or(0);
             let form = schema.unwrap_or(0);

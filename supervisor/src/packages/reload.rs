@@ -186,6 +186,11 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// Whether somebody has to consent to it before it takes calls, which shows when it has started at the latest.
+    pub(super) fn is_awaiting_consent(&self) -> bool {
+        self.handle.awaits_consent()
+    }
+
     /// Has it end, as it is not to serve.
     pub(super) async fn end(self) {
         let Self { handle, task, ending } = self;
@@ -196,7 +201,7 @@ impl Candidate {
 
 impl Packages {
     /// How that package would come to serve.
-    async fn plan(&self, old: &Handle, prepared: &Prepared, state: Option<&String>) -> Plan {
+    pub(super) async fn plan(&self, old: &Handle, prepared: &Prepared, state: Option<&String>) -> Plan {
         let found = &prepared.found;
         let manner = self.manner(old, found, state).await;
         let idle = matches!(old.state(), PluginState::Failed | PluginState::Paused | PluginState::Unloaded);
@@ -216,7 +221,7 @@ impl Packages {
     }
 
     /// How it is to be tried.
-    async fn manner(&self, old: &Handle, found: &Found, state: Option<&String>) -> Manner {
+    pub(super) async fn manner(&self, old: &Handle, found: &Found, state: Option<&String>) -> Manner {
         if state.is_some() {
             return Manner::Restoring;
         }
@@ -233,7 +238,7 @@ impl Packages {
         }
     }
 
-    fn lacks(&self, found: &Found) -> bool {
+    pub(super) fn lacks(&self, found: &Found) -> bool {
         self.live.now().is_some_and(|registry| registry.lacking(&found.manifest).is_some())
     }
 
@@ -527,7 +532,7 @@ impl Packages {
     }
 
     /// Has the old one run from its copy from now on, whatever is in its folder, if there is one.
-    async fn hold_copy(&self, old: &Handle) {
+    pub(super) async fn hold_copy(&self, old: &Handle) {
         let Ok(presumed) = old.blueprint().snapshot() else { return };
         if !presumed.is_presumed {
             return;
@@ -539,7 +544,7 @@ impl Packages {
     }
 
     /// Copies the package, and checks the copy.
-    async fn stage(&self, found: &Found, snapshot: &Snapshot) -> Result<Snapshot, Kept> {
+    pub(super) async fn stage(&self, found: &Found, snapshot: &Snapshot) -> Result<Snapshot, Kept> {
         if !snapshot.is_presumed {
             return Ok(snapshot.clone());
         }
@@ -561,7 +566,7 @@ impl Packages {
     }
 
     /// Makes a plugin of the package, which takes no calls and has no process yet.
-    async fn beside(&self, prepared: Prepared, snapshot: &Snapshot, old: &Handle, uses: Uses) -> Candidate {
+    pub(super) async fn beside(&self, prepared: Prepared, snapshot: &Snapshot, old: &Handle, uses: Uses) -> Candidate {
         let mut state = self.live_state(&prepared);
         if uses == Uses::Copy {
             let of = state.state().clone();
@@ -615,11 +620,14 @@ impl Packages {
             return Err((candidate, overtaken(old)));
         }
         let old_task = self.task_of(old);
+        // Who changes it in its folder has it serve.
+        self.accept_instead(old, candidate.handle.version());
         let new = self.take_in_candidate(candidate);
         new.set_enabled(old.is_enabled());
         let mut next = Registry::clone(&registry);
         next.take(&id, &version);
         next.put(new.clone());
+        self.weigh(&next, &id);
         self.live.replace(next);
         let departure = self.leave(old.clone(), old_task, Some(&new));
         if *new.version() == version {
@@ -628,6 +636,7 @@ impl Packages {
             self.tell(EventKind::PackageRemoved, &id, &version, None);
             self.tell(EventKind::PackageAdded, &id, new.version(), None);
         }
+        self.write_acceptance().await;
         // One that was tried runs already.
         self.set_off(&new).await;
         Ok((new, departure))
@@ -683,11 +692,14 @@ impl Packages {
         Ok(Some((candidate, old.clone())))
     }
 
-    /// Has a version that failed soon after it was installed take no calls: those before do.
+    /// Has an update that failed soon after it was taken take no calls: those before do. One that was installed is disabled, one that lies in a
+    /// plugin directory is not taken again before it changes.
     async fn put_aside(&self, new: &Handle, old: &Handle, reason: String) -> Result<(), ErrorBody> {
         let blueprint = new.blueprint();
         let staged = (super::consent::found_of(new), blueprint.snapshot());
-        let prepared = self.prepare_one(staged, Some(blueprint.consent.source.clone())).await?;
+        let is_installed = blueprint.consent.is_installed;
+        let installed_from = is_installed.then(|| blueprint.consent.source.clone());
+        let prepared = self.prepare_one(staged, installed_from).await?;
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
         let (id, version) = (new.id(), new.version());
@@ -695,16 +707,22 @@ impl Packages {
         if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
             return Err(overtaken(new).error().clone());
         }
-        let entry = self.entry("rollback", OURSELVES, id, version, reason.clone());
-        let database = self.database.clone();
-        if let Err(error) = run(move || database.switch(false, &entry)).await? {
-            tracing::error!(plugin = %id, %version, %error, "that it takes no calls any more is forgotten with the daemon");
+        if is_installed {
+            let entry = self.entry("rollback", OURSELVES, id, version, reason.clone());
+            let database = self.database.clone();
+            if let Err(error) = run(move || database.switch(false, &entry)).await? {
+                tracing::error!(plugin = %id, %version, %error, "that it takes no calls any more is forgotten with the daemon");
+            }
+        } else {
+            self.note_bad_update(new, reason.clone(), OURSELVES).await;
         }
+        self.accept_no_more(id, version).await;
         let task = self.task_of(new);
         let anew = self.make(prepared);
-        anew.set_enabled(false);
+        anew.set_enabled(!is_installed && new.is_enabled());
         let mut next = Registry::clone(&registry);
         next.put(anew);
+        self.weigh(&next, id);
         self.live.replace(next);
         drop(self.leave(new.clone(), task, Some(old)));
         let digest = blueprint.snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
@@ -753,7 +771,12 @@ impl Packages {
             });
             self.note_serving().await;
             for (new, old, snapshot, reason) in failed {
-                let done = match new.blueprint().consent.is_installed {
+                // The one before is there still, where this one stood beside it.
+                let is_beside = new.version() != old.version()
+                    && self.live.now().is_some_and(|registry| {
+                        registry.versions(old.id()).any(|(version, _)| version == old.version())
+                    });
+                let done = match new.blueprint().consent.is_installed || is_beside {
                     true => self.put_aside(&new, &old, reason).await,
                     false => self.return_to(&new, &old, snapshot, reason, OURSELVES).await.map(drop),
                 };
@@ -768,7 +791,7 @@ impl Packages {
     async fn finish_trials(self: &Arc<Self>) {
         let registry = self.live.now();
         let is_one = |handle: &Handle| handle.blueprint().passed_over().is_some_and(|passed| passed.reason == UNTRIED);
-        if !registry.is_some_and(|registry| registry.all().any(is_one)) {
+        if !self.has_updates_to_try() && !registry.is_some_and(|registry| registry.all().any(is_one)) {
             return;
         }
         match self.follow(Trusting::Stamps, &Scope::Everything, None).await {
@@ -862,9 +885,11 @@ impl Packages {
         let task = self.task_of(new);
         let restored = self.make(prepared);
         restored.set_enabled(new.is_enabled());
+        self.accept_instead(new, restored.version());
         let mut next = Registry::clone(&registry);
         next.take(new.id(), new.version());
         next.put(restored.clone());
+        self.weigh(&next, new.id());
         self.live.replace(next);
         drop(self.leave(new.clone(), task, Some(&restored)));
         tracing::warn!(plugin = %new.id(), reason = %now.reason, "the package before serves again");
@@ -873,7 +898,7 @@ impl Packages {
         Ok(restored)
     }
 
-    async fn note_bad(&self, of: &Handle, now: &PassedOver, instead: &str, who: &str) {
+    pub(super) async fn note_bad(&self, of: &Handle, now: &PassedOver, instead: &str, who: &str) {
         let entry =
             self.entry("rollback", who, of.id(), of.version(), format!("{} is not used: {}", now.digest, now.reason));
         let bad = Bad { at_unix_ms: now.at_unix_ms, reason: now.reason.clone(), instead: instead.to_owned() };
@@ -1083,6 +1108,7 @@ impl Packages {
                 let (database, id) = (self.database.clone(), old.id().clone());
                 let forgiven = run(move || database.forgive(&id, None)).await?;
                 forgiven.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+                self.forgive_updates(old.id());
             }
             let followed = self.follow(Trusting::Nothing, &Scope::Everything, Some(&only)).await?;
             if is_dry {
@@ -1123,7 +1149,7 @@ impl Packages {
 
 /// Which state a process uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Uses {
+pub(super) enum Uses {
     /// The plugin's.
     Live,
     /// A copy that is thrown away.
@@ -1187,7 +1213,7 @@ async fn put_back(state: &Arc<State>, held: PathBuf, aside: Option<PathBuf>) {
 }
 
 /// Has it started, and takes its word on why it cannot be.
-async fn start(candidate: &Candidate) -> Result<(), Kept> {
+pub(super) async fn start(candidate: &Candidate) -> Result<(), Kept> {
     let Err(error) = candidate.handle.operate(Operation::Start).await else { return Ok(()) };
     let by_others = [
         ErrorCode::DependencyUnavailable,
@@ -1207,7 +1233,7 @@ pub(super) fn is_of(handle: &Handle, digest: &str) -> bool {
 }
 
 /// Something else has become of the plugin meanwhile.
-fn overtaken(old: &Handle) -> Kept {
+pub(super) fn overtaken(old: &Handle) -> Kept {
     let message = format!("{} was changed otherwise meanwhile", old.id());
     Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message))
 }

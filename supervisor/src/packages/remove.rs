@@ -110,7 +110,13 @@ impl Packages {
         self.remove_record(record, entry).await?;
         let mut without = Registry::clone(&registry);
         without.take(&id, &version);
+        self.begin_anew_without(&without, &id).await;
+        let freed = self.weigh(&without, &id).freed;
         self.live.replace(without);
+        self.write_acceptance().await;
+        for handle in freed {
+            self.set_off(&handle).await;
+        }
         drop(registry);
         self.deprecations.forget(&id, &version);
         self.tell(EventKind::PackageRemoved, &id, &version, None);
@@ -245,6 +251,7 @@ impl Packages {
         self.know_no_configuration(id);
         self.secrets.forget(id);
         self.deprecations.forget_all(id);
+        self.forget_acceptance(id);
         lock(&self.serving).retain(|(of, _), _| of != id);
         lock(&self.probations).remove(id);
         // What served before is kept no longer.

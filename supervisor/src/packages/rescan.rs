@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
@@ -22,9 +23,11 @@ use super::gather::When;
 use super::prepare::Staged;
 use super::reload::{OURSELVES, Wanted, is_of};
 use super::{Gathered, Packages, lock, run};
-use crate::events::EventKind;
+use crate::events::{EventKind, unix_ms};
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
+use crate::model::status::PassedOver;
+use crate::model::updates::{By, Policy};
 use crate::plugin::handle::Handle;
 use crate::registry::{Found, Listing, Registry, Rejected};
 use crate::store::Snapshot;
@@ -100,6 +103,8 @@ pub(super) struct Followed {
     pub departures: Vec<Departure>,
     /// Those that are to be reloaded.
     pub wanted: Vec<Wanted>,
+    /// Those that are newer than what serves, and are to be tried.
+    pub updates: Vec<Handle>,
     /// Those that are being reloaded already; what is dropped says that it is over.
     pub under_way: Vec<(PluginId, watch::Receiver<()>)>,
 }
@@ -127,7 +132,12 @@ impl Packages {
     /// Has those reloaded that are to be, all at once, and waits for the end of the plugins that leave for what has changed; then takes away
     /// what they needed. Others may change something meanwhile. Not cancel safe.
     pub(super) async fn settle(self: &Arc<Self>, followed: Followed) -> Rescanned {
-        let Followed { mut rescanned, mut departures, wanted, under_way } = followed;
+        let Followed { mut rescanned, mut departures, wanted, updates, under_way } = followed;
+        let mut trials = JoinSet::new();
+        for update in updates {
+            let packages = self.clone();
+            trials.spawn(async move { packages.take_updates(update).await });
+        }
         let mut reloads = JoinSet::new();
         for wanted in wanted {
             let (packages, before) = (self.clone(), name(&wanted.old));
@@ -149,6 +159,17 @@ impl Packages {
                     rescanned.kept.push(GoesOn { plugin, reason: kept.error().message.clone() });
                 }
                 Err(error) => tracing::error!(%error, "a reload panicked"),
+            }
+        }
+        while let Some(tried) = trials.join_next().await {
+            match tried {
+                Ok(tried) => {
+                    let failed = tried.into_iter().filter_map(|(update, done)| Some((update, done.err()?)));
+                    rescanned
+                        .kept
+                        .extend(failed.map(|(update, error)| GoesOn { plugin: name(&update), reason: error.message }));
+                }
+                Err(error) => tracing::error!(%error, "the trial of an update panicked"),
             }
         }
         for (id, mut over) in under_way {
@@ -227,6 +248,7 @@ impl Packages {
             gone.iter().find(same).filter(|_| is_new)
         };
         let (mut other, mut olds, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rescanned_kept = Vec::new();
         let mut replaced = BTreeSet::new();
         for (found, snapshot) in staged {
             let (id, version) = key(&found);
@@ -257,6 +279,12 @@ impl Packages {
                 }
                 continue;
             }
+            if let (Some(old), Ok(now)) = (&old, &snapshot)
+                && let Some(kept) = self.keep_to_pin(old, &version, &now.digest, is_dry).await
+            {
+                rescanned_kept.push(kept);
+                continue;
+            }
             let being_reloaded = snapshot.as_ref().ok().and_then(|now| self.is_being_reloaded(&id, &now.digest));
             match being_reloaded {
                 Some(over) => under_way.push((id, over)),
@@ -267,9 +295,14 @@ impl Packages {
             }
         }
         rescanned.rejected.clone_from(&rejected);
+        rescanned.kept = rescanned_kept;
+        let mut touched: BTreeSet<PluginId> = other.iter().map(|(found, _)| found.manifest.id.clone()).collect();
+        if !is_dry {
+            self.accept_first(&other.iter().map(|(found, _)| key(found)).collect::<Vec<_>>());
+        }
         // Nothing has changed until everything is there for it.
         let prepared = self.prepare(other).await?;
-        let (mut departures, mut wanted) = (Vec::new(), Vec::new());
+        let (mut departures, mut wanted, mut freed) = (Vec::new(), Vec::new(), Vec::new());
         if !is_dry {
             *lock(&self.kept) = kept;
             next.set_rejected(rejected);
@@ -278,6 +311,10 @@ impl Packages {
             for handle in &gone {
                 next.take(handle.id(), handle.version());
                 rescanned.removed.push(name(handle));
+            }
+            for id in gone.iter().map(Handle::id) {
+                freed.extend(self.weigh(&next, id).freed);
+                touched.insert(id.clone());
             }
             // From here on no call is for one of those.
             self.live.replace(next.clone());
@@ -324,14 +361,55 @@ impl Packages {
                 }
                 None => rescanned.added.push(name(&handle)),
             }
+            if let Some((_, old)) = &old {
+                self.accept_instead(old, &version);
+            }
             next.put(handle.clone());
+            freed.extend(self.weigh(&next, &id).freed);
             // New calls are for this one, while the one before ends those that it has.
             self.live.replace(next.clone());
             departures.extend(old.map(|(task, old)| self.leave(old, task, Some(&handle))));
             self.tell(kind, &id, &version, None);
             self.set_off(&handle).await;
         }
-        Ok(Followed { rescanned, departures, wanted, under_way })
+        let mut updates = Vec::new();
+        if !is_dry {
+            // What could not be tried earlier is tried now.
+            let waiting = next.all().filter(|handle| handle.is_held() && is_meant(handle.id()));
+            touched.extend(waiting.map(|handle| handle.id().clone()));
+            updates = self.weigh_all(&next, touched).await;
+            for handle in freed.iter().filter(|handle| handle.successor().is_none()) {
+                self.set_off(handle).await;
+            }
+        }
+        Ok(Followed { rescanned, departures, wanted, updates, under_way })
+    }
+
+    /// Has what serves go on, where its folder has another version now that the pin excludes: then says so. One that has no copy of itself
+    /// cannot go on.
+    async fn keep_to_pin(&self, old: &Handle, version: &Version, digest: &str, is_dry: bool) -> Option<GoesOn> {
+        let id = old.id();
+        let pin = self.pin_of(id)?;
+        if pin.admits(version) || !pin.admits(old.version()) {
+            return None;
+        }
+        self.hold_copy(old).await;
+        if old.blueprint().snapshot().map_or(true, |snapshot| snapshot.is_presumed) {
+            return None;
+        }
+        let reason = format!("{version} is not taken: {}", self.why_held(By::Pin, id, None, Policy::Auto));
+        let is_known =
+            old.blueprint().passed_over().is_some_and(|passed| passed.digest == digest && passed.reason == reason);
+        if !is_known && !is_dry {
+            let at_unix_ms = unix_ms(SystemTime::now());
+            old.blueprint().pass_over(Some(PassedOver {
+                digest: digest.to_owned(),
+                reason: reason.clone(),
+                at_unix_ms,
+            }));
+            self.tell(EventKind::PackageKept, id, old.version(), Some(reason.clone()));
+        }
+        Some(GoesOn { plugin: name(old), reason })
     }
 
     /// What runs the plugin, which the caller sees to the end from here on.

@@ -254,7 +254,7 @@ pub fn about(registry: &Registry, handle: &Handle, installed: Option<Installatio
     let manifest = &handle.blueprint().manifest;
     let (id, version) = (&manifest.id, &manifest.version);
     let need = |(needed, wanted): (&PluginId, &Dependency)| {
-        let there = registry.versions(needed).filter(|(_, handle)| handle.is_enabled());
+        let there = registry.versions(needed).filter(|(_, handle)| handle.is_enabled() && !handle.is_held());
         let there: Vec<_> = there.map(|(version, _)| version).collect();
         Need {
             id: needed.clone(),

@@ -45,6 +45,10 @@ impl Packages {
             noted => {
                 noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
                 lock(&self.unwritten).remove(&(id.clone(), version.clone()));
+                if enabled {
+                    // Who says so of this one wants it to serve.
+                    self.accept_unwritten(&id, &version);
+                }
                 None
             }
         };
@@ -79,7 +83,9 @@ impl Packages {
         anew.set_enabled(true);
         let mut changed = Registry::clone(&registry);
         changed.put(anew.clone());
+        self.weigh(&changed, &id);
         self.live.replace(changed);
+        self.write_acceptance().await;
         self.tell(EventKind::PackageEnabled, &id, &version, None);
         let leaving = ending.map(|task| self.leave(handle.clone(), task, Some(&anew)));
         drop(one_change);

@@ -1,4 +1,4 @@
-//! How a plugin gets a newer version, from where it was installed or from elsewhere.
+//! How a plugin gets a newer version: one that is there and is held, or else from where it was installed, or from elsewhere.
 //!
 //! The version before stays, for whoever names it, and goes on taking all calls where the new one has to wait for its operator's consent.
 
@@ -16,6 +16,7 @@ use super::reload::Candidate;
 use super::{Packages, run, source};
 use crate::model::ids::PluginId;
 use crate::model::specifier::Specifier;
+use crate::model::updates::{By, Present, Said, is_compatible};
 use crate::plugin::handle::Handle;
 
 /// What an update came to.
@@ -73,7 +74,7 @@ pub struct Leave {
 }
 
 impl Packages {
-    /// Updates a plugin, or each that was installed, one after the other.
+    /// Updates a plugin, or each that was installed or of which a newer version is held, one after the other.
     ///
     /// Not cancel safe: as [`Packages::update`].
     ///
@@ -82,7 +83,7 @@ impl Packages {
     pub async fn updates(
         &self,
         plugin: Option<String>,
-        version: Option<&str>,
+        (version, to): (Option<&str>, Option<&str>),
         from: Option<String>,
         leave: Leave,
         who: &str,
@@ -90,9 +91,9 @@ impl Packages {
         let mut all = Updates::default();
         match (plugin, from) {
             (Some(plugin), from) => {
-                all.updates.push(self.update(&plugin, version, from.as_deref(), leave, who).await?);
+                all.updates.push(self.update(&plugin, (version, to), from.as_deref(), leave, who).await?);
             }
-            (None, None) if version.is_some() => {
+            (None, None) if version.or(to).is_some() => {
                 let message = "a version is that of one plugin, and none is named";
                 return Err(ErrorBody::new(ErrorCode::InvalidParams, message));
             }
@@ -101,8 +102,8 @@ impl Packages {
                 return Err(ErrorBody::new(ErrorCode::InvalidParams, message));
             }
             (None, None) => {
-                for id in self.installed_ids()? {
-                    match self.update(&id, None, None, leave, who).await {
+                for id in self.updatable_ids()? {
+                    match self.update(&id, (None, None), None, leave, who).await {
                         Ok(updated) => all.updates.push(updated),
                         Err(ErrorBody { code, message, .. }) => all.failed.push(Failed { id, code, message }),
                     }
@@ -112,31 +113,150 @@ impl Packages {
         Ok(all)
     }
 
-    /// Installs a newer version of a plugin from `from`, or from where its highest installed version came, of those that `wanted` specifies. It
-    /// takes calls if that one does.
+    /// Has a newer version of a plugin take calls that is there and is held; or else installs one from `from`, or from where its highest
+    /// installed version came, of those that `wanted` specifies. That takes calls if the one before does. With `to` it is just that version.
     ///
     /// Not cancel safe: the new version may be installed and not started.
     ///
     /// # Errors
-    /// `plugin_not_found`; `invalid_params` where no version was installed, or another plugin is found there; `consent_required` for a new
-    /// major version, unless `leave.major`; whatever an installation can end with.
+    /// `plugin_not_found`; `invalid_params` where there is no newer version and none was installed, where the pin excludes it, or another
+    /// plugin is found there; `version_not_found` where it is not the one that was named; `consent_required` for a new major version, unless
+    /// `leave.major`; whatever an installation can end with.
     pub async fn update(
         &self,
         plugin: &str,
+        (wanted, to): (Option<&str>, Option<&str>),
+        from: Option<&str>,
+        leave: Leave,
+        who: &str,
+    ) -> Result<Updated, ErrorBody> {
+        let to = to.map(Version::parse).transpose().map_err(|error| {
+            ErrorBody::new(ErrorCode::InvalidParams, format!("`to_version` has to be a whole version: {error}"))
+        })?;
+        let mut refused = None;
+        if from.is_none() {
+            match self.waiting(plugin, wanted, to.as_ref(), leave)? {
+                Some(Waiting::Taken(update)) => return self.take_waiting(&update, who).await,
+                Some(Waiting::Serves(updated)) => return Ok(updated),
+                Some(Waiting::Refused(error)) => refused = Some(error),
+                None => {}
+            }
+        }
+        // What it is held back by is told where there is nothing else to be had.
+        let is_installed = self.highest_installed(plugin, wanted);
+        if let (Some(refused), Err(_)) = (&refused, &is_installed) {
+            return Err(refused.clone());
+        }
+        is_installed?;
+        let updated = self.update_from(plugin, (wanted, to.as_ref()), from, leave, who).await;
+        match (updated, refused) {
+            (Ok(updated), Some(refused)) if !updated.updated => Err(refused),
+            (Err(error), Some(refused)) if error.code == ErrorCode::VersionNotFound => Err(refused),
+            (updated, _) => updated,
+        }
+    }
+
+    /// The newer version of a plugin that is there, and is held.
+    fn waiting(
+        &self,
+        plugin: &str,
         wanted: Option<&str>,
+        to: Option<&Version>,
+        leave: Leave,
+    ) -> Result<Option<Waiting>, ErrorBody> {
+        let registry = self.registry()?;
+        let any = registry.find_any(plugin, wanted)?;
+        let id = any.id();
+        let wanted = specified(wanted)?;
+        let there: Vec<_> =
+            registry.versions(id).map(|(version, handle)| Present { version, enabled: handle.is_enabled() }).collect();
+        let accepted = self.accepted_of(id);
+        let said = Said { accepted: &accepted, pin: self.pin_of(id), policy: self.update_policy_of(id) };
+        let before = said.before(&there);
+        let is_meant = |version: &Version| to.is_none_or(|to| to == version) && wanted.admits(version);
+        let meant: Vec<_> =
+            registry.versions(id).filter(|(version, handle)| is_meant(version) && handle.is_enabled()).collect();
+        if let Some((_, serves)) = to.and(meant.first()).filter(|(_, handle)| handle.is_in_use()) {
+            return Ok(Some(Waiting::Serves(self.as_it_is(serves, serves))));
+        }
+        let held = || meant.iter().filter(|(_, handle)| handle.is_held());
+        let (mut taken, mut refused) = (Vec::new(), None);
+        for (version, _) in held() {
+            match said.asked(version, &there, leave.major) {
+                Ok(()) => taken.push(*version),
+                Err(By::Major) => refused = Some(not_confirmed(id, before, version, self.again(id, version, true))),
+                Err(by) if to.is_some() => {
+                    let message =
+                        format!("{id} {version} is not taken: {}", self.why_held(by, id, before, said.policy));
+                    let hint = format!("`plugins.{id}.version` of palisade.toml says which versions may serve");
+                    refused = Some(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint));
+                }
+                Err(_) => {}
+            }
+        }
+        let highest = Specifier::any().highest(taken);
+        let taken =
+            held().find(|(version, _)| Some(*version) == highest).map(|(_, handle)| Waiting::Taken((*handle).clone()));
+        Ok(taken.or(refused.map(Waiting::Refused)))
+    }
+
+    /// Has a version that is held take calls.
+    async fn take_waiting(&self, update: &Handle, who: &str) -> Result<Updated, ErrorBody> {
+        let serving = self.registry()?.find(update.id().as_str(), None).ok().cloned();
+        let done = self.take_update(update, who).await;
+        // Others may be free now, or have to be tried no more.
+        if let Some(registry) = self.live.now() {
+            self.weigh_all(&registry, [update.id().clone()]).await;
+        }
+        let new = done?;
+        let updated = self.as_it_is(&new, serving.as_ref().unwrap_or(&new));
+        Ok(Updated { updated: true, ..updated })
+    }
+
+    fn as_it_is(&self, now: &Handle, before: &Handle) -> Updated {
+        let blueprint = now.blueprint();
+        Updated {
+            id: now.id().to_string(),
+            from: before.version().to_string(),
+            version: now.version().to_string(),
+            digest: blueprint.snapshot().map(|snapshot| snapshot.digest).unwrap_or_default(),
+            source: blueprint.consent.source.display().to_string(),
+            found: now.version().to_string(),
+            updated: false,
+        }
+    }
+
+    /// How it is said again so that it is done.
+    fn again(&self, id: &PluginId, version: &Version, is_there: bool) -> String {
+        let to = if is_there { format!(" --to {version}") } else { String::new() };
+        format!("`palisade update --major{to} {id}` has it take calls")
+    }
+
+    /// Installs a newer version from somewhere.
+    async fn update_from(
+        &self,
+        plugin: &str,
+        (wanted, to): (Option<&str>, Option<&Version>),
         from: Option<&str>,
         leave: Leave,
         who: &str,
     ) -> Result<Updated, ErrorBody> {
         let present = self.highest_installed(plugin, wanted)?;
         let id = present.id().clone();
+        let pin = self.pin_of(&id).cloned();
         let source = match from {
             Some(from) => source::path_of(from)?,
             None => {
                 let (source, id) = (present.blueprint().consent.source.clone(), id.clone());
-                let before = present.version().clone();
-                run(move || newest_beside(&source, &id, &before, leave.major).map(|found| found.unwrap_or(source)))
-                    .await??
+                let (before, to, pin) = (present.version().clone(), to.cloned(), pin.clone());
+                let is_meant = move |version: &Version| match &to {
+                    Some(to) => to == version,
+                    None => pin.as_ref().is_none_or(|pin| pin.admits(version)),
+                };
+                run(move || {
+                    newest_beside(&source, &id, &before, leave.major, &is_meant).map(|found| found.unwrap_or(source))
+                })
+                .await??
             }
         };
         let taken = match self.take_in(&source).await {
@@ -150,6 +270,15 @@ impl Packages {
         if taken.found.manifest.id != id {
             let message = format!("in {} is {} and not {id}", source.display(), taken.found.manifest.id);
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint("say where it is: `--from`"));
+        }
+        let found = &taken.found.manifest.version;
+        if to.is_some_and(|to| to != found) {
+            let wanted = to.map(ToString::to_string).unwrap_or_default();
+            let message = format!("there is no {id} {wanted} to be had: in {} is {found}", source.display());
+            return Err(ErrorBody::new(ErrorCode::VersionNotFound, message).with_hint("say where it is: `--from`"));
+        }
+        if present.version() < found {
+            self.keep_to(&id, found)?;
         }
         let is_newer = |taken: &Taken, present: &Handle| *present.version() < taken.found.manifest.version;
         let mut tried = None;
@@ -193,13 +322,10 @@ impl Packages {
             return Ok(answer);
         }
         if !may_be(&present, &taken, leave) {
-            let message =
-                format!("{id} {version} is a new major version after {before}, and may break whoever uses it");
-            let details = json!({ "id": id.as_str(), "from": before.to_string(), "version": version.to_string() });
             let wanted = wanted.map(|wanted| format!("@{wanted}")).unwrap_or_default();
             let from = from.map(|from| format!(" --from {}", word(from))).unwrap_or_default();
             let hint = format!("`palisade update --major {}{from}` installs it", word(&format!("{id}{wanted}")));
-            return Err(ErrorBody::new(ErrorCode::ConsentRequired, message).with_details(details).with_hint(hint));
+            return Err(not_confirmed(&id, Some(&before), &version, hint));
         }
         let enabled = present.is_enabled() && taken.enabled;
         let installed = self.put_in(Taken { enabled, ..taken }, tried, leave.force, who).await?;
@@ -214,14 +340,7 @@ impl Packages {
         let registry = self.registry()?;
         let any = registry.find_any(plugin, wanted)?;
         let id = any.id();
-        let specifier = match wanted {
-            None => Specifier::any(),
-            Some(text) => match Version::parse(text) {
-                Ok(whole) => Specifier::exactly(&whole),
-                Err(_) => Specifier::parse(text)
-                    .map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, format!("the version: {error}")))?,
-            },
-        };
+        let specifier = specified(wanted)?;
         let installed = || registry.versions(id).filter(|(_, handle)| is_installed(handle));
         let highest = specifier.highest(installed().map(|(version, _)| version).collect::<Vec<_>>());
         if let Some((_, handle)) = installed().find(|(version, _)| Some(*version) == highest) {
@@ -233,17 +352,85 @@ impl Packages {
             .with_hint("change it there, which is noticed; or install a version"))
     }
 
-    /// The ids of everything that was installed.
-    fn installed_ids(&self) -> Result<Vec<String>, ErrorBody> {
+    /// The ids of everything that was installed, or of which a version is held that can be had.
+    fn updatable_ids(&self) -> Result<Vec<String>, ErrorBody> {
         let registry = self.registry()?;
-        let mut ids: Vec<_> =
-            registry.all().filter(|handle| is_installed(handle)).map(|handle| handle.id().to_string()).collect();
+        let waits = |handle: &Handle| handle.updating().held.is_some_and(|held| held.by != By::Pin);
+        let mut ids: Vec<_> = registry
+            .all()
+            .filter(|handle| is_installed(handle) || waits(handle))
+            .map(|handle| handle.id().to_string())
+            .collect();
         ids.dedup();
         Ok(ids)
     }
+
+    /// Refuses what the pin excludes.
+    pub(super) fn keep_to(&self, id: &PluginId, version: &Version) -> Result<(), ErrorBody> {
+        match self.pin_of(id).filter(|pin| !pin.admits(version)) {
+            None => Ok(()),
+            Some(pin) => {
+                let message = format!("{id} {version} is not taken: {id} is pinned to {pin}");
+                let hint = format!("`plugins.{id}.version` of palisade.toml says which versions may serve");
+                Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint))
+            }
+        }
+    }
+
+    /// Refuses to have a package be installed that the pin excludes, or that is a new major version after what serves, unless that is
+    /// confirmed.
+    pub(super) fn may_be_installed(&self, taken: &Taken, major: bool) -> Result<(), ErrorBody> {
+        let (id, version) = (&taken.found.manifest.id, &taken.found.manifest.version);
+        let registry = self.registry()?;
+        let there: Vec<_> = registry
+            .versions(id)
+            .map(|(version, handle)| Present { version, enabled: handle.is_enabled() && !handle.is_held() })
+            .collect();
+        // What is there is not installed again.
+        if there.iter().any(|one| one.version == version) {
+            return Ok(());
+        }
+        self.keep_to(id, version)?;
+        let accepted = self.accepted_of(id);
+        let said = Said { accepted: &accepted, pin: self.pin_of(id), policy: self.update_policy_of(id) };
+        if there.is_empty() || said.asked(version, &there, major).is_ok() {
+            return Ok(());
+        }
+        let source = word(&taken.source.display().to_string());
+        let hint = format!("`palisade install --major {source}` installs it");
+        Err(not_confirmed(id, said.before(&there), version, hint))
+    }
 }
 
-fn is_installed(handle: &Handle) -> bool {
+/// A newer version that is there already.
+enum Waiting {
+    /// It is to take calls.
+    Taken(Handle),
+    /// It does.
+    Serves(Updated),
+    /// It is not to.
+    Refused(ErrorBody),
+}
+
+/// The versions that are meant: a whole one means just that.
+fn specified(wanted: Option<&str>) -> Result<Specifier, ErrorBody> {
+    let Some(text) = wanted else { return Ok(Specifier::any()) };
+    match Version::parse(text) {
+        Ok(whole) => Ok(Specifier::exactly(&whole)),
+        Err(_) => Specifier::parse(text)
+            .map_err(|error| ErrorBody::new(ErrorCode::InvalidParams, format!("the version: {error}"))),
+    }
+}
+
+/// What is said where nobody has confirmed a new major version.
+fn not_confirmed(id: &PluginId, before: Option<&Version>, version: &Version, hint: String) -> ErrorBody {
+    let before = before.map(ToString::to_string).unwrap_or_default();
+    let message = format!("{id} {version} is a new major version after {before}, and may break whoever uses it");
+    let details = json!({ "id": id.as_str(), "from": before, "version": version.to_string() });
+    ErrorBody::new(ErrorCode::ConsentRequired, message).with_details(details).with_hint(hint)
+}
+
+pub(super) fn is_installed(handle: &Handle) -> bool {
     handle.blueprint().consent.is_installed
 }
 
@@ -252,21 +439,18 @@ fn may_be(present: &Handle, taken: &Taken, leave: Leave) -> bool {
     leave.major || is_compatible(present.version(), &taken.found.manifest.version)
 }
 
-/// Whether whoever uses the one can use the other, as SemVer has it and as `^` means it.
-fn is_compatible(before: &Version, after: &Version) -> bool {
-    match (before.major, before.minor) {
-        (0, 0) => (after.major, after.minor, after.patch) == (0, 0, before.patch),
-        (0, minor) => (after.major, after.minor) == (0, minor),
-        (major, _) => after.major == major,
-    }
-}
-
 /// The archive that an update is to come from, where the plugin came from one whose name has its version: the newest in the same folder by
 /// such a name. A new major version is chosen if it is wanted, or if there is nothing else that is newer; a pre-release if the version before
 /// is one.
 ///
 /// An archive that belongs to somebody else than the folder, or the archive that was installed, may have been put there by anybody.
-fn newest_beside(source: &Path, id: &PluginId, before: &Version, major: bool) -> Result<Option<PathBuf>, ErrorBody> {
+pub(super) fn newest_beside(
+    source: &Path,
+    id: &PluginId,
+    before: &Version,
+    major: bool,
+    is_meant: &dyn Fn(&Version) -> bool,
+) -> Result<Option<PathBuf>, ErrorBody> {
     let named = |path: &Path| path.file_name()?.to_str().and_then(|name| version_in(name, id));
     let (Some(folder), Some(_)) = (source.parent(), named(source)) else { return Ok(None) };
     let unreadable = |error: io::Error| {
@@ -283,7 +467,7 @@ fn newest_beside(source: &Path, id: &PluginId, before: &Version, major: bool) ->
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint("say which archive: `--from`"));
         }
         let path = entry.map_err(unreadable)?.path();
-        let Some(version) = named(&path) else { continue };
+        let Some(version) = named(&path).filter(is_meant) else { continue };
         let is_trusted = |found: &fs::Metadata| found.is_file() && owners.contains(&Some(found.uid()));
         let wanted = version.pre.is_empty() || !before.pre.is_empty();
         if wanted && fs::symlink_metadata(&path).is_ok_and(|found| is_trusted(&found)) {
@@ -296,7 +480,7 @@ fn newest_beside(source: &Path, id: &PluginId, before: &Version, major: bool) ->
 }
 
 /// The version in the name of an archive of a plugin, as `palisade pack` writes it.
-fn version_in(name: &str, id: &PluginId) -> Option<Version> {
+pub(super) fn version_in(name: &str, id: &PluginId) -> Option<Version> {
     let rest = name.strip_prefix(id.as_str())?.strip_prefix('-')?;
     ARCHIVE_ENDS.iter().find_map(|end| Version::parse(rest.strip_suffix(end)?).ok())
 }
@@ -333,7 +517,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let id: PluginId = "word".parse().unwrap();
         let newest = |from: &str, before: &str, major: bool| {
-            let found = newest_beside(&folder.path().join(from), &id, &Version::parse(before).unwrap(), major).unwrap();
+            let found =
+                newest_beside(&folder.path().join(from), &id, &Version::parse(before).unwrap(), major, &|_| true)
+                    .unwrap();
             found.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         };
         assert_eq!(newest("word-1.0.0.tar.zst", "1.0.0", false), None, "nothing is there");
@@ -371,7 +557,7 @@ mod tests {
         std::os::unix::fs::chown(folder.path().join(strange), stranger, None).unwrap();
         let newest = || {
             let id = "word".parse().unwrap();
-            newest_beside(&folder.path().join(mine), &id, &Version::new(1, 0, 0), false).unwrap().unwrap()
+            newest_beside(&folder.path().join(mine), &id, &Version::new(1, 0, 0), false, &|_| true).unwrap().unwrap()
         };
         assert_eq!(newest(), folder.path().join(mine));
         std::os::unix::fs::chown(folder.path().join(mine), stranger, None).unwrap();

@@ -88,6 +88,8 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         counters: Arc::new(Counters::default()),
         enabled: true.into(),
         deprecated: None.into(),
+        is_held: false.into(),
+        updating: std::sync::Mutex::default(),
         successor: OnceLock::new(),
         failures: 0.into(),
         has_served: false.into(),

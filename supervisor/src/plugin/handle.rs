@@ -23,6 +23,7 @@ use crate::model::generation::StopWhy;
 use crate::model::guarantee::not_enforced;
 use crate::model::ids::{Generation, PluginId};
 use crate::model::status::{Deprecation, Dossier, PluginInfo, PluginState, PluginStatus};
+use crate::model::updates::{By, Held, Offer};
 use crate::process::REFUSALS_TOLD_WITHIN;
 
 /// What the actor is told.
@@ -116,6 +117,15 @@ pub struct Board {
     pub route: Option<Inbox>,
 }
 
+/// What a version has to do with updates.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Updating {
+    /// Why it takes no calls, where that is because it is one.
+    pub held: Option<Held>,
+    /// The newer version that waits for an operator, while this one serves.
+    pub offered: Option<Offer>,
+}
+
 /// What handle and actor share.
 #[derive(Debug)]
 pub struct Shared {
@@ -127,6 +137,10 @@ pub struct Shared {
     pub enabled: AtomicBool,
     /// Whether others are to be chosen before it.
     pub deprecated: Mutex<Option<Deprecation>>,
+    /// Whether it takes no calls as it is an update that waits.
+    pub is_held: AtomicBool,
+    /// Why, and which newer version waits beside it.
+    pub updating: Mutex<Updating>,
     /// The plugin that has taken its place, once one has.
     pub successor: OnceLock<Handle>,
     /// A process of it was active.
@@ -183,7 +197,43 @@ impl Handle {
     /// Whether it takes calls, as far as that is its operator's decision.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        self.is_enabled() && !self.awaits_consent() && self.blueprint().misconfigured().is_none()
+        self.is_enabled() && !self.is_held() && !self.awaits_consent() && self.blueprint().misconfigured().is_none()
+    }
+
+    /// Whether it takes no calls as it is an update that waits.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.shared.is_held.load(Ordering::Relaxed)
+    }
+
+    /// Why, and which newer version waits beside it.
+    #[must_use]
+    pub fn updating(&self) -> Updating {
+        self.shared.updating.lock().expect("nothing panics while it holds this").clone()
+    }
+
+    /// Says what it has to do with updates.
+    pub fn set_updating(&self, updating: Updating) {
+        let is_held = updating.held.is_some();
+        *self.shared.updating.lock().expect("nothing panics while it holds this") = updating;
+        self.shared.is_held.store(is_held, Ordering::Relaxed);
+    }
+
+    /// What a call is told that it takes none of as it is an update that waits.
+    #[must_use]
+    pub fn held(&self) -> Option<ErrorBody> {
+        let Held { by, reason } = self.updating().held?;
+        let (id, version) = (self.id(), self.version());
+        let error = ErrorBody::new(ErrorCode::Unavailable, format!("{id} {version} takes no calls: {reason}"));
+        let error = error.with_hint(match by {
+            By::Pin => format!("`plugins.{id}.version` of palisade.toml says which versions may serve"),
+            By::Major => format!("`palisade update --major --to {version} {id}` has it take calls"),
+            By::Trial => "it is being tried".to_owned(),
+            By::Policy | By::Failed | By::Untried => {
+                format!("`palisade update --to {version} {id}` tries it, and has it take calls")
+            }
+        });
+        Some(ErrorBody { retryable: by == By::Trial, ..error })
     }
 
     /// Lets it take calls, or none.
@@ -280,6 +330,9 @@ impl Handle {
             let error = ErrorBody::new(ErrorCode::Unavailable, format!("{id} {version} is disabled"));
             let hint = format!("`palisade enable {id}@{version}` lets it take calls again");
             return Some(ErrorBody { retryable: false, ..error.with_hint(hint) });
+        }
+        if let Some(held) = self.held() {
+            return Some(held);
         }
         self.awaits_consent().then(|| {
             let hint = format!("`palisade grant {id}` shows what it asks for, and why, and asks you");
@@ -471,6 +524,7 @@ impl Handle {
         let lacks = self.shared.blueprint.lacking();
         let misconfigured = self.shared.blueprint.misconfigured();
         let manifest = &self.shared.blueprint.manifest;
+        let Updating { held, offered } = self.updating();
         let board = self.shared.board();
         let restart_in = board.restart_at.map(|at| at.saturating_duration_since(std::time::Instant::now()));
         PluginStatus {
@@ -482,6 +536,8 @@ impl Handle {
             lacks,
             misconfigured,
             deprecated: self.deprecated(),
+            held,
+            update: offered,
             passed_over: self.shared.blueprint.passed_over(),
             state: board.state,
             reason: board.reason.clone(),
@@ -522,6 +578,8 @@ impl Handle {
             awaits_consent: self.awaits_consent(),
             lacks: self.shared.blueprint.lacking(),
             deprecated: self.deprecated().is_some(),
+            held: self.is_held(),
+            update: self.updating().offered.map(|offer| offer.version),
             state: board.state,
             since_unix_ms: unix_ms(board.since),
             generation: board.generation,

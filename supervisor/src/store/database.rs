@@ -33,12 +33,13 @@ pub mod reloads;
 pub mod secrets;
 pub mod state;
 pub mod statistics;
+pub mod updates;
 
 pub use cache::Remembered;
 pub use salvage::Restrictions;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     FIRST,
     consents::MIGRATION,
     statistics::MIGRATION,
@@ -47,6 +48,7 @@ const MIGRATIONS: [&str; 8] = [
     configured::MIGRATION,
     secrets::MIGRATION,
     reloads::MIGRATION,
+    updates::MIGRATION,
 ];
 
 /// What is disabled, what was done, what was counted.
@@ -124,8 +126,8 @@ pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
     pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`, `reload`, `rollback`, `secret_set`, `secret_remove`,
-    /// `state_import`, `state_reset`.
+    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`, `reload`, `rollback`, `update`, `secret_set`,
+    /// `secret_remove`, `state_import`, `state_reset`.
     pub what: String,
     pub id: String,
     pub version: String,

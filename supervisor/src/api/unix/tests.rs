@@ -46,6 +46,7 @@ fn config() -> Config {
         egress: Default::default(),
         disk_reserve_mib: 0,
         watch: false,
+        update_policy: crate::model::updates::Policy::default(),
         checks: Default::default(),
         permissions: Default::default(),
         trust: Default::default(),

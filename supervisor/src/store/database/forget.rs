@@ -6,17 +6,19 @@ use super::{Database, DatabaseError, Entry};
 use crate::model::ids::PluginId;
 
 /// Every table that has rows of an id, but for the audit trail; and what they are to whoever reads of them.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 12] = [
     ("switched", "which versions take calls"),
     ("statistics", STATISTICS),
     ("serving", "which package served last"),
     ("secrets", "the secrets that were set for it"),
+    ("offered", "which newer versions were told of"),
     ("deprecated", "which versions are deprecated"),
     ("definitions", "which definitions of its actions were agreed to"),
     ("consents", "what it was granted and refused"),
     ("configured", "how it was configured"),
     ("bad", "which packages have failed"),
     ("backups", "which packages served before"),
+    ("accepted", "which versions may serve"),
 ];
 
 /// What is called so is also counted elsewhere, before it is written down.

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::BUSY_WITHIN;
 
 /// What of it is taken over. What was found of packages is found again.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 12] = [
     "switched",
     "consents",
     "definitions",
@@ -25,10 +25,13 @@ const TABLES: [&str; 10] = [
     "bad",
     "backups",
     "serving",
+    "accepted",
+    "offered",
 ];
 
 /// And what of those restricts a plugin.
-const RESTRICTING: [(&str, &str); 2] = [("switched", "enabled = 0"), ("consents", "word = 'denied'")];
+const RESTRICTING: [(&str, &str); 3] =
+    [("switched", "enabled = 0"), ("consents", "word = 'denied'"), ("accepted", "true")];
 
 /// No table has more rows.
 const ROWS_MAX: usize = 1_000_000;
@@ -71,7 +74,7 @@ pub(super) fn restrictions(path: &Path, into: &Connection) -> rusqlite::Result<R
 
 fn restrictions_of(from: &Connection, into: &Connection) -> rusqlite::Result<Restrictions> {
     let all = into.unchecked_transaction()?;
-    let [disabled, denied] = RESTRICTING.map(|(table, only)| carry(from, &all, table, only));
+    let [disabled, denied, _] = RESTRICTING.map(|(table, only)| carry(from, &all, table, only));
     all.commit()?;
     Ok(Restrictions { disabled, denied })
 }
