@@ -272,6 +272,8 @@ mod tests {
         // Two zeros, and one that looks like bytes.
         assert_eq!(to_json(b"\xcb\x80\x00\x00\x00\x00\x00\x00\x00"), json!(-0.0));
         assert_eq!(to_json(b"\x81\xa7$base64\xa1x"), json!({"$msgpack": "gackYmFzZTY0oXg="}));
+        // The same key twice.
+        assert_eq!(to_json(b"\x82\xa1a\x01\xa1a\x02"), json!({"$msgpack": "gqFhAaFhAg=="}));
         for (form, why) in [
             (json!({"$base64": 1}), "is no text"),
             (json!([{"$base64": "?"}]), "is not base64"),
