@@ -46,6 +46,7 @@ fn config() -> Config {
         egress: Default::default(),
         disk_reserve_mib: 0,
         watch: false,
+        reload: crate::config::reload::Reload::default(),
         checks: Default::default(),
         permissions: Default::default(),
         trust: Default::default(),
