@@ -8,6 +8,7 @@
 mod checks;
 pub mod egress;
 mod permissions;
+pub mod reload;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -87,6 +88,8 @@ pub struct Config {
     pub disk_reserve_mib: u64,
     /// Whether changes in plugin directories are looked at as they are made.
     pub watch: bool,
+    /// What follows once a package has taken another one's place.
+    pub reload: reload::Reload,
     /// What becomes of programs that are odd.
     pub checks: Checks,
     /// What is required of packages, and who may sign them.
@@ -130,6 +133,8 @@ struct ConfigFile {
     lent_uids: Option<[u32; 2]>,
     disk_reserve_mib: Option<u64>,
     watch: Option<bool>,
+    #[serde(default)]
+    reload: reload::Reload,
     prepared_launchers: Option<usize>,
     #[serde(default)]
     defaults: Defaults,
@@ -241,6 +246,9 @@ pub struct PluginConfig {
     /// What becomes of newer ones, where that is something else than for all.
     #[serde(default)]
     pub update_policy: Option<UpdatePolicy>,
+    /// What follows once another package has taken its place, where that is something else than for all.
+    #[serde(default)]
+    pub reload: reload::Reload,
     /// What becomes of a start on a host that cannot confine the plugin as every start needs it, or as is required.
     #[serde(default)]
     pub on_degraded: OnDegraded,
@@ -402,6 +410,7 @@ impl Config {
             socket_group,
             lent_uids: file.lent_uids.map_or(LENT_UIDS, |[first, last]| first..=last),
             watch: file.watch.unwrap_or(true),
+            reload: file.reload,
             disk_reserve_mib: file.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB),
             checks: file.checks.understand(),
             trust,
@@ -412,6 +421,14 @@ impl Config {
             prepared_launchers: file.prepared_launchers.unwrap_or(PREPARED_LAUNCHERS_MAX),
             plugins: file.plugins.into_iter().map(|(id, plugin)| (id.0, plugin)).collect(),
         })
+    }
+}
+
+impl Config {
+    /// What follows once another package has taken the place of this plugin's.
+    #[must_use]
+    pub fn reload_of(&self, id: &PluginId) -> reload::Reload {
+        self.plugins.get(id).map(|plugin| plugin.reload).unwrap_or_default().or(self.reload)
     }
 }
 
@@ -776,6 +793,31 @@ mod tests {
         for wrong in ["0.001", "31", "-1", "nan"] {
             let error = load(&format!("[plugins.one]\nsettle_seconds = {wrong}\n")).unwrap_err().to_string();
             assert!(error.contains("it can be from 0.01 to 30"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_reload_is_said_of_all_or_of_one() {
+        let text = "[reload]\nbackups = 2\nprobation_seconds = 60\n[plugins.one.reload]\nprobation_seconds = 1\n";
+        let config = load(text).unwrap();
+        let of = |config: &Config, plugin: &str| {
+            let reload = config.reload_of(&id(plugin));
+            (reload.backups(), reload.probation().as_secs())
+        };
+        assert_eq!((of(&config, "one"), of(&config, "other")), ((2, 1), (2, 60)));
+        assert_eq!(of(&load("").unwrap(), "one"), (5, 30));
+        for (text, why) in [
+            ("backups = 0", "backups is 0; it can be from 1 to 100"),
+            ("backups = 101", "backups is 101; it can be from 1 to 100"),
+            ("backups = 1.5", "expected i64"),
+            ("probation_seconds = -1", "probation_seconds is -1; it can be from 1 to 86400"),
+            ("probation_seconds = 86401", "probation_seconds is 86401; it can be from 1 to 86400"),
+            ("probation = 3", "unknown field `probation`, expected `backups` or `probation_seconds`"),
+        ] {
+            for table in ["reload", "plugins.one.reload"] {
+                let error = load(&format!("[{table}]\n{text}\n")).unwrap_err().to_string();
+                assert!(error.contains(why) && error.contains("line 2"), "{error}");
+            }
         }
     }
 

@@ -24,6 +24,7 @@ const MANIFEST_CODE: [&str; 4] = [
 const CONFIGURATION_CODE: &str = include_str!("../src/config.rs");
 const EGRESS_CODE: &str = include_str!("../src/config/egress.rs");
 const CHECKS_CODE: &str = include_str!("../src/config/checks.rs");
+const RELOAD_CODE: &str = include_str!("../src/config/reload.rs");
 const PERMISSIONS_CODE: &str = include_str!("../src/config/permissions.rs");
 const TRUST_CODE: &str = include_str!("../src/config/trust.rs");
 const RUNTIME_CODE: &str = include_str!("../src/model/runtime.rs");
@@ -393,7 +394,9 @@ fn every_key_of_the_configuration_is_on_the_page() {
     assert!(code.remove("trust") && code.remove("checks") && code.remove("permissions") && code.remove("state"));
     assert!(code.remove("updates"));
     code.extend(fields("UpdatesTable").into_iter().map(|field| format!("updates.{field}")));
+    assert!(code.remove("reload"));
     code.extend(fields("StateTable").into_iter().map(|field| format!("state.{field}")));
+    code.extend(fields_in(RELOAD_CODE, "Reload").into_iter().map(|field| format!("reload.{field}")));
     code.extend(fields_in(PERMISSIONS_CODE, "Table").into_iter().map(|field| format!("permissions.{field}")));
     code.extend(
         fields_in(CHECKS_CODE, "Table").into_iter().map(|field| format!("checks.{}", field.trim_start_matches("r#"))),
@@ -490,7 +493,7 @@ fn the_example_configuration_is_valid() {
         _ => "",
     });
     let filled: String = keys.flat_map(|line| [line, "\n"]).collect();
-    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 31);
+    assert_eq!(filled.lines().filter(|line| !line.is_empty()).count(), 34);
     let folder = tempfile::tempdir().unwrap();
     for text in [example, &filled] {
         let path = folder.path().join("palisade.toml");

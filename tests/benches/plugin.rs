@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use palisade_sdk::{Action, Bytes, Call, Error, Exit, Plugin, Raw, Result};
 use schemars::JsonSchema;
@@ -10,6 +11,11 @@ use serde::Deserialize;
 
 /// Most that is asked for at once.
 const BYTES_MAX: usize = 64 << 20;
+
+/// Most that is kept at once, most often, and under so many keys.
+const KEPT_BYTES_MAX: usize = 512 << 10;
+const KEPT_TIMES_MAX: usize = 10_000;
+const KEYS: usize = 16;
 
 /// What a stream is sent in.
 const PIECE_BYTES: usize = 128 << 10;
@@ -23,6 +29,7 @@ fn main() -> Exit {
         .with(Action::new("pour", "Sends that many bytes as a stream.").output_bytes().handler(pour))
         .action("register", "Takes ten fields, which are checked.", register)
         .action("secret", "Asks for a secret, and returns its length.", secret)
+        .action("keep", "Keeps so many bytes so many times, and returns how many microseconds each took.", keep)
         .action("accept", "Takes whatever comes.", accept)
         .action("misbehave", "Spins, forks, floods its log and fills its memory, for as long as it lives.", misbehave)
         .with(Action::new("drink", "Takes a stream of bytes and touches them.").input_bytes().handler(drink))
@@ -35,6 +42,25 @@ async fn echo(_call: Call, params: Raw) -> Result<Raw> {
 
 async fn secret(call: Call, name: String) -> Result<usize> {
     Ok(call.secret(&name).await?.expose().len())
+}
+
+/// What is kept, and how often.
+#[derive(Deserialize, JsonSchema)]
+struct Keep {
+    bytes: usize,
+    times: usize,
+}
+
+async fn keep(call: Call, keep: Keep) -> Result<Vec<f64>> {
+    let (store, value) = (call.store(), "v".repeat(keep.bytes.min(KEPT_BYTES_MAX)));
+    let mut taken = Vec::new();
+    for time in 0..keep.times.min(KEPT_TIMES_MAX) {
+        let key = format!("key-{}", time % KEYS);
+        let begun = Instant::now();
+        store.put(&key, &value).await?;
+        taken.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(taken)
 }
 
 /// Ten fields, as actions have them.

@@ -221,6 +221,54 @@ fn what_works_for_ten_calls_and_then_crashes_is_taken_back() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// For how long a failure leads back, and how much is kept, is what the operator says of all plugins or of one.
+#[test]
+fn an_operator_says_how_long_a_failure_leads_back_and_how_much_is_kept() {
+    let configuration = "watch = false\n[reload]\nbackups = 2\nprobation_seconds = 86400\n\
+                         [plugins.short.reload]\nbackups = 3\nprobation_seconds = 1\n";
+    let of = |plugin: &str, edition: usize| {
+        Package::hostile(plugin, "tame").with("description", json!(format!("edition {edition}")))
+    };
+    let plugins = ["short", "long"];
+    let daemon = Daemon::start(DaemonOptions::with(plugins.map(|plugin| of(plugin, 0))).configuration(configuration));
+    plugins.iter().for_each(|plugin| expect_echo(&daemon, plugin));
+    for edition in 1..=4 {
+        for plugin in plugins {
+            of(plugin, edition).write(&daemon.plugins(), daemon.marker());
+        }
+        assert_eq!(rescan(&daemon)["changed"], json!(["long 0.1.0", "short 0.1.0"]), "edition {edition}");
+    }
+    let backups = |plugin: &str| {
+        let told = daemon.operate("backups", &json!({ "plugin": plugin })).expect("it is there")["backups"].clone();
+        told.as_array().map(Vec::len)
+    };
+    assert_eq!((backups("short"), backups("long")), (Some(3), Some(2)));
+    let digest = |plugin: &str| {
+        let told = daemon.operate("info", &json!({ "plugin": plugin })).expect("it is known");
+        told["snapshot"]["digest"].as_str().expect("it has one").to_owned()
+    };
+    let (short, long) = (digest("short"), digest("long"));
+    // What served is remembered once nothing leads back any more.
+    let is_noted = |plugin: &str, digest: &str| {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let registry = rusqlite::Connection::open_with_flags(daemon.path().join("state/registry.sqlite3"), flags);
+        let noted = registry.and_then(|registry| {
+            let mut noted = registry.prepare("SELECT 1 FROM serving WHERE id = ?1 AND digest = ?2")?;
+            noted.exists([plugin, digest])
+        });
+        noted.expect("it can be read")
+    };
+    wait_for("the end of its probation", || is_noted("short", &short).then_some(()));
+    assert!(!is_noted("long", &long), "it has a day");
+    for plugin in plugins {
+        error(daemon.agent().call(plugin, "abort", &json!(null)), ErrorCode::Crashed);
+    }
+    wait_for("the package before", || (digest("long") != long).then_some(()));
+    plugins.iter().for_each(|plugin| expect_echo(&daemon, plugin));
+    assert_eq!(digest("short"), short);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// What served before can be returned to, by number, and what lies in the folder is not used until it changes.
 #[test]
 fn an_operator_returns_to_what_served_before() {

@@ -102,6 +102,51 @@ fn a_new_major_version_has_to_be_confirmed() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// What others depend on is not updated to a version that lacks an action it had, unless that is forced: calls of theirs would go there. Who
+/// does not take the new version has the one before, and need not be minded.
+#[test]
+fn a_version_that_drops_what_others_depend_on_is_not_installed() {
+    let daemon = Daemon::with([Package::echo()]);
+    let told = |version: &str, actions: &[&str]| {
+        let actions: Vec<_> = actions.iter().map(|name| json!({ "name": name })).collect();
+        guest(version).environment("HOSTILE_ACTIONS", &json!(actions).to_string())
+    };
+    let needs = |id: &str, versions: &str| {
+        let needs = json!({"plugins": [{"id": "guest", "version": versions}]});
+        let package = Package::hostile(id, "tame").with("dependencies", needs);
+        let folder = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+        daemon.operate("install", &json!({ "path": folder })).expect("what it needs is there");
+    };
+    let folder = write(&daemon, &told("1.0.0", &["echo", "wait"]));
+    daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+    needs("exact", "=1.0.0");
+    expect_echo(&daemon, "guest");
+    write(&daemon, &told("1.1.0", &["echo"]));
+    assert_eq!(update(&daemon, &json!({})).expect("nobody minds")["updated"], true);
+    daemon.operate("uninstall", &json!({"plugin": "guest", "version": "=1.1.0"})).expect("it is installed");
+
+    needs("needs", "^1");
+    let why = "guest 1.1.0 has no action wait any more, and needs 0.1.0 depends on guest";
+    for operation in ["install", "update"] {
+        let done = match operation {
+            "install" => daemon.operate("install", &json!({ "path": folder })),
+            _ => update(&daemon, &json!({})),
+        };
+        let refused = error(done, ErrorCode::DependencyUnavailable);
+        assert_eq!(refused.message, why);
+        expect_text(&refused.hint.unwrap_or_default(), "update needs first, or disable it");
+    }
+    assert_eq!(versions(&daemon), ["1.0.0 true"]);
+    expect_echo(&daemon, "guest");
+    // One that has them all is no trouble, and who insists has the other.
+    let forced = update(&daemon, &json!({"force": true})).expect("it is forced");
+    assert_eq!((&forced["version"], &forced["updated"]), (&json!("1.1.0"), &json!(true)));
+    write(&daemon, &told("1.2.0", &["echo", "wait"]));
+    assert_eq!(update(&daemon, &json!({})).expect("it has all")["version"], "1.2.0");
+    expect_echo(&daemon, "guest");
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// One that is quickly packed, and is not run, nor tried.
 fn small(version: &str) -> Package {
     let package = Package::new("guest", Entry::Bytes(b"#!/bin/sh\nexit 3\n".to_vec()));

@@ -40,17 +40,11 @@ use crate::state::State;
 use crate::store::Snapshot;
 use crate::store::database::reloads::{Backup, Bad, Return, Serving};
 
-/// A failure within so long after a switch leads back.
-const PROBATION: Duration = Duration::from_secs(30);
-
 /// So often it is looked at the calls of plugins that were given another package not long ago.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What is said of a package that was changed while no daemon tried it.
 pub(super) const UNTRIED: &str = "it was changed and has not been tried yet";
-
-/// So many packages that served before are kept of each plugin.
-const BACKUPS: u32 = 5;
 
 /// Most files of a package whose sizes are added up.
 const ENTRIES_MAX: usize = 100_000;
@@ -69,6 +63,15 @@ pub(super) struct Wanted {
     pub who: String,
     /// Why it is returned to, where it is one that served before.
     pub returns: Option<String>,
+}
+
+/// What becomes of the package that served until now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Old {
+    /// Another one has its place.
+    Goes,
+    /// It is there beside a newer version, which has the calls of whoever takes both.
+    Stays,
 }
 
 /// A plugin that was given another package not long ago.
@@ -304,6 +307,8 @@ impl Packages {
                 reloading.remove(&id);
             }
         }
+        // What serves from now on may be noted.
+        self.stirred.notify_one();
         if let Err(kept) = &done {
             let error = kept.error();
             tracing::warn!(plugin = %id, reason = %error.message, "its changed package does not serve; what served goes on");
@@ -379,7 +384,7 @@ impl Packages {
                     }
                     match &candidate {
                         Some(candidate) => match start(candidate).await {
-                            Ok(()) => self.still_does(old, &candidate.handle).map_err(Kept::ForNow),
+                            Ok(()) => self.still_does(old, &candidate.handle, Old::Goes).map_err(Kept::ForNow),
                             Err(kept) => Err(self.asked_about(candidate, kept)),
                         },
                         None => Err(overtaken(old)),
@@ -442,7 +447,8 @@ impl Packages {
     }
 
     /// Whether those that depend on the plugin can go on with the new package: it is of a version that they take, and has every action that it had.
-    fn still_does(&self, old: &Handle, new: &Handle) -> Result<(), ErrorBody> {
+    /// Where the package before stays, it is for those that do not take the new one.
+    fn still_does(&self, old: &Handle, new: &Handle, there: Old) -> Result<(), ErrorBody> {
         let Ok(registry) = self.registry() else { return Ok(()) };
         let (id, before, after) = (old.id(), old.version(), new.version());
         let others = || registry.versions(id).filter(|(there, handle)| *there != before && handle.is_in_use());
@@ -453,10 +459,11 @@ impl Packages {
         let dropped = names(old).difference(&names(new)).next().cloned();
         for dependant in registry.all().filter(|handle| handle.id() != id && handle.is_in_use()) {
             let Some(wanted) = dependant.blueprint().manifest.dependencies.get(id) else { continue };
-            if wanted.optional
-                || !wanted.version.matches(before)
-                || others().any(|(there, _)| wanted.version.matches(there))
-            {
+            let has_another = match there {
+                Old::Goes => others().any(|(there, _)| wanted.version.matches(there)),
+                Old::Stays => !wanted.version.matches(after),
+            };
+            if wanted.optional || !wanted.version.matches(before) || has_another {
                 continue;
             }
             let who = format!("{} {}", dependant.id(), dependant.version());
@@ -687,7 +694,13 @@ impl Packages {
                 let message = format!("{} does not serve, and {} goes on: {}", version, old.version(), error.message);
                 return Err(ErrorBody { message: format!("{id} {message}"), ..error.clone() });
             }
-            Ok(()) => {}
+            Ok(()) if force => {}
+            Ok(()) => {
+                if let Err(error) = self.still_does(old, &candidate.handle, Old::Stays) {
+                    candidate.end().await;
+                    return Err(error);
+                }
+            }
         }
         Ok(Some((candidate, old.clone())))
     }
@@ -742,7 +755,7 @@ impl Packages {
             // What it is now it was before.
             return;
         }
-        let (failures, until) = (new.failures(), Instant::now() + PROBATION);
+        let (failures, until) = (new.failures(), Instant::now() + self.around.config.reload_of(new.id()).probation());
         let probation = Probation { new: new.clone(), old: old.clone(), snapshot, until, failures, state };
         lock(&self.probations).insert(new.id().clone(), probation);
         self.stirred.notify_one();
@@ -807,9 +820,11 @@ impl Packages {
         let mut new = Serving::new();
         for handle in registry.all().filter(|handle| handle.has_served()) {
             let source = &handle.blueprint().source;
-            let on_probation = lock(&self.probations).get(handle.id()).is_some_and(|one| one.new.is(handle));
+            // Between the switch and its probation it is neither the one nor the other.
+            let on_trial = lock(&self.reloading).contains_key(handle.id())
+                || lock(&self.probations).get(handle.id()).is_some_and(|one| one.new.is(handle));
             let Ok(snapshot) = handle.blueprint().snapshot() else { continue };
-            if on_probation || self.around.store.has_made(source) {
+            if on_trial || self.around.store.has_made(source) {
                 continue;
             }
             let place = (handle.id().clone(), source.clone());
@@ -950,7 +965,7 @@ impl Packages {
         let reason = format!("{} {} took its place{}", new.version(), short(&after.digest), aside.unwrap_or_default());
         let schema = old.blueprint().manifest.state_schema;
         let (database, version, id) = (self.database.clone(), old.version().clone(), old.id().clone());
-        let state = self.around.states.of(&id);
+        let (state, kept_max) = (self.around.states.of(&id), self.around.config.reload_of(&id).backups());
         let noted = run(move || {
             // What was held is known by that name before it has it: who is killed in between has it put back.
             let kept = match &held {
@@ -974,7 +989,7 @@ impl Packages {
                 database.note_return(returned, &entry).map_err(|error| error.to_string())?;
             }
             if is_another {
-                database.note_backup(&backup, BACKUPS, returned.as_ref(), &entry).map_err(|error| error.to_string())?;
+                database.note_backup(&backup, kept_max, returned.as_ref(), &entry).map_err(|error| error.to_string())?;
                 let all = database.backups(&id).map_err(|error| error.to_string())?;
                 state.keep_only(&all.into_iter().filter_map(|backup| backup.state).collect::<Vec<_>>());
             }

@@ -22,6 +22,7 @@ mod reload;
 mod scale;
 mod schema;
 mod start;
+mod state;
 mod subject;
 mod table;
 mod throughput;
@@ -90,6 +91,7 @@ const GROUPS: &[Group] = &[
     Group { names: reload::TIMES, run: reload::times },
     Group { names: reload::LATENCY, run: reload::latency },
     Group { names: reload::LEAK, run: reload::leak },
+    Group { names: state::NAMES, run: state::run },
     Group { names: memory::NAMES, run: memory::run },
 ];
 

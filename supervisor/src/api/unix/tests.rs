@@ -47,6 +47,7 @@ fn config() -> Config {
         disk_reserve_mib: 0,
         watch: false,
         update_policy: crate::model::updates::Policy::default(),
+        reload: crate::config::reload::Reload::default(),
         checks: Default::default(),
         permissions: Default::default(),
         trust: Default::default(),
