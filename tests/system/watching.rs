@@ -91,6 +91,16 @@ fn expect_settled(daemon: &Daemon) {
     assert_eq!(changes, [json!([]), json!([]), json!([])], "everything has been looked at");
 }
 
+/// Nothing was copied of what has never run: a call that comes before the changed package was looked at waits for it.
+#[test]
+fn a_call_waits_for_a_package_that_was_changed_before_its_first_start() {
+    let daemon = Daemon::with([Package::echo()]);
+    Package::echo().with("description", json!("changed")).write(&daemon.plugins(), daemon.marker());
+    expect_echo(&daemon, "echo");
+    assert_eq!(description(&daemon, "echo"), "changed");
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// The manifest of the next version in place of the present one, as an editor does it that keeps the old one for a moment.
 fn edit(next: &Path, package: &Path) {
     let (manifest, old) = (package.join("plugin.json"), package.join("plugin.json~"));

@@ -113,8 +113,9 @@ fn look(snapshot: Snapshot, rules: &Rules, source: &Path, manifest: &Manifest) -
         .map_err(|error| LaunchFailure { outlook: outlook(&error), ..unreadable(&error) })?;
     let (copied, _) = Manifest::parse(&bytes).map_err(|error| unreadable(&error))?;
     if copied != *manifest {
+        // Whoever watches the folder is about to find that, and has the other package take its place.
         let message = "its plugin.json was changed; `palisade rescan` reads it anew";
-        return Err(refused(None, message.to_owned()));
+        return Err(LaunchFailure { outlook: Outlook::Passing, ..refused(None, message.to_owned()) });
     }
     let held = check(&snapshot, rules, source, (manifest, &bytes))?;
     let inspected = inspect(rules, &snapshot.path, manifest)?;
