@@ -116,7 +116,7 @@ const JUDGED_FROM: u64 = 20;
 pub struct Ends {
     /// Well.
     pub ok: u64,
-    /// With an error of the plugin's, a crash, or a timeout.
+    /// In a way that speaks against the plugin: an error, a crash or a limit of the plugin's own.
     pub failed: u64,
 }
 

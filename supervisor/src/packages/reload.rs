@@ -31,7 +31,7 @@ use crate::model::generation::Outlook;
 use crate::model::ids::PluginId;
 use crate::model::reload_plan::{Ends, Manner, Plan, Step, Undo, Untried};
 use crate::model::specifier::Specifier;
-use crate::model::status::{CallCounters, PassedOver, PluginState};
+use crate::model::status::{PassedOver, PluginState};
 use crate::plugin::admission;
 use crate::plugin::configuration::Configuration;
 use crate::plugin::handle::{Handle, Operation};
@@ -122,8 +122,9 @@ impl Probation {
 }
 
 fn ends(handle: &Handle) -> Ends {
-    let CallCounters { ok, errors, timed_out, crashed, .. } = handle.counters().snapshot();
-    Ends { ok, failed: errors + timed_out + crashed }
+    let counters = handle.counters();
+    // Whoever calls has no say in it: neither by a deadline of its own, nor by parameters that are wrong.
+    Ends { ok: counters.snapshot().ok, failed: counters.faults() }
 }
 
 /// What became of a reload, as it is told.

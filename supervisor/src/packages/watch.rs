@@ -559,6 +559,47 @@ mod tests {
         assert!(everything(&at("own/plugin.json"), false), "that it is a package may be over");
     }
 
+    /// What one package has too much of takes nothing from another: every package is watched itself, and of what is left each has a share.
+    #[test]
+    fn a_package_of_too_many_folders_leaves_the_others_theirs() {
+        let plugins = made(&["p/large", "p/small/inner/deep", "p/zz"]);
+        let at = |name: &str| plugins.path().join("p").join(name);
+        for number in 0..30 {
+            fs::create_dir_all(at(&format!("large/{number:02}/deep"))).unwrap();
+        }
+        for package in ["large", "small", "zz"] {
+            fs::write(at(package).join("plugin.json"), "{}").unwrap();
+        }
+        let (mut folders, told) = watching(&[&plugins.path().join("p")], 20);
+        let partly = |names: &str| {
+            let why = "are not noticed: 20 folders are watched, and no more are";
+            Some(format!("changes in some of the folders of {names} {why}"))
+        };
+        let large = at("large").display().to_string();
+        assert_eq!((folders.paths().len(), folders.missed()), (20, partly(&large)));
+        for folder in ["small/inner/deep", "zz", "large/12"] {
+            assert!(folders.paths().contains(&at(folder)), "{folder} of {:?}", folders.paths());
+        }
+        assert!(!folders.paths().contains(&at("large/00/deep")), "the upper ones come first");
+        // And so it is with what comes later.
+        fs::create_dir_all(at("late/inner/deep")).unwrap();
+        fs::write(at("late/plugin.json"), "{}").unwrap();
+        until(&mut folders, &told, &[at("late")]);
+        assert!(folders.paths().contains(&at("late/inner/deep")), "{:?}", folders.paths());
+        fs::create_dir_all(at("zz/inner")).unwrap();
+        until(&mut folders, &told, &[at("zz")]);
+        touches(&mut folders, &told, &at("zz/inner/file"), &[at("zz")]);
+        assert_eq!((folders.paths().len(), folders.missed()), (20, partly(&large)));
+        // Of several the first few are named.
+        for package in ["la", "lb", "lc", "small"] {
+            (0..20).for_each(|number| fs::create_dir_all(at(&format!("{package}/{number}"))).unwrap());
+            fs::write(at(package).join("plugin.json"), "{}").unwrap();
+        }
+        folders.refresh();
+        let names = ["la", "large", "lb"].map(|name| at(name).display().to_string()).join(", ");
+        assert_eq!(folders.missed(), partly(&format!("{names} and 2 more")));
+    }
+
     /// A folder is watched from the moment that it appears, whatever way, and no longer than it is there.
     #[test]
     fn folders_that_come_and_go() {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use palisade_protocol::{
-    BODY_BYTES_MAX, CREDIT_BYTES, CancelReason, Cancelled, ErrorBody, ErrorCode, Flags, Kind, STRING_BYTES_MAX,
+    BODY_BYTES_MAX, CREDIT_BYTES, CancelReason, Cancelled, ErrorBody, ErrorCode, Fault, Flags, Kind, STRING_BYTES_MAX,
     check_body,
 };
 
@@ -466,7 +466,7 @@ impl Call {
         }
         state.answered = true;
         if ends == Ends::Yes {
-            leave(&mut state, |counters| &counters.ok, Some(now.saturating_duration_since(self.begun)));
+            leave(&mut state, (|counters| &counters.ok, Blame::None), Some(now.saturating_duration_since(self.begun)));
         }
         drop(state);
         self.reply_to.0.large(self.reply_to.1, frame, ends);
@@ -474,38 +474,64 @@ impl Call {
 
     /// The plugin's answer, which ends the call and came at `now`. Nothing happens if it has ended.
     pub fn end(&self, kind: Kind, flags: Flags, content: &[u8], now: Instant) {
-        let counter: Which = if kind == Kind::Err { |counters| &counters.errors } else { |counters| &counters.ok };
-        self.finish(counter, Some(now), kind, flags, content);
+        self.finish((|counters| &counters.ok, Blame::None), Some(now), kind, flags, content);
+    }
+
+    /// The plugin's answer that is an error, which ends the call and came at `now`; whether it came after the call was to be `cancelled`, and why.
+    pub fn end_with_error(&self, error: &ErrorBody, cancelled: Option<CancelReason>, now: Instant) {
+        let blame = match cancelled {
+            _ if error.code.fault() == Fault::Caller => Blame::None,
+            Some(CancelReason::Deadline) => Blame::UnlessCallersDeadline,
+            Some(_) => Blame::None,
+            None => Blame::Plugin,
+        };
+        // The defaults that the plugin left out are filled in here, once for every kind of caller.
+        let body = error_body(error);
+        self.finish((|counters| &counters.errors, blame), Some(now), Kind::Err, Flags::NONE, &body);
     }
 
     /// Ends the call as cancelled.
     pub fn end_cancelled(&self, content: &[u8]) {
-        self.finish(|counters| &counters.cancelled, None, Kind::Cancelled, Flags::NONE, content);
+        self.finish((|counters| &counters.cancelled, Blame::None), None, Kind::Cancelled, Flags::NONE, content);
     }
 
     /// Ends the call with an error of the host's.
     pub fn fail(&self, error: &ErrorBody) {
-        let counter: Which = match error.code {
-            ErrorCode::Timeout => |counters| &counters.timed_out,
-            ErrorCode::Crashed => |counters| &counters.crashed,
-            ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::InvalidParams | ErrorCode::ActionNotFound => {
-                |counters| &counters.refused
-            }
-            _ => |counters| &counters.errors,
+        let blame = match error.code {
+            ErrorCode::Timeout => Blame::UnlessCallersDeadline,
+            code if code.fault() == Fault::Caller => Blame::None,
+            _ => Blame::Plugin,
         };
-        self.finish(counter, None, Kind::Err, Flags::NONE, &error_body(error));
+        self.fail_by(error, blame);
+    }
+
+    /// Ends the call, whose deadline has passed, with what follows from that.
+    pub fn fail_late(&self, error: &ErrorBody) {
+        self.fail_by(error, Blame::UnlessCallersDeadline);
+    }
+
+    fn fail_by(&self, error: &ErrorBody, blame: Blame) {
+        let ending: Ending = match error.code {
+            ErrorCode::Timeout => (|counters| &counters.timed_out, blame),
+            ErrorCode::Crashed => (|counters| &counters.crashed, blame),
+            ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::InvalidParams | ErrorCode::ActionNotFound => {
+                (|counters| &counters.refused, Blame::None)
+            }
+            _ => (|counters| &counters.errors, blame),
+        };
+        self.finish(ending, None, Kind::Err, Flags::NONE, &error_body(error));
     }
 
     fn cancelled_unbegun(&self, message: &str) {
         self.end_cancelled(&body(&Cancelled { message: Some(message.to_owned()) }));
     }
 
-    fn finish(&self, counter: Which, answered: Option<Instant>, kind: Kind, flags: Flags, content: &[u8]) {
+    fn finish(&self, ending: Ending, answered: Option<Instant>, kind: Kind, flags: Flags, content: &[u8]) {
         let mut state = self.state();
         if matches!(state.phase, Phase::Done) {
             return;
         }
-        leave(&mut state, counter, answered.map(|now| now.saturating_duration_since(self.begun)));
+        leave(&mut state, ending, answered.map(|now| now.saturating_duration_since(self.begun)));
         drop(state);
         self.reply_to.0.frame(self.reply_to.1, kind, flags, content, Ends::Yes);
     }
@@ -514,14 +540,36 @@ impl Call {
 /// One of the counters of how calls end.
 type Which = fn(&Counters) -> &AtomicU64;
 
+/// Where a call is counted, and whose fault its end is.
+type Ending = (Which, Blame);
+
+/// Whether the end of a call speaks against the plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    /// It does not: it went well, or the caller has brought it about.
+    None,
+    /// It does.
+    Plugin,
+    /// It does, unless the caller allowed less time than the plugin has.
+    UnlessCallersDeadline,
+}
+
 /// The one way to `Done`; `took`: after which time the plugin's answer came.
-fn leave(state: &mut State, counter: Which, took: Option<Duration>) {
+fn leave(state: &mut State, (counter, blame): Ending, took: Option<Duration>) {
     let gauge = match state.phase {
         Phase::Waiting => &state.counters.waiting,
         Phase::Running { .. } | Phase::Done => &state.counters.in_flight,
     };
     gauge.fetch_sub(1, Ordering::Relaxed);
     counter(&state.counters).fetch_add(1, Ordering::Relaxed);
+    let is_the_plugins = match blame {
+        Blame::None => false,
+        Blame::Plugin => true,
+        Blame::UnlessCallersDeadline => state.limited_by != LimitedBy::Caller,
+    };
+    if is_the_plugins {
+        state.counters.faults.fetch_add(1, Ordering::Relaxed);
+    }
     if let Some(took) = took {
         state.counters.answered(took);
     }
@@ -566,6 +614,8 @@ pub struct Counters {
     timed_out: AtomicU64,
     crashed: AtomicU64,
     refused: AtomicU64,
+    /// Of those that did not end well the ones that speak against the plugin: no caller alone can make them many.
+    faults: AtomicU64,
     /// When the last call came, in nanoseconds; 0 for never.
     last_used: AtomicU64,
     /// A bucket each of [`tally`]; most versions are never called.
@@ -584,6 +634,7 @@ impl Default for Counters {
             timed_out: AtomicU64::default(),
             crashed: AtomicU64::default(),
             refused: AtomicU64::default(),
+            faults: AtomicU64::default(),
             last_used: AtomicU64::default(),
             latencies: OnceLock::new(),
         }
@@ -644,6 +695,12 @@ impl Counters {
     #[must_use]
     pub fn present(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed) + self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// How many calls ended in a way that speaks against the plugin.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
     }
 
     /// The numbers for `status`.

@@ -647,8 +647,11 @@ impl Link {
             Kind::Err => {
                 let (error, _) = frame.message::<ErrorBody>(kind).map_err(sentence)?;
                 let Some(flight) = self.answering(kind, id)? else { return Ok(None) };
-                // The defaults that the plugin left out are filled in here, once for every kind of caller.
-                flight.call.end(Kind::Err, Flags::NONE, &error_body(&error), now);
+                let cancelled = match flight.stage {
+                    Stage::Cancelling(reason) => Some(reason),
+                    Stage::Working | Stage::Overdue => None,
+                };
+                flight.call.end_with_error(&error, cancelled, now);
                 self.ended(id, now);
                 Ok(None)
             }
@@ -660,7 +663,7 @@ impl Link {
                     // Answered with the reason when the process is gone.
                     Stage::Working if lost => return Ok(None),
                     Stage::Cancelling(CancelReason::Deadline) => {
-                        flight.call.fail(&timed_out(flight, &plugin));
+                        flight.call.fail_late(&timed_out(flight, &plugin));
                     }
                     Stage::Cancelling(CancelReason::Draining) => flight.call.fail(&drained(&plugin)),
                     _ => flight.call.end_cancelled(frame.content),
@@ -931,7 +934,7 @@ fn timed_out(flight: &InFlight, plugin: &str) -> ErrorBody {
 /// What the caller is told when a cancelled call does not end, or its process does.
 fn overdue_answer(flight: &InFlight, reason: CancelReason, plugin: &str) {
     match reason {
-        CancelReason::Deadline => flight.call.fail(&timed_out(flight, plugin)),
+        CancelReason::Deadline => flight.call.fail_late(&timed_out(flight, plugin)),
         CancelReason::Draining => flight.call.fail(&drained(plugin)),
         CancelReason::Caller | CancelReason::Other => {
             let body = super::call::body(&palisade_protocol::Cancelled { message: None });

@@ -49,6 +49,12 @@ const BACKUP: &str = "backup-";
 /// And of those that are kept aside.
 const ASIDE: &str = "aside-";
 
+/// So many of those of one plugin are kept, the youngest.
+const ASIDES_MAX: usize = 5;
+
+/// What such a file is called while it is being sealed.
+const SEALING: &str = "scratch-sealing.sqlite3";
+
 /// Those of all plugins.
 #[derive(Debug)]
 pub struct States {
@@ -216,7 +222,26 @@ impl State {
     /// # Errors
     /// [`StateError`]; then the live store is as it was.
     pub fn replace_with(&self, copy: &Path, now_unix_ms: u64) -> Result<Option<PathBuf>, StateError> {
-        self.live.replace_with(copy, &self.folder.join(format!("{ASIDE}{now_unix_ms}.sqlite3")))
+        let aside = self.live.replace_with(copy, &self.folder.join(format!("{ASIDE}{now_unix_ms}.sqlite3")))?;
+        self.thin_asides();
+        Ok(aside)
+    }
+
+    /// Removes what was put aside longest ago, where that is more than is kept. Blocks.
+    fn thin_asides(&self) {
+        let at = |path: PathBuf| -> Option<(u64, PathBuf)> {
+            let name = path.file_name()?.to_str()?;
+            Some((name.strip_prefix(ASIDE)?.strip_suffix(".sqlite3")?.parse().ok()?, path))
+        };
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut asides: Vec<_> = entries.filter_map(|entry| at(entry.path())).collect();
+        asides.sort();
+        let old = asides.len().saturating_sub(ASIDES_MAX);
+        for (_, path) in asides.into_iter().take(old) {
+            if let Err(error) = remove_file_set(&path) {
+                tracing::warn!(file = %path.display(), %error, "what a plugin kept once stays where it was put aside");
+            }
+        }
     }
 
     /// Keeps a copy of the live store that is put back by the next daemon, unless it is [kept](State::keep) or

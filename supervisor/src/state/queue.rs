@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use super::operations::{self, Operation};
 use super::{About, Reply, Request, StateError, lock, remove_file_set};
 use crate::blocking;
-use crate::store::database::state::{Settings, StateFile, log_of, shared_of};
+use crate::store::database::state::{Settings, StateFile, has_plain, log_of, shared_of};
 
 /// So many plugins' files are worked on at once, apart from everything else that blocks.
 static PLACES: Semaphore = Semaphore::const_new(4);
@@ -68,6 +68,8 @@ pub(super) struct Shelf {
     exists: AtomicBool,
     trouble: Mutex<Option<String>>,
     is_temporary: bool,
+    /// Whether this daemon has looked at the copies that lie beside the file.
+    has_sealed_copies: AtomicBool,
 }
 
 impl Shelf {
@@ -81,6 +83,7 @@ impl Shelf {
             exists: AtomicBool::new(exists),
             trouble: Mutex::default(),
             is_temporary: false,
+            has_sealed_copies: AtomicBool::new(false),
         }
     }
 
@@ -236,6 +239,50 @@ impl Shelf {
                 Ask::Encoded(tell) => drop(tell.send(reply.map(operations::encode))),
             }
         }
+        // Once those that wait have their answers.
+        if self.settings.vault.is_some() && !self.is_temporary && lock(&self.file).is_some() {
+            self.seal_copies();
+        }
+    }
+
+    /// Seals the copies beside the file that were made before there was a key: of packages that served before, and what was put aside. Each is
+    /// exchanged whole. Blocks.
+    fn seal_copies(&self) {
+        if self.has_sealed_copies.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(folder) = self.path.parent() else { return };
+        let is_copy = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| {
+                (name.starts_with(super::BACKUP) || name.starts_with(super::ASIDE)) && name.ends_with(".sqlite3")
+            })
+        };
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        for copy in entries.map(|entry| entry.path()).filter(is_copy).collect::<Vec<_>>() {
+            if let Err(error) = self.seal_copy(&copy, &folder.join(super::SEALING)) {
+                tracing::warn!(plugin = %self.settings.plugin, file = %copy.display(), %error, "it is not sealed, as a plugin's state is that has a key");
+            }
+        }
+    }
+
+    fn seal_copy(&self, copy: &Path, beside: &Path) -> Result<(), StateError> {
+        if !has_plain(copy)? {
+            return Ok(());
+        }
+        let failed = |error: io::Error| super::written(copy, &error);
+        remove_file_set(beside).and_then(|()| fs::copy(copy, beside)).map_err(failed)?;
+        // Who opens it seals it.
+        let sealed = StateFile::open(beside, self.settings.clone()).and_then(StateFile::close);
+        let exchanged = sealed.and_then(|()| {
+            let folder = copy.parent().unwrap_or(Path::new("."));
+            File::open(beside)
+                .and_then(|file| file.sync_all())
+                .and_then(|()| fs::rename(beside, copy))
+                .and_then(|()| File::open(folder)?.sync_all())
+                .map_err(failed)
+        });
+        exchanged.inspect_err(|_| drop(remove_file_set(beside)))
     }
 
     /// Does something with the file, which is opened if it is not. Blocks.

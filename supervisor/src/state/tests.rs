@@ -370,6 +370,58 @@ async fn with_a_key_values_are_sealed_and_open_with_that_key_alone() {
     assert_eq!(bench.get("one", "after").await, json!("written-with-a-key"));
 }
 
+/// The copies that are kept beside it as well, and they can still be had back.
+#[tokio::test]
+async fn copies_that_were_kept_before_there_was_a_key_are_sealed_too() {
+    let bench = Bench::new();
+    bench.put("one", "a", json!("written-in-plain-text")).await;
+    let state = bench.states.of(&id("one"));
+    let kept = state.keep(None, 5).unwrap().unwrap();
+    let another = state.copy_of_kept(&kept).unwrap();
+    let aside = state.replace_with(&another, 6).unwrap().unwrap();
+    bench.call("one", "delete", json!({"key": "a"})).await.unwrap();
+    drop(state);
+    let bench = bench.again(Some(1)).await;
+    assert!(lies_readable(&bench, "written-in-plain-text"));
+    assert_eq!(bench.get("one", "a").await, Value::Null);
+    bench.states.finish().await;
+    assert!(!lies_readable(&bench, "written-in-plain-text"));
+    let names: Vec<_> = fs::read_dir(bench.file("one").parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with(LIVE))
+        .collect();
+    assert_eq!(names.len(), 2, "nothing else is left: {names:?}");
+    let state = bench.states.of(&id("one"));
+    for copy in [state.copy_of_kept(&kept).unwrap(), aside] {
+        state.replace_with(&copy, 7).unwrap().unwrap();
+        assert_eq!(bench.get("one", "a").await, json!("written-in-plain-text"));
+        bench.call("one", "delete", json!({"key": "a"})).await.unwrap();
+        state.drop_aside(&state.folder.join("aside-7.sqlite3")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn of_what_is_put_aside_the_youngest_stay() {
+    let bench = Bench::new();
+    bench.put("one", "a", json!(1)).await;
+    let state = bench.states.of(&id("one"));
+    let kept = state.keep(None, 1).unwrap().unwrap();
+    for moment in 8..15 {
+        state.replace_with(&state.copy_of_kept(&kept).unwrap(), moment).unwrap().unwrap();
+    }
+    let mut asides: Vec<_> = fs::read_dir(&state.folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(ASIDE))
+        .collect();
+    asides.sort();
+    assert_eq!(
+        asides,
+        ["aside-10", "aside-11", "aside-12", "aside-13", "aside-14"].map(|name| format!("{name}.sqlite3"))
+    );
+}
+
 #[tokio::test]
 async fn what_a_candidate_writes_is_thrown_away_and_what_it_reads_was_there() {
     let bench = Bench::new();

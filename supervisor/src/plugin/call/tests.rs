@@ -153,7 +153,8 @@ fn what_is_counted_says_how_long_answers_took_and_when_the_last_call_came() {
     let (answered, _) = call("echo", &[], false, &counters);
     answered.end(Kind::Ok, Flags::NONE, &[0x80], answered.begun + Duration::from_secs(2));
     let (wrong, _) = call("echo", &[], false, &counters);
-    wrong.end(Kind::Err, Flags::NONE, &[0x80], wrong.begun + Duration::from_millis(1));
+    let error = ErrorBody::new(ErrorCode::ExecutionFailed, "it failed");
+    wrong.end_with_error(&error, None, wrong.begun + Duration::from_millis(1));
     let (late, _) = call("echo", &[], false, &counters);
     late.fail(&ErrorBody::new(ErrorCode::Timeout, "too late"));
     let (unwanted, _) = call("echo", &[], false, &counters);

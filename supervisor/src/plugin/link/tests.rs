@@ -672,4 +672,36 @@ fn a_caller_deadline_is_the_one_that_counts() {
     bench.lapse(seconds(5) + GRACE, false);
     bench.lapse(GRACE, false);
     assert!(heard.error().message.contains("5000 ms, the caller's deadline"), "{}", heard.error().message);
+    assert_eq!((bench.counters.snapshot().timed_out, bench.counters.faults()), (1, 0), "the plugin may take longer");
+}
+
+/// What speaks against a package is not what any caller can bring about.
+#[test]
+fn only_what_the_plugin_does_is_its_fault() {
+    let mut bench = Bench::all();
+    let error = |code| ErrorBody::new(code, "no");
+    for (id, code) in [
+        (2, ErrorCode::InvalidParams),
+        (4, ErrorCode::ResourceNotFound),
+        (6, ErrorCode::ExecutionFailed),
+        (8, ErrorCode::Internal),
+    ] {
+        bench.call("echo");
+        bench.hear(Kind::Err, Flags::NONE, id, &error(code), &[]).unwrap();
+    }
+    assert_eq!((bench.counters.snapshot().errors, bench.counters.faults()), (4, 2));
+    // Who is asked to cancel may say so with an error.
+    let (cancelled, _) = bench.call("echo");
+    cancelled.cancel(CancelReason::Caller);
+    bench.link.poke(10, bench.now);
+    bench.hear(Kind::Err, Flags::NONE, 10, &error(ErrorCode::ExecutionFailed), &[]).unwrap();
+    assert_eq!((bench.counters.snapshot().errors, bench.counters.faults()), (5, 2));
+    // Its own limit has passed.
+    bench.call("echo");
+    bench.lapse(seconds(30), false);
+    bench.hear(Kind::Err, Flags::NONE, 12, &error(ErrorCode::ExecutionFailed), &[]).unwrap();
+    bench.call("echo");
+    bench.lapse(seconds(30), false);
+    bench.lapse(GRACE, false);
+    assert_eq!((bench.counters.snapshot().timed_out, bench.counters.faults()), (1, 4));
 }

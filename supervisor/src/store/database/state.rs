@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::BUSY_WITHIN;
 use crate::vault::{self, Vault, VaultError};
@@ -442,6 +442,20 @@ impl StateFile {
         // The log still has the pages as they were.
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(told)
     }
+}
+
+/// Whether a file that nobody uses has values that are not sealed. Nothing is written.
+///
+/// # Errors
+/// [`StateError`]
+pub fn has_plain(path: &Path) -> Result<bool, StateError> {
+    let told = |error: rusqlite::Error| told(path, &error);
+    // As it would otherwise make files beside it.
+    let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(format!("file:{name}?immutable=1"), flags).map_err(told)?;
+    let asked = "SELECT EXISTS (SELECT 1 FROM pairs WHERE sealed = 0)";
+    connection.query_row(asked, [], |row| row.get(0)).map_err(told)
 }
 
 /// The log that SQLite keeps beside a file.
