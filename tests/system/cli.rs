@@ -20,8 +20,13 @@ pub(crate) struct Ran {
 }
 
 pub(crate) fn palisade(socket: &Path, arguments: &[&str]) -> Ran {
+    palisade_with(socket, arguments, Stdio::null())
+}
+
+/// The same with that stdin.
+pub(crate) fn palisade_with(socket: &Path, arguments: &[&str], stdin: Stdio) -> Ran {
     let mut command = command(built("palisade"));
-    command.arg("--socket").arg(socket).args(arguments).stdin(Stdio::null()).env("NO_COLOR", "1");
+    command.arg("--socket").arg(socket).args(arguments).stdin(stdin).env("NO_COLOR", "1");
     let Output { status, stdout, stderr } = command.output().expect("it can be executed");
     Ran {
         status: status.code(),

@@ -169,6 +169,43 @@ fn a_folder_that_holds_no_package_any_more_does_not_come_to_serve() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// Nor is a folder in which there is no manifest, or nothing at all, as while a package is written anew: until the folder itself is gone.
+#[test]
+fn a_folder_without_a_manifest_ends_nothing() {
+    const WHY: &str = "there is no plugin.json in it";
+    let daemon = serving("");
+    let (good, process) = (digest(&daemon), daemon.status("hostile").process_id());
+    let folder = daemon.plugins().join("hostile");
+    std::fs::rename(folder.join("plugin.json"), daemon.path().join("aside.json")).expect("it is ours");
+    for is_empty in [false, true] {
+        if is_empty {
+            std::fs::remove_dir_all(&folder).expect("it is ours");
+            std::fs::create_dir(&folder).expect("it is ours");
+        }
+        let found = rescan(&daemon);
+        assert_eq!((&found["removed"], &found["changed"]), (&json!([]), &json!([])), "{found}");
+        assert_eq!((&found["rejected"][0]["reason"], &passed_over(&daemon)["reason"]), (&json!(WHY), &json!(WHY)));
+        expect_echo(&daemon, "hostile");
+        assert_eq!((digest(&daemon), daemon.status("hostile").process_id()), (good.clone(), process));
+    }
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    assert_eq!((digest(&daemon), &passed_over(&daemon)["reason"]), (good.clone(), &json!(WHY)));
+    expect_echo(&daemon, "hostile");
+    // The new package is tried like any other.
+    hostile("tame").with("description", json!("new")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_ne!(digest(&daemon), good);
+    assert_eq!(passed_over(&daemon), Value::Null);
+    // What has left does not come back for a folder of its name.
+    std::fs::remove_dir_all(&folder).expect("it is ours");
+    assert_eq!(rescan(&daemon)["removed"], json!(["hostile 0.1.0"]));
+    std::fs::create_dir(&folder).expect("it is ours");
+    assert_eq!(rescan(&daemon)["added"], json!([]));
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    daemon.stop_and_expect_no_orphans();
+}
+
 #[test]
 fn what_is_not_healthy_does_not_come_to_serve() {
     expect_kept(&hostile("unhealthy"), "healthy");
@@ -301,6 +338,7 @@ fn an_operator_returns_to_what_served_before() {
     assert_eq!(rescan(&daemon)["added"], json!([]), "what lies in the folder is not used");
     let none = error(daemon.operate("rollback", &json!({"plugin": "hostile", "to": 99})), ErrorCode::InvalidParams);
     expect_text(&none.message, "hostile has no backup 99");
+    assert_eq!(none.hint.as_deref(), Some("`palisade backups hostile` lists them"));
     let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
     assert_eq!(digest(&daemon), first);
     expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), "has returned to 0.1.0");
@@ -319,6 +357,11 @@ fn what_fails_most_of_its_calls_is_taken_back() {
     hostile("tame").with("description", json!("new")).write(&daemon.plugins(), daemon.marker());
     assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
     let mut agent = daemon.agent();
+    // No caller has a part in it: neither by its own deadline, nor as it wants no answer any more.
+    for _ in 0..30 {
+        let late = agent.call_within("hostile", "wait", &json!(null), std::time::Duration::from_millis(1));
+        error(late, ErrorCode::Timeout);
+    }
     for _ in 0..20 {
         error(agent.call("hostile", "fail", &json!(null)), ErrorCode::ExecutionFailed);
     }
@@ -553,6 +596,9 @@ fn a_newer_version_that_does_not_serve_is_not_installed() {
     let process = daemon.process_of("guest");
     expect_echo(&daemon, "guest");
     assert_eq!(daemon.process_of("guest"), process);
+    // Who wants the one before is told how, where there is no backup.
+    let none = error(daemon.operate("rollback", &json!({"plugin": "guest", "to": 99})), ErrorCode::InvalidParams);
+    expect_text(&none.hint.expect("there is one"), "`palisade disable guest@1.4.0` returns to the version before");
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -759,12 +805,32 @@ fn a_folder_with_another_id_is_another_plugin() {
     let daemon = serving("");
     let elsewhere = daemon.path().join("elsewhere");
     let other = Package::hostile("other", "tame").write(&elsewhere, daemon.marker());
+    let mut watcher = daemon.agent();
+    let events = watcher.begin("palisade", "events", &json!({"plugin": "hostile"}));
     std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
     std::fs::rename(other, daemon.plugins().join("hostile")).expect("it is ours");
     let found = rescan(&daemon);
     assert_eq!((&found["added"], &found["removed"]), (&json!(["other 0.1.0"]), &json!(["hostile 0.1.0"])), "{found}");
+    let gone = loop {
+        let frame = watcher.next_of(events);
+        if !frame.payload.is_empty() {
+            let event: Value = decode(&frame.payload);
+            if event["kind"] == "package_removed" {
+                break event;
+            }
+        }
+    };
+    assert_eq!(gone["reason"], json!("its folder has other 0.1.0 now"), "{gone}");
+    assert!(daemon.log().contains("the plugin ends: its folder has other 0.1.0 now"));
+    let written = std::fs::read(daemon.path().join("state/registry.sqlite3-wal")).expect("it is there");
+    let record = b"its folder has other 0.1.0 now";
+    assert!(written.windows(record.len()).any(|there| there == record), "it is in the audit trail");
     expect_echo(&daemon, "other");
     error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    // The one before does not come back where the folder has no package.
+    std::fs::remove_file(daemon.plugins().join("hostile/plugin.json")).expect("it is ours");
+    assert_eq!(rescan(&daemon)["added"], json!([]));
+    expect_echo(&daemon, "other");
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -12,7 +12,7 @@ use palisade_tests::steps::Traced;
 use palisade_tests::wire::{BOUND, Next};
 use serde_json::{Value, json};
 
-use crate::cli::palisade;
+use crate::cli::{palisade, palisade_with};
 use crate::support::{
     Disk, can_change_the_host, daemon_with, error, expect_echo, expect_text, expect_tried, hostile, in_the_guest,
 };
@@ -472,6 +472,14 @@ fn what_a_plugin_keeps_is_exported_imported_and_forgotten() {
         imported.stderr
     );
     assert_eq!(ask(&daemon, "other", &[get("a")])[0]["ok"]["value"], value);
+    let piped =
+        palisade_with(&socket, &["state", "import", "other", "-"], fs::File::open(&file).expect("it is there").into());
+    assert_eq!(
+        (piped.status, piped.stdout.as_str()),
+        (Some(0), "other keeps 3 keys now, after 3\n"),
+        "{}",
+        piped.stderr
+    );
 
     let refused = run(&["state", "reset", "hostile"]);
     assert_eq!(refused.status, Some(2), "{}", refused.stdout);

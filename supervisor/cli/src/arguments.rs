@@ -370,7 +370,7 @@ pub(crate) enum State {
     Import {
         /// Which plugin
         plugin: String,
-        /// The export, which the daemon reads
+        /// The export, which the daemon reads; `-` is stdin
         file: PathBuf,
     },
     /// Have a plugin keep nothing any more

@@ -1,6 +1,9 @@
 //! `palisade state`: what a plugin keeps, as JSON.
 
-use std::path::Path;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use palisade_client::admin::{self, StateChange, StatePair};
 use palisade_client::{Items, Raw};
@@ -94,7 +97,46 @@ async fn export(context: &Context, plugin: &str) -> Result<(), Failure> {
     output.flush()
 }
 
+/// So much is read of stdin: more than the daemon takes.
+const STDIN_BYTES_MAX: u64 = 512 << 20;
+
+/// A file with what stands on stdin, for its user alone; it goes when this is dropped.
+struct Spooled(PathBuf);
+
+impl Spooled {
+    /// Where the daemon finds it too: it may have a /tmp of its own. Blocks.
+    fn of(mut input: impl Read) -> io::Result<Self> {
+        let usual = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
+        let folder = usual.unwrap_or_else(|| {
+            if rustix::process::geteuid().is_root() { PathBuf::from("/run") } else { std::env::temp_dir() }
+        });
+        let path = folder.join(format!("palisade-import-{}.json", std::process::id()));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let spooled = Self(path);
+        let read = io::copy(&mut (&mut input).take(STDIN_BYTES_MAX + 1), &mut file)?;
+        if STDIN_BYTES_MAX < read {
+            return Err(io::Error::other(format!("more than {STDIN_BYTES_MAX} bytes")));
+        }
+        Ok(spooled)
+    }
+}
+
+impl Drop for Spooled {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Failure> {
+    let spooled = if file == Path::new("-") {
+        let mut attendant = Attendant::new(&context.screen, &context.interrupts, "waiting for stdin");
+        let reading = tokio::task::spawn_blocking(|| Spooled::of(io::stdin().lock()));
+        let read = attendant.wait(reading, || Ok(())).await?.map_err(io::Error::other).flatten();
+        Some(read.map_err(|error| Failure::usage(format!("stdin cannot be kept for the daemon: {error}")))?)
+    } else {
+        None
+    };
+    let file = spooled.as_ref().map_or(file, |spooled| &spooled.0);
     // The daemon stands elsewhere.
     let path = std::path::absolute(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
     let answer = context.operate("state_import", &json!({ "plugin": plugin, "path": path })).await?;

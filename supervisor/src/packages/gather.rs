@@ -1,9 +1,9 @@
 //! What there is when the daemon starts, and how it comes to life.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use semver::Version;
@@ -25,12 +25,17 @@ use crate::store::database::reloads::{Bad, Serving};
 use crate::store::{Snapshot, Store};
 use crate::trust::Rules;
 
+/// What is said of a folder in which a package was.
+const NO_MANIFEST: &str = "there is no plugin.json in it";
+
 /// The versions of which an operator has said whether they take calls.
 pub(super) type Switched = BTreeMap<(PluginId, Version), bool>;
 
 /// What was found when the daemon started.
 #[derive(Debug, Default)]
 pub struct Gathered {
+    /// Where packages lie.
+    pub(super) directories: Vec<PathBuf>,
     pub(super) staged: Vec<Staged>,
     pub(super) rejected: Vec<Rejected>,
     /// Of what is staged that which can only not be looked at.
@@ -71,6 +76,7 @@ impl Packages {
                 BTreeMap::new()
             });
             let mut gathered = Gathered::of(looked, switched, &records, &store, &host.rules);
+            gathered.directories = directories;
             gathered.pass_over(&store, &host.rules, &database, When::Starting, &states);
             Ok(gathered)
         })
@@ -83,7 +89,7 @@ impl Packages {
     /// When there is no thread to be had.
     pub async fn begin(&self, gathered: Gathered) -> io::Result<()> {
         // Nobody has used anything yet: what cannot be looked at fails, and says so.
-        let Gathered { staged, rejected, unseen: _, switched, kept } = gathered;
+        let Gathered { directories: _, staged, rejected, unseen: _, switched, kept } = gathered;
         *lock(&self.kept) = kept;
         self.hold_backups().await;
         self.know_serving().await;
@@ -136,7 +142,7 @@ impl Gathered {
     /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
     pub(super) fn of(looked: Looked, switched: Switched, records: &Path, store: &Store, rules: &Rules) -> Self {
         let Looked { staged, rejected, unseen } = looked;
-        let mut gathered = Self { staged, rejected, unseen, switched, kept: Vec::new() };
+        let mut gathered = Self { directories: Vec::new(), staged, rejected, unseen, switched, kept: Vec::new() };
         gathered.add_installed(records, store, rules);
         gathered
     }
@@ -216,6 +222,14 @@ impl Gathered {
 
     /// Has what served last stand in for what is no package any more, or not yet, in the same folder.
     fn stand_in(&mut self, serving: &Serving, store: &Store, rules: &Rules) {
+        let known: HashSet<&Path> = self.staged.iter().map(|(found, _)| found.path.as_path()).collect();
+        let others: BTreeSet<_> =
+            serving.keys().map(|(_, path)| path).filter(|path| !known.contains(path.as_path())).collect();
+        for path in others {
+            if self.is_bare(path) {
+                self.rejected.push(Rejected::new(path.clone(), NO_MANIFEST.to_owned()));
+            }
+        }
         for rejected in self.rejected.iter().filter(|rejected| !rejected.unseen) {
             for ((id, _), digest) in serving.iter().filter(|((_, path), _)| *path == rejected.path) {
                 let Ok((before, copy)) = kept(digest, &rejected.path, store, rules) else { continue };
@@ -228,6 +242,19 @@ impl Gathered {
                 self.staged.push((Found { path: rejected.path.clone(), passed_over, ..before }, Ok(copy)));
             }
         }
+    }
+
+    /// Whether it is a folder of a plugin directory that has no manifest, and of which nothing else is known. One that is a plugin directory
+    /// itself, with packages in it, is not meant to be one any more.
+    fn is_bare(&self, path: &Path) -> bool {
+        let mut directories = self.directories.iter();
+        let is_known = self.rejected.iter().any(|rejected| path.starts_with(&rejected.path))
+            || self.staged.iter().any(|(found, _)| found.path.parent() == Some(path));
+        directories.any(|directory| path == directory || path.parent() == Some(directory))
+            && !is_known
+            && path.is_dir()
+            && fs::symlink_metadata(path.join("plugin.json"))
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Adds what was installed, unless a plugin directory has that version.

@@ -1058,9 +1058,10 @@ impl Packages {
                 Some(number) => format!("{id} has no backup {number}"),
                 None => format!("{id} has no backup to return to"),
             };
-            let hint = format!(
-                "`palisade backups {id}` lists them; of what was installed the versions stay: `palisade list {id}`"
-            );
+            let mut hint = format!("`palisade backups {id}` lists them");
+            if self.around.store.has_made(&old.blueprint().source) {
+                hint += &format!("; `palisade disable {id}@{}` returns to the version before", old.version());
+            }
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint));
         };
         if wanted.serves {

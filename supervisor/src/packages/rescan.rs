@@ -6,7 +6,7 @@
 //!
 //! Invariant: a plugin ends when its folder or its record is gone, and not when that can only not be looked at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -207,11 +207,20 @@ impl Packages {
         self.note_serving().await;
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let Gathered { mut staged, mut rejected, unseen: partly, switched, kept } =
+        let Gathered { directories: _, mut staged, mut rejected, unseen: partly, switched, kept } =
             self.look_again(trusting, present(scope, &registry), serves(&registry)).await?;
         let is_dry = only.is_some_and(|only| only.is_dry);
         let is_meant = |id: &PluginId| only.is_none_or(|only| only.id == *id);
         staged.retain(|(found, _)| is_meant(&found.manifest.id));
+        // What has left a folder does not come back for one in which there is no package.
+        staged.retain(|(found, _)| {
+            let is_in_its_place = found.passed_over.as_ref().is_some_and(|passed| passed.digest.is_empty());
+            let mut versions = registry.versions(&found.manifest.id);
+            !is_in_its_place
+                || versions.any(|(version, handle)| {
+                    *version == found.manifest.version && handle.blueprint().source == found.path
+                })
+        });
         // What is not there any more is not asked about any more.
         let is_there = |id: &PluginId, handle: &Handle| {
             let of = |(found, snapshot): &Staged| {
@@ -247,15 +256,24 @@ impl Packages {
             let is_new = registry.versions(&found.manifest.id).all(|(version, _)| *version != found.manifest.version);
             gone.iter().find(same).filter(|_| is_new)
         };
+        // Of a folder that holds another plugin now: which.
+        let others: HashMap<PathBuf, String> = staged
+            .iter()
+            .map(|(found, _)| (found.path.clone(), format!("{} {}", found.manifest.id, found.manifest.version)))
+            .collect();
         let (mut other, mut olds, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
         let mut rescanned_kept = Vec::new();
         let mut replaced = BTreeSet::new();
+        let mut moved: Vec<Handle> = Vec::new();
         for (found, snapshot) in staged {
             let (id, version) = key(&found);
             let same = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, handle)| handle);
             let old = same.or_else(|| before(&found)).cloned();
             if let Some(old) = old.as_ref().filter(|old| *old.version() != version) {
                 replaced.insert((id.clone(), old.version().clone()));
+            }
+            if let Some(old) = old.as_ref().filter(|old| old.blueprint().source != found.path && !cannot_be_seen(old)) {
+                moved.push(old.clone());
             }
             let is_same = old.as_ref().is_some_and(|old| is_same(old, &found, &snapshot));
             if is_same && let Some(old) = &old {
@@ -316,12 +334,21 @@ impl Packages {
                 freed.extend(self.weigh(&next, id).freed);
                 touched.insert(id.clone());
             }
+            for handle in &moved {
+                self.note_gone(handle, None).await;
+            }
             // From here on no call is for one of those.
             self.live.replace(next.clone());
+            let mut left = Vec::new();
             for handle in gone {
-                self.tell(EventKind::PackageRemoved, handle.id(), handle.version(), None);
+                let now = others.get(&handle.blueprint().source).map(|now| format!("its folder has {now} now"));
+                self.tell(EventKind::PackageRemoved, handle.id(), handle.version(), now.clone());
                 let task = self.task_of(&handle);
-                departures.push(self.leave(handle, task, None));
+                departures.push(self.leave(handle.clone(), task, None));
+                left.push((handle, now));
+            }
+            for (handle, now) in &left {
+                self.note_gone(handle, now.as_deref()).await;
             }
         }
 
@@ -412,6 +439,23 @@ impl Packages {
         Some(GoesOn { plugin: name(old), reason })
     }
 
+    /// Notes that a package is gone from the plugin directories, or that its folder has another plugin. What served there is not looked for in
+    /// that folder any more.
+    async fn note_gone(&self, handle: &Handle, now: Option<&str>) {
+        let (id, version) = (handle.id(), handle.version());
+        let place = (id.clone(), handle.blueprint().source.clone());
+        lock(&self.serving).remove(&place);
+        let entry = now.map(|now| {
+            tracing::warn!(plugin = %id, %version, "the plugin ends: {now}");
+            self.entry("package_removed", OURSELVES, id, version, now.to_owned())
+        });
+        let database = self.database.clone();
+        let noted = run(move || database.note_gone(&place, entry.as_ref()).map_err(|error| error.to_string())).await;
+        if let Err(error) = noted.map_err(|error| error.message).flatten() {
+            tracing::error!(plugin = %id, %error, "that its package is gone is not noted");
+        }
+    }
+
     /// What runs the plugin, which the caller sees to the end from here on.
     pub(super) fn task_of(&self, handle: &Handle) -> Option<JoinHandle<()>> {
         lock(&self.tasks).remove(&(handle.id().clone(), handle.version().clone()))
@@ -450,6 +494,7 @@ impl Packages {
                 Trusting::Nothing => discovery::look_anew(listing, &store, &host.rules, &database),
             };
             let mut gathered = Gathered::of(looked, switched, &records, &store, &host.rules);
+            gathered.directories = directories;
             gathered.pass_over(&store, &host.rules, &database, when, &states);
             Ok(gathered)
         })

@@ -144,6 +144,21 @@ impl Database {
         done().map_err(|error| self.told(&error))
     }
 
+    /// Forgets what served from that folder, and has the audit trail say so where there is something to be said.
+    ///
+    /// # Errors
+    /// [`DatabaseError`], and nothing was forgotten or noted.
+    pub fn note_gone(&self, (id, path): &(PluginId, PathBuf), entry: Option<&Entry>) -> Result<(), DatabaseError> {
+        let forget = |connection: &rusqlite::Connection| {
+            let row = params![id.as_str(), path.as_os_str().as_bytes()];
+            connection.execute("DELETE FROM serving WHERE id = ?1 AND path = ?2", row).map(drop)
+        };
+        match entry {
+            Some(entry) => self.change(entry, |transaction| forget(transaction)),
+            None => forget(&self.connection()).map_err(|error| self.told(&error)),
+        }
+    }
+
     /// Forgets that packages of a plugin failed: of this digest, or all of them.
     ///
     /// # Errors
