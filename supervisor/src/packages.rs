@@ -41,7 +41,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
@@ -426,8 +426,15 @@ impl Packages {
 
 /// Ends a plugin that nobody is sent to any more.
 async fn end(handle: &Handle, task: Option<JoinHandle<()>>) {
+    let digest = |handle: &Handle| handle.blueprint().snapshot().ok().map(|snapshot| snapshot.digest);
+    let why = match handle.successor() {
+        Some(successor) if digest(&successor) == digest(handle) => StopWhy::Replaced,
+        Some(_) => StopWhy::Exchanged,
+        None if handle.blueprint().on_trial.load(Ordering::Relaxed) => StopWhy::Dropped,
+        None => StopWhy::Removed,
+    };
     // Its own ladder bounds this.
-    let _ = handle.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await;
+    let _ = handle.operate(Operation::Stop { force: false, why }).await;
     handle.tell(Command::Shutdown).await;
     if let Some(task) = task
         && let Err(error) = task.await

@@ -34,6 +34,7 @@ mod registry;
 mod reload;
 mod required;
 mod runtimes;
+mod said;
 mod secrets;
 mod starts;
 mod state;

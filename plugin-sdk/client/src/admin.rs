@@ -1292,12 +1292,15 @@ pub struct Reloaded {
     pub digest: String,
     /// The steps: `stage`, `start`, `switch`, `drain`, `probation`.
     pub steps: Vec<String>,
-    /// Why the package is not tried before it takes calls: `old_is_unused`, `new_is_unused`, `nothing_to_return_to`.
+    /// Why the package is not tried before it takes calls: `old_is_unused`, `old_is_paused`, `new_is_unused`, `nothing_to_return_to`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub untried: Option<String>,
-    /// Whether the package that was looked at serves now.
+    /// Whether the package that was looked at is the plugin's now.
     pub reloaded: bool,
-    /// Why not, where it was to.
+    /// Why the plugin takes no calls, where it takes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<String>,
+    /// Why the package is not the plugin's, where it was to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

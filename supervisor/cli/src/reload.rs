@@ -63,7 +63,12 @@ pub(crate) async fn rollback(
 fn text(one: &Reloaded, screen: &Screen) -> String {
     let plugin = screen.tone(&format!("{} {}", one_line(&one.id), one_line(&one.version)), Tone::Strong);
     let how = match (one.reloaded, &one.reason) {
-        (true, _) => "serves".to_owned(),
+        (true, _) => match &one.idle {
+            Some(why) => {
+                screen.tone(&format!("is the package now, and takes no calls: {}", one_line(why)), Tone::Careful)
+            }
+            None => "serves".to_owned(),
+        },
         (false, None) => "is as it was".to_owned(),
         (false, Some(reason)) => screen.tone(&format!("goes on as it was: {}", one_line(reason)), Tone::Careful),
     };
@@ -111,11 +116,17 @@ mod tests {
             steps: vec!["switch".into(), "drain".into()],
             untried: Some("old_is_unused".into()),
             reloaded: true,
+            idle: None,
             reason: None,
         };
         let screen = Screen::plain();
         assert_eq!(text(&done, &screen), "echo 1.0.0 serves, sha256 00ff\n");
         assert_eq!(plan_text(&done, &screen), "echo 1.0.0: switch, drain (not tried first: old is unused)\n");
+        let idle = Reloaded { idle: Some("echo 1.0.0 is disabled".into()), ..done.clone() };
+        assert_eq!(
+            text(&idle, &screen),
+            "echo 1.0.0 is the package now, and takes no calls: echo 1.0.0 is disabled, sha256 00ff\n"
+        );
         let kept = Reloaded { reloaded: false, reason: Some("it\x1b crashed".into()), untried: None, ..done };
         assert_eq!(text(&kept, &screen), "echo 1.0.0 goes on as it was: it\\u{1b} crashed, sha256 00ff\n");
         assert_eq!(text(&Reloaded { reason: None, ..kept }, &screen), "echo 1.0.0 is as it was, sha256 00ff\n");

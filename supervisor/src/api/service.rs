@@ -453,7 +453,14 @@ impl Service {
                     "resume" => Operation::Resume,
                     _ => Operation::Reset,
                 };
-                self.act(&plugin, version.as_deref(), operation).await
+                let done = self.act(&plugin, version.as_deref(), operation).await;
+                if operation == Operation::Resume
+                    && done.is_ok()
+                    && let Some(packages) = &self.packages
+                {
+                    packages.try_after_pause(&self.find(&plugin, version.as_deref())?);
+                }
+                done
             }
             "limit" => self.limit(parameters(params)?).await,
             action if package_operations::NAMES.contains(&action) => self.package_operation(who, action, params).await,

@@ -344,6 +344,13 @@ impl Machine {
         self.context.settings = settings;
     }
 
+    /// It was stopped before it has had any process: the one in whose place it is had one.
+    pub fn be_stopped(&mut self) {
+        if self.context.desired == Desired::Stopped && self.state == (State::Resting { last: None }) {
+            self.state = State::Resting { last: Some(Reason::Stopped { why: StopWhy::Operator }) };
+        }
+    }
+
     /// Where calls go.
     pub fn route(&self) -> Option<Generation> {
         if let State::Serving { generation, .. } = &self.state { Some(*generation) } else { None }

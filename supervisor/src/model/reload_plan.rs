@@ -47,8 +47,10 @@ pub enum Undo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Untried {
-    /// The old one takes no calls: it is disabled, stopped, paused or has failed, or waits for consent.
+    /// The old one takes no calls: it is disabled, stopped or has failed, or waits for consent.
     OldIsUnused,
+    /// The old one is paused: it stays, until it is resumed.
+    OldIsPaused,
     /// The new one takes none before somebody has said something about it, there is what it depends on, and its configuration fits: until then
     /// the old one serves.
     NewIsUnused,
@@ -89,7 +91,7 @@ impl Plan {
             (None, Manner::Exclusive) => &[Stage, Hold, Start, Switch, Probation],
             (None, Manner::Migrating) => &[Stage, Rehearse, Hold, Keep, Start, Switch, Probation],
             (None, Manner::Restoring) => &[Stage, Hold, Keep, Start, Switch, Probation],
-            (Some(Untried::NewIsUnused), _) => &[],
+            (Some(Untried::NewIsUnused | Untried::OldIsPaused), _) => &[],
             (Some(Untried::OldIsUnused | Untried::NothingToReturnTo), _) => &[Switch, Drain],
         };
         Self { steps, untried }
@@ -211,6 +213,7 @@ mod tests {
             Just(None),
             Just(Some(Untried::OldIsUnused)),
             Just(Some(Untried::NewIsUnused)),
+            Just(Some(Untried::OldIsPaused)),
             Just(Some(Untried::NothingToReturnTo)),
         ]
     }
@@ -236,7 +239,7 @@ mod tests {
             let mut world = BEGINNING;
             Plan::new(untried, manner).steps.iter().for_each(|step| world.step(*step, manner));
             world.state_is_new = false;
-            let waits = untried == Some(Untried::NewIsUnused);
+            let waits = matches!(untried, Some(Untried::NewIsUnused | Untried::OldIsPaused));
             prop_assert_eq!(world, if waits { BEGINNING } else { World { old_serves: false, old_runs: false, new_runs: true, state_is_new: false } });
         }
     }

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 
-use super::reload::{Candidate, Kept, OURSELVES, Uses, overtaken, start};
+use super::reload::{Candidate, Kept, OURSELVES, Uses, overtaken, paused, start};
 use super::{Packages, lock, run};
 use crate::events::{EventKind, unix_ms};
 use crate::model::ids::PluginId;
@@ -473,6 +473,7 @@ impl Packages {
         let plan = self.plan(old, &prepared, None).await;
         match plan.untried {
             Some(Untried::OldIsUnused) => return Ok(None),
+            Some(Untried::OldIsPaused) => return Err(paused(old)),
             Some(Untried::NewIsUnused) if self.lacks(&prepared.found) => {
                 let lacking = self.registry().map_err(Kept::ForNow)?.lacking(&prepared.found.manifest);
                 let message = format!("it lacks what it depends on: {}", lacking.unwrap_or_default());

@@ -345,8 +345,15 @@ async fn bring(handle: &Handle, wanted: &Arc<Value>, notes: &mut Vec<String>) ->
                 let refused = ErrorBody::new(ErrorCode::ConfigurationInvalid, message);
                 ErrorBody { hint: error.hint, ..refused }
             };
-            handle.reconfigure(wanted.clone()).await.map_err(not_started)?;
-            Ok(Applied::Restarted)
+            let Err(error) = handle.reconfigure(wanted.clone()).await else { return Ok(Applied::Restarted) };
+            if handle.blueprint().manifest.exclusive
+                && !handle.is_stopped()
+                // What it was is not there any more, and calls wait for it.
+                && let Err(error) = handle.operate(Operation::Start).await
+            {
+                notes.push(format!("{id} {version} does not start with what it had before either: {}", error.message));
+            }
+            Err(not_started(error))
         }
     }
 }

@@ -46,6 +46,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What is said of a package that was changed while no daemon tried it.
 pub(super) const UNTRIED: &str = "it was changed and has not been tried yet";
 
+/// What is said of a package that was changed while its plugin stands still.
+const PAUSED: &str = "is paused, and its changed package is tried once it is resumed";
+
 /// Most files of a package whose sizes are added up.
 const ENTRIES_MAX: usize = 100_000;
 
@@ -141,8 +144,11 @@ pub struct Reloaded {
     /// why it is not tried first, where it is not,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub untried: Option<Untried>,
-    /// and whether the package that was looked at serves now. It does not where that is only a plan.
+    /// and whether the package that was looked at is the plugin's now. It is not where that is only a plan.
     pub reloaded: bool,
+    /// Why it takes no calls, where it takes none: a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<String>,
     /// Why not, if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -208,8 +214,10 @@ impl Packages {
     pub(super) async fn plan(&self, old: &Handle, prepared: &Prepared, state: Option<&String>) -> Plan {
         let found = &prepared.found;
         let manner = self.manner(old, found, state).await;
-        let idle = matches!(old.state(), PluginState::Failed | PluginState::Paused | PluginState::Unloaded);
-        let untried = if idle || old.is_stopped() || !old.is_in_use() {
+        let idle = matches!(old.state(), PluginState::Failed | PluginState::Unloaded);
+        let untried = if old.state() == PluginState::Paused && old.is_in_use() {
+            Some(Untried::OldIsPaused)
+        } else if idle || old.is_stopped() || !old.is_in_use() {
             Some(Untried::OldIsUnused)
         } else if old.blueprint().snapshot().map_or(true, |snapshot| snapshot.is_presumed) {
             Some(Untried::NothingToReturnTo)
@@ -352,6 +360,9 @@ impl Packages {
         if plan.untried == Some(Untried::NewIsUnused) {
             return Err(Kept::ForNow(self.let_wait(prepared, &snapshot, old).await));
         }
+        if plan.untried == Some(Untried::OldIsPaused) {
+            return Err(paused(old));
+        }
         let mut prepared = Some(prepared);
         let mut candidate: Option<Candidate> = None;
         let mut done = None;
@@ -485,7 +496,7 @@ impl Packages {
             self.live.now().and_then(|registry| registry.lacking(&prepared.found.manifest)).unwrap_or_default();
         let live = self.live_state(&prepared);
         let (handle, task) = self.make_apart(Prepared { snapshot: Ok(snapshot.clone()), ..prepared }, live);
-        handle.set_enabled(old.is_enabled());
+        handle.carry_over(old);
         // It is only looked at.
         super::end(&handle, Some(task)).await;
         let (id, blueprint) = (handle.id().clone(), handle.blueprint());
@@ -537,6 +548,20 @@ impl Packages {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Tries what was changed while the plugin stood still, without being waited for.
+    pub fn try_after_pause(self: &Arc<Self>, handle: &Handle) {
+        if !handle.blueprint().passed_over().is_some_and(|passed| passed.reason.ends_with(PAUSED)) {
+            return;
+        }
+        let (packages, folder) = (self.clone(), handle.blueprint().source.clone());
+        tokio::spawn(async move {
+            match packages.follow(Trusting::Stamps, &Scope::Packages(BTreeSet::from([folder])), None).await {
+                Ok(followed) => drop(packages.settle(followed).await),
+                Err(error) => tracing::warn!(error = error.message, "the changed package cannot be looked at"),
+            }
+        });
     }
 
     /// Has the old one run from its copy from now on, whatever is in its folder, if there is one.
@@ -591,7 +616,7 @@ impl Packages {
         }
         let (handle, task) = self.make_apart(Prepared { snapshot: Ok(snapshot.clone()), ..prepared }, state);
         handle.blueprint().on_trial.store(true, Ordering::Relaxed);
-        handle.set_enabled(old.is_enabled());
+        handle.carry_over(old);
         let ending = self.expect(&handle);
         Candidate { handle, task, ending }
     }
@@ -627,11 +652,14 @@ impl Packages {
         if !present.is_some_and(|(_, present)| present.is(old)) {
             return Err((candidate, overtaken(old)));
         }
+        if old.state() == PluginState::Paused {
+            return Err((candidate, paused(old)));
+        }
         let old_task = self.task_of(old);
         // Who changes it in its folder has it serve.
         self.accept_instead(old, candidate.handle.version());
         let new = self.take_in_candidate(candidate);
-        new.set_enabled(old.is_enabled());
+        new.carry_over(old);
         let mut next = Registry::clone(&registry);
         next.take(&id, &version);
         next.put(new.clone());
@@ -681,7 +709,7 @@ impl Packages {
         let staged = (taken.found.clone(), Ok(taken.snapshot.clone()));
         let prepared = self.prepare_one(staged, Some(taken.source.clone())).await?;
         let plan = self.plan(old, &prepared, None).await;
-        if matches!(plan.untried, Some(Untried::OldIsUnused | Untried::NewIsUnused)) {
+        if matches!(plan.untried, Some(Untried::OldIsUnused | Untried::OldIsPaused | Untried::NewIsUnused)) {
             return Ok(None);
         }
         let candidate = self.beside(prepared, &taken.snapshot, old, Uses::Copy).await;
@@ -900,7 +928,7 @@ impl Packages {
         self.note_bad(new, &now, &instead, who).await;
         let task = self.task_of(new);
         let restored = self.make(prepared);
-        restored.set_enabled(new.is_enabled());
+        restored.carry_over(new);
         self.accept_instead(new, restored.version());
         let mut next = Registry::clone(&registry);
         next.take(new.id(), new.version());
@@ -1135,6 +1163,9 @@ impl Packages {
                 }
                 continue;
             }
+            let source = &old.blueprint().source;
+            let rejected = followed.rescanned.rejected.iter().find(|one| one.path == *source);
+            let rejected = rejected.map(|one| one.reason.clone());
             let mut plans = Vec::new();
             for one in &followed.wanted {
                 plans.push(self.plan(&one.old, &one.prepared, None).await);
@@ -1142,10 +1173,21 @@ impl Packages {
             let rescanned = self.settle(followed).await;
             let plan =
                 plans.into_iter().next().unwrap_or_else(|| Plan::new(Some(Untried::OldIsUnused), Manner::Beside));
-            let kept = rescanned.kept.into_iter().next();
+            let kept = rescanned.kept.into_iter().next().map(|kept| kept.reason);
             let registry = self.registry()?;
-            if let Ok(now) = registry.find_any(old.id().as_str(), None) {
-                reloads.push(self.told(now, plan, kept.is_none() && !now.is(&old), kept.map(|kept| kept.reason)));
+            match registry.find_any(old.id().as_str(), None) {
+                Ok(now) => {
+                    let passed_over = || now.blueprint().passed_over().map(|passed| passed.reason);
+                    let kept = kept.or_else(passed_over).or(rejected);
+                    reloads.push(self.told(now, plan, kept.is_none() && !now.is(&old), kept));
+                }
+                Err(error) if plugin.is_some() => {
+                    let why = rejected.map(|why| format!("; what is in its folder is not used: {why}"));
+                    let message = format!("{}{}", error.message, why.unwrap_or_default());
+                    return Err(ErrorBody { message, ..error });
+                }
+                // It has gone meanwhile.
+                Err(_) => {}
             }
         }
         Ok(Reloads { reloads })
@@ -1159,6 +1201,7 @@ impl Packages {
             steps: plan.steps,
             untried: plan.untried,
             reloaded,
+            idle: handle.idle(),
             reason,
         }
     }
@@ -1253,6 +1296,13 @@ pub(super) fn is_of(handle: &Handle, digest: &str) -> bool {
 pub(super) fn overtaken(old: &Handle) -> Kept {
     let message = format!("{} was changed otherwise meanwhile", old.id());
     Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message))
+}
+
+/// Its operator has it stand still, so nothing takes its place.
+pub(super) fn paused(old: &Handle) -> Kept {
+    let id = old.id();
+    let error = ErrorBody::new(ErrorCode::Unavailable, format!("{id} {PAUSED}"));
+    Kept::ForNow(ErrorBody { retryable: false, ..error }.with_hint(format!("`palisade resume {id}`")))
 }
 
 /// So much of a digest as people compare.

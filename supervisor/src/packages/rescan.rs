@@ -280,7 +280,8 @@ impl Packages {
                 old.blueprint().pass_over(found.passed_over.clone());
             }
             // What is there is asked for by name.
-            let is_asked = is_same && only.is_some_and(|only| only.version == version);
+            // What stands in for it is not.
+            let is_asked = is_same && found.passed_over.is_none() && only.is_some_and(|only| only.version == version);
             let not_seen = partly.iter().find(|one| one.path == found.path);
             let goes_on = old.as_ref().is_some_and(|old| {
                 (is_same && !is_asked)
@@ -373,6 +374,9 @@ impl Packages {
             }
             let old = old.map(|old| (self.task_of(&old), old));
             let handle = self.make(one);
+            if let Some((_, old)) = &old {
+                handle.carry_over(old);
+            }
             handle.set_enabled(enabled);
             let mut kind = EventKind::PackageAdded;
             match &old {

@@ -110,6 +110,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         told_sender,
         withheld: None,
         given: None,
+        exchanging: false,
         shutting_down: false,
     };
     (Handle::new(shared, commands), tokio::spawn(Box::new(actor).run()))
@@ -142,6 +143,8 @@ struct Actor {
     withheld: Option<Withheld>,
     /// What the generation that is started next is configured with, if not as the blueprint has it.
     given: Option<Arc<Value>>,
+    /// What serves is being stopped to be started with that: calls wait, also where it does not start, as what was before starts then.
+    exchanging: bool,
     shutting_down: bool,
 }
 
@@ -233,7 +236,7 @@ impl Actor {
             Command::Describe(reply) if self.shutting_down => {
                 let _ = reply.send(Err(self.stopping()));
             }
-            Command::Begin if self.shutting_down => {}
+            Command::Begin | Command::StayStopped if self.shutting_down => {}
             Command::Call(call) => self.take_call(call),
             Command::Operate(operation, reply) => self.operate(operation, reply),
             Command::Reconfigure(configuration, reply) => {
@@ -242,6 +245,16 @@ impl Actor {
                     return;
                 }
                 self.given = Some(configuration);
+                if self.shared.blueprint.manifest.exclusive {
+                    // No two of its processes run at once.
+                    self.exchanging = true;
+                    self.operate(Operation::Restart, reply);
+                    if matches!(self.machine.state(), State::Serving { .. }) {
+                        // It was declined.
+                        self.keep_configuration();
+                    }
+                    return;
+                }
                 self.operate(Operation::Replace, reply);
                 self.given = None;
             }
@@ -255,6 +268,13 @@ impl Actor {
                 let _ = reply.send(self.standing());
             }
             Command::Begin => self.step(Event::Begin),
+            Command::StayStopped => {
+                self.step(Event::StopAsked { why: StopWhy::Operator });
+                self.machine.be_stopped();
+                let mut board = self.shared.board();
+                board.state = self.machine.projection();
+                board.reason = self.machine.reason();
+            }
             Command::Describe(reply) => self.describe(reply),
             Command::Inspect(reply) => {
                 // Nobody waits for it any more, perhaps.
@@ -262,6 +282,7 @@ impl Actor {
             }
             Command::Shutdown => {
                 self.shutting_down = true;
+                self.keep_configuration();
                 self.step(Event::StopAsked { why: StopWhy::Shutdown });
                 self.refuse_waiting(&Refusal::Shutdown);
             }
@@ -272,6 +293,12 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// The next process is configured as the blueprint has it.
+    fn keep_configuration(&mut self) {
+        self.given = None;
+        self.exchanging = false;
     }
 
     fn stopping(&self) -> ErrorBody {
@@ -348,6 +375,9 @@ impl Actor {
             (Operation::Start, Some(current)) => current,
             _ => next,
         };
+        if matches!(operation, Operation::Stop { .. }) {
+            self.keep_configuration();
+        }
         self.waiters.push(Waiter { operation, from, reply });
         let event = match operation {
             Operation::Start => Event::StartAsked,
@@ -640,8 +670,9 @@ impl Actor {
                 let voice = Voice { hub: self.surroundings.hub.clone(), plugin: id, generation };
                 let blueprint = self.shared.blueprint.clone();
                 let told = self.told_sender.clone();
-                let running =
-                    generation::start(blueprint, generation, self.given.take(), voice, told, self.surroundings.started);
+                let given = self.given.take();
+                self.exchanging &= given.is_some();
+                let running = generation::start(blueprint, generation, given, voice, told, self.surroundings.started);
                 self.running.insert(generation, running);
             }
             Action::PauseGeneration(generation) => self.order(generation, Order::Pause),
@@ -655,9 +686,11 @@ impl Actor {
                     route.and_then(|generation| self.running.get(&generation)).map(|running| running.inbox.clone());
                 self.shared.board().route = inbox;
                 if route.is_some() {
+                    self.exchanging = false;
                     self.forward_waiting();
                 }
             }
+            Action::RefuseWaiting(Refusal::Failed { .. } | Refusal::Quarantined { .. }) if self.exchanging => {}
             Action::RefuseWaiting(refusal) => self.refuse_waiting(&refusal),
             // Nobody asks for one that waits to be asked.
             Action::CandidateReady(generation) => tracing::debug!(plugin = %id, %generation, "a candidate is ready"),

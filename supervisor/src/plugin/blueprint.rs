@@ -220,6 +220,12 @@ impl Blueprint {
         before
     }
 
+    /// Takes over what an operator said of the one before.
+    pub(super) fn take_over_limits(&self, before: &Self) {
+        let said = *before.said_limits.lock().expect("nothing panics while it holds them");
+        *self.said_limits.lock().expect("nothing panics while it holds them") = said;
+    }
+
     /// Takes back what an operator said.
     pub(super) fn restore_limits(&self, before: Allowance) {
         *self.said_limits.lock().expect("nothing panics while it holds them") = before;

@@ -41,6 +41,8 @@ pub enum Command {
     Stand(oneshot::Sender<Standing>),
     /// The daemon has found all plugins: those that run always start now.
     Begin,
+    /// Its operator has stopped the plugin in whose place it is: it is stopped as well.
+    StayStopped,
     /// The actions are to become known, if need be by starting the plugin.
     Describe(oneshot::Sender<Result<SharedActions, ErrorBody>>),
     /// The processes behind `status`.
@@ -236,6 +238,23 @@ impl Handle {
         Some(ErrorBody { retryable: by == By::Trial, ..error })
     }
 
+    /// Why it takes no calls, where it takes none: a sentence.
+    pub(crate) fn idle(&self) -> Option<String> {
+        if let Some(unused) = self.unused() {
+            return Some(unused.message);
+        }
+        if let Some(misconfigured) = self.blueprint().misconfigured() {
+            return Some(misconfigured);
+        }
+        let (state, id) = (self.state(), self.id());
+        match state {
+            _ if self.is_stopped() => Some(format!("{id} is stopped")),
+            PluginState::Paused => Some(format!("{id} is paused")),
+            PluginState::Failed => Some(format!("{id} has failed: {}", self.last_reason())),
+            _ => None,
+        }
+    }
+
     /// Lets it take calls, or none.
     pub fn set_enabled(&self, enabled: bool) {
         self.shared.enabled.store(enabled, Ordering::Relaxed);
@@ -283,6 +302,17 @@ impl Handle {
         let look = move || handle.blueprint().guarantees(Some(&handle.blueprint().observe(process)));
         // Only a quota is asked for in a process of its own.
         if self.blueprint().host.facts.quotas { crate::blocking::run(look).await } else { Ok(look()) }
+    }
+
+    /// Has it be as its operator said of the one before: how much it may have, whether it takes calls, and whether it is to have no process.
+    pub(crate) fn carry_over(&self, before: &Self) {
+        self.blueprint().take_over_limits(before.blueprint());
+        self.set_enabled(before.is_enabled());
+        // What is disabled is stopped for that, and starts once it is enabled.
+        if before.is_enabled() && before.is_stopped() {
+            // An actor that was just made has room for it, and one that has ended has no process.
+            let _ = self.commands.try_send(Command::StayStopped);
+        }
     }
 
     /// Has another plugin of the same id and version take its place: its calls that no process has been given go to that one, whenever

@@ -20,6 +20,10 @@ pub enum StopWhy {
     Idle,
     /// Its successor has the route.
     Replaced,
+    /// Another package has its plugin's calls.
+    Exchanged,
+    /// The package of its plugin is gone.
+    Removed,
     /// Too many cancelled calls did not end.
     Overdue {
         missed: u32,
@@ -38,6 +42,8 @@ impl fmt::Display for StopWhy {
             Self::Restart => f.write_str("stopped to be restarted"),
             Self::Idle => f.write_str("stopped after being idle"),
             Self::Replaced => f.write_str("replaced by its successor"),
+            Self::Exchanged => f.write_str("another package took its place"),
+            Self::Removed => f.write_str("its package is gone"),
             Self::Overdue { missed } => {
                 write!(f, "replaced, as {missed} cancelled calls did not end within their grace")
             }
@@ -174,6 +180,8 @@ pub(super) fn reason_of(why: StopWhy) -> Reason {
         | StopWhy::Restart
         | StopWhy::Idle
         | StopWhy::Replaced
+        | StopWhy::Exchanged
+        | StopWhy::Removed
         | StopWhy::Dropped
         | StopWhy::Shutdown
         | StopWhy::Unload

@@ -36,7 +36,11 @@ pub(super) fn step(
             let why = *why;
             if context.desired != Desired::Unloaded {
                 context.desired = Desired::Stopped;
-                let refusal = if why == StopWhy::Shutdown { Refusal::Shutdown } else { Refusal::Stopped };
+                let refusal = match why {
+                    StopWhy::Shutdown => Refusal::Shutdown,
+                    StopWhy::Removed => Refusal::Unloaded,
+                    _ => Refusal::Stopped,
+                };
                 actions.push(Action::RefuseWaiting(refusal));
             }
             return match state {
@@ -657,6 +661,8 @@ fn stop(context: &mut Context, actions: &mut Vec<Action>, state: State, then: Th
             | StopWhy::Restart
             | StopWhy::Idle
             | StopWhy::Replaced
+            | StopWhy::Exchanged
+            | StopWhy::Removed
             | StopWhy::Overdue { .. }
             | StopWhy::Dropped
             | StopWhy::Dependency => first,

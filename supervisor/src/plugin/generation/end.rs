@@ -10,7 +10,7 @@ use super::super::logs::Source;
 use super::{Ended, Listening, Task, Told};
 use crate::events::unix_ms;
 use crate::model::exit::Exit;
-use crate::model::generation::{InitFailure, LaunchFailure, Reason};
+use crate::model::generation::{InitFailure, LaunchFailure, Reason, StopWhy};
 use crate::model::limits::Kind;
 use crate::model::status::{Dossier, StderrTail};
 
@@ -102,8 +102,12 @@ fn call_error(
         }
         error = error.with_details(details);
     }
-    match code {
-        ErrorCode::Unavailable => error.with_hint(format!("`palisade start {plugin}` starts it again")),
+    match (code, reason) {
+        // There is nothing to be started.
+        (_, Reason::Stopped { why: StopWhy::Exchanged | StopWhy::Replaced | StopWhy::Dropped | StopWhy::Removed }) => {
+            error
+        }
+        (ErrorCode::Unavailable, _) => error.with_hint(format!("`palisade start {plugin}` starts it again")),
         _ => error.with_hint(format!("`palisade logs {plugin}` and `palisade status {plugin}` say more")),
     }
 }

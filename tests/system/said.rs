@@ -1,0 +1,188 @@
+//! What an operator has said of a plugin holds when its package is exchanged, and what is told of an exchange is so.
+
+use palisade_protocol::ErrorCode;
+use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
+use palisade_tests::package::Package;
+use palisade_tests::wire::Agent;
+use serde_json::{Value, json};
+
+use crate::support::{error, expect_echo, expect_text, hostile};
+
+fn serving(package: &Package) -> Daemon {
+    let daemon = Daemon::start(DaemonOptions::with([package.clone()]).configuration("watch = false\n"));
+    expect_echo(&daemon, "hostile");
+    daemon
+}
+
+fn change(daemon: &Daemon, description: &str) {
+    hostile("tame").with("description", json!(description)).write(&daemon.plugins(), daemon.marker());
+}
+
+fn rescan(daemon: &Daemon) -> Value {
+    daemon.operate("rescan", &json!({})).expect("it looks")
+}
+
+fn operate(daemon: &Daemon, operation: &str) {
+    daemon.operate(operation, &json!({"plugin": "hostile"})).unwrap_or_else(|error| panic!("{operation}: {error}"));
+}
+
+fn reload(daemon: &Daemon) -> Value {
+    daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there")["reloads"][0].clone()
+}
+
+fn info(daemon: &Daemon) -> Value {
+    daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known")
+}
+
+/// The events of one plugin until that one, in which `reason` is all that is asked for.
+fn events_until(watcher: &mut Agent, events: u64, is_last: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let mut all: Vec<Value> = Vec::new();
+    while !all.last().is_some_and(&is_last) {
+        let frame = watcher.next_of(events);
+        if !frame.payload.is_empty() {
+            all.push(palisade_tests::wire::decode(&frame.payload));
+        }
+    }
+    all
+}
+
+/// What is stopped stays so, whatever becomes of its folder.
+#[test]
+fn what_is_stopped_stays_so_when_its_package_changes() {
+    let daemon = serving(&hostile("tame"));
+    operate(&daemon, "stop");
+    let before = info(&daemon)["snapshot"]["digest"].clone();
+    change(&daemon, "new");
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_ne!(info(&daemon)["snapshot"]["digest"], before, "it has the changed package");
+    assert!(daemon.status("hostile").is("stopped"));
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::Unavailable);
+    // Nor does it start because it is reloaded, which says so.
+    let done = reload(&daemon);
+    assert_eq!((&done["reloaded"], &done["idle"]), (&json!(true), &json!("hostile is stopped")), "{done}");
+    assert!(daemon.status("hostile").is("stopped"));
+    operate(&daemon, "start");
+    expect_echo(&daemon, "hostile");
+    // The same of what takes no calls.
+    operate(&daemon, "disable");
+    let done = reload(&daemon);
+    expect_text(done["idle"].as_str().unwrap_or_default(), "disabled");
+    operate(&daemon, "enable");
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Nothing takes the place of what is paused: the changed package is tried once it is resumed.
+#[test]
+fn what_is_paused_stays_so_when_its_package_changes() {
+    let daemon = serving(&hostile("tame"));
+    operate(&daemon, "pause");
+    let process = daemon.status("hostile").process_id();
+    change(&daemon, "new");
+    let found = rescan(&daemon);
+    assert_eq!(found["changed"], json!([]), "{found}");
+    expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), "paused");
+    expect_text(reload(&daemon)["reason"].as_str().expect("a sentence"), "paused");
+    let status = daemon.status("hostile");
+    assert!(status.is("paused"));
+    assert_eq!(status.process_id(), process);
+    let mut agent = daemon.agent();
+    let waiting = agent.begin("hostile", "echo", &json!("waits"));
+    operate(&daemon, "resume");
+    assert_eq!(agent.finish(waiting), Ok(json!("waits")));
+    wait_for("the changed package", || (info(&daemon)["description"] == "new").then_some(()));
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// No package lifts a limit that an operator has set.
+#[test]
+fn a_limit_that_an_operator_has_set_holds_for_a_changed_package() {
+    let daemon = serving(&hostile("tame"));
+    daemon.operate("limit", &json!({"plugin": "hostile", "memory_mib": 200})).expect("it is allowed");
+    let told = || info(&daemon)["limits"]["resources"]["memory_mib"].clone();
+    assert_eq!((&told()["value"], &told()["by"]), (&json!(200), &json!("operator")));
+    change(&daemon, "new");
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_eq!((&told()["value"], &told()["by"]), (&json!(200), &json!("operator")));
+    operate(&daemon, "stop");
+    change(&daemon, "newer");
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_eq!((&told()["value"], &told()["by"]), (&json!(200), &json!("operator")));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What is no package is not used, which is said to who asks for it.
+#[test]
+fn a_reload_of_what_is_no_package_says_so() {
+    let daemon = serving(&hostile("tame"));
+    // What was looked at has served.
+    rescan(&daemon);
+    std::fs::write(daemon.plugins().join("hostile/plugin.json"), "{").expect("it is ours");
+    let process = daemon.status("hostile").process_id();
+    let done = reload(&daemon);
+    assert_eq!(done["reloaded"], json!(false), "{done}");
+    expect_text(done["reason"].as_str().unwrap_or_default(), "plugin.json");
+    assert_eq!(daemon.status("hostile").process_id(), process);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Nobody has stopped anything when a package takes another one's place, or goes.
+#[test]
+fn a_call_is_told_that_its_package_was_exchanged_or_is_gone() {
+    // It does not listen to anybody who wants its call to end.
+    let daemon = serving(&hostile("tame"));
+    let mut watcher = daemon.agent();
+    let events = watcher.begin("palisade", "events", &json!({"plugin": "hostile"}));
+    for (told, what) in [("another package took its place", "new"), ("its package is gone", "")] {
+        let mut agent = daemon.agent();
+        let call = agent.begin("hostile", "ignore-cancel", &json!(null));
+        daemon.wait_until("hostile", "a call in flight", |now| now.calls.in_flight == 1);
+        if what.is_empty() {
+            std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
+        } else {
+            change(&daemon, what);
+        }
+        rescan(&daemon);
+        let ended = error(agent.finish(call), ErrorCode::Unavailable);
+        expect_text(&ended.message, told);
+        assert!(!ended.hint.clone().unwrap_or_default().contains("palisade start"), "{ended:?}");
+        let is_stopped = |event: &Value| event["to"] == "stopped";
+        let all = events_until(&mut watcher, events, is_stopped);
+        assert!(
+            all.iter().any(|event| event["reason"].as_str().is_some_and(|reason| reason.contains(told))),
+            "{all:?}"
+        );
+        assert!(!format!("{all:?}").contains("by the operator"), "{all:?}");
+    }
+    assert!(!daemon.log().contains("stopped by the operator"), "{}", daemon.log());
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// No two processes of an exclusive plugin run at once, also where one is to have another configuration.
+#[test]
+fn an_exclusive_plugin_stops_before_it_has_another_configuration() {
+    let schema = json!({"type": "object", "properties": {"refuse": {"type": "boolean"}, "name": {"type": "string"}}});
+    let daemon = serving(&hostile("tame").with("exclusive", json!(true)).with("configuration_schema", schema));
+    let configure = |set: Value| daemon.operate("configure", &json!({"plugin": "hostile", "set": set}));
+    let named = || daemon.agent().call("hostile", "configuration", &json!(null)).expect("it answers")["name"].clone();
+    let mut watcher = daemon.agent();
+    let events = watcher.begin("palisade", "events", &json!({"plugin": "hostile"}));
+    assert_eq!(configure(json!({"name": "x"})).expect("it starts with it")["applied"], "restarted");
+    let all = events_until(&mut watcher, events, |event| event["kind"] == "configuration_changed");
+    assert!(all.iter().any(|event| event["to"] == "stopped"), "the old one has ended first: {all:?}");
+    assert_eq!(named(), "x");
+    // Where it does not start with it, it starts as it was, and calls wait for that.
+    let refused = std::thread::scope(|scope| {
+        let refused = scope.spawn(|| configure(json!({"refuse": true})));
+        while !refused.is_finished() {
+            expect_echo(&daemon, "hostile");
+        }
+        refused.join().expect("it is answered")
+    });
+    let refused = error(refused, ErrorCode::ConfigurationInvalid);
+    expect_text(&refused.message, "it does not want that");
+    assert_eq!(named(), "x");
+    daemon.stop_and_expect_no_orphans();
+}
