@@ -27,6 +27,7 @@ use crate::config::{self, Config};
 use crate::events::{Bus, Event, EventKind};
 use crate::key_file::KeyError;
 use crate::model::guarantee::not_enforced;
+use crate::model::ids::PluginId;
 use crate::model::permission::grants::Grants;
 use crate::model::runtime::Runtime;
 use crate::model::status::NotEnforced;
@@ -45,6 +46,7 @@ use crate::sandbox::probe::{self, Ability, Ground};
 use crate::sandbox::runtime::Runtimes;
 use crate::sandbox::spec::Layout;
 use crate::state::States;
+use crate::store::database::{Database, REGISTRY};
 use crate::store::{Store, StoreError};
 use crate::trust::Rules;
 use crate::vault::Vault;
@@ -238,9 +240,15 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
     }
     let (config, bus, hub, live) = (Arc::new(config), Bus::default(), Hub::default(), Arc::new(Live::default()));
     let (key, folder) = (config.state_key.clone(), config.state_directory.join("state"));
+    let registry = config.state_directory.join(REGISTRY);
     let open = move || {
         let vault = key.as_ref().map(Vault::open).transpose()?;
-        Ok::<_, KeyError>(Arc::new(States::open(folder, vault.map(Arc::new))))
+        // Only of a daemon that was killed in the middle of a reload is there anything to be asked.
+        let is_kept = |id: &PluginId, name: &str| {
+            let backups = Database::open(&registry).backups(id).unwrap_or_default();
+            backups.into_iter().any(|backup| backup.state.as_deref() == Some(name))
+        };
+        Ok::<_, KeyError>(Arc::new(States::open(folder, vault.map(Arc::new), is_kept)))
     };
     let states = blocking::run(open).await.map_err(DaemonError::Packages)??;
     let around = Surrounding {

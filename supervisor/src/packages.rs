@@ -91,7 +91,7 @@ use crate::secrets::{Need, Secrets, SecretsView};
 use crate::state::{StateView, States};
 use crate::store::database::consents::Consents;
 use crate::store::database::reloads::{Bad, Serving};
-use crate::store::database::{Condition, Database, DatabaseError, Entry};
+use crate::store::database::{Condition, Database, DatabaseError, Entry, REGISTRY};
 use crate::store::{Snapshot, Store};
 use crate::trust::tree;
 
@@ -188,7 +188,7 @@ impl Packages {
     #[must_use]
     pub fn new(around: Surrounding, live: Arc<Live>) -> Self {
         let state = around.config.state_directory.clone();
-        let database = Database::open(&state.join("registry.sqlite3"));
+        let database = Database::open(&state.join(REGISTRY));
         match database.condition() {
             Condition::Good => {}
             Condition::Renewed { aside, reason, kept } => tracing::error!(

@@ -185,7 +185,7 @@ fn plugin() -> PluginId {
 /// What is there, and the number of the last write; what follows has a higher one, and the file is sound.
 fn kept(image: &Image, told: &str) -> (Pairs, u64, Option<u32>) {
     let folder = written(image);
-    let states = States::open(folder.path().join("state"), None);
+    let states = States::open(folder.path().join("state"), None, |_, _| false);
     let state = states.of(&plugin());
     let (about, pairs) = state.all().unwrap_or_else(|error| panic!("{told}: {error}"));
     let value = |bytes: &[u8]| rmp_serde::from_slice(bytes).unwrap_or_else(|error| panic!("{told}: {error}"));
@@ -202,7 +202,15 @@ fn kept(image: &Image, told: &str) -> (Pairs, u64, Option<u32>) {
         other => panic!("{told}: {other:?}"),
     }
     drop((state, states));
-    let file = rusqlite::Connection::open(folder.path().join("state/hostile/state.sqlite3")).expect("it is there");
+    // Whoever has used it may have it for himself a little longer.
+    let copy = tempfile::tempdir_in(folder.path()).expect("there is room");
+    for name in ["state.sqlite3", "state.sqlite3-wal"] {
+        match std::fs::copy(folder.path().join("state/hostile").join(name), copy.path().join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{told}: {error}"),
+            _ => {}
+        }
+    }
+    let file = rusqlite::Connection::open(copy.path().join("state.sqlite3")).expect("it is there");
     let sound: String = file.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("it is looked at");
     assert_eq!(sound, "ok", "{told}");
     (pairs, about.revision, about.schema)

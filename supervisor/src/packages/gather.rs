@@ -57,6 +57,8 @@ pub(super) enum When {
         serves: Serving,
         /// What somebody returns from just now, which is noted once that is done.
         returning: BTreeMap<(PluginId, String), Bad>,
+        /// Of which plugin nothing that failed counts.
+        forgiven: Option<PluginId>,
     },
 }
 
@@ -164,8 +166,9 @@ impl Gathered {
         });
         let mut serves = Serving::new();
         let is_start = when == When::Starting;
-        if let When::Running { serves: now, returning } = when {
+        if let When::Running { serves: now, returning, forgiven } = when {
             bad.extend(returning);
+            bad.retain(|(id, _), _| forgiven.as_ref() != Some(id));
             serves = now;
         }
         if bad.is_empty() && serving.is_empty() {

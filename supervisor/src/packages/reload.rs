@@ -36,7 +36,7 @@ use crate::plugin::admission;
 use crate::plugin::configuration::Configuration;
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{self, Found, Registry};
-use crate::state::State;
+use crate::state::{State, kept_name_of};
 use crate::store::Snapshot;
 use crate::store::database::reloads::{Backup, Bad, Return, Serving};
 
@@ -135,9 +135,9 @@ fn ends(handle: &Handle) -> Ends {
 pub struct Reloaded {
     /// The plugin,
     pub id: String,
-    /// the version that serves,
+    /// the version that serves, or would,
     pub version: String,
-    /// the digest of the snapshot that it runs from,
+    /// the digest of the snapshot that it runs from, or would,
     pub digest: String,
     /// the steps, done or to be done,
     pub steps: &'static [Step],
@@ -537,7 +537,13 @@ impl Packages {
         let Some(handle) = lock(&self.awaiting).get(id).cloned() else { return Ok(()) };
         let registry = self.registry()?;
         let Ok(old) = registry.find_any(id.as_str(), None) else { return Ok(()) };
-        let only = Only { id: id.clone(), version: old.version().clone(), who: who.to_owned(), is_dry: false };
+        let only = Only {
+            id: id.clone(),
+            version: old.version().clone(),
+            who: who.to_owned(),
+            is_dry: false,
+            forgives: false,
+        };
         let followed = self.follow(Trusting::Stamps, &Scope::Everything, Some(&only)).await?;
         let kept = self.settle(followed).await.kept.into_iter().next();
         let waits = lock(&self.awaiting).contains_key(id);
@@ -996,9 +1002,10 @@ impl Packages {
         let (database, version, id) = (self.database.clone(), old.version().clone(), old.id().clone());
         let (state, kept_max) = (self.around.states.of(&id), self.around.config.reload_of(&id).backups());
         let noted = run(move || {
-            // What was held is known by that name before it has it: who is killed in between has it put back.
+            // What was held is known by that name before it has it: with that everything has come to its end, and the daemon that follows one
+            // which is killed in between gives it the name.
             let kept = match &held {
-                Some(_) => Some(State::kept_name(entry.at_unix_ms)),
+                Some(held) => Some(kept_name_of(held)),
                 None => state.keep(None, entry.at_unix_ms).unwrap_or_else(|error| {
                     tracing::error!(plugin = %id, %error, "what it keeps is not kept with the package that served before");
                     None
@@ -1148,7 +1155,13 @@ impl Packages {
         };
         let mut reloads = Vec::new();
         for old in handles {
-            let only = Only { id: old.id().clone(), version: old.version().clone(), who: who.to_owned(), is_dry };
+            let only = Only {
+                id: old.id().clone(),
+                version: old.version().clone(),
+                who: who.to_owned(),
+                is_dry,
+                forgives: is_dry && plugin.is_some(),
+            };
             if !is_dry && plugin.is_some() {
                 let (database, id) = (self.database.clone(), old.id().clone());
                 let forgiven = run(move || database.forgive(&id, None)).await?;
@@ -1159,7 +1172,10 @@ impl Packages {
             if is_dry {
                 for wanted in &followed.wanted {
                     let plan = self.plan(&wanted.old, &wanted.prepared, None).await;
-                    reloads.push(self.told(&wanted.old, plan, false, None));
+                    let told = self.told(&wanted.old, plan, false, None);
+                    let digest = wanted.prepared.snapshot.as_ref().map(|snapshot| snapshot.digest.clone());
+                    let version = wanted.prepared.found.manifest.version.to_string();
+                    reloads.push(Reloaded { version, digest: digest.unwrap_or_default(), ..told });
                 }
                 continue;
             }

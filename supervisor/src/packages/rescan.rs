@@ -93,6 +93,8 @@ pub(super) struct Only {
     pub who: String,
     /// Nothing is done, and it is said what would be.
     pub is_dry: bool,
+    /// What failed earlier is looked at as if it had not.
+    pub forgives: bool,
 }
 
 /// What a look has led to.
@@ -207,8 +209,13 @@ impl Packages {
         self.note_serving().await;
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let Gathered { directories: _, mut staged, mut rejected, unseen: partly, switched, kept } =
-            self.look_again(trusting, present(scope, &registry), serves(&registry)).await?;
+        let Gathered { directories: _, mut staged, mut rejected, unseen: partly, switched, kept } = self
+            .look_again(
+                trusting,
+                present(scope, &registry),
+                (serves(&registry), only.filter(|only| only.forgives).map(|only| only.id.clone())),
+            )
+            .await?;
         let is_dry = only.is_some_and(|only| only.is_dry);
         let is_meant = |id: &PluginId| only.is_none_or(|only| only.id == *id);
         staged.retain(|(found, _)| is_meant(&found.manifest.id));
@@ -470,9 +477,9 @@ impl Packages {
         &self,
         trusting: Trusting,
         present: Option<Present>,
-        serves: Serving,
+        (serves, forgiven): (Serving, Option<PluginId>),
     ) -> Result<Gathered, ErrorBody> {
-        let when = When::Running { serves, returning: lock(&self.returning).clone() };
+        let when = When::Running { serves, returning: lock(&self.returning).clone(), forgiven };
         let (directories, records) = (self.around.config.plugin_directories.clone(), self.records.clone());
         let (store, host, database) = (self.around.store.clone(), self.around.host.clone(), self.database.clone());
         let states = self.around.states.clone();

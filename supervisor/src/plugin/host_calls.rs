@@ -211,7 +211,7 @@ mod tests {
     fn calls(now: Instant) -> (tempfile::TempDir, HostCalls) {
         let folder = tempfile::tempdir().unwrap();
         let it = PluginId::parse("it").unwrap();
-        let state = state::States::open(folder.path().join("state"), None).of(&it);
+        let state = state::States::open(folder.path().join("state"), None, |_, _| false).of(&it);
         let database = Arc::new(Database::open(&folder.path().join("registry.sqlite3")));
         let secrets = Arc::new(Secrets::open(database, folder.path(), None));
         let secrets = Arc::new(SecretsView::new(secrets, it, Vec::new(), Vec::new()));

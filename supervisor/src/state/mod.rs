@@ -66,15 +66,16 @@ pub struct States {
 }
 
 impl States {
-    /// Those in this folder, which is made once there is one. What an earlier daemon did not come to throw away is thrown away. Blocks.
+    /// Those in this folder, which is made once there is one. What an earlier daemon did not come to throw away is thrown away, and what it
+    /// [held](State::hold_copy) is put back, unless that is known by its name already: then it has come to its end, and is kept. Blocks.
     #[must_use]
-    pub fn open(folder: PathBuf, vault: Option<Arc<Vault>>) -> Self {
+    pub fn open(folder: PathBuf, vault: Option<Arc<Vault>>, is_kept: impl Fn(&PluginId, &str) -> bool) -> Self {
         let mut there = HashSet::new();
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let id = entry.file_name().to_str().and_then(|name| PluginId::parse(name).ok());
             let Some(id) = id else { continue };
             clear_scratch(&entry.path());
-            if let Err(error) = put_back(&entry.path()) {
+            if let Err(error) = put_back(&entry.path(), |name| is_kept(&id, name)) {
                 tracing::error!(plugin = %id, %error, "its state was being brought into another form, and what was before cannot be put back");
             }
             if entry.path().join(LIVE).exists() {
@@ -268,7 +269,7 @@ impl State {
     /// # Errors
     /// [`StateError`]
     pub fn keep(&self, held: Option<&Path>, now_unix_ms: u64) -> Result<Option<String>, StateError> {
-        let name = Self::kept_name(now_unix_ms);
+        let name = held.map_or_else(|| Self::kept_name(now_unix_ms), kept_name_of);
         let path = self.folder.join(&name);
         match held {
             Some(held) => fs::rename(held, &path)
@@ -280,9 +281,9 @@ impl State {
         Ok(Some(name))
     }
 
-    /// By which name a copy is kept from that moment.
+    /// By which name a copy of that moment is kept.
     #[must_use]
-    pub fn kept_name(now_unix_ms: u64) -> String {
+    fn kept_name(now_unix_ms: u64) -> String {
         format!("{BACKUP}{now_unix_ms}.sqlite3")
     }
 
@@ -470,15 +471,27 @@ fn remove_file_set(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts back what was kept for the case that a daemon ends while it brings a store into another form. Whoever is killed meanwhile is
-/// followed by another that does so.
-fn put_back(folder: &Path) -> io::Result<()> {
+/// By which name a held copy is kept.
+#[must_use]
+pub fn kept_name_of(held: &Path) -> String {
+    let name = held.file_name().unwrap_or_default().to_string_lossy();
+    format!("{BACKUP}{}", name.strip_prefix(UNDO).unwrap_or(&name))
+}
+
+/// Puts back what was held for the case that a daemon ends while it brings a store into another form, or keeps it where that had come to its
+/// end. Whoever is killed meanwhile is followed by another that does so.
+fn put_back(folder: &Path, is_kept: impl Fn(&str) -> bool) -> io::Result<()> {
     let held = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).find(|path| {
         path.file_name()
             .and_then(|name| name.to_str())
             .is_some_and(|name| name.starts_with(UNDO) && name.ends_with(".sqlite3"))
     });
     let Some(held) = held else { return Ok(()) };
+    let kept = kept_name_of(&held);
+    if is_kept(&kept) {
+        fs::rename(held, folder.join(kept))?;
+        return File::open(folder)?.sync_all();
+    }
     let live = folder.join(LIVE);
     // What is in a log belongs to what is not wanted any more.
     for beside in [log_of(&live), shared_of(&live)] {

@@ -27,7 +27,7 @@ fn vault(folder: &Path, byte: u8) -> Arc<Vault> {
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let states = States::open(folder.path().join("state"), None);
+        let states = States::open(folder.path().join("state"), None, |_, _| false);
         Self { folder, states }
     }
 
@@ -36,7 +36,8 @@ impl Bench {
         self.states.finish().await;
         let Self { folder, states } = self;
         drop(states);
-        let states = States::open(folder.path().join("state"), key.map(|byte| vault(folder.path(), byte)));
+        let states =
+            States::open(folder.path().join("state"), key.map(|byte| vault(folder.path(), byte)), |_, _| false);
         Self { folder, states }
     }
 

@@ -120,6 +120,9 @@ pub enum DatabaseError {
     },
 }
 
+/// The name of its file in the state folder.
+pub const REGISTRY: &str = "registry.sqlite3";
+
 /// What was done, for the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
