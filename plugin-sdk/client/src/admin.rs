@@ -524,7 +524,7 @@ impl<'a> Admin<'a> {
     /// Has just that version of a plugin take calls, which is there and waits, or can be had from where the plugin was installed.
     ///
     /// # Errors
-    /// Any [`CallError`], as of [`Supervisor::update`].
+    /// Any [`CallError`], as of [`Self::update`].
     pub async fn update_to(&self, plugin: &str, version: &str, major: bool) -> Result<Updates, CallError> {
         #[derive(Serialize)]
         struct Update<'a> {
