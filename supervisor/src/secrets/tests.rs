@@ -93,12 +93,14 @@ fn keys_come_and_go_and_what_cannot_be_opened_says_so() {
     assert_eq!(text(&secrets, "one", "old").as_deref(), Some("old value"));
     assert_eq!(text(&secrets, "one", "new").as_deref(), Some("new value"));
 
+    drop(secrets);
     let secrets = bench.open(None);
     let error = secrets.get(&id("one"), &name("new")).unwrap_err();
     assert!(matches!(&error, SecretError::Vault { source: VaultError::OtherKey { .. }, .. }), "{error}");
 
     let key = bench.folder.path().join(KEY_FILE);
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    drop(secrets);
     let secrets = bench.open(None);
     let told = secrets.sealed_with().unwrap_err();
     assert!(told.contains("chmod 600") && told.contains(KEY_FILE), "{told}");
@@ -109,6 +111,7 @@ fn keys_come_and_go_and_what_cannot_be_opened_says_so() {
     for error in failed {
         assert_eq!((error.body().code, error.to_string()), (ErrorCode::ConfigurationInvalid, told.clone()));
     }
+    drop(secrets);
     std::fs::remove_file(&key).unwrap();
     let error = bench.open(None).get(&id("one"), &name("old")).unwrap_err().to_string();
     assert!(error.contains("is gone"), "{error}");
