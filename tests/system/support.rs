@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Kind};
@@ -128,9 +130,13 @@ pub(crate) fn break_the_database(daemon: &Daemon) {
 
 /// From here on a daemon that runs can write into no file, nor into its log.
 pub(crate) fn let_it_write_nothing(daemon: &Daemon) {
-    let pid = i32::try_from(daemon.pid()).ok().and_then(rustix::process::Pid::from_raw);
-    let nothing = rustix::process::Rlimit { current: Some(0), maximum: None };
-    rustix::process::prlimit(pid, rustix::process::Resource::Fsize, nothing).expect("it is ours");
+    let process = fs::metadata(format!("/proc/{}", daemon.pid())).expect("it runs");
+    // As its user: who is root here need not be allowed to change what others may have.
+    let mut prlimit = palisade_tests::command::command("prlimit");
+    prlimit.uid(process.uid()).gid(process.gid());
+    let ended =
+        prlimit.args(["--pid", &daemon.pid().to_string(), "--fsize=0"]).output().expect("it is part of every system");
+    assert!(ended.status.success(), "{ended:?}");
 }
 
 /// The disk of a daemon's state, of which as much is taken away as a test wants.
