@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use palisade_client::admin::{self, StateChange, StatePair};
@@ -100,19 +100,24 @@ async fn export(context: &Context, plugin: &str) -> Result<(), Failure> {
 /// So much is read of stdin: more than the daemon takes.
 const STDIN_BYTES_MAX: u64 = 512 << 20;
 
-/// A file with what stands on stdin, for its user alone; it goes when this is dropped.
+/// A file with what stands on stdin, for the daemon's user alone; it goes when this is dropped.
 struct Spooled(PathBuf);
 
 impl Spooled {
-    /// Where the daemon finds it too: it may have a /tmp of its own. Blocks.
-    fn of(mut input: impl Read) -> io::Result<Self> {
-        let usual = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
-        let folder = usual.unwrap_or_else(|| {
-            if rustix::process::geteuid().is_root() { PathBuf::from("/run") } else { std::env::temp_dir() }
-        });
+    /// Where the daemon, which is that user's, finds it too: it may have a /tmp of its own. Blocks.
+    fn of(mut input: impl Read, daemon: Option<u32>) -> io::Result<Self> {
+        let own = rustix::process::geteuid();
+        // Only root can give it to another.
+        let other = daemon.filter(|daemon| own.is_root() && *daemon != own.as_raw());
+        let usual = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let usual = usual.filter(|folder| folder.is_absolute() && other.is_none());
+        let folder = usual.unwrap_or_else(|| if own.is_root() { PathBuf::from("/run") } else { std::env::temp_dir() });
         let path = folder.join(format!("palisade-import-{}.json", std::process::id()));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let spooled = Self(path);
+        if other.is_some() {
+            std::os::unix::fs::fchown(&file, other, None)?;
+        }
         let read = io::copy(&mut (&mut input).take(STDIN_BYTES_MAX + 1), &mut file)?;
         if STDIN_BYTES_MAX < read {
             return Err(io::Error::other(format!("more than {STDIN_BYTES_MAX} bytes")));
@@ -130,7 +135,8 @@ impl Drop for Spooled {
 async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Failure> {
     let spooled = if file == Path::new("-") {
         let mut attendant = Attendant::new(&context.screen, &context.interrupts, "waiting for stdin");
-        let reading = tokio::task::spawn_blocking(|| Spooled::of(io::stdin().lock()));
+        let daemon = fs::metadata(context.client.path()).ok().map(|socket| socket.uid());
+        let reading = tokio::task::spawn_blocking(move || Spooled::of(io::stdin().lock(), daemon));
         let read = attendant.wait(reading, || Ok(())).await?.map_err(io::Error::other).flatten();
         Some(read.map_err(|error| Failure::usage(format!("stdin cannot be kept for the daemon: {error}")))?)
     } else {
