@@ -327,6 +327,7 @@ async fn end_what_was_made(socket: OwnedFd, zygote: u32) {
     while group.is_some() && Instant::now() < until {
         match waitid(WaitId::Pgid(group), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             Ok(Some(_)) | Err(Errno::INTR) => {}
+            // The pause before another look: the end of one whose number nobody knows is told to nobody.
             Ok(None) => tokio::time::sleep(LOOK_EVERY).await,
             // Nobody is left in it.
             Err(_) => return,
