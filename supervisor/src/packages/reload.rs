@@ -6,20 +6,19 @@
 //!
 //! Invariants: a plugin has one turn at a time, and of two that overlap the later wins; nothing is awaited between the look at the registry
 //! and its change; a plugin that is being tried is among the departures until it serves, so that a daemon that stops finds it.
-//! Elsewhere: the steps are `model::reload_plan`'s; what has changed is found by `rescan`.
+//! Elsewhere: the steps are `model::reload_plan`'s; what has changed is found by `rescan`; what fails soon after is taken back by `probation`, and an
+//! operator's return is `rollback`'s.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Fault};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::departure::Departure;
 use super::install::Taken;
@@ -29,28 +28,22 @@ use super::{Packages, lock, run};
 use crate::events::{EventKind, unix_ms};
 use crate::model::generation::Outlook;
 use crate::model::ids::PluginId;
-use crate::model::reload_plan::{Ends, Manner, Plan, Step, Undo, Untried};
+use crate::model::reload_plan::{Manner, Plan, Step, Undo, Untried};
 use crate::model::specifier::Specifier;
 use crate::model::status::{PassedOver, PluginState};
 use crate::plugin::admission;
 use crate::plugin::configuration::Configuration;
 use crate::plugin::handle::{Handle, Operation};
-use crate::registry::{self, Found, Registry};
-use crate::state::{State, kept_name_of};
+use crate::registry::{Found, Registry};
+use crate::state::State;
 use crate::store::Snapshot;
-use crate::store::database::reloads::{Backup, Bad, Return, Serving};
-
-/// So often it is looked at the calls of plugins that were given another package not long ago.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::store::database::reloads::{Bad, Return};
 
 /// What is said of a package that was changed while no daemon tried it.
 pub(super) const UNTRIED: &str = "it was changed and has not been tried yet";
 
 /// What is said of a package that was changed while its plugin stands still.
 const PAUSED: &str = "is paused, and its changed package is tried once it is resumed";
-
-/// Most files of a package whose sizes are added up.
-const ENTRIES_MAX: usize = 100_000;
 
 /// Who changes what nobody asked for.
 pub(super) const OURSELVES: &str = "palisade";
@@ -77,20 +70,6 @@ enum Old {
     Stays,
 }
 
-/// A plugin that was given another package not long ago.
-#[derive(Debug)]
-pub(super) struct Probation {
-    new: Handle,
-    old: Handle,
-    /// The package before, which stays in the store for as long.
-    snapshot: Snapshot,
-    until: Instant,
-    /// So many of its processes had failed before.
-    failures: u64,
-    /// The kept copy of the state as it was in the form of the package before, where it has another since.
-    state: Option<String>,
-}
-
 /// Why a package did not come to serve: what was there goes on.
 #[derive(Debug, Clone)]
 pub(super) enum Kept {
@@ -105,29 +84,6 @@ impl Kept {
         let (Self::Bad(error) | Self::ForNow(error)) = self;
         error
     }
-}
-
-impl Probation {
-    /// Why it is taken back, if it is: a sentence.
-    fn failed(&self) -> Option<String> {
-        if self.failures < self.new.failures() {
-            return Some(format!("it failed soon after it began to serve: {}", self.new.last_reason()));
-        }
-        let now = ends(&self.new);
-        now.is_worse_than(ends(&self.old)).then(|| {
-            format!(
-                "{} of its first {} calls failed, and most of those before did not",
-                now.failed,
-                now.ok + now.failed
-            )
-        })
-    }
-}
-
-fn ends(handle: &Handle) -> Ends {
-    let counters = handle.counters();
-    // Whoever calls has no say in it: neither by a deadline of its own, nor by parameters that are wrong.
-    Ends { ok: counters.snapshot().ok, failed: counters.faults() }
 }
 
 /// What became of a reload, as it is told.
@@ -159,31 +115,6 @@ pub struct Reloaded {
 pub struct Reloads {
     /// Each plugin, in the order in which they were reloaded.
     pub reloads: Vec<Reloaded>,
-}
-
-/// A package that served before, as it is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Before {
-    /// By which `rollback` knows it,
-    pub number: u64,
-    /// when another took its place,
-    pub at_unix_ms: u64,
-    /// its version,
-    pub version: String,
-    /// the digest of its snapshot,
-    pub digest: String,
-    /// why it serves no more,
-    pub reason: String,
-    /// how much its files have,
-    pub bytes: u64,
-    /// whether it is what serves now,
-    pub serves: bool,
-    /// and whether what the plugin kept then is there with it.
-    pub with_state: bool,
-    #[serde(skip)]
-    state: Option<String>,
-    #[serde(skip)]
-    schema: Option<u32>,
 }
 
 /// A plugin that is being tried.
@@ -628,7 +559,7 @@ impl Packages {
     }
 
     /// Has what serves end, and calls wait.
-    async fn hold(&self, old: &Handle) -> Result<(), Kept> {
+    pub(super) async fn hold(&self, old: &Handle) -> Result<(), Kept> {
         let gate = &old.blueprint().gate;
         gate.close();
         let restart = old.operate(Operation::Restart);
@@ -740,214 +671,6 @@ impl Packages {
         Ok(Some((candidate, old.clone())))
     }
 
-    /// Has an update that failed soon after it was taken take no calls: those before do. One that was installed is disabled, one that lies in a
-    /// plugin directory is not taken again before it changes.
-    async fn put_aside(&self, new: &Handle, old: &Handle, reason: String) -> Result<(), ErrorBody> {
-        let blueprint = new.blueprint();
-        let staged = (super::consent::found_of(new), blueprint.snapshot());
-        let is_installed = blueprint.consent.is_installed;
-        let installed_from = is_installed.then(|| blueprint.consent.source.clone());
-        let prepared = self.prepare_one(staged, installed_from).await?;
-        let _one_change = self.changing.lock().await;
-        let registry = self.registry()?;
-        let (id, version) = (new.id(), new.version());
-        let present = registry.versions(id).find(|(there, _)| *there == version);
-        if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
-            return Err(overtaken(new).error().clone());
-        }
-        if is_installed {
-            let entry = self.entry("rollback", OURSELVES, id, version, reason.clone());
-            let database = self.database.clone();
-            if let Err(error) = run(move || database.switch(false, &entry)).await? {
-                tracing::error!(plugin = %id, %version, %error, "that it takes no calls any more is forgotten with the daemon");
-            }
-        } else {
-            self.note_bad_update(new, reason.clone(), OURSELVES).await;
-        }
-        self.accept_no_more(id, version).await;
-        let task = self.task_of(new);
-        let anew = self.make(prepared);
-        anew.set_enabled(!is_installed && new.is_enabled());
-        let mut next = Registry::clone(&registry);
-        next.put(anew);
-        self.weigh(&next, id);
-        self.live.replace(next);
-        drop(self.leave(new.clone(), task, Some(old)));
-        let digest = blueprint.snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-        tracing::warn!(plugin = %id, %version, %reason, "it takes no calls any more; the version before does");
-        old.blueprint().pass_over(Some(PassedOver {
-            digest,
-            reason: reason.clone(),
-            at_unix_ms: unix_ms(SystemTime::now()),
-        }));
-        self.tell(EventKind::PackageRolledBack, id, old.version(), Some(reason));
-        Ok(())
-    }
-
-    pub(super) fn put_on_probation(&self, old: &Handle, new: &Handle, state: Option<String>) {
-        let (Ok(snapshot), Ok(now)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return };
-        if snapshot.digest == now.digest {
-            // What it is now it was before.
-            return;
-        }
-        let (failures, until) = (new.failures(), Instant::now() + self.around.config.reload_of(new.id()).probation());
-        let probation = Probation { new: new.clone(), old: old.clone(), snapshot, until, failures, state };
-        lock(&self.probations).insert(new.id().clone(), probation);
-        self.stirred.notify_one();
-    }
-
-    /// Sees to it that a plugin which fails soon after it was given another package has the one before again. Ends with its task.
-    pub async fn see_through_probations(self: Arc<Self>) {
-        self.finish_trials().await;
-        loop {
-            let next = lock(&self.probations).values().map(|probation| probation.until).min();
-            // Their calls are looked at meanwhile, and nothing is while there is none.
-            let next = next.map(|next| next.min(Instant::now() + LOOK));
-            tokio::select! {
-                () = self.stirred.notified() => {}
-                () = until(next) => {}
-            }
-            let mut failed = Vec::new();
-            lock(&self.probations).retain(|_, probation| {
-                let reason = probation.failed();
-                let has_failed = reason.is_some();
-                failed.extend(reason.map(|reason| {
-                    let Probation { new, old, snapshot, state, .. } = &*probation;
-                    (new.clone(), old.clone(), (snapshot.clone(), state.clone()), reason)
-                }));
-                !has_failed && Instant::now() < probation.until
-            });
-            self.note_serving().await;
-            for (new, old, snapshot, reason) in failed {
-                // The one before is there still, where this one stood beside it.
-                let is_beside = new.version() != old.version()
-                    && self.live.now().is_some_and(|registry| {
-                        registry.versions(old.id()).any(|(version, _)| version == old.version())
-                    });
-                let done = match new.blueprint().consent.is_installed || is_beside {
-                    true => self.put_aside(&new, &old, reason).await,
-                    false => self.return_to(&new, &old, snapshot, reason, OURSELVES).await.map(drop),
-                };
-                if let Err(error) = done {
-                    tracing::error!(plugin = %new.id(), error = %error.message, "the package before cannot be returned to");
-                }
-            }
-        }
-    }
-
-    /// Tries what an earlier daemon has not: until then this one has the packages that served last.
-    async fn finish_trials(self: &Arc<Self>) {
-        let registry = self.live.now();
-        let is_one = |handle: &Handle| handle.blueprint().passed_over().is_some_and(|passed| passed.reason == UNTRIED);
-        if !self.has_updates_to_try() && !registry.is_some_and(|registry| registry.all().any(is_one)) {
-            return;
-        }
-        match self.follow(Trusting::Stamps, &Scope::Everything, None).await {
-            Ok(followed) => drop(self.settle(followed).await),
-            Err(error) => tracing::warn!(error = error.message, "the plugin directories cannot be looked at"),
-        }
-    }
-
-    /// Notes of the plugins in plugin directories what serves, once a process of it was active and nothing may lead back any more: a daemon
-    /// that finds another package has that one first.
-    pub(super) async fn note_serving(&self) {
-        let Some(registry) = self.live.now() else { return };
-        let mut new = Serving::new();
-        for handle in registry.all().filter(|handle| handle.has_served()) {
-            let source = &handle.blueprint().source;
-            // Between the switch and its probation it is neither the one nor the other.
-            let on_trial = lock(&self.reloading).contains_key(handle.id())
-                || lock(&self.probations).get(handle.id()).is_some_and(|one| one.new.is(handle));
-            let Ok(snapshot) = handle.blueprint().snapshot() else { continue };
-            if on_trial || self.around.store.has_made(source) {
-                continue;
-            }
-            let place = (handle.id().clone(), source.clone());
-            if lock(&self.serving).get(&place) != Some(&snapshot.digest) {
-                new.insert(place, snapshot.digest);
-            }
-        }
-        if new.is_empty() {
-            return;
-        }
-        let (database, noting) = (self.database.clone(), new.clone());
-        let noted = run(move || database.note_serving(&noting).map_err(|error| error.to_string())).await;
-        match noted.map_err(|error| error.message).flatten() {
-            Ok(()) => lock(&self.serving).extend(new),
-            Err(error) => tracing::error!(%error, "what serves is forgotten with the daemon"),
-        }
-    }
-
-    /// Has the package before serve again, and notes why the other one does not.
-    async fn return_to(
-        &self,
-        new: &Handle,
-        old: &Handle,
-        before: (Snapshot, Option<String>),
-        reason: String,
-        who: &str,
-    ) -> Result<Handle, ErrorBody> {
-        let _turn = new.blueprint().gate.turn.clone().lock_owned().await;
-        if let Some(successor) = new.successor() {
-            return Ok(successor);
-        }
-        let done = self.return_in_turn(new, old, before, reason, who).await;
-        if done.is_err() {
-            // It goes on, and brings its state over once more where that was exchanged.
-            new.blueprint().gate.open();
-        }
-        done
-    }
-
-    async fn return_in_turn(
-        &self,
-        new: &Handle,
-        old: &Handle,
-        (snapshot, state): (Snapshot, Option<String>),
-        mut reason: String,
-        who: &str,
-    ) -> Result<Handle, ErrorBody> {
-        if let Some(state) = state {
-            self.hold(new).await.map_err(|kept| kept.error().clone())?;
-            let of = self.around.states.of(new.id());
-            let replaced = run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await?;
-            if let Some(aside) = replaced.map_err(|error| crate::state::error_body(&error))? {
-                reason = format!("{reason}; what was written since is kept in {}", aside.display());
-            }
-        }
-        let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-        let now = PassedOver { digest: bad, reason, at_unix_ms: now_ms() };
-        // What lies in its folder may be a third one.
-        let passed_over = match new.blueprint().passed_over() {
-            Some(there) => PassedOver { reason: neither(&there.reason, &now.digest, &now.reason), ..there },
-            None => now.clone(),
-        };
-        let found = Found { passed_over: Some(passed_over), ..super::consent::found_of(old) };
-        let instead = snapshot.digest.clone();
-        let prepared = self.prepare_one((found, Ok(snapshot)), None).await?;
-        let _one_change = self.changing.lock().await;
-        let registry = self.registry()?;
-        let present = registry.versions(new.id()).find(|(there, _)| *there == new.version());
-        if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
-            return Err(overtaken(new).error().clone());
-        }
-        self.note_bad(new, &now, &instead, who).await;
-        let task = self.task_of(new);
-        let restored = self.make(prepared);
-        restored.carry_over(new);
-        self.accept_instead(new, restored.version());
-        let mut next = Registry::clone(&registry);
-        next.take(new.id(), new.version());
-        next.put(restored.clone());
-        self.weigh(&next, new.id());
-        self.live.replace(next);
-        drop(self.leave(new.clone(), task, Some(&restored)));
-        tracing::warn!(plugin = %new.id(), reason = %now.reason, "the package before serves again");
-        self.tell(EventKind::PackageRolledBack, restored.id(), restored.version(), Some(now.reason));
-        self.set_off(&restored).await;
-        Ok(restored)
-    }
-
     pub(super) async fn note_bad(&self, of: &Handle, now: &PassedOver, instead: &str, who: &str) {
         let entry =
             self.entry("rollback", who, of.id(), of.version(), format!("{} is not used: {}", now.digest, now.reason));
@@ -957,183 +680,6 @@ impl Packages {
         if let Err(error) = noted.map_err(|error| error.message).flatten() {
             tracing::error!(plugin = %of.id(), %error, "that its package failed is forgotten with the daemon");
         }
-    }
-
-    /// Keeps what served before in the store.
-    pub(super) async fn hold_backups(&self) {
-        let database = self.database.clone();
-        let digests = run(move || database.backup_digests().map_err(|error| error.to_string())).await;
-        match digests.map_err(|error| error.message).flatten() {
-            Ok(digests) => {
-                let held = digests.iter().filter_map(|digest| self.around.store.presume(digest, "")).collect();
-                *lock(&self.backups) = held;
-            }
-            Err(error) => tracing::error!(%error, "what served before is not known, and may leave the store"),
-        }
-    }
-
-    /// Notes what served before.
-    async fn note_backup(
-        &self,
-        old: &Handle,
-        new: &Handle,
-        held: Option<PathBuf>,
-        aside: Option<PathBuf>,
-        (who, returned): (&str, Option<&Return>),
-    ) -> Option<String> {
-        let (Ok(before), Ok(after)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return None };
-        let is_another = !before.is_presumed && before.digest != after.digest;
-        if !is_another && held.is_none() && returned.is_none() {
-            return None;
-        }
-        let mut detail = format!("{} after {}", after.digest, before.digest);
-        if let Some((in_folder, _)) = returned.and_then(|returned| returned.instead_of.as_ref()) {
-            detail = format!("{detail}; {in_folder}, which lies in its folder, is not used");
-        }
-        let what = if returned.is_some() { "rollback" } else { "reload" };
-        let entry = self.entry(what, who, new.id(), new.version(), detail);
-        let returned = returned.cloned();
-        if let Some(Return { folder, digest, .. }) = &returned {
-            lock(&self.serving).insert((new.id().clone(), folder.clone()), digest.clone());
-        }
-        let aside = aside.map(|aside| format!("; what it had written is kept in {}", aside.display()));
-        let reason = format!("{} {} took its place{}", new.version(), short(&after.digest), aside.unwrap_or_default());
-        let schema = old.blueprint().manifest.state_schema;
-        let (database, version, id) = (self.database.clone(), old.version().clone(), old.id().clone());
-        let (state, kept_max) = (self.around.states.of(&id), self.around.config.reload_of(&id).backups());
-        let noted = run(move || {
-            // What was held is known by that name before it has it: with that everything has come to its end, and the daemon that follows one
-            // which is killed in between gives it the name.
-            let kept = match &held {
-                Some(held) => Some(kept_name_of(held)),
-                None => state.keep(None, entry.at_unix_ms).unwrap_or_else(|error| {
-                    tracing::error!(plugin = %id, %error, "what it keeps is not kept with the package that served before");
-                    None
-                }),
-            };
-            let backup = Backup {
-                number: 0,
-                at_unix_ms: entry.at_unix_ms,
-                version,
-                bytes: bytes_in(&before.path),
-                digest: before.digest,
-                reason,
-                state: kept.clone(),
-                schema,
-            };
-            if let Some(returned) = returned.as_ref().filter(|_| !is_another) {
-                database.note_return(returned, &entry).map_err(|error| error.to_string())?;
-            }
-            if is_another {
-                database.note_backup(&backup, kept_max, returned.as_ref(), &entry).map_err(|error| error.to_string())?;
-                let all = database.backups(&id).map_err(|error| error.to_string())?;
-                state.keep_only(&all.into_iter().filter_map(|backup| backup.state).collect::<Vec<_>>());
-            }
-            if held.is_some() {
-                state.keep(held.as_deref(), entry.at_unix_ms).map_err(|error| error.to_string())?;
-            }
-            Ok(kept)
-        })
-        .await;
-        noted.map_err(|error| error.message).flatten().unwrap_or_else(|error: String| {
-            tracing::error!(plugin = %new.id(), %error, "what served before is not remembered");
-            None
-        })
-    }
-
-    /// The packages of a plugin that served before, the youngest first.
-    ///
-    /// # Errors
-    /// `plugin_not_found`; `resource_exhausted` where they cannot be looked up.
-    pub async fn backups(&self, plugin: &str) -> Result<Vec<Before>, ErrorBody> {
-        let registry = self.registry()?;
-        let handle = registry.find_any(plugin, None)?;
-        let serves = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-        let (database, id) = (self.database.clone(), handle.id().clone());
-        let all = run(move || database.backups(&id)).await?;
-        let all = all.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
-        let told = |Backup { number, at_unix_ms, version, digest, reason, bytes, state, schema }| Before {
-            number,
-            at_unix_ms,
-            version: version.to_string(),
-            serves: digest == serves,
-            digest,
-            reason,
-            bytes,
-            with_state: state.is_some(),
-            state,
-            schema,
-        };
-        Ok(all.into_iter().map(told).collect())
-    }
-
-    /// Returns to a package that served before: to the last one, or to that of this number.
-    ///
-    /// Not cancel safe.
-    ///
-    /// # Errors
-    /// `plugin_not_found`; `invalid_params` where there is none, or it is not kept any more; whatever it fails with, while what served goes
-    /// on.
-    pub async fn rollback(
-        self: &Arc<Self>,
-        plugin: &str,
-        to: Option<u64>,
-        with_state: bool,
-        who: &str,
-    ) -> Result<Reloads, ErrorBody> {
-        let all = self.backups(plugin).await?;
-        let old = self.registry()?.find_any(plugin, None)?.clone();
-        let id = old.id().clone();
-        let wanted = match to {
-            Some(number) => all.iter().find(|one| one.number == number),
-            None => all.iter().find(|one| !one.serves),
-        };
-        let Some(wanted) = wanted else {
-            let message = match to {
-                Some(number) => format!("{id} has no backup {number}"),
-                None => format!("{id} has no backup to return to"),
-            };
-            let mut hint = format!("`palisade backups {id}` lists them");
-            if self.around.store.has_made(&old.blueprint().source) {
-                hint += &format!("; `palisade disable {id}@{}` returns to the version before", old.version());
-            }
-            return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint));
-        };
-        if wanted.serves {
-            return Err(ErrorBody::new(
-                ErrorCode::InvalidParams,
-                format!("backup {} of {id} serves already", wanted.number),
-            ));
-        }
-        let of = self.around.states.of(&id);
-        let stored = run(move || of.stored_schema()).await?.map_err(|error| crate::state::error_body(&error))?;
-        // What it cannot read it is not given.
-        let state = (with_state || stored > Some(wanted.schema.unwrap_or(0))).then(|| wanted.state.clone());
-        let Some(state) = state.map_or(Some(None), |state| state.map(Some)) else {
-            let message = format!("no state is kept with backup {} of {id}", wanted.number);
-            return Err(ErrorBody::new(ErrorCode::InvalidParams, message));
-        };
-        let (store, digest) = (self.around.store.clone(), wanted.digest.clone());
-        let taken = run(move || {
-            let snapshot = store.take(&digest).map_err(|error| error.to_string())?;
-            Ok::<_, String>((registry::read(&snapshot.path)?, snapshot))
-        })
-        .await?;
-        let (found, snapshot) = taken.map_err(|error| {
-            let message = format!("backup {} of {id} cannot be used: {error}", wanted.number);
-            ErrorBody::new(ErrorCode::InvalidParams, message)
-        })?;
-        let reason = format!("{who} has returned to {} {}", wanted.version, short(&wanted.digest));
-        let found = Found { path: old.blueprint().source.clone(), ..found };
-        let prepared = self.prepare_one((found, Ok(snapshot.clone())), None).await?;
-        let plan = self.plan(&old, &prepared, state.as_ref()).await;
-        let wanted = Wanted { old, prepared, state, who: who.to_owned(), returns: Some(reason.clone()) };
-        let done = self.reload(wanted).await;
-        let (new, _) = done.map_err(|kept| kept.error().clone())?;
-        // An operator's word is no trial.
-        lock(&self.probations).remove(new.id());
-        self.tell(EventKind::PackageRolledBack, new.id(), new.version(), Some(reason));
-        Ok(Reloads { reloads: vec![self.told(&new, plan, true, None)] })
     }
 
     /// Looks at the packages of plugins anew, and gives them those; also one that failed earlier, or is as it was.
@@ -1209,7 +755,7 @@ impl Packages {
         Ok(Reloads { reloads })
     }
 
-    fn told(&self, handle: &Handle, plan: Plan, reloaded: bool, reason: Option<String>) -> Reloaded {
+    pub(super) fn told(&self, handle: &Handle, plan: Plan, reloaded: bool, reason: Option<String>) -> Reloaded {
         Reloaded {
             id: handle.id().to_string(),
             version: handle.version().to_string(),
@@ -1246,7 +792,7 @@ pub(super) fn neither(reason: &str, before: &str, why: &str) -> String {
     format!("{reason}; and {}, which served then, is not used either: {why}", short(before))
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     unix_ms(SystemTime::now())
 }
 
@@ -1322,30 +868,6 @@ pub(super) fn paused(old: &Handle) -> Kept {
 }
 
 /// So much of a digest as people compare.
-fn short(digest: &str) -> &str {
+pub(super) fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// How much the files of a package have. Blocks.
-fn bytes_in(folder: &Path) -> u64 {
-    let (mut bytes, mut entries, mut folders) = (0_u64, 0, vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            entries += 1;
-            match entry.metadata() {
-                _ if ENTRIES_MAX < entries => return bytes,
-                Ok(found) if found.is_dir() => folders.push(entry.path()),
-                Ok(found) => bytes = bytes.saturating_add(found.len()),
-                Err(_) => {}
-            }
-        }
-    }
-    bytes
 }

@@ -1,0 +1,278 @@
+//! What follows once a plugin has another package: it is looked at for a while, and where it fails the one before serves again.
+//!
+//! Invariant: what serves is noted only once nothing leads back any more.
+//! Elsewhere: how a package comes to serve is `reload`'s; an operator's return is `rollback`'s.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use palisade_protocol::ErrorBody;
+use tokio::time::Instant;
+
+use super::reload::{OURSELVES, UNTRIED, neither, now_ms, overtaken};
+use super::rescan::{Scope, Trusting};
+use super::{Packages, lock, run};
+use crate::events::{EventKind, unix_ms};
+use crate::model::reload_plan::Ends;
+use crate::model::status::PassedOver;
+use crate::plugin::handle::Handle;
+use crate::registry::{Found, Registry};
+use crate::store::Snapshot;
+use crate::store::database::reloads::Serving;
+
+/// So often it is looked at the calls of plugins that were given another package not long ago.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A plugin that was given another package not long ago.
+#[derive(Debug)]
+pub(super) struct Probation {
+    new: Handle,
+    old: Handle,
+    /// The package before, which stays in the store for as long.
+    snapshot: Snapshot,
+    until: Instant,
+    /// So many of its processes had failed before.
+    failures: u64,
+    /// The kept copy of the state as it was in the form of the package before, where it has another since.
+    state: Option<String>,
+}
+
+impl Probation {
+    /// Why it is taken back, if it is: a sentence.
+    fn failed(&self) -> Option<String> {
+        if self.failures < self.new.failures() {
+            return Some(format!("it failed soon after it began to serve: {}", self.new.last_reason()));
+        }
+        let now = ends(&self.new);
+        now.is_worse_than(ends(&self.old)).then(|| {
+            format!(
+                "{} of its first {} calls failed, and most of those before did not",
+                now.failed,
+                now.ok + now.failed
+            )
+        })
+    }
+}
+
+fn ends(handle: &Handle) -> Ends {
+    let counters = handle.counters();
+    // Whoever calls has no say in it: neither by a deadline of its own, nor by parameters that are wrong.
+    Ends { ok: counters.snapshot().ok, failed: counters.faults() }
+}
+
+impl Packages {
+    /// Has an update that failed soon after it was taken take no calls: those before do. One that was installed is disabled, one that lies in a
+    /// plugin directory is not taken again before it changes.
+    async fn put_aside(&self, new: &Handle, old: &Handle, reason: String) -> Result<(), ErrorBody> {
+        let blueprint = new.blueprint();
+        let staged = (super::consent::found_of(new), blueprint.snapshot());
+        let is_installed = blueprint.consent.is_installed;
+        let installed_from = is_installed.then(|| blueprint.consent.source.clone());
+        let prepared = self.prepare_one(staged, installed_from).await?;
+        let _one_change = self.changing.lock().await;
+        let registry = self.registry()?;
+        let (id, version) = (new.id(), new.version());
+        let present = registry.versions(id).find(|(there, _)| *there == version);
+        if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
+            return Err(overtaken(new).error().clone());
+        }
+        if is_installed {
+            let entry = self.entry("rollback", OURSELVES, id, version, reason.clone());
+            let database = self.database.clone();
+            if let Err(error) = run(move || database.switch(false, &entry)).await? {
+                tracing::error!(plugin = %id, %version, %error, "that it takes no calls any more is forgotten with the daemon");
+            }
+        } else {
+            self.note_bad_update(new, reason.clone(), OURSELVES).await;
+        }
+        self.accept_no_more(id, version).await;
+        let task = self.task_of(new);
+        let anew = self.make(prepared);
+        anew.set_enabled(!is_installed && new.is_enabled());
+        let mut next = Registry::clone(&registry);
+        next.put(anew);
+        self.weigh(&next, id);
+        self.live.replace(next);
+        drop(self.leave(new.clone(), task, Some(old)));
+        let digest = blueprint.snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+        tracing::warn!(plugin = %id, %version, %reason, "it takes no calls any more; the version before does");
+        old.blueprint().pass_over(Some(PassedOver {
+            digest,
+            reason: reason.clone(),
+            at_unix_ms: unix_ms(SystemTime::now()),
+        }));
+        self.tell(EventKind::PackageRolledBack, id, old.version(), Some(reason));
+        Ok(())
+    }
+
+    pub(super) fn put_on_probation(&self, old: &Handle, new: &Handle, state: Option<String>) {
+        let (Ok(snapshot), Ok(now)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return };
+        if snapshot.digest == now.digest {
+            // What it is now it was before.
+            return;
+        }
+        let (failures, until) = (new.failures(), Instant::now() + self.around.config.reload_of(new.id()).probation());
+        let probation = Probation { new: new.clone(), old: old.clone(), snapshot, until, failures, state };
+        lock(&self.probations).insert(new.id().clone(), probation);
+        self.stirred.notify_one();
+    }
+
+    /// Sees to it that a plugin which fails soon after it was given another package has the one before again. Ends with its task.
+    pub async fn see_through_probations(self: Arc<Self>) {
+        self.finish_trials().await;
+        loop {
+            let next = lock(&self.probations).values().map(|probation| probation.until).min();
+            // Their calls are looked at meanwhile, and nothing is while there is none.
+            let next = next.map(|next| next.min(Instant::now() + LOOK));
+            tokio::select! {
+                () = self.stirred.notified() => {}
+                () = until(next) => {}
+            }
+            let mut failed = Vec::new();
+            lock(&self.probations).retain(|_, probation| {
+                let reason = probation.failed();
+                let has_failed = reason.is_some();
+                failed.extend(reason.map(|reason| {
+                    let Probation { new, old, snapshot, state, .. } = &*probation;
+                    (new.clone(), old.clone(), (snapshot.clone(), state.clone()), reason)
+                }));
+                !has_failed && Instant::now() < probation.until
+            });
+            self.note_serving().await;
+            for (new, old, snapshot, reason) in failed {
+                // The one before is there still, where this one stood beside it.
+                let is_beside = new.version() != old.version()
+                    && self.live.now().is_some_and(|registry| {
+                        registry.versions(old.id()).any(|(version, _)| version == old.version())
+                    });
+                let done = match new.blueprint().consent.is_installed || is_beside {
+                    true => self.put_aside(&new, &old, reason).await,
+                    false => self.return_to(&new, &old, snapshot, reason, OURSELVES).await.map(drop),
+                };
+                if let Err(error) = done {
+                    tracing::error!(plugin = %new.id(), error = %error.message, "the package before cannot be returned to");
+                }
+            }
+        }
+    }
+
+    /// Tries what an earlier daemon has not: until then this one has the packages that served last.
+    async fn finish_trials(self: &Arc<Self>) {
+        let registry = self.live.now();
+        let is_one = |handle: &Handle| handle.blueprint().passed_over().is_some_and(|passed| passed.reason == UNTRIED);
+        if !self.has_updates_to_try() && !registry.is_some_and(|registry| registry.all().any(is_one)) {
+            return;
+        }
+        match self.follow(Trusting::Stamps, &Scope::Everything, None).await {
+            Ok(followed) => drop(self.settle(followed).await),
+            Err(error) => tracing::warn!(error = error.message, "the plugin directories cannot be looked at"),
+        }
+    }
+
+    /// Notes of the plugins in plugin directories what serves, once a process of it was active and nothing may lead back any more: a daemon
+    /// that finds another package has that one first.
+    pub(super) async fn note_serving(&self) {
+        let Some(registry) = self.live.now() else { return };
+        let mut new = Serving::new();
+        for handle in registry.all().filter(|handle| handle.has_served()) {
+            let source = &handle.blueprint().source;
+            // Between the switch and its probation it is neither the one nor the other.
+            let on_trial = lock(&self.reloading).contains_key(handle.id())
+                || lock(&self.probations).get(handle.id()).is_some_and(|one| one.new.is(handle));
+            let Ok(snapshot) = handle.blueprint().snapshot() else { continue };
+            if on_trial || self.around.store.has_made(source) {
+                continue;
+            }
+            let place = (handle.id().clone(), source.clone());
+            if lock(&self.serving).get(&place) != Some(&snapshot.digest) {
+                new.insert(place, snapshot.digest);
+            }
+        }
+        if new.is_empty() {
+            return;
+        }
+        let (database, noting) = (self.database.clone(), new.clone());
+        let noted = run(move || database.note_serving(&noting).map_err(|error| error.to_string())).await;
+        match noted.map_err(|error| error.message).flatten() {
+            Ok(()) => lock(&self.serving).extend(new),
+            Err(error) => tracing::error!(%error, "what serves is forgotten with the daemon"),
+        }
+    }
+
+    /// Has the package before serve again, and notes why the other one does not.
+    async fn return_to(
+        &self,
+        new: &Handle,
+        old: &Handle,
+        before: (Snapshot, Option<String>),
+        reason: String,
+        who: &str,
+    ) -> Result<Handle, ErrorBody> {
+        let _turn = new.blueprint().gate.turn.clone().lock_owned().await;
+        if let Some(successor) = new.successor() {
+            return Ok(successor);
+        }
+        let done = self.return_in_turn(new, old, before, reason, who).await;
+        if done.is_err() {
+            // It goes on, and brings its state over once more where that was exchanged.
+            new.blueprint().gate.open();
+        }
+        done
+    }
+
+    async fn return_in_turn(
+        &self,
+        new: &Handle,
+        old: &Handle,
+        (snapshot, state): (Snapshot, Option<String>),
+        mut reason: String,
+        who: &str,
+    ) -> Result<Handle, ErrorBody> {
+        if let Some(state) = state {
+            self.hold(new).await.map_err(|kept| kept.error().clone())?;
+            let of = self.around.states.of(new.id());
+            let replaced = run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await?;
+            if let Some(aside) = replaced.map_err(|error| crate::state::error_body(&error))? {
+                reason = format!("{reason}; what was written since is kept in {}", aside.display());
+            }
+        }
+        let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+        let now = PassedOver { digest: bad, reason, at_unix_ms: now_ms() };
+        // What lies in its folder may be a third one.
+        let passed_over = match new.blueprint().passed_over() {
+            Some(there) => PassedOver { reason: neither(&there.reason, &now.digest, &now.reason), ..there },
+            None => now.clone(),
+        };
+        let found = Found { passed_over: Some(passed_over), ..super::consent::found_of(old) };
+        let instead = snapshot.digest.clone();
+        let prepared = self.prepare_one((found, Ok(snapshot)), None).await?;
+        let _one_change = self.changing.lock().await;
+        let registry = self.registry()?;
+        let present = registry.versions(new.id()).find(|(there, _)| *there == new.version());
+        if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
+            return Err(overtaken(new).error().clone());
+        }
+        self.note_bad(new, &now, &instead, who).await;
+        let task = self.task_of(new);
+        let restored = self.make(prepared);
+        restored.carry_over(new);
+        self.accept_instead(new, restored.version());
+        let mut next = Registry::clone(&registry);
+        next.take(new.id(), new.version());
+        next.put(restored.clone());
+        self.weigh(&next, new.id());
+        self.live.replace(next);
+        drop(self.leave(new.clone(), task, Some(&restored)));
+        tracing::warn!(plugin = %new.id(), reason = %now.reason, "the package before serves again");
+        self.tell(EventKind::PackageRolledBack, restored.id(), restored.version(), Some(now.reason));
+        self.set_off(&restored).await;
+        Ok(restored)
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
