@@ -394,6 +394,8 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         );
     }
     proving.abort();
+    let _ = proving.await;
+    packages.note_serving().await;
     counting.abort();
     // No call is left that could be counted after this.
     packages.write_statistics().await;

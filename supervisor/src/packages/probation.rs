@@ -23,6 +23,10 @@ use crate::store::database::reloads::Serving;
 /// So often it is looked at the calls of plugins that were given another package not long ago.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// So long after a plugin began to serve that is noted, with whatever has begun meanwhile: whoever waits for its first answer does not wait for
+/// a disk as well.
+const NOTE_AFTER: Duration = Duration::from_millis(250);
+
 /// A plugin that was given another package not long ago.
 #[derive(Debug)]
 pub(super) struct Probation {
@@ -120,15 +124,17 @@ impl Packages {
     /// Sees to it that a plugin which fails soon after it was given another package has the one before again. Ends with its task.
     pub async fn see_through_probations(self: Arc<Self>) {
         self.finish_trials().await;
+        let mut note_at: Option<Instant> = None;
         loop {
             let next = lock(&self.probations).values().map(|probation| probation.until).min();
             // Their calls are looked at meanwhile, and nothing is while there is none.
             let next = next.map(|next| next.min(Instant::now() + LOOK));
             tokio::select! {
-                () = self.stirred.notified() => {}
-                () = until(next) => {}
+                () = self.stirred.notified() => drop(note_at.get_or_insert_with(|| Instant::now() + NOTE_AFTER)),
+                () = until(next.into_iter().chain(note_at).min()) => {}
             }
             let mut failed = Vec::new();
+            let mut have_ended = false;
             lock(&self.probations).retain(|_, probation| {
                 let reason = probation.failed();
                 let has_failed = reason.is_some();
@@ -136,9 +142,14 @@ impl Packages {
                     let Probation { new, old, snapshot, state, .. } = &*probation;
                     (new.clone(), old.clone(), (snapshot.clone(), state.clone()), reason)
                 }));
-                !has_failed && Instant::now() < probation.until
+                let goes_on = !has_failed && Instant::now() < probation.until;
+                have_ended |= !goes_on;
+                goes_on
             });
-            self.note_serving().await;
+            if have_ended || note_at.is_some_and(|due| due <= Instant::now()) {
+                note_at = None;
+                self.note_serving().await;
+            }
             for (new, old, snapshot, reason) in failed {
                 // The one before is there still, where this one stood beside it.
                 let is_beside = new.version() != old.version()
@@ -171,7 +182,7 @@ impl Packages {
 
     /// Notes of the plugins in plugin directories what serves, once a process of it was active and nothing may lead back any more: a daemon
     /// that finds another package has that one first.
-    pub(super) async fn note_serving(&self) {
+    pub async fn note_serving(&self) {
         let Some(registry) = self.live.now() else { return };
         let mut new = Serving::new();
         for handle in registry.all().filter(|handle| handle.has_served()) {

@@ -76,6 +76,9 @@ const ASIDE_MAX: usize = 100;
 /// Another process that looks into the file, a backup for instance, is waited for so long.
 const BUSY_WITHIN: Duration = Duration::from_secs(5);
 
+/// So much of a file is kept in memory, in KiB as SQLite counts what is negative; the kernel has the rest at hand.
+const CACHE: i32 = -128;
+
 /// Whether what is remembered is remembered for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
@@ -193,6 +196,7 @@ impl Database {
         // A change is on the disk before anybody is told that it was made.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "cache_size", CACHE)?;
         connection.pragma_update(None, "trusted_schema", false)?;
         migrate(path, &mut connection)?;
         Ok(connection)

@@ -12,11 +12,12 @@
 //! Elsewhere: which version is used is the registry's business; what `plugin.json` says is `model::manifest`'s.
 
 pub mod database;
+mod digests;
 mod stamp;
 mod sweep;
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -28,6 +29,7 @@ use std::time::SystemTime;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
+use self::digests::{Digests, Identity};
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::trust::tree::{self, Entry, PACKAGE_FILES_MAX, TreeError, What};
 
@@ -35,9 +37,6 @@ pub use crate::trust::program::Program;
 pub use crate::trust::tree::LEFT_OUT;
 pub use stamp::Stamp;
 pub use sweep::{KEPT, Swept};
-
-/// Most files whose digest is remembered for as long as they do not change.
-const REMEMBERED_MAX: usize = 100_000;
 
 /// Why a package could not be copied. Each names the file in question.
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +104,8 @@ impl Drop for Workspace {
 pub struct Store {
     root: PathBuf,
     staged: AtomicU64,
-    /// Digests of source files, by device and inode, with what changes when they do: what a file was before is not kept.
-    remembered: Mutex<HashMap<(u64, u64), Remembered>>,
+    /// Digests of source files.
+    remembered: Mutex<Digests>,
     /// Files of the store that were hashed by this daemon.
     verified: Mutex<HashMap<String, ()>>,
     /// Who holds which snapshot, by its digest. No more of them than there are snapshots.
@@ -120,35 +119,6 @@ pub struct Store {
     closing: AtomicBool,
     /// No other daemon uses the store while this one does.
     _state: File,
-}
-
-/// What is known of a file for as long as it is that file.
-#[derive(Debug)]
-struct Remembered {
-    identity: Identity,
-    digest: String,
-}
-
-/// Changes whenever the content of a file does.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-            ctime: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
 }
 
 impl Store {
@@ -354,31 +324,24 @@ impl Store {
             return Ok((digest, executable));
         }
         let (digest, _) = tree::hash(&mut file).map_err(unreadable)?;
-        self.remember(identity, &digest);
+        self.remember(identity, path, &digest);
         Ok((digest, executable))
     }
 
     /// The digest of that file, unless it has changed since.
     fn remembered(&self, identity: &Identity) -> Option<String> {
-        let remembered = lock(&self.remembered);
-        let known = remembered.get(&(identity.device, identity.inode));
-        known.filter(|known| known.identity == *identity).map(|known| known.digest.clone())
+        lock(&self.remembered).get(identity).map(str::to_owned)
     }
 
-    fn remember(&self, identity: Identity, digest: &str) {
-        let mut remembered = lock(&self.remembered);
-        let file = (identity.device, identity.inode);
-        if remembered.len() == REMEMBERED_MAX && !remembered.contains_key(&file) {
-            remembered.clear();
-        }
-        remembered.insert(file, Remembered { identity, digest: digest.to_owned() });
+    fn remember(&self, identity: Identity, path: &Path, digest: &str) {
+        lock(&self.remembered).insert(identity, path, digest);
     }
 
     /// A name more changes the time of a file's last change and nothing of its contents: what was known of it, is.
-    fn remember_linked(&self, before: &Identity, after: Identity, digest: &str) {
+    fn remember_linked(&self, before: &Identity, after: Identity, path: &Path, digest: &str) {
         let known = self.remembered(before).is_some_and(|known| known == digest);
-        if known && *before == (Identity { ctime: before.ctime, ..after }) {
-            self.remember(after, digest);
+        if known && before.is_but_linked(&after) {
+            self.remember(after, path, digest);
         }
     }
 
@@ -443,7 +406,7 @@ impl Store {
                 .map_err(|source| StoreError::Write { path: target, source })?;
         }
         lock(&self.verified).insert(name, ());
-        self.remember(identity, &digest);
+        self.remember(identity, path, &digest);
         Ok((digest, executable))
     }
 
@@ -550,7 +513,7 @@ impl Store {
                     };
                     linked.map_err(write(&path))?;
                     if let (Ok(before), Ok(after)) = (before, fs::metadata(&path)) {
-                        self.remember_linked(&before, Identity::of(&after), digest);
+                        self.remember_linked(&before, Identity::of(&after), &path, digest);
                     }
                 }
             }
@@ -895,21 +858,6 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
         store.stage(three.path()).unwrap();
         assert!(!is_known());
-    }
-
-    /// Or it would be more and more with each change of a package.
-    #[test]
-    fn of_a_file_that_changes_only_the_last_contents_are_remembered() {
-        let (_folder, store) = store();
-        let source = package(&[("a", "", 0o644), ("b", "same", 0o644)]);
-        let file = source.path().join("a");
-        for edition in 0..10 {
-            fs::write(&file, "x".repeat(edition)).unwrap();
-            let snapshot = store.stage(source.path()).unwrap();
-            assert_eq!(fs::read(snapshot.path.join("a")).unwrap().len(), edition);
-            assert_eq!(lock(&store.remembered).len(), 2);
-            assert!(store.remembered(&Identity::of(&fs::metadata(&file).unwrap())).is_some());
-        }
     }
 
     #[test]

@@ -37,6 +37,10 @@ const FOLDERS: usize = 2;
 /// So long the log beside the file stays after it was written back.
 const LOG_BYTES: u32 = 4 << 20;
 
+/// The log is written back when it has so many pages, and begun anew in the same place: on the disk that is half of what it takes to make it
+/// longer.
+const LOG_PAGES: u32 = 256;
+
 /// Less than that of what may be had is no room for more: rows, keys and pages that are not full take some.
 const SLACK_BYTES: u64 = 64 << 10;
 
@@ -249,6 +253,8 @@ impl StateFile {
         pragma("journal_mode", &"WAL")?;
         pragma("synchronous", &if settings.durable { "FULL" } else { "OFF" })?;
         pragma("journal_size_limit", &LOG_BYTES)?;
+        pragma("wal_autocheckpoint", &LOG_PAGES)?;
+        pragma("cache_size", &super::CACHE)?;
         pragma("trusted_schema", &false)?;
         // What is deleted or was there before it was sealed does not lie in pages that nobody uses.
         pragma("secure_delete", &true)?;
