@@ -36,12 +36,27 @@ pub struct Event {
     /// The state after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<PluginState>,
+    /// The version before, for `package_changed`, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_version: Option<String>,
+    /// The package that is not used, for `package_kept` and `package_rolled_back`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
     /// Which connection of a plugin's, and what became of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
     /// A sentence, where the rest does not say it all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// A package that is not used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// Its version.
+    pub version: String,
+    /// The digest of its snapshot.
+    pub digest: String,
 }
 
 /// The kinds of events.
@@ -86,7 +101,7 @@ pub enum EventKind {
     PackageInstalled,
     /// A version has appeared in a plugin directory.
     PackageAdded,
-    /// A version is there with other contents, or in another place, and was begun anew.
+    /// A plugin is there with other contents, in another version or in another place, and was begun anew.
     PackageChanged,
     /// A changed package does not serve, and the one before goes on.
     PackageKept,
@@ -155,6 +170,8 @@ impl Event {
             generation: None,
             from: None,
             to: None,
+            from_version: None,
+            refused: None,
             connection: None,
             reason: None,
         }

@@ -71,12 +71,13 @@ pub use self::watch::Watcher;
 use crate::blocking;
 use crate::config::{self, Config};
 use crate::egress::Resolver;
-use crate::events::{Bus, Event, EventKind, unix_ms};
+use crate::events::{Bus, Event, EventKind, Refused, unix_ms};
 use crate::model::generation::StopWhy;
 use crate::model::guarantee;
 use crate::model::ids::PluginId;
 use crate::model::limits::Limits;
 use crate::model::permission::consent::Policy;
+use crate::model::status::PluginState;
 use crate::plugin::actor::{self, Surroundings};
 use crate::plugin::announced::{Agreed, Announced};
 use crate::plugin::blueprint::{Blueprint, Host, OnDegraded};
@@ -419,12 +420,46 @@ impl Packages {
     }
 
     fn tell(&self, kind: EventKind, id: &PluginId, version: &Version, reason: Option<String>) {
-        let mut event = Event::new(kind);
-        event.plugin = Some(id.clone());
-        event.version = Some(version.to_string());
-        event.reason = reason;
-        self.around.bus.publish(event);
+        self.around.bus.publish(event(kind, id, version, reason));
     }
+
+    /// Tells that a package is not used, which another one is.
+    fn tell_refused(&self, kind: EventKind, serves: &Handle, refused: Refused, reason: String) {
+        let event = event(kind, serves.id(), serves.version(), Some(reason));
+        self.around.bus.publish(Event { refused: Some(refused), ..event });
+    }
+
+    /// Tells that a plugin has another package, and of which version the one before was.
+    fn tell_changed(&self, before: &Version, now: &Handle) {
+        let event = event(EventKind::PackageChanged, now.id(), now.version(), None);
+        let from_version = (before != now.version()).then(|| before.to_string());
+        self.around.bus.publish(Event { from_version, ..event });
+    }
+
+    /// Tells in which state a plugin is that has come into a place: nothing was told of it until here, and nothing is told from here on of
+    /// the one that had the place, whose state was the first. With nothing awaited since it has come.
+    fn tell_state(&self, from: PluginState, now: &Handle) {
+        let to = now.state();
+        if from == to {
+            return;
+        }
+        let event = event(EventKind::StateChanged, now.id(), now.version(), None);
+        self.around.bus.publish(Event { from: Some(from), to: Some(to), generation: now.generation(), ..event });
+    }
+}
+
+fn event(kind: EventKind, id: &PluginId, version: &Version, reason: Option<String>) -> Event {
+    let mut event = Event::new(kind);
+    event.plugin = Some(id.clone());
+    event.version = Some(version.to_string());
+    event.reason = reason;
+    event
+}
+
+/// The package of a plugin, as one that is not used.
+fn refused(handle: &Handle) -> Refused {
+    let digest = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+    Refused { version: handle.version().to_string(), digest }
 }
 
 /// Ends a plugin that nobody is sent to any more.

@@ -688,11 +688,12 @@ fn every_operation_answers_what_the_page_says() {
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_changed");
     expect_echo(&daemon, "late");
+    let late = late.with("version", json!("0.2.0")).environment("HOSTILE_VERSION", "0.2.0");
     late.clone().with("description", json!("changed again")).write(&daemon.plugins(), daemon.marker());
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     late.clone().environment("HOSTILE_MODE", "exit-at-once").write(&daemon.plugins(), daemon.marker());
     let seen = ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
-    assert_eq!(seen["kept"][0]["plugin"], "late 0.1.0", "{seen}");
+    assert_eq!(seen["kept"][0]["plugin"], "late 0.2.0", "{seen}");
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_kept");
     let kept = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("late"));
     assert!(kept["passed_over"].is_object(), "{kept}");

@@ -6,7 +6,7 @@ use palisade_tests::package::Package;
 use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
-use crate::support::{error, expect_echo, expect_text, hostile};
+use crate::support::{error, expect_echo, expect_text, follow, hostile};
 
 fn serving(package: &Package) -> Daemon {
     let daemon = Daemon::start(DaemonOptions::with([package.clone()]).configuration("watch = false\n"));
@@ -32,6 +32,10 @@ fn reload(daemon: &Daemon) -> Value {
 
 fn info(daemon: &Daemon) -> Value {
     daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known")
+}
+
+fn status(daemon: &Daemon) -> Value {
+    daemon.operate("status", &json!({"plugin": "hostile"})).expect("it is known")
 }
 
 /// The events of one plugin until that one, in which `reason` is all that is asked for.
@@ -148,15 +152,81 @@ fn a_call_is_told_that_its_package_was_exchanged_or_is_gone() {
         let ended = error(agent.finish(call), ErrorCode::Unavailable);
         expect_text(&ended.message, told);
         assert!(!ended.hint.clone().unwrap_or_default().contains("palisade start"), "{ended:?}");
-        let is_stopped = |event: &Value| event["to"] == "stopped";
-        let all = events_until(&mut watcher, events, is_stopped);
-        assert!(
-            all.iter().any(|event| event["reason"].as_str().is_some_and(|reason| reason.contains(told))),
-            "{all:?}"
-        );
+        // The plugin is stopped only where nothing has its place.
+        let is_last = |event: &Value| match what {
+            "" => event["to"] == "stopped",
+            _ => event["kind"] == "package_changed",
+        };
+        let all = events_until(&mut watcher, events, is_last);
+        let has_reason = |event: &Value| event["reason"].as_str().is_some_and(|reason| reason.contains(told));
+        assert_eq!(all.iter().any(has_reason), what.is_empty(), "{all:?}");
         assert!(!format!("{all:?}").contains("by the operator"), "{all:?}");
     }
     assert!(!daemon.log().contains("stopped by the operator"), "{}", daemon.log());
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What a package does while it is tried, and what becomes of the one before, is not told as if the plugin did it: the states of which a
+/// follower is told are those of what has the calls, and each follows from the one before. What is not used is named.
+#[test]
+fn the_states_that_are_told_are_those_of_what_serves() {
+    let daemon = serving(&hostile("tame"));
+    let mut watcher = daemon.agent();
+    let events = follow(&mut watcher);
+    let digest = || info(&daemon)["snapshot"]["digest"].clone();
+    let mut all = Vec::new();
+    let mut until = |kind: &str| {
+        let next = events_until(&mut watcher, events, |event| event["kind"] == kind);
+        all.extend(next.iter().cloned());
+        next
+    };
+    let kinds = |told: &[Value]| told.iter().map(|event| event["kind"].clone()).collect::<Vec<_>>();
+    // It fails while it is tried.
+    let bad = hostile("exit-at-once").with("version", json!("0.1.1")).environment("HOSTILE_VERSION", "0.1.1");
+    bad.write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["kept"][0]["plugin"], json!("hostile 0.1.0"));
+    let told = until("package_kept");
+    assert_eq!(kinds(&told), ["package_kept"], "{told:?}");
+    let passed_over = status(&daemon)["passed_over"].clone();
+    assert_eq!(told[0]["refused"], json!({"version": "0.1.1", "digest": passed_over["digest"]}), "{told:?}");
+    let log = daemon.log();
+    let failures: Vec<_> = log.lines().filter(|line| line.contains("a generation failed")).collect();
+    assert!(!failures.is_empty() && failures.iter().all(|line| line.contains("trial=true")), "{failures:?}");
+    assert!(!log.contains("to=failed"), "{log}");
+    // One that serves is told of once, also as another version.
+    change(&daemon, "new");
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let told = until("package_changed");
+    assert_eq!((kinds(&told), &told[0]["from_version"]), (vec![json!("package_changed")], &Value::Null), "{told:?}");
+    let next = hostile("tame").with("version", json!("0.2.0")).environment("HOSTILE_VERSION", "0.2.0");
+    next.write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["added"], json!(["hostile 0.2.0"]));
+    let told = until("package_changed");
+    assert_eq!(kinds(&told), ["package_changed"], "{told:?}");
+    assert_eq!((&told[0]["from_version"], &told[0]["version"]), (&json!("0.1.0"), &json!("0.2.0")), "{told:?}");
+    // It is taken back.
+    let taken_back = digest();
+    error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
+    let told = until("package_rolled_back");
+    let rolled_back = told.last().expect("it is among them");
+    assert_eq!(rolled_back["refused"], json!({"version": "0.2.0", "digest": taken_back}), "{told:?}");
+    expect_echo(&daemon, "hostile");
+    for operation in ["disable", "enable"] {
+        operate(&daemon, operation);
+    }
+    expect_echo(&daemon, "hostile");
+    operate(&daemon, "stop");
+    until("package_enabled");
+    let told = events_until(&mut watcher, events, |event| event["to"] == "stopped");
+    all.extend(told);
+    let states: Vec<_> = all.iter().filter(|event| event["kind"] == "state_changed").collect();
+    let mut known = json!("active");
+    for event in &states {
+        assert_eq!(event["from"], known, "{states:?}");
+        known = event["to"].clone();
+    }
+    let failed: Vec<_> = all.iter().filter(|event| event["kind"] == "generation_failed").collect();
+    assert_eq!(failed.len(), 1, "that of what served: {failed:?}");
     daemon.stop_and_expect_no_orphans();
 }
 

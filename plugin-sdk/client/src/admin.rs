@@ -1585,6 +1585,16 @@ pub struct LogLine {
     pub missed: Option<u64>,
 }
 
+/// A package that is not used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refused {
+    /// Its version.
+    pub version: String,
+    /// The digest of its snapshot.
+    pub digest: String,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -1608,6 +1618,12 @@ pub struct Event {
     /// The state after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
+    /// Of `package_changed`: the version before, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_version: Option<String>,
+    /// Of `package_kept` and `package_rolled_back`: the package that is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -1,6 +1,6 @@
 //! `palisade logs` and `palisade events`: lines as they come.
 
-use palisade_client::admin::{Event, LogLine};
+use palisade_client::admin::{Event, LogLine, Refused};
 use palisade_client::{CallError, Items, Raw};
 use palisade_protocol::{Level, SUPERVISOR_ID};
 use serde::Serialize;
@@ -142,6 +142,13 @@ fn event_text(event: &Event, screen: &Screen) -> String {
         let tone = |state: &str| screen.tone(&one_line(state), Tone::of_state(state));
         text += &format!(" {} → {}", tone(from), tone(to));
     }
+    if let Some(before) = &event.from_version {
+        text += &format!(" from {}", one_line(before));
+    }
+    if let Some(Refused { version, digest }) = &event.refused {
+        let digest = digest.get(..12).unwrap_or(digest);
+        text += &format!(" instead of {} {}", one_line(version), one_line(digest));
+    }
     if let Some(reason) = &event.reason {
         text += &format!(": {}", harmless(reason).replace('\n', " "));
     }
@@ -185,6 +192,21 @@ mod tests {
         assert_eq!(
             event_text(&event, &Screen::plain()),
             "2026-11-20T19:27:37.123Z echo[3] 1.0.0 state_changed active → failed: killed by SIGKILL attempt=2"
+        );
+        let event: Event = serde_json::from_value(json!({
+            "kind": "package_kept", "plugin": "echo", "version": "1.0.0", "reason": "it hangs",
+            "refused": {"version": "1.1.0", "digest": "0123456789abcdef"},
+        }))
+        .unwrap();
+        assert_eq!(
+            event_text(&event, &Screen::plain()),
+            "1970-01-01T00:00:00.000Z echo 1.0.0 package_kept instead of 1.1.0 0123456789ab: it hangs"
+        );
+        let changed = json!({"kind": "package_changed", "plugin": "echo", "version": "1.1.0", "from_version": "1.0.0"});
+        let event: Event = serde_json::from_value(changed).unwrap();
+        assert_eq!(
+            event_text(&event, &Screen::plain()),
+            "1970-01-01T00:00:00.000Z echo 1.1.0 package_changed from 1.0.0"
         );
         let event: Event = serde_json::from_value(json!({"kind": "daemon_started"})).unwrap();
         assert_eq!(event_text(&event, &Screen::plain()), "1970-01-01T00:00:00.000Z daemon_started");

@@ -15,7 +15,7 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 
 use super::reload::{Candidate, Kept, OURSELVES, Uses, overtaken, paused, start};
-use super::{Packages, lock, run};
+use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};
 use crate::model::ids::PluginId;
 use crate::model::reload_plan::{Manner, Untried};
@@ -446,7 +446,7 @@ impl Packages {
             self.note_failed_update(update, &kept);
             if let Some(old) = &serving {
                 let message = format!("{version} does not serve, and {} goes on: {}", old.version(), error.message);
-                self.tell(EventKind::PackageKept, &id, old.version(), Some(message.clone()));
+                self.tell_refused(EventKind::PackageKept, old, refused(update), message.clone());
                 return ErrorBody { message: format!("{id} {message}"), ..error };
             }
             error
@@ -554,6 +554,7 @@ impl Packages {
                 self.weigh(&next, &id);
                 self.live.replace(next);
                 drop(self.leave(update.clone(), task, Some(&new)));
+                self.tell_state(update.state(), &new);
                 new
             }
             None => {

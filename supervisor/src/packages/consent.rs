@@ -423,8 +423,12 @@ impl Packages {
             }
             self.live.replace(changed);
         }
-        let renewed: Vec<_> =
-            renewed.into_iter().map(|(handle, task, anew)| (self.leave(handle, task, Some(&anew)), anew)).collect();
+        let leave = |(handle, task, anew): (Handle, _, Handle)| {
+            let leaving = self.leave(handle.clone(), task, Some(&anew));
+            self.tell_state(handle.state(), &anew);
+            (leaving, anew)
+        };
+        let renewed: Vec<_> = renewed.into_iter().map(leave).collect();
         for (leaving, anew) in renewed {
             leaving.ended().await;
             self.set_off(&anew).await;

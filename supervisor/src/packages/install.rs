@@ -16,6 +16,7 @@ use super::{INSTALLED_MAX, Packages, lock, no_room, run};
 use crate::archive::{self, ArchiveError};
 use crate::events::{EventKind, unix_ms};
 use crate::model::manifest::Manifest;
+use crate::model::status::PluginState;
 use crate::plugin::admission;
 use crate::plugin::handle::Handle;
 use crate::registry::{self, Found, Registry, Unread};
@@ -183,9 +184,11 @@ impl Packages {
         if let Some(after) = after {
             self.put_on_probation(&after, &handle, None);
         }
+        let from = before.as_ref().map_or(PluginState::Discovered, |(_, there)| there.state());
         if let Some((task, there)) = before {
             self.leave(there, task, Some(&handle));
         }
+        self.tell_state(from, &handle);
         self.write_acceptance().await;
         self.tell(EventKind::PackageInstalled, &id, &version, None);
         self.set_off(&handle).await;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::reload::{OURSELVES, UNTRIED, neither, now_ms, overtaken};
 use super::rescan::{Scope, Trusting};
-use super::{Packages, lock, run};
+use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};
 use crate::model::reload_plan::Ends;
 use crate::model::status::PassedOver;
@@ -94,10 +94,11 @@ impl Packages {
         let anew = self.make(prepared);
         anew.set_enabled(!is_installed && new.is_enabled());
         let mut next = Registry::clone(&registry);
-        next.put(anew);
+        next.put(anew.clone());
         self.weigh(&next, id);
         self.live.replace(next);
         drop(self.leave(new.clone(), task, Some(old)));
+        self.tell_state(new.state(), &anew);
         let digest = blueprint.snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
         tracing::warn!(plugin = %id, %version, %reason, "it takes no calls any more; the version before does");
         old.blueprint().pass_over(Some(PassedOver {
@@ -105,7 +106,7 @@ impl Packages {
             reason: reason.clone(),
             at_unix_ms: unix_ms(SystemTime::now()),
         }));
-        self.tell(EventKind::PackageRolledBack, id, old.version(), Some(reason));
+        self.tell_refused(EventKind::PackageRolledBack, old, refused(new), reason);
         Ok(())
     }
 
@@ -274,8 +275,9 @@ impl Packages {
         self.weigh(&next, new.id());
         self.live.replace(next);
         drop(self.leave(new.clone(), task, Some(&restored)));
+        self.tell_state(new.state(), &restored);
         tracing::warn!(plugin = %new.id(), reason = %now.reason, "the package before serves again");
-        self.tell(EventKind::PackageRolledBack, restored.id(), restored.version(), Some(now.reason));
+        self.tell_refused(EventKind::PackageRolledBack, &restored, refused(new), now.reason);
         self.set_off(&restored).await;
         Ok(restored)
     }

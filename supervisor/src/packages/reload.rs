@@ -25,7 +25,7 @@ use super::install::Taken;
 use super::prepare::Prepared;
 use super::rescan::{Only, Scope, Trusting};
 use super::{Packages, lock, run};
-use crate::events::{EventKind, unix_ms};
+use crate::events::{EventKind, Refused, unix_ms};
 use crate::model::generation::Outlook;
 use crate::model::ids::PluginId;
 use crate::model::reload_plan::{Manner, Plan, Step, Undo, Untried};
@@ -205,6 +205,7 @@ impl Packages {
         let Wanted { mut old, mut prepared, state, who, returns } = wanted;
         let Ok(snapshot) = prepared.snapshot.clone() else { return Err(overtaken(&old)) };
         let (id, digest) = (prepared.found.manifest.id.clone(), snapshot.digest.clone());
+        let wanted = Refused { version: prepared.found.manifest.version.to_string(), digest: digest.clone() };
         let (under_way, over) = watch::channel(());
         lock(&self.reloading).insert(id.clone(), (digest.clone(), over));
         let waited = lock(&self.awaiting).get(&id).is_some_and(|handle| is_of(handle, &digest));
@@ -266,7 +267,7 @@ impl Packages {
             }
             // Whoever waits for an answer has asked once.
             if !(waited && waits) {
-                self.tell(EventKind::PackageKept, &id, old.version(), Some(error.message.clone()));
+                self.tell_refused(EventKind::PackageKept, &old, wanted, error.message.clone());
             }
         }
         drop(under_way);
@@ -603,12 +604,8 @@ impl Packages {
         self.weigh(&next, &id);
         self.live.replace(next);
         let departure = self.leave(old.clone(), old_task, Some(&new));
-        if *new.version() == version {
-            self.tell(EventKind::PackageChanged, &id, &version, None);
-        } else {
-            self.tell(EventKind::PackageRemoved, &id, &version, None);
-            self.tell(EventKind::PackageAdded, &id, new.version(), None);
-        }
+        self.tell_changed(&version, &new);
+        self.tell_state(old.state(), &new);
         self.write_acceptance().await;
         // One that was tried runs already.
         self.set_off(&new).await;

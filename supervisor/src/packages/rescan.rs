@@ -23,7 +23,7 @@ use super::gather::When;
 use super::prepare::Staged;
 use super::reload::{OURSELVES, Wanted, is_of};
 use super::{Gathered, Packages, lock, run};
-use crate::events::{EventKind, unix_ms};
+use crate::events::{EventKind, Refused, unix_ms};
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
 use crate::model::status::PassedOver;
@@ -385,17 +385,14 @@ impl Packages {
                 handle.carry_over(old);
             }
             handle.set_enabled(enabled);
-            let mut kind = EventKind::PackageAdded;
             match &old {
                 Some((_, old)) if *old.version() == version => {
-                    kind = EventKind::PackageChanged;
                     rescanned.changed.push(name(&handle));
                 }
                 Some((_, old)) => {
                     next.take(old.id(), old.version());
                     rescanned.removed.push(name(old));
                     rescanned.added.push(name(&handle));
-                    self.tell(EventKind::PackageRemoved, old.id(), old.version(), None);
                 }
                 None => rescanned.added.push(name(&handle)),
             }
@@ -406,8 +403,14 @@ impl Packages {
             freed.extend(self.weigh(&next, &id).freed);
             // New calls are for this one, while the one before ends those that it has.
             self.live.replace(next.clone());
-            departures.extend(old.map(|(task, old)| self.leave(old, task, Some(&handle))));
-            self.tell(kind, &id, &version, None);
+            match old {
+                Some((task, old)) => {
+                    departures.push(self.leave(old.clone(), task, Some(&handle)));
+                    self.tell_changed(old.version(), &handle);
+                    self.tell_state(old.state(), &handle);
+                }
+                None => self.tell(EventKind::PackageAdded, &id, &version, None),
+            }
             self.set_off(&handle).await;
         }
         let mut updates = Vec::new();
@@ -445,7 +448,8 @@ impl Packages {
                 reason: reason.clone(),
                 at_unix_ms,
             }));
-            self.tell(EventKind::PackageKept, id, old.version(), Some(reason.clone()));
+            let refused = Refused { version: version.to_string(), digest: digest.to_owned() };
+            self.tell_refused(EventKind::PackageKept, old, refused, reason.clone());
         }
         Some(GoesOn { plugin: name(old), reason })
     }

@@ -11,7 +11,7 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Serialize;
 
 use super::reload::{Reloads, Wanted, short};
-use super::{Packages, lock, run};
+use super::{Packages, lock, refused, run};
 use crate::events::EventKind;
 use crate::plugin::handle::Handle;
 use crate::registry::{self, Found};
@@ -215,12 +215,13 @@ impl Packages {
         let found = Found { path: old.blueprint().source.clone(), ..found };
         let prepared = self.prepare_one((found, Ok(snapshot.clone())), None).await?;
         let plan = self.plan(&old, &prepared, state.as_ref()).await;
+        let left = refused(&old);
         let wanted = Wanted { old, prepared, state, who: who.to_owned(), returns: Some(reason.clone()) };
         let done = self.reload(wanted).await;
         let (new, _) = done.map_err(|kept| kept.error().clone())?;
         // An operator's word is no trial.
         lock(&self.probations).remove(new.id());
-        self.tell(EventKind::PackageRolledBack, new.id(), new.version(), Some(reason));
+        self.tell_refused(EventKind::PackageRolledBack, &new, left, reason);
         Ok(Reloads { reloads: vec![self.told(&new, plan, true, None)] })
     }
 }

@@ -87,7 +87,11 @@ impl Packages {
         self.live.replace(changed);
         self.write_acceptance().await;
         self.tell(EventKind::PackageEnabled, &id, &version, None);
-        let leaving = ending.map(|task| self.leave(handle.clone(), task, Some(&anew)));
+        let leaving = ending.map(|task| {
+            let leaving = self.leave(handle.clone(), task, Some(&anew));
+            self.tell_state(handle.state(), &anew);
+            leaving
+        });
         drop(one_change);
         if let Some(leaving) = leaving {
             leaving.ended().await;

@@ -512,12 +512,17 @@ impl Actor {
                     }
                 }
                 if let Some(dossier) = ended.dossier {
-                    let mut event = self.event(EventKind::GenerationFailed);
-                    event.generation = Some(generation);
-                    event.reason = Some(dossier.reason.clone());
-                    self.surroundings.bus.publish(event);
                     let id = &self.shared.blueprint.manifest.id;
-                    tracing::warn!(plugin = %id, %generation, reason = %dossier.reason, calls = dossier.calls_in_flight, "a generation failed");
+                    if self.is_on_trial() {
+                        // Whoever tries it says what came of it.
+                        tracing::warn!(plugin = %id, %generation, trial = true, reason = %dossier.reason, "a generation failed");
+                    } else {
+                        let mut event = self.event(EventKind::GenerationFailed);
+                        event.generation = Some(generation);
+                        event.reason = Some(dossier.reason.clone());
+                        self.surroundings.bus.publish(event);
+                        tracing::warn!(plugin = %id, %generation, reason = %dossier.reason, calls = dossier.calls_in_flight, "a generation failed");
+                    }
                     self.shared.board().last_failure = Some(dossier);
                     self.shared.failures.fetch_add(1, Ordering::Relaxed);
                     self.surroundings.stirred.notify_one();
@@ -714,18 +719,31 @@ impl Actor {
                 board.state = to;
                 board.since = SystemTime::now();
                 drop(board);
-                tracing::info!(plugin = %id, %from, %to, reason = reason.as_deref(), "state");
+                let reason = reason.as_deref();
+                let version = &self.shared.blueprint.manifest.version;
+                if self.is_on_trial() {
+                    return tracing::debug!(plugin = %id, %version, trial = true, %from, %to, reason, "state");
+                }
+                if self.shared.successor.get().is_some() {
+                    return tracing::debug!(plugin = %id, %version, leaving = true, %from, %to, reason, "state");
+                }
+                tracing::info!(plugin = %id, %from, %to, reason, "state");
                 let mut event = self.event(EventKind::StateChanged);
                 event.generation = generation;
                 event.from = Some(from);
                 event.to = Some(to);
-                event.reason = reason;
+                event.reason = reason.map(str::to_owned);
                 self.surroundings.bus.publish(event);
                 if to == PluginState::Failed && self.machine.is_quarantined() {
                     self.surroundings.bus.publish(self.event(EventKind::Quarantined));
                 }
             }
         }
+    }
+
+    /// Whether another one has the calls: what becomes of this one is not told as if it were the plugin.
+    fn is_on_trial(&self) -> bool {
+        self.shared.blueprint.on_trial.load(Ordering::Relaxed)
     }
 
     fn order(&self, generation: Generation, given: Order) {

@@ -510,6 +510,12 @@ impl Handle {
         self.shared.board().state
     }
 
+    /// Its process that serves or is to, if there is one.
+    #[must_use]
+    pub fn generation(&self) -> Option<Generation> {
+        self.shared.board().generation
+    }
+
     /// Whether this is that one, and not only one of the same id and version.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
