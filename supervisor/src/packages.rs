@@ -37,6 +37,7 @@ pub mod secrets;
 mod source;
 mod statistics;
 mod switch;
+mod trail;
 mod update;
 mod watch;
 
@@ -93,6 +94,7 @@ use crate::plugin::refusals::Refusals;
 use crate::registry::{Live, Registry};
 use crate::secrets::{Need, Secrets, SecretsView};
 use crate::state::{StateView, States};
+use crate::store::database::audit;
 use crate::store::database::consents::Consents;
 use crate::store::database::reloads::{Bad, Serving};
 use crate::store::database::{Condition, Database, DatabaseError, Entry, REGISTRY};
@@ -409,6 +411,7 @@ impl Packages {
     }
 
     fn entry(&self, what: &str, who: &str, id: &PluginId, version: &Version, detail: String) -> Entry {
+        debug_assert!(audit::WORDS.contains(&what), "{what} is no word of the trail");
         Entry {
             at_unix_ms: unix_ms(SystemTime::now()),
             who: who.to_owned(),

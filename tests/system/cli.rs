@@ -335,6 +335,48 @@ fn packed_installed_and_loaded() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// What was done with a plugin is shown also once it is gone, some of it at a time.
+#[test]
+fn the_audit_trail_is_shown() {
+    let daemon = Daemon::with([Package::echo()]);
+    let socket = daemon.socket();
+    let folder = Package::hostile("guest", "tame").write(&daemon.path().join("elsewhere"), daemon.marker());
+    for arguments in [
+        &["install", &folder.display().to_string()][..],
+        &["disable", "guest"],
+        &["deprecate", "guest", "--reason", "it forgets"],
+        &["uninstall", "--purge", "guest"],
+    ] {
+        let ran = palisade(&socket, arguments);
+        assert_eq!(ran.status, Some(0), "{arguments:?}: {}", ran.stderr);
+    }
+    let done = |arguments: &[&str]| -> Value {
+        let ran = palisade(&socket, &[&["--json", "audit", "guest"], arguments].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        serde_json::from_str(&ran.stdout).expect("it is JSON")
+    };
+    let words = |trail: &Value| -> Vec<String> {
+        let entries = trail["entries"].as_array().expect("a list").iter();
+        entries.filter_map(|entry| entry["what"].as_str().map(str::to_owned)).filter(|what| what != "agree").collect()
+    };
+    let all = done(&[]);
+    assert_eq!(words(&all), ["install", "disable", "deprecate", "uninstall", "purge"], "{all}");
+    assert_eq!(all["more"], false);
+    let last = done(&["-n", "2"]);
+    assert_eq!((words(&last), &last["more"]), (vec!["uninstall".to_owned(), "purge".to_owned()], &json!(true)));
+    let number = last["entries"][0]["number"].to_string();
+    assert_eq!(words(&done(&["-n", "1", "--before", &number])), ["deprecate"]);
+    assert_eq!(words(&done(&["--since", "1h"])), words(&all));
+    assert_eq!(done(&["--since", "9999-01-01"]), json!({"entries": [], "more": false}));
+    let shown = palisade(&socket, &["audit", "guest", "--limit", "3"]);
+    assert!(shown.stdout.starts_with("there are older ones: --before "), "{}", shown.stdout);
+    let line = shown.stdout.lines().find(|line| line.contains("deprecate")).expect("it was done");
+    assert!(line.contains("  uid:") && line.ends_with("deprecate  guest 0.1.0  it forgets"), "{line}");
+    fails(&socket, &["audit", "nobody"], ErrorCode::PluginNotFound, &["nobody"]);
+    refused(&palisade(&socket, &["audit", "--since", "yesterday"]), 2, &["2026-11-20T19:27:37Z"]);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// Of several plugins each is removed that can be, and the status is that of the first that cannot.
 #[test]
 fn what_cannot_be_removed_does_not_keep_the_others() {

@@ -17,7 +17,9 @@ use palisade_protocol::{ErrorCode, Kind};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::wire::Agent;
+
 use palisaded::model::trust::{KeyName, Method};
+use palisaded::store::database::audit::WORDS;
 use palisaded::trust::keys::NamedKey;
 use palisaded::trust::seal::seal;
 use serde_json::{Value, json};
@@ -90,7 +92,7 @@ impl Page {
         for (name, _) in names.filter(|(name, _)| !name.starts_with('`')) {
             page.add(name, cells(&format!("field of {name}")), "");
         }
-        assert_eq!(page.tables.len(), 32, "{:?}", page.tables.keys());
+        assert_eq!(page.tables.len(), 33, "{:?}", page.tables.keys());
         for (name, fields) in &page.tables {
             for (path, Field { kind, .. }) in fields {
                 let unit = kind.split_once(", ").map(|(_, unit)| unit);
@@ -659,6 +661,12 @@ fn every_operation_answers_what_the_page_says() {
     daemon.agent().call("guest", "data-held", &json!(1)).expect("it writes");
     let removed = ask::<admin::Removal>(page, &daemon, "a removal", "uninstall", &of("guest"));
     assert!(removed["data"].is_string(), "{removed}");
+    for query in [json!({}), json!({"plugin": "guest", "since_unix_ms": 1, "before": u64::MAX, "limit": 3})] {
+        let trail = ask::<admin::Trail>(page, &daemon, "a trail", "audit", &query);
+        let last = trail["entries"].as_array().and_then(|entries| entries.last()).expect("something was done");
+        assert_eq!((&last["what"], &last["id"]), (&json!("uninstall"), &json!("guest")), "{trail}");
+        assert_eq!(trail["more"], query["limit"].is_u64(), "{trail}");
+    }
     let usage = ask::<admin::Usage>(page, &daemon, "a usage", "stats", &json!({}));
     let guest = usage["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "guest");
     assert_eq!(guest.map(|guest| (&guest["installs"], &guest["present"])), Some((&json!(2), &json!(false))));
@@ -860,6 +868,9 @@ fn every_operation_fails_as_the_page_says() {
     assert_eq!(bounded, 7, "the limits are found on the page of the manifest");
     refused("secret_remove", json!({"plugin": "echo", "name": "key"}), ErrorCode::ResourceNotFound);
     refused("secret_set", json!({"plugin": "echo", "name": "key", "value": "x"}), ErrorCode::InvalidParams);
+    for limit in [0, 1_001] {
+        refused("audit", json!({ "limit": limit }), ErrorCode::InvalidParams);
+    }
     refused("dance", json!({}), ErrorCode::ActionNotFound);
     for plugin in ["echo", "palisade"] {
         refused("describe", json!({"plugin": plugin, "action": "dance"}), ErrorCode::ActionNotFound);
@@ -927,6 +938,8 @@ fn the_types_of_the_client_are_the_pages() {
         ("Usage", "a usage", ""),
         ("VersionUsage", "a usage", "plugins[]."),
         ("Latency", "a usage", "plugins[].latency."),
+        ("Trail", "a trail", ""),
+        ("TrailEntry", "a trail", "entries[]."),
         ("NotEnforced", "a status", "not_enforced[]."),
     ] {
         let paths = page.tables[table].keys().filter_map(|path| path.strip_prefix(prefix));
@@ -943,6 +956,13 @@ fn the_types_of_the_client_are_the_pages() {
         let fields = body.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": "));
         assert_eq!(fields.map(|(field, _)| field).collect::<BTreeSet<_>>(), said, "{name}");
     }
+}
+
+/// The page has every word of the audit trail.
+#[test]
+fn the_words_of_the_trail_are_the_pages() {
+    let page: BTreeSet<_> = cells("word of a trail").iter().map(|row| bare(row[0])).collect();
+    assert_eq!(page, WORDS.into_iter().collect());
 }
 
 /// The page has every kind of event that there is.

@@ -90,6 +90,13 @@ fn passed_over(daemon: &Daemon) -> Value {
     daemon.operate("status", &json!({"plugin": "hostile"})).expect("it is known")["passed_over"].clone()
 }
 
+/// What the audit trail has of the plugin, the oldest first.
+fn trail(daemon: &Daemon) -> Vec<String> {
+    let trail = daemon.operate("audit", &json!({"plugin": "hostile"})).expect("it is known");
+    let entries = trail["entries"].as_array().expect("a list").iter();
+    entries.map(|entry| format!("{} {}", entry["who"], entry["what"]).replace('"', "")).collect()
+}
+
 /// What a package that does not come to serve is told with: nothing else has happened, and it is not tried a second time, neither by this
 /// daemon nor by the next.
 fn expect_kept(bad: &Package, told: &str) {
@@ -108,6 +115,7 @@ fn expect_kept(bad: &Package, told: &str) {
     expect_echo(&daemon, "hostile");
     // It is not tried again.
     assert_eq!(rescan(&daemon)["kept"], json!([]));
+    assert_eq!(trail(&daemon).last().map(String::as_str), Some("palisade pass_over"));
     assert_eq!(daemon.status("hostile").process_id(), before.process_id());
     // The next daemon has what served, and says why.
     let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
@@ -252,6 +260,7 @@ fn what_works_for_ten_calls_and_then_crashes_is_taken_back() {
         }
     }
     assert_eq!(rescan(&daemon)["changed"], json!([]), "it is not tried again");
+    assert_eq!(trail(&daemon), ["palisade reload", "palisade rollback"]);
     let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
     assert_eq!((digest(&daemon), passed_over(&daemon)), (good, back));
     expect_echo(&daemon, "hostile");
@@ -339,6 +348,8 @@ fn an_operator_returns_to_what_served_before() {
         "{returned}"
     );
     expect_echo(&daemon, "hostile");
+    let done = trail(&daemon).pop().expect("it was done");
+    assert!(done.starts_with("uid:") && done.ends_with(" rollback"), "{done}");
     assert_eq!(rescan(&daemon)["added"], json!([]), "what lies in the folder is not used");
     let none = error(daemon.operate("rollback", &json!({"plugin": "hostile", "to": 99})), ErrorCode::InvalidParams);
     expect_text(&none.message, "hostile has no backup 99");
@@ -498,6 +509,7 @@ fn what_asks_for_a_new_permission_waits_for_it_beside_what_serves() {
         decided.iter().map(|one| format!("{} {}", one["permission"], one["decision"])).collect::<Vec<_>>()
     };
     assert_eq!(asked(), [r#""file_read:/srv" "asked""#]);
+    assert_eq!(trail(&daemon), ["palisade await_consent"], "once");
     // It waits in the next daemon, too, and is asked about once.
     let folder = daemon.kill_nine();
     let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(configuration));

@@ -549,6 +549,14 @@ impl<'a> Admin<'a> {
         self.request("update", &Check { plugin, check: true }).call().await
     }
 
+    /// What was done with plugins, by whom and why: the youngest of it that is asked for, the oldest first.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn audit(&self, which: &Audit<'_>) -> Result<Trail, CallError> {
+        self.request("audit", which).call().await
+    }
+
     /// Has the supervisor look into the plugin directories again, and read everything; returns what that has changed.
     ///
     /// # Errors
@@ -1333,6 +1341,53 @@ pub struct Backup {
     pub serves: bool,
     /// Whether what the plugin kept then is there with it.
     pub with_state: bool,
+}
+
+/// Some of what was done with plugins.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trail {
+    /// The youngest that were asked for, the oldest of these first.
+    pub entries: Vec<TrailEntry>,
+    /// Whether there are older ones that were asked for: before the first of these.
+    pub more: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrailEntry {
+    /// By which it is named; a later one has a higher number.
+    pub number: u64,
+    /// When, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+    /// By whom: `uid:0`, or `palisade` for the supervisor itself.
+    pub who: String,
+    /// What: a word.
+    pub what: String,
+    /// With which plugin.
+    pub id: String,
+    /// With which version of it; empty where all are meant.
+    pub version: String,
+    /// The rest: a sentence, or nothing.
+    pub detail: String,
+}
+
+/// Which of what was done with plugins.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Audit<'a> {
+    /// Of this plugin, which need not be there any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<&'a str>,
+    /// Since then, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_unix_ms: Option<u64>,
+    /// Before what has that number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// At most so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
 }
 
 /// A plugin is enabled unless somebody has disabled it.

@@ -9,7 +9,7 @@ use palisaded::model::trust::{KeyName, Method, Policy};
 
 use crate::limits;
 use crate::params::{Assignment, assignment};
-use crate::times::duration;
+use crate::times::{duration, moment_or_ago};
 
 /// Calls plugins, and looks after them.
 #[derive(Debug, Parser)]
@@ -244,6 +244,8 @@ pub(crate) enum Command {
         #[arg(long)]
         with_state: bool,
     },
+    /// Show what was done with plugins, by whom and why
+    Audit(Audit),
     /// Make a key to sign packages with, and print what the configuration has to say of it
     Keygen(Keygen),
     /// Write checksum and signature into a package's plugin.json
@@ -480,6 +482,21 @@ pub(crate) struct Logs {
     /// Only lines that matter at least so much
     #[arg(long, value_name = "LEVEL", value_parser = ["trace", "debug", "info", "warn", "error"])]
     pub(crate) level: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Of this plugin alone, which need not be there any more
+    pub(crate) plugin: Option<String>,
+    /// Since then: 2h, 30min, 2026-11-20, or 2026-11-20T19:27:37Z (UTC)
+    #[arg(long, value_name = "WHEN", value_parser = moment_or_ago)]
+    pub(crate) since: Option<u64>,
+    /// Before the entry of this number
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) before: Option<u64>,
+    /// How many of the latest, at most 1000 [default: 100, and 1000 with --since]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod attend;
+mod audit;
 mod call;
 mod configuration;
 mod doctor;
@@ -285,6 +286,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Reload { plugin, all: _, dry_run } => reload::reload(context, plugin.as_deref(), dry_run).await?,
         Command::Backups { plugin } => reload::backups(context, &plugin).await?,
         Command::Rollback { plugin, to, with_state } => reload::rollback(context, &plugin, to, with_state).await?,
+        Command::Audit(which) => audit::audit(context, &which).await?,
         Command::Doctor => return doctor::doctor(context).await,
         Command::Version => doctor::version(context).await?,
         Command::Run(_)

@@ -47,6 +47,18 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if found.is_zero() { Err("it has to be longer than nothing".into()) } else { Ok(found) }
 }
 
+/// A moment from the command line, in milliseconds since the epoch: how long ago it was (`2h`), a day, or a time in UTC.
+pub(crate) fn moment_or_ago(text: &str) -> Result<u64, String> {
+    let how = "write it as `2h`, `30min`, `2026-11-20` or `2026-11-20T19:27:37Z`, in UTC";
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(now_unix_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
+    }
+    let found =
+        humantime::parse_rfc3339_weak(text).or_else(|_| humantime::parse_rfc3339_weak(&format!("{text} 00:00:00")));
+    let since_epoch = found.map_err(|_| how.to_owned())?.duration_since(UNIX_EPOCH).map_err(|_| how.to_owned())?;
+    u64::try_from(since_epoch.as_millis()).map_err(|_| how.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +78,23 @@ mod tests {
     fn moments_are_told_in_utc() {
         assert_eq!(stamp(1_795_202_857_123), "2026-11-20T19:27:37.123Z");
         assert_eq!(stamp(u64::MAX), "9999-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn moments_are_read_as_ages_days_and_times() {
+        for (text, unix_ms) in [
+            ("2026-11-20T19:27:37.123Z", 1_795_202_857_123),
+            ("2026-11-20 19:27:37", 1_795_202_857_000),
+            ("2026-11-20", 1_795_132_800_000),
+        ] {
+            assert_eq!(moment_or_ago(text), Ok(unix_ms), "{text}");
+        }
+        let before = now_unix_ms();
+        let ago = moment_or_ago("2h").unwrap() + 7_200_000;
+        assert!((before..=now_unix_ms()).contains(&ago), "{ago}");
+        for wrong in ["", "yesterday", "20.11.2026", "2026-13-01", "7", "1960-01-01"] {
+            assert!(moment_or_ago(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub(super) const NAMES: &[&str] = &[
     "reload",
     "backups",
     "rollback",
+    "audit",
 ];
 
 #[derive(Deserialize)]
@@ -196,6 +197,15 @@ struct RollbackParams {
     with_state: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditParams {
+    plugin: Option<String>,
+    since_unix_ms: Option<u64>,
+    before: Option<u64>,
+    limit: Option<u64>,
+}
+
 impl Service {
     /// Performs one of them. What was begun comes to its end, also when whoever asked for it does not wait any more.
     pub(super) async fn package_operation(&self, who: &str, action: &str, params: &[u8]) -> Result<Value, ErrorBody> {
@@ -349,6 +359,10 @@ impl Service {
                 let RollbackParams { plugin, to, with_state } = parameters(params)?;
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.rollback(&plugin, to, with_state, &who).await }).await?)
+            }
+            "audit" => {
+                let AuditParams { plugin, since_unix_ms, before, limit } = parameters(params)?;
+                value(&self.packages()?.trail(plugin, since_unix_ms, before, limit).await?)
             }
             _ => {
                 let Which { plugin, version } = parameters(params)?;

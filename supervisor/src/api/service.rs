@@ -242,6 +242,17 @@ pub const ACTIONS: &[Row] = &[
         &[PLUGIN, ("to", "integer", false), ("with_state", "boolean", false)],
         false,
     ),
+    (
+        "audit",
+        "What was done with plugins, by whom and why, the oldest first.",
+        &[
+            PLUGIN_OPTIONAL,
+            ("since_unix_ms", "integer", false),
+            ("before", "integer", false),
+            ("limit", "integer", false),
+        ],
+        false,
+    ),
     ("shutdown", "Stops the daemon and all plugins.", &[], false),
 ];
 
@@ -274,6 +285,7 @@ pub const CHANGES: &[&str] = &[
     "state_reset",
     "reload",
     "rollback",
+    "audit",
     "shutdown",
 ];
 

@@ -494,7 +494,7 @@ impl Packages {
             Err(kept) if !candidate.is_awaiting_consent() => {
                 candidate.end().await;
                 if let Kept::Bad(error) = &kept {
-                    self.note_bad_update(update, error.message.clone(), who).await;
+                    self.note_bad_update("pass_over", update, error.message.clone(), who).await;
                 }
                 Err(kept)
             }
@@ -503,7 +503,7 @@ impl Packages {
     }
 
     /// Notes that the package of an update is not tried again before it changes.
-    pub(super) async fn note_bad_update(&self, update: &Handle, reason: String, who: &str) {
+    pub(super) async fn note_bad_update(&self, what: &str, update: &Handle, reason: String, who: &str) {
         let Ok(snapshot) = update.blueprint().snapshot() else { return };
         let now = PassedOver {
             digest: snapshot.digest.clone(),
@@ -512,7 +512,7 @@ impl Packages {
         };
         lock(&self.acceptance).fail(update.id(), snapshot.digest, By::Failed, reason);
         // Nothing has to stand in for it: another version serves.
-        self.note_bad(update, &now, "", who).await;
+        self.note_bad(what, update, &now, ("", who)).await;
     }
 
     /// Has calls go to the update, which was tried or says nothing when it is.

@@ -5,13 +5,11 @@
 
 use std::sync::Arc;
 
+use super::reload::OURSELVES;
 use super::{Packages, lock, run};
 use crate::model::ids::PluginId;
 use crate::plugin::announced::{Agreed, First};
 use crate::store::database::consents::Definitions;
-
-/// Who agrees to what is announced first, in the audit trail.
-const WHO: &str = "palisaded";
 
 impl Packages {
     /// What was agreed to of what versions of this id announce.
@@ -55,7 +53,7 @@ impl Packages {
         known.definitions.extend(stated.iter().cloned());
         lock(&self.consents).insert(id.clone(), known);
         let detail = "its actions as it announced them first".to_owned();
-        let entry = self.entry("agree", WHO, id, &first.version, detail);
+        let entry = self.entry("agree", OURSELVES, id, &first.version, detail);
         let definitions = Definitions { stated, announced: first.announced.clone() };
         let database = self.database.clone();
         match run(move || database.consent(&[], &definitions, &entry)).await {

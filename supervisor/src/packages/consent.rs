@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::prepare::{self, Evidence, Prepared};
-use super::reload::is_of;
+use super::reload::{OURSELVES, is_of};
 use super::{Packages, lock, run, the_one};
 use crate::events::{EventKind, unix_ms};
 use crate::model::generation::StopWhy;
@@ -610,7 +610,7 @@ impl Packages {
             let found = found_of(handle);
             let Ok(snapshot) = handle.blueprint().snapshot() else { continue };
             if found.path == snapshot.path {
-                self.agree_to_the_first(found, snapshot, "palisaded").await;
+                self.agree_to_the_first(found, snapshot, OURSELVES).await;
             }
         }
     }

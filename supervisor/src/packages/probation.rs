@@ -87,7 +87,7 @@ impl Packages {
                 tracing::error!(plugin = %id, %version, %error, "that it takes no calls any more is forgotten with the daemon");
             }
         } else {
-            self.note_bad_update(new, reason.clone(), OURSELVES).await;
+            self.note_bad_update("rollback", new, reason.clone(), OURSELVES).await;
         }
         self.accept_no_more(id, version).await;
         let task = self.task_of(new);
@@ -264,7 +264,7 @@ impl Packages {
         if !self.around.store.is_open() || !present.is_some_and(|(_, present)| present.is(new)) {
             return Err(overtaken(new).error().clone());
         }
-        self.note_bad(new, &now, &instead, who).await;
+        self.note_bad("rollback", new, &now, (&instead, who)).await;
         let task = self.task_of(new);
         let restored = self.make(prepared);
         restored.carry_over(new);

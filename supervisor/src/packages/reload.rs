@@ -258,10 +258,13 @@ impl Packages {
                 reason: error.message.clone(),
                 at_unix_ms: unix_ms(SystemTime::now()),
             };
+            if kept.error().code == ErrorCode::ConsentRequired && !(waited && waits) {
+                self.note_awaiting(&id, &digest, &error.message).await;
+            }
             // What was to be returned to does not lie in the folder.
             if !is_return {
                 if let (Kept::Bad(_), Ok(instead)) = (kept, old.blueprint().snapshot()) {
-                    self.note_bad(&old, &now, &instead.digest, OURSELVES).await;
+                    self.note_bad("pass_over", &old, &now, (&instead.digest, OURSELVES)).await;
                 }
                 old.blueprint().pass_over(Some(now));
             }
@@ -668,14 +671,25 @@ impl Packages {
         Ok(Some((candidate, old.clone())))
     }
 
-    pub(super) async fn note_bad(&self, of: &Handle, now: &PassedOver, instead: &str, who: &str) {
-        let entry =
-            self.entry("rollback", who, of.id(), of.version(), format!("{} is not used: {}", now.digest, now.reason));
+    /// Notes that a package is not used any more, and what is: before it was, with the word `pass_over`, or since, with `rollback`.
+    pub(super) async fn note_bad(&self, what: &str, of: &Handle, now: &PassedOver, (instead, who): (&str, &str)) {
+        let entry = self.entry(what, who, of.id(), of.version(), format!("{} is not used: {}", now.digest, now.reason));
         let bad = Bad { at_unix_ms: now.at_unix_ms, reason: now.reason.clone(), instead: instead.to_owned() };
         let (database, digest) = (self.database.clone(), now.digest.clone());
         let noted = run(move || database.note_bad(&digest, &bad, &entry).map_err(|error| error.to_string())).await;
         if let Err(error) = noted.map_err(|error| error.message).flatten() {
             tracing::error!(plugin = %of.id(), %error, "that its package failed is forgotten with the daemon");
+        }
+    }
+
+    /// Has the trail say that a package does not serve before an operator has said something.
+    async fn note_awaiting(&self, id: &PluginId, digest: &str, reason: &str) {
+        let Some(version) = lock(&self.awaiting).get(id).map(|handle| handle.version().clone()) else { return };
+        let entry = self.entry("await_consent", OURSELVES, id, &version, format!("{digest} is not used: {reason}"));
+        let database = self.database.clone();
+        let noted = run(move || database.note(&entry).map_err(|error| error.to_string())).await;
+        if let Err(error) = noted.map_err(|error| error.message).flatten() {
+            tracing::error!(plugin = %id, %error, "that its package waits is not in the audit trail");
         }
     }
 

@@ -9,6 +9,7 @@
 //! all, and after a copy was made; a database of a later version is not touched.
 //! Elsewhere: everything here blocks; whoever calls it has a thread for it.
 
+pub mod audit;
 mod cache;
 pub mod configured;
 pub mod consents;
@@ -35,6 +36,7 @@ pub mod state;
 pub mod statistics;
 pub mod updates;
 
+pub use audit::Entry;
 pub use cache::Remembered;
 pub use salvage::Restrictions;
 
@@ -66,9 +68,6 @@ const FIRST: &str = "
         errors INTEGER NOT NULL DEFAULT 0, last_used_unix_ms INTEGER, PRIMARY KEY (id, version)
     ) STRICT, WITHOUT ROWID;
 ";
-
-/// So much of the trail is kept.
-const AUDIT_ROWS_MAX: i64 = 100_000;
 
 /// So many damaged ones can lie beside it.
 const ASIDE_MAX: usize = 100;
@@ -125,21 +124,6 @@ pub enum DatabaseError {
 
 /// The name of its file in the state folder.
 pub const REGISTRY: &str = "registry.sqlite3";
-
-/// What was done, for the audit trail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    pub at_unix_ms: u64,
-    /// `uid:0`, or whoever else it was.
-    pub who: String,
-    /// `install`, `uninstall`, `enable`, `disable`, `deprecate`, `undeprecate`, `configure`, `reload`, `rollback`, `update`, `secret_set`,
-    /// `secret_remove`, `state_import`, `state_reset`.
-    pub what: String,
-    pub id: String,
-    pub version: String,
-    /// The rest, a sentence.
-    pub detail: String,
-}
 
 /// The database.
 #[derive(Debug)]
@@ -300,50 +284,10 @@ impl Database {
         let done = || {
             let transaction = connection.transaction()?;
             make(&transaction)?;
-            transaction.execute(
-                "INSERT INTO audit (at_unix_ms, who, what, id, version, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![entry.at_unix_ms, entry.who, entry.what, entry.id, entry.version, entry.detail],
-            )?;
-            transaction.execute(
-                "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?1",
-                params![AUDIT_ROWS_MAX],
-            )?;
+            audit::write(&transaction, entry)?;
             transaction.commit()
         };
         done().map_err(|error| self.told(&error))
-    }
-
-    /// Notes something that is kept elsewhere.
-    ///
-    /// # Errors
-    /// [`DatabaseError`], and it is not in the trail.
-    pub fn note(&self, entry: &Entry) -> Result<(), DatabaseError> {
-        self.change(entry, |_| Ok(()))
-    }
-
-    /// The last entries of the audit trail, the youngest first.
-    ///
-    /// # Errors
-    /// [`DatabaseError`]
-    pub fn audit(&self, most: u32) -> Result<Vec<Entry>, DatabaseError> {
-        let connection = self.connection();
-        let read = || {
-            let mut last = connection.prepare(
-                "SELECT at_unix_ms, who, what, id, version, detail FROM audit ORDER BY number DESC LIMIT ?1",
-            )?;
-            let rows = last.query_map(params![most], |row| {
-                Ok(Entry {
-                    at_unix_ms: row.get(0)?,
-                    who: row.get(1)?,
-                    what: row.get(2)?,
-                    id: row.get(3)?,
-                    version: row.get(4)?,
-                    detail: row.get(5)?,
-                })
-            })?;
-            rows.collect::<Result<Vec<_>, _>>()
-        };
-        read().map_err(|error| self.told(&error))
     }
 
     /// How often a version was installed.
@@ -513,7 +457,8 @@ mod tests {
         let (id, version) = pair("echo", "1.0.0");
         assert_eq!(database.installs(&id, &version).unwrap(), 2);
         assert_eq!(database.installs(&id, &Version::new(9, 0, 0)).unwrap(), 0);
-        let trail: Vec<_> = database.audit(2).unwrap().into_iter().map(|entry| entry.what).collect();
+        let trail = database.audit(&audit::Query::default(), 2).unwrap();
+        let trail: Vec<_> = trail.into_iter().map(|(_, entry)| entry.what).collect();
         assert_eq!(trail, ["enable", "disable"]);
         database.removed(&entry("uninstall", "echo", "1.0.0")).unwrap();
         assert_eq!(database.switched().unwrap(), BTreeMap::from([(pair("echo", "2.0.0"), true)]));
@@ -609,10 +554,12 @@ mod tests {
         let database = Database::open(&path);
         // No page more than there are.
         database.connection().pragma_update(None, "max_page_count", 1).unwrap();
-        let long = Entry { detail: "x".repeat(100_000), ..entry("disable", "echo", "1.0.0") };
+        let long = entry("disable", &"x".repeat(100_000), "1.0.0");
         let error = database.switch(false, &long).unwrap_err();
         assert!(matches!(error, DatabaseError::Write { .. }), "{error}");
-        assert!(database.switched().unwrap().is_empty() && database.audit(9).unwrap().is_empty());
+        assert!(
+            database.switched().unwrap().is_empty() && database.audit(&audit::Query::default(), 9).unwrap().is_empty()
+        );
     }
 
     #[test]

@@ -180,6 +180,7 @@ fn said(row: &Row<'_>) -> rusqlite::Result<Option<(PluginId, Said)>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::audit::Query;
     use super::*;
 
     fn entry(what: &str) -> Entry {
@@ -227,7 +228,8 @@ mod tests {
         assert_eq!(echo.said, [said("execute_code", Word::Denied), first[1].clone()]);
         assert_eq!(echo.definitions, Agreed::from_iter(definitions.stated));
         assert_eq!(echo.announced, Agreed::from_iter(definitions.announced));
-        let trail: Vec<_> = database.audit(9).unwrap().into_iter().map(|entry| entry.what).collect();
+        let trail: Vec<_> =
+            database.audit(&Query::default(), 9).unwrap().into_iter().map(|(_, entry)| entry.what).collect();
         assert_eq!(trail, ["revoke", "grant"]);
         database.forget_consents(&entry("purge")).unwrap();
         assert!(database.consents().unwrap().is_empty());

@@ -58,6 +58,7 @@ impl Database {
 
 #[cfg(test)]
 mod tests {
+    use super::super::audit::Query;
     use semver::Version;
 
     use super::*;
@@ -85,7 +86,7 @@ mod tests {
         let installs = |id: &str| database.installs(&PluginId::parse(id).unwrap(), &Version::new(1, 0, 0)).unwrap();
         assert_eq!((installs("one"), installs("other")), (0, 1));
         assert_eq!(database.switched().unwrap().len(), 1);
-        assert_eq!(database.audit(10).unwrap().len(), 5);
+        assert_eq!(database.audit(&Query::default(), 10).unwrap().len(), 5);
         // Whoever adds a table adds it here.
         let connection = database.connection();
         let mut all = connection

@@ -1,4 +1,4 @@
-//! Which packages of plugin directories are not used because they failed, and what served before: to which a rollback returns.
+//! Query packages of plugin directories are not used because they failed, and what served before: to which a rollback returns.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -276,6 +276,7 @@ fn put_return(transaction: &Transaction<'_>, id: &str, returned: &Return) -> rus
 
 #[cfg(test)]
 mod tests {
+    use super::super::audit::Query;
     use super::*;
 
     fn entry(what: &str) -> Entry {
@@ -352,6 +353,6 @@ mod tests {
         }
         assert_eq!(database.backups(&id).unwrap(), [backup(5, "d"), backup(4, "a"), backup(3, "c")]);
         assert_eq!(database.backups(&PluginId::parse("other").unwrap()).unwrap(), []);
-        assert_eq!(database.audit(9).unwrap().len(), 5);
+        assert_eq!(database.audit(&Query::default(), 9).unwrap().len(), 5);
     }
 }

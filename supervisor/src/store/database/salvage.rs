@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::BUSY_WITHIN;
 
 /// What of it is taken over. What was found of packages is found again.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "switched",
     "consents",
     "definitions",
@@ -27,6 +27,7 @@ const TABLES: [&str; 12] = [
     "serving",
     "accepted",
     "offered",
+    "audit",
 ];
 
 /// And what of those restricts a plugin.
@@ -157,6 +158,7 @@ mod tests {
 
     use semver::Version;
 
+    use super::super::audit::Query;
     use super::super::consents::Definitions;
     use super::super::{Condition, Database, Entry};
     use super::*;
@@ -200,6 +202,8 @@ mod tests {
         let (_folder, path) = filled();
         let before = Database::open(&path);
         let (switched, consents) = (before.switched().unwrap(), before.consents().unwrap());
+        let trail = before.audit(&Query::default(), 9).unwrap();
+        assert_eq!(trail.len(), 4);
         before.connection().pragma_update(None, "user_version", 99).unwrap();
         before.connection().execute_batch("ALTER TABLE switched ADD COLUMN later TEXT").unwrap();
         drop(before);
@@ -209,6 +213,7 @@ mod tests {
         assert!(matches!(database.condition(), Condition::Volatile { taken_over: true, .. }), "{database:?}");
         assert_eq!((database.switched().unwrap(), database.consents().unwrap()), (switched, consents));
         assert_eq!(database.installs(&id("echo"), &Version::new(1, 0, 0)).unwrap(), 1);
+        assert_eq!(database.audit(&Query::default(), 9).unwrap(), trail);
         database.switch(true, &entry("echo")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), bytes, "it is only read");
     }

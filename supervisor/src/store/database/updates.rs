@@ -119,6 +119,7 @@ fn add(transaction: &rusqlite::Transaction<'_>, which: Which, id: &str, version:
 
 #[cfg(test)]
 mod tests {
+    use super::super::audit::Query;
     use super::*;
 
     fn versions(of: &[(&str, &[u64])]) -> Versions {
@@ -147,7 +148,7 @@ mod tests {
         let known = |which| database.known_versions(which).unwrap();
         assert_eq!(known(Which::Accepted), versions(&[("echo", &[0, 1, 2]), ("other", &[7])]));
         assert_eq!(known(Which::Offered), versions(&[("echo", &[3])]));
-        assert_eq!(database.audit(9).unwrap().len(), 1, "what appears first is nobody's doing");
+        assert_eq!(database.audit(&Query::default(), 9).unwrap().len(), 1, "what appears first is nobody's doing");
         database.accept_no_more(&PluginId::parse("echo").unwrap(), &Version::new(1, 2, 0)).unwrap();
         assert_eq!(known(Which::Accepted), versions(&[("echo", &[0, 1]), ("other", &[7])]));
         database.forget(&entry("purge", "")).unwrap();
