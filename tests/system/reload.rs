@@ -894,7 +894,8 @@ fn a_package_for_which_there_is_no_room_is_tried_again() {
     let disk = Disk::of(&daemon);
     let new = hostile("tame").with("description", json!("x".repeat(400)));
     new.write(&daemon.plugins(), daemon.marker());
-    disk.leave(0);
+    // That it had failed could be written down.
+    disk.leave(1 << 20);
     let found = rescan(&daemon);
     expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), "No space left on device");
     assert_eq!(passed_over(&daemon)["reason"], found["kept"][0]["reason"]);
