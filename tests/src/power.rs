@@ -76,7 +76,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// The changes to a folder in another one while somebody makes them.
+/// The changes to some of what is in a folder while somebody makes them.
 #[derive(Debug)]
 pub struct Recording {
     before: Disk,
@@ -84,19 +84,19 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Of the folder of that name in this one. What is there is certain.
+    /// Of the folders and files of those names in this folder, with what SQLite keeps beside them. What is there is certain.
     ///
     /// # Panics
     /// When it cannot be read.
     #[must_use]
-    pub fn of(root: &Path, inside: &str) -> Self {
+    pub fn of(root: &Path, inside: &[&str]) -> Self {
         Self { before: Disk::of(root, inside), changes: Mutex::default() }
     }
 
     /// Whether changes there are recorded: in what it is about, or to whether that is there.
     #[must_use]
     pub fn has(&self, path: &Path) -> bool {
-        path == self.before.root || path.starts_with(&self.before.inside)
+        path == self.before.root || self.before.has(path)
     }
 
     /// Notes a change behind those before.
@@ -111,11 +111,11 @@ impl Recording {
     }
 }
 
-/// A folder, of which one in it is looked at, with what is certain of that and what is not.
+/// A folder, of which some of what is in it is looked at, with what is certain of that and what is not.
 #[derive(Debug, Clone)]
 pub struct Disk {
     root: PathBuf,
-    inside: PathBuf,
+    inside: Vec<String>,
     /// The first is the root.
     nodes: Vec<Node>,
 }
@@ -152,10 +152,17 @@ pub enum Part {
 
 impl Disk {
     /// The folder as it is now, which is certain.
-    fn of(root: &Path, inside: &str) -> Self {
-        let mut disk = Self { root: root.to_owned(), inside: root.join(inside), nodes: Vec::new() };
+    fn of(root: &Path, inside: &[&str]) -> Self {
+        let inside = inside.iter().map(|name| (*name).to_owned()).collect();
+        let mut disk = Self { root: root.to_owned(), inside, nodes: Vec::new() };
         disk.read(root);
         disk
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        let first = path.strip_prefix(&self.root).ok().and_then(|below| below.iter().next()?.to_str());
+        let is_it = |name: &String| first.and_then(|first| first.strip_prefix(name.as_str()));
+        self.inside.iter().filter_map(is_it).any(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
     fn read(&mut self, path: &Path) -> usize {
@@ -163,7 +170,7 @@ impl Disk {
         if path.is_dir() {
             self.nodes.push(Node::Folder { sure: BTreeMap::new(), since: Vec::new() });
             let entries = fs::read_dir(path).expect("it is ours").map(|entry| entry.expect("it is there").path());
-            let ours: Vec<_> = entries.filter(|path| path.starts_with(&self.inside)).collect();
+            let ours: Vec<_> = entries.filter(|path| self.has(path)).collect();
             let name = |path: &Path| path.file_name().expect("it has one").to_owned();
             let sure = ours.iter().map(|path| (name(path), self.read(path))).collect();
             self.nodes[number] = Node::Folder { sure, since: Vec::new() };
@@ -439,7 +446,7 @@ mod tests {
     fn only_what_was_synced_is_certain() {
         let folder = tempfile::tempdir().expect("there is room");
         let (root, file) = (folder.path(), folder.path().join("a"));
-        let mut disk = Disk::of(root, "");
+        let mut disk = Disk::of(root, &["a", "b"]);
         disk.apply(&Change::Opened { path: file.clone(), empties: false });
         disk.apply(&Change::Wrote { path: file.clone(), at: 0, bytes: (*b"one").into() });
         disk.apply(&Change::Synced { path: file.clone() });

@@ -271,6 +271,12 @@ fn text_at(thread: Pid, address: u64) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(bytes)))
 }
 
+/// Where in a file that the thread has open is read and written next.
+fn position(thread: Pid, descriptor: u64) -> Option<u64> {
+    let said = fs::read_to_string(format!("/proc/{thread}/fdinfo/{descriptor}")).ok()?;
+    said.lines().find_map(|line| line.strip_prefix("pos:")?.trim().parse().ok())
+}
+
 /// What the thread is about to change of what is recorded, if it does.
 fn change(thread: Pid, number: c_long, arguments: &[u64], recording: &Recording) -> Option<Change> {
     let argument = |place: usize| arguments.get(place).copied().unwrap_or_default();
@@ -325,6 +331,16 @@ fn change(thread: Pid, number: c_long, arguments: &[u64], recording: &Recording)
         libc::SYS_write | libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 | libc::SYS_fallocate => {
             let path = opened()?;
             panic!("{} is written to by the system call {number}, which nobody records", path.display())
+        }
+        // Both from where they are, to the end of the one or as much as is asked for.
+        libc::SYS_copy_file_range if argument(1) == 0 && argument(3) == 0 => {
+            let path = below(open(2))?;
+            let from = File::open(format!("/proc/{thread}/fd/{}", argument(0))).expect("it is open");
+            let (begin, at) = (position(thread, argument(0))?, position(thread, argument(2))?);
+            let left = from.metadata().ok()?.len().saturating_sub(begin).min(argument(4));
+            let mut bytes = vec![0; usize::try_from(left).ok()?];
+            from.read_exact_at(&mut bytes, begin).expect("nobody cuts it meanwhile");
+            (!bytes.is_empty()).then(|| Change::Wrote { path, at, bytes: bytes.into() })
         }
         libc::SYS_copy_file_range | libc::SYS_sendfile => {
             let to = if number == libc::SYS_sendfile { open(0) } else { open(2) };

@@ -7,17 +7,18 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
+use palisade_tests::daemon::{Daemon, DaemonOptions, other_user, wait_for};
 use palisade_tests::power::{Change, Image, Part, Recording};
 use palisade_tests::steps::Traced;
 use palisade_tests::wire::Agent;
 use palisaded::model::ids::PluginId;
 use palisaded::state::{Reply, Request, States, Step};
+use palisaded::store::database::Database;
 use serde_json::{Value, json};
 
-use crate::reload::{keeping_one, migrating};
-use crate::state::put;
-use crate::support::{daemon_with, expect_echo, hostile, in_the_guest};
+use crate::reload::{digest, keeping_one, kept_state, migrating};
+use crate::state::{ask, put};
+use crate::support::{daemon_with, expect_echo, expect_tried, hostile, in_the_guest};
 
 /// More images of one recording are not opened.
 const IMAGES_MAX: usize = 2000;
@@ -182,10 +183,22 @@ fn plugin() -> PluginId {
     PluginId::parse("hostile").expect("it is an id")
 }
 
+/// Of what the database of that folder says, if it is one of those that are recorded: the kept copies of the state, and whether the package in
+/// the plugin's folder is not used.
+fn noted(folder: &Path) -> Option<(Vec<String>, bool)> {
+    let file = folder.join("registry.sqlite3");
+    let database = file.exists().then(|| Database::open(&file))?;
+    let backups = database.backups(&plugin()).expect("it can be read");
+    let is_returned = !database.bad().expect("it can be read").is_empty();
+    Some((backups.into_iter().filter_map(|backup| backup.state).collect(), is_returned))
+}
+
 /// What is there, and the number of the last write; what follows has a higher one, and the file is sound.
 fn kept(image: &Image, told: &str) -> (Pairs, u64, Option<u32>) {
     let folder = written(image);
-    let states = States::open(folder.path().join("state"), None, |_, _| false);
+    // As a daemon opens it, which knows what has come to its end, where that is recorded.
+    let known = noted(folder.path()).map(|noted| noted.0).unwrap_or_default();
+    let states = States::open(folder.path().join("state"), None, |_, name| known.iter().any(|known| known == name));
     let state = states.of(&plugin());
     let (about, pairs) = state.all().unwrap_or_else(|error| panic!("{told}: {error}"));
     let value = |bytes: &[u8]| rmp_serde::from_slice(bytes).unwrap_or_else(|error| panic!("{told}: {error}"));
@@ -220,7 +233,7 @@ fn kept(image: &Image, told: &str) -> (Pairs, u64, Option<u32>) {
 fn outlives_a_loss_of_power(Writes(writes): &Writes, logs_min: usize) {
     let daemon = daemon_with(hostile("tame"));
     expect_echo(&daemon, "hostile");
-    let recording = Recording::of(&daemon.path().join("state"), "state");
+    let recording = Recording::of(&daemon.path().join("state"), &["state"]);
     let mut revisions = Vec::new();
     let is_recorded = recorded(&daemon, &recording, |agent| {
         for (count, write) in (1..).zip(writes) {
@@ -283,7 +296,7 @@ fn what_is_brought_into_another_form_outlives_a_loss_of_power() {
     daemon.operate("rescan", &json!({})).expect("it looks");
     migrating().write(&daemon.plugins(), daemon.marker());
     let (state, plugin) = (daemon.path().join("state"), daemon.path().join("state/state/hostile"));
-    let recording = Recording::of(&state, "state");
+    let recording = Recording::of(&state, &["state"]);
     let is_recorded = recorded(&daemon, &recording, |agent| {
         let found = agent.call("palisade", "rescan", &json!({})).expect("it looks");
         assert_eq!(found["changed"], json!(["hostile 0.1.0"]), "{found}");
@@ -312,5 +325,68 @@ fn what_is_brought_into_another_form_outlives_a_loss_of_power() {
     });
     println!("so many have the old form, and so many the new one: {forms:?}");
     assert!(in_the_guest() || forms.iter().all(|images| *images > 0), "{forms:?}");
+    Daemon::start(DaemonOptions::with([]).folder(folder)).stop_and_expect_no_orphans();
+}
+
+/// Puts what is left in the place of what is there.
+fn lay(image: &Image, state: &Path) {
+    std::fs::remove_dir_all(state.join("state")).expect("it is there");
+    let files = || std::fs::read_dir(state).expect("it is there").flatten().map(|entry| entry.path());
+    let is_registry =
+        |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("registry."));
+    files().filter(|path| is_registry(path)).for_each(|path| std::fs::remove_file(path).expect("it is ours"));
+    image.write(state, |_| None);
+    let mut owned: Vec<_> = files().filter(|path| is_registry(path) || path.ends_with("state")).collect();
+    while let (Some(path), Some(user)) = (owned.pop(), other_user()) {
+        std::os::unix::fs::chown(&path, Some(user), Some(user)).expect("root may");
+        owned.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+    }
+}
+
+/// A return to a package with what was kept with it: either is there afterwards, whole and with the package that it is of, and a daemon serves it.
+#[test]
+fn what_is_returned_to_outlives_a_loss_of_power() {
+    let daemon = keeping_one("");
+    daemon.operate("rescan", &json!({})).expect("it looks");
+    let good = digest(&daemon);
+    migrating().write(&daemon.plugins(), daemon.marker());
+    let found = daemon.operate("rescan", &json!({})).expect("it looks");
+    assert_eq!(found["changed"], json!(["hostile 0.1.0"]), "{found}");
+    ask(&daemon, "hostile", &[put("a", &json!("later"))]);
+    let state = daemon.path().join("state");
+    let recording = Recording::of(&state, &["state", "registry.sqlite3"]);
+    let is_recorded = recorded(&daemon, &recording, |agent| {
+        agent.call("palisade", "rollback", &json!({"plugin": "hostile"})).expect("it is kept");
+        recording.note(Change::Acknowledged { count: 1 });
+    });
+    if !is_recorded {
+        return;
+    }
+    let mut folder = daemon.kill_nine();
+    let (mut counts, mut last) = ([0; 2], [None, None]);
+    at_each_moment(recording, |image, acknowledged, told| {
+        let (pairs, _, schema) = kept(image, told);
+        let written = written(image);
+        let (_, is_returned) = noted(written.path()).unwrap_or_else(|| panic!("{told}: there is no database"));
+        match (pairs["a"].as_str(), schema, is_returned) {
+            (Some("later"), Some(2), false) | (Some("one"), Some(1), true) => {}
+            other => panic!("{told}: {other:?}"),
+        }
+        assert!(acknowledged < 1 || is_returned, "{told}: it was returned");
+        counts[usize::from(is_returned)] += 1;
+        last[usize::from(is_returned)] = Some((image.clone(), told.to_owned()));
+    });
+    println!("so many have what was there, and so many what was returned to: {counts:?}");
+    assert!(in_the_guest() || counts.iter().all(|images| *images > 0), "{counts:?}");
+    for (is_returned, left) in [false, true].into_iter().zip(last) {
+        let Some((image, told)) = left else { continue };
+        lay(&image, &folder.path().join("state"));
+        let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration("watch = false\n"));
+        expect_tried(&daemon, "hostile");
+        // The other one writes that whenever it starts.
+        let expected = if is_returned { "one" } else { "two" };
+        assert_eq!((digest(&daemon) == good, kept_state(&daemon)), (is_returned, json!(expected)), "{told}");
+        folder = daemon.kill_nine();
+    }
     Daemon::start(DaemonOptions::with([]).folder(folder)).stop_and_expect_no_orphans();
 }

@@ -82,7 +82,7 @@ fn rescan(daemon: &Daemon) -> Value {
     daemon.operate("rescan", &json!({})).expect("it looks")
 }
 
-fn digest(daemon: &Daemon) -> Value {
+pub(crate) fn digest(daemon: &Daemon) -> Value {
     daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known")["snapshot"]["digest"].clone()
 }
 
@@ -658,7 +658,7 @@ pub(crate) fn migrating() -> Package {
     keeping(2, &[put("a", &json!("two")), migrated], "asks-before-ready")
 }
 
-fn kept_state(daemon: &Daemon) -> Value {
+pub(crate) fn kept_state(daemon: &Daemon) -> Value {
     ask(daemon, "hostile", &[get("a")])[0]["ok"]["value"].clone()
 }
 
@@ -906,7 +906,8 @@ fn a_package_for_which_there_is_no_room_is_tried_again() {
     let disk = Disk::of(&daemon);
     let new = hostile("tame").with("description", json!("x".repeat(400)));
     new.write(&daemon.plugins(), daemon.marker());
-    disk.leave(0);
+    // That it had failed could be written down.
+    disk.leave(1 << 20);
     let found = rescan(&daemon);
     expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), "No space left on device");
     assert_eq!(passed_over(&daemon)["reason"], found["kept"][0]["reason"]);

@@ -140,9 +140,11 @@ mod tests {
     fn each_value_is_shown_with_its_place_and_whose_word_it_is() {
         let configuration: Configuration = serde_json::from_value(json!({
             "id": "a", "version": "1.0.0",
-            "configuration": { "server": { "host": "h", "port": 1, "tls": {} }, "a/b": [1, {}] },
+            "configuration": {
+                "server": { "host": "h", "port": 1, "tls": {} }, "a/b": [1, {}], "proxy": { "host": "p", "port": 2 }, "proxying": true
+            },
             "file": { "server": { "host": "x", "tls": {} } },
-            "said": { "/server/host": "h", "/a~1b": [1, {}] },
+            "said": { "/server/host": "h", "/a~1b": [1, {}], "/proxy": { "host": "p" } },
             "history": [{ "number": 1, "at_unix_ms": 1_795_202_857_123_u64, "by": "uid:0", "places": ["/a"], "said": {}, "undone": true }],
             "unfit": [{ "at": "/server", "problem": "\"key\" is a required property" }],
         }))
@@ -155,6 +157,9 @@ mod tests {
                 "does not fit: /server: \"key\" is a required property",
                 "PLACE VALUE FROM",
                 "/a~1b [1,{}] palisade config",
+                "/proxy/host \"p\" palisade config",
+                "/proxy/port 2 default",
+                "/proxying true default",
                 "/server/host \"h\" palisade config",
                 "/server/port 1 default",
                 "/server/tls {} palisade.toml",

@@ -335,6 +335,10 @@ mod tests {
         assert_eq!(said.asked(&version("2.0.0"), &there, true), Ok(()));
         assert_eq!(said.asked(&version("2.0.0-rc.1"), &there, false), Ok(()), "it takes no calls of others");
         assert_eq!(said.asked(&version("0.9.0"), &there, false), Ok(()));
+        // It was confirmed once, and is disabled now.
+        let all = accepted("1.2.0 2.0.0");
+        let said = Said { accepted: &all, pin: None, policy: Policy::Manual };
+        assert_eq!(said.asked(&version("2.0.0"), &there, false), Ok(()));
     }
 
     fn any_version() -> impl Strategy<Value = Version> {

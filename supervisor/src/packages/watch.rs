@@ -581,6 +581,15 @@ mod tests {
             assert!(folders.paths().contains(&at(folder)), "{folder} of {:?}", folders.paths());
         }
         assert!(!folders.paths().contains(&at("large/00/deep")), "the upper ones come first");
+        let nested = made(&["p/one"]);
+        let inner = |name: &str| nested.path().join("p/one").join(name);
+        for number in 0..4 {
+            fs::create_dir_all(inner(&format!("{number}/deep/deeper"))).unwrap();
+        }
+        fs::write(inner("plugin.json"), "{}").unwrap();
+        let (nested, _told) = watching(&[&nested.path().join("p")], 3 + 4 + 4);
+        let ends = |end: &str| nested.paths().iter().filter(|path| path.ends_with(end)).count();
+        assert_eq!((ends("deep"), ends("deeper")), (4, 0), "at every depth: {:?}", nested.paths());
         // And so it is with what comes later.
         fs::create_dir_all(at("late/inner/deep")).unwrap();
         fs::write(at("late/plugin.json"), "{}").unwrap();

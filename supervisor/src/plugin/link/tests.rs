@@ -704,4 +704,9 @@ fn only_what_the_plugin_does_is_its_fault() {
     bench.lapse(seconds(30), false);
     bench.lapse(GRACE, false);
     assert_eq!((bench.counters.snapshot().timed_out, bench.counters.faults()), (1, 4));
+    // Nor has it come to the second of these.
+    bench.call("once");
+    bench.call("once");
+    bench.lapse(seconds(30), false);
+    assert_eq!((bench.counters.snapshot().timed_out, bench.counters.faults()), (2, 5));
 }
