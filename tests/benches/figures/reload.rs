@@ -41,7 +41,13 @@ const CONFIGURATION: &str = "watch = false\n";
 const RELOADS: usize = 6;
 
 fn daemon(package: &Package) -> anyhow::Result<Daemon> {
+    daemon_in(package, &[])
+}
+
+/// With these variables in its environment.
+fn daemon_in(package: &Package, environment: &[(&str, &str)]) -> anyhow::Result<Daemon> {
     let options = DaemonOptions::with([package.clone()]).configuration(CONFIGURATION).quiet();
+    let options = environment.iter().fold(options, |options, (name, value)| options.environment(name, value));
     Daemon::try_start(options).map_err(|failed| anyhow!("palisaded did not come up ({})", failed.status))
 }
 
@@ -306,6 +312,9 @@ const WARM_UP: usize = 100;
 /// The packages that are exchanged in turn: more than are kept of those that served before.
 const EDITIONS: usize = 8;
 
+/// What the daemon is started by as a service.
+const UNIT: &str = include_str!("../../../systemd/palisaded.service");
+
 /// So many launchers a daemon makes before they are needed.
 const PREPARED: usize = 2;
 
@@ -354,7 +363,10 @@ pub(crate) fn leak(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     if !effort.floors_only {
         (more, memory) = at(Place::Anywhere, || {
             let name = plugin_name(0);
-            let daemon = daemon(&plain(0))?;
+            // As a service has it: how often a thread begins while another allocates is a matter of chance.
+            let environment: Vec<_> =
+                UNIT.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('=')).collect();
+            let daemon = daemon_in(&plain(0), &environment)?;
             let mut agent = daemon.agent();
             agent.call(&name, "echo", &json!(null))?;
             // What is made once is there then, and so many packages that served before as are kept, with one on probation.
