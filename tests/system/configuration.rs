@@ -223,7 +223,7 @@ fn a_version_that_it_does_not_fit_leaves_the_calls_to_the_one_before() {
 #[test]
 fn a_plugin_without_a_schema_is_configured_with_anything() {
     let daemon = Daemon::with([Package::hostile("hostile", "tame")]);
-    let changed = configure(&daemon, &json!({"set": {"anything": 1}})).expect("nothing speaks against it");
+    let changed = configure(&daemon, &json!({"set": {"anything": 1, "kept": 1}})).expect("nothing speaks against it");
     let told = "hostile 0.1.0 has no `configuration_schema`: whether it reads any of this is not known";
     assert_eq!(changed["notes"], json!([told]), "{changed}");
     configure(&daemon, &json!({"set": {"anything": 2}})).expect("nothing speaks against it");
