@@ -524,7 +524,7 @@ impl Registry {
             return lost;
         }
         let error = ErrorBody::new(ErrorCode::PluginNotFound, format!("there is no plugin {}", quoted(id)));
-        match crate::plugin::actions::nearest(id, self.plugins.keys().map(PluginId::as_str)) {
+        match crate::model::nearest::nearest(id, self.plugins.keys().map(PluginId::as_str)) {
             Some(near) => error.with_hint(format!("did you mean {near:?}?")),
             None => error.with_hint("`palisade list` lists those there are"),
         }

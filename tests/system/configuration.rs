@@ -63,7 +63,7 @@ fn what_is_said_goes_over_the_file_and_the_defaults_and_is_kept() {
         (json!({"level": "loud"}), "/level: \"loud\" is not one of \"low\" or \"high\"", "/level"),
         (json!({"server.port": 0}), "/server/port: 0 is less than the minimum of 1", "/server/port"),
         (json!({"/server/port": "80"}), "/server/port: \"80\" is not of type \"integer\"", "/server/port"),
-        (json!({"lever": "low"}), "('lever' was unexpected)", ""),
+        (json!({"lever": "low"}), "/lever: there is no property of this name; did you mean `level`?", "/lever"),
         // All of it, or nothing.
         (json!({"name": "x", "level": 1}), "/level: 1 is not one of", "/level"),
     ] {
@@ -216,6 +216,21 @@ fn a_version_that_it_does_not_fit_leaves_the_calls_to_the_one_before() {
     expect_text(&changed["notes"].to_string(), "guest 1.0.0 takes no calls with it: /depth");
     expect_echo(&daemon, "guest");
     assert_eq!(status("1.1.0")["state"], "active");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What nobody can check is taken, and that is said.
+#[test]
+fn a_plugin_without_a_schema_is_configured_with_anything() {
+    let daemon = Daemon::with([Package::hostile("hostile", "tame")]);
+    let changed = configure(&daemon, &json!({"set": {"anything": 1, "kept": 1}})).expect("nothing speaks against it");
+    let told = "hostile 0.1.0 has no `configuration_schema`: whether it reads any of this is not known";
+    assert_eq!(changed["notes"], json!([told]), "{changed}");
+    configure(&daemon, &json!({"set": {"anything": 2}})).expect("nothing speaks against it");
+    let history = shown(&daemon)["history"].clone();
+    assert_eq!((&history[0]["was"], &history[1]["was"]), (&json!({}), &json!({"/anything": 1})), "{history}");
+    let undone = configure(&daemon, &json!({"undo": true})).expect("there is a change");
+    assert_eq!(undone["notes"], json!([]), "{undone}");
     daemon.stop_and_expect_no_orphans();
 }
 

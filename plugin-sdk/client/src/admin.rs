@@ -1880,6 +1880,8 @@ pub struct PastConfiguration {
     pub by: String,
     /// The places that it changed.
     pub places: Vec<String>,
+    /// What was said before of those places, without those of which nothing was.
+    pub was: BTreeMap<String, Value>,
     /// What was said after it, by place.
     pub said: BTreeMap<String, Value>,
     /// Whether it was taken back.

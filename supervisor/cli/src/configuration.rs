@@ -1,6 +1,6 @@
 //! `palisade config`: what a plugin is configured with, and how that is changed while the daemon runs.
 
-use palisade_client::admin::{Configuration, ConfigurationChange};
+use palisade_client::admin::{Configuration, ConfigurationChange, PastConfiguration};
 use palisaded::model::configuration::Place;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -13,6 +13,9 @@ use crate::screen::{Cell, Screen, Tone, one_line};
 use crate::times::stamp;
 use crate::value::{self, Layout};
 use crate::{Context, arguments};
+
+/// So much of a value is shown where its change is.
+const VALUE_SHOWN_MAX: usize = 60;
 
 #[derive(Serialize)]
 struct Change<'a> {
@@ -112,14 +115,27 @@ fn origin(configuration: &Configuration, at: &str) -> &'static str {
     }
 }
 
+/// Each place with what was said of it before and after.
+fn changes_text(change: &PastConfiguration) -> String {
+    let shown = |value: Option<&Value>| {
+        let text = value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+        match text.char_indices().nth(VALUE_SHOWN_MAX) {
+            Some((cut, _)) => format!("{}…", &text[..cut]),
+            None => text,
+        }
+    };
+    let one = |place: &String| format!("{place} {} → {}", shown(change.was.get(place)), shown(change.said.get(place)));
+    change.places.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 fn history_text(configuration: &Configuration, screen: &Screen) -> String {
-    let row = |change: &palisade_client::admin::PastConfiguration| {
+    let row = |change: &PastConfiguration| {
         let undone = if change.undone { "taken back" } else { "" };
         vec![
             change.number.to_string().into(),
             stamp(change.at_unix_ms).into(),
             (&change.by).into(),
-            change.places.join(", ").into(),
+            changes_text(change).into(),
             undone.into(),
         ]
     };
@@ -127,7 +143,7 @@ fn history_text(configuration: &Configuration, screen: &Screen) -> String {
     if rows.is_empty() {
         return "it was not changed\n".to_owned();
     }
-    screen.wrapping_table(&["CHANGE", "WHEN", "BY", "PLACES", ""], &rows)
+    screen.wrapping_table(&["CHANGE", "WHEN", "BY", "WHAT", ""], &rows)
 }
 
 #[cfg(test)]
@@ -145,7 +161,8 @@ mod tests {
             },
             "file": { "server": { "host": "x", "tls": {} } },
             "said": { "/server/host": "h", "/a~1b": [1, {}], "/proxy": { "host": "p" } },
-            "history": [{ "number": 1, "at_unix_ms": 1_795_202_857_123_u64, "by": "uid:0", "places": ["/a"], "said": {}, "undone": true }],
+            "history": [{ "number": 1, "at_unix_ms": 1_795_202_857_123_u64, "by": "uid:0", "places": ["/a", "/b"],
+                          "was": { "/a": "x" }, "said": { "/b": "y".repeat(70) }, "undone": true }],
             "unfit": [{ "at": "/server", "problem": "\"key\" is a required property" }],
         }))
         .unwrap();
@@ -166,6 +183,7 @@ mod tests {
             ]
         );
         let shown = history_text(&configuration, &Screen::plain());
-        assert!(shown.contains("uid:0") && shown.contains("/a") && shown.contains("taken back"), "{shown}");
+        let line = format!("uid:0  /a \"x\" → nothing, /b nothing → \"{}…  taken back\n", "y".repeat(59));
+        assert!(shown.ends_with(&line), "{shown}");
     }
 }

@@ -168,8 +168,9 @@ fn usage_text(usage: &Usage, screen: &Screen) -> String {
 
 /// What ended otherwise than well, by kind.
 fn failures(usage: &VersionUsage) -> String {
+    let errors = if usage.errors == 1 { "error" } else { "errors" };
     let kinds = [
-        (usage.errors, "errors"),
+        (usage.errors, errors),
         (usage.timed_out, "timed out"),
         (usage.crashed, "crashed"),
         (usage.refused, "refused"),
@@ -268,9 +269,9 @@ mod tests {
             ],
         };
         insta::assert_snapshot!(usage_text(&usage, &Screen::plain()), @r"
-        PLUGIN  VERSION  INSTALLED  CALLS  FAILED               P50    P90     P99    MAX   LAST USED
-        echo    1.0.0    1          12     1 errors, 2 crashed  91 µs  1.4 ms  55 ms  12 s  0 s ago
-        gone    2.0.0    0          0      0                                                never
+        PLUGIN  VERSION  INSTALLED  CALLS  FAILED              P50    P90     P99    MAX   LAST USED
+        echo    1.0.0    1          12     1 error, 2 crashed  91 µs  1.4 ms  55 ms  12 s  0 s ago
+        gone    2.0.0    0          0      0                                               never
         ");
     }
 }

@@ -28,6 +28,11 @@ pub(crate) fn short(name: &str) -> Cow<'_, str> {
     if cut < name.len() { format!("{}…", &name[..cut]).into() } else { name.into() }
 }
 
+/// So many of them: `1 key`, `2 keys`.
+pub(crate) fn counted(number: u64, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
 /// What a line on stderr is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Label {
@@ -293,6 +298,11 @@ fn escape(text: &str, unwanted: impl Fn(char) -> bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|number| counted(number, "key")), ["0 keys", "1 key", "2 keys"]);
+    }
 
     #[test]
     fn what_comes_from_elsewhere_cannot_drive_the_terminal() {

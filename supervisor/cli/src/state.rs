@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::output::{Output, print};
 use crate::permissions;
 use crate::plugins::show;
-use crate::screen::{Cell, Screen, Tone, one_line};
+use crate::screen::{Cell, Screen, Tone, counted, one_line};
 
 /// `palisade state …`
 pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failure> {
@@ -50,7 +50,7 @@ fn text(state: &admin::State, one: bool, screen: &Screen) -> Result<String, Fail
         return Ok(format!("{pretty}\n"));
     }
     let schema = state.schema.map(|schema| format!(", schema {schema}")).unwrap_or_default();
-    let mut text = format!("{} keys, {} bytes on the disk{schema}\n", state.keys, state.bytes);
+    let mut text = format!("{}, {} on the disk{schema}\n", counted(state.keys, "key"), counted(state.bytes, "byte"));
     let row = |pair: &StatePair| {
         let bytes = pair.bytes.unwrap_or_default().to_string();
         vec![Cell::new(one_line(&pair.key), Tone::Strong), pair.revision.to_string().into(), bytes.into()]
@@ -148,7 +148,7 @@ async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Fail
     let answer = context.operate("state_import", &json!({ "plugin": plugin, "path": path })).await?;
     show(context, &answer, |answer, _| {
         let StateChange { id, before, keys } = answer.decode()?;
-        Ok(format!("{} keeps {keys} keys now, after {before}\n", one_line(&id)))
+        Ok(format!("{} keeps {} now, after {before}\n", one_line(&id), counted(keys, "key")))
     })
 }
 
@@ -157,10 +157,13 @@ async fn reset(context: &Context, plugin: &str, yes: bool) -> Result<(), Failure
         let state: admin::State = context.operate("state_show", &json!({ "plugin": plugin })).await?.decode()?;
         let name = one_line(&state.id);
         if !permissions::can_ask(context) {
-            return Err(Failure::usage(format!("{name} would lose {} keys", state.keys))
+            return Err(Failure::usage(format!("{name} would lose {}", counted(state.keys, "key")))
                 .with_hint("say --yes if it is to, after a `palisade state export`"));
         }
-        if !permissions::is_confirmed(&format!("Have {name} lose all of its {} keys? [y/N] ", state.keys)) {
+        if !permissions::is_confirmed(&format!(
+            "Have {name} lose all that it keeps, {}? [y/N] ",
+            counted(state.keys, "key")
+        )) {
             return print("nothing was done\n");
         }
     }

@@ -804,7 +804,7 @@ async fn until_stopped(stopping: Vec<JoinHandle<()>>) {
 fn no_operation(name: &str) -> ErrorBody {
     let error = ErrorBody::new(ErrorCode::ActionNotFound, format!("{SUPERVISOR_ID} has no operation {}", quoted(name)));
     let names = || ACTIONS.iter().map(|row| row.0);
-    match crate::plugin::actions::nearest(name, names()) {
+    match crate::model::nearest::nearest(name, names()) {
         Some(near) => error.with_hint(format!("did you mean {near:?}?")),
         None => error.with_hint(format!("its operations are {}", names().collect::<Vec<_>>().join(", "))),
     }

@@ -233,7 +233,7 @@ pub fn effective(manifest: &Manifest, base: &Value, said: &Overrides) -> Result<
     if !compiled.affords(whole.to_string().len()) {
         return Ok(whole);
     }
-    let violations = compiled.violations(&whole);
+    let violations = compiled.violations(&whole, Some(&schema));
     if violations.is_empty() {
         return Ok(whole);
     }
@@ -362,6 +362,13 @@ impl<'s> Filling<'s> {
 }
 
 impl Overrides {
+    /// What was said of these places.
+    #[must_use]
+    pub fn only(mut self, places: &[String]) -> Self {
+        self.0.retain(|place, _| places.contains(&place.to_string()));
+        self
+    }
+
     /// The places at which two differ.
     #[must_use]
     pub fn changed(&self, after: &Self) -> Vec<String> {
@@ -477,6 +484,44 @@ mod tests {
         assert!(filled(&boundless, json!({})).to_string().len() < 10 * STEPS_MAX as usize);
     }
 
+    /// Whatever the keyword is.
+    #[test]
+    fn what_does_not_fit_is_told_with_its_place_in_schemas_of_several_parts() {
+        let manifest = manifest(&json!({
+            "$defs": {
+                "tls": { "properties": { "certificate": { "type": "string", "pattern": "^/" } }, "additionalProperties": false },
+            },
+            "allOf": [{ "properties": { "tls": { "$ref": "#/$defs/tls" } } }],
+            "properties": {
+                "peers": { "type": "array", "maxItems": 2, "items": {
+                    "properties": { "port": { "minimum": 1 }, "weight": { "const": 1 } }, "required": ["port"],
+                    "additionalProperties": false,
+                } },
+            },
+        }));
+        for (at, value, told) in [
+            (
+                "tls.certificat",
+                json!("/a"),
+                "/tls/certificat: there is no property of this name; did you mean `certificate`?",
+            ),
+            ("tls.certificate", json!("a"), "/tls/certificate: \"a\" does not match \"^/\""),
+            ("peers", json!([{ "port": 0 }]), "/peers/0/port: 0 is less than the minimum of 1"),
+            ("peers", json!([{}]), "/peers/0: \"port\" is a required property"),
+            ("peers", json!([{ "port": 1, "weight": 2 }]), "/peers/0/weight: 1 was expected"),
+            (
+                "peers",
+                json!([{ "port": 1, "wieght": 1 }]),
+                "/peers/0/wieght: there is no property of this name; did you mean `weight`?",
+            ),
+            ("peers", json!({}), "/peers: {} is not of type \"array\""),
+            ("peers", json!([{ "port": 1 }, { "port": 1 }, { "port": 1 }]), "/peers: "),
+        ] {
+            let refused = effective(&manifest, &json!({}), &said(&[(at, value)])).unwrap_err().to_string();
+            assert!(refused.starts_with(told), "{refused}");
+        }
+    }
+
     #[test]
     fn what_does_not_fit_is_told_with_its_place_and_what_is_allowed() {
         let manifest = manifest(&json!({
@@ -496,7 +541,9 @@ mod tests {
         let refused = of(&said(&[("server", json!({}))])).unwrap_err().to_string();
         assert_eq!(refused, "/server: \"port\" is a required property");
         let refused = of(&said(&[("levl", json!(1))])).unwrap_err().to_string();
-        assert!(refused.contains("levl"), "{refused}");
+        assert_eq!(refused, "/levl: there is no property of this name; did you mean `level`?");
+        let refused = of(&said(&[("a/b", json!(1))])).unwrap_err().to_string();
+        assert_eq!(refused, "/a~1b: there is no property of this name; there is `level`, `server`");
         let long = "x".repeat(CONFIGURATION_BYTES_MAX);
         let refused = of(&said(&[("level", json!(long))])).unwrap_err().to_string();
         assert!(refused.contains("at most 262144") && refused.len() < 200, "{refused}");

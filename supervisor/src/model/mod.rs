@@ -20,6 +20,7 @@ pub mod guarantee;
 pub mod ids;
 pub mod limits;
 pub mod manifest;
+pub mod nearest;
 pub mod overdue;
 pub mod permission;
 pub mod plugin;

@@ -13,6 +13,7 @@ use jsonschema::error::ValidationErrorKind;
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
+use super::nearest::nearest;
 use super::status::clip;
 
 /// Checking may cost so many steps, a step being a value of the schema for each byte of what is checked.
@@ -44,6 +45,12 @@ const SHOWN_BYTES_MAX: usize = 80;
 
 /// Most violations that are named.
 const VIOLATIONS_MAX: usize = 5;
+
+/// So many names of properties are told where none is close to one that there is not.
+const NAMES_TOLD_MAX: usize = 10;
+
+/// So many schemas are looked at for such names.
+const NAMES_STEPS_MAX: u32 = 10_000;
 
 /// Violations as a sentence has them.
 #[must_use]
@@ -143,16 +150,28 @@ impl Schema {
         validator.map(|validator| Self { validator, values }).map_err(ValidationError::to_owned)
     }
 
-    /// What of a value does not fit: the place in it, and what is wrong there.
+    /// What of a value does not fit: the place in it, and what is wrong there. Who has the schema itself is told which name is meant.
     #[must_use]
-    pub fn violations(&self, value: &Value) -> Vec<(String, String)> {
+    pub fn violations(&self, value: &Value, schema: Option<&Value>) -> Vec<(String, String)> {
         if self.validator.is_valid(value) {
             return Vec::new();
         }
-        let errors = self.validator.iter_errors(value).take(VIOLATIONS_MAX);
-        let mut violations: Vec<_> =
-            errors.map(|error| (error.instance_path().to_string(), error.to_string())).collect();
+        let mut violations = Vec::new();
+        for error in self.validator.iter_errors(value).take(VIOLATIONS_MAX) {
+            let at = error.instance_path().to_string();
+            match error.kind() {
+                ValidationErrorKind::AdditionalProperties { unexpected }
+                | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+                    let known = schema.map(|schema| names_at(schema, &at)).unwrap_or_default();
+                    violations.extend(unexpected.iter().map(|name| {
+                        (format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")), unknown(name, &known))
+                    }));
+                }
+                _ => violations.push((at, error.to_string())),
+            }
+        }
         violations.dedup();
+        violations.truncate(VIOLATIONS_MAX);
         violations
     }
 
@@ -160,6 +179,61 @@ impl Schema {
     #[must_use]
     pub fn affords(&self, bytes: usize) -> bool {
         self.values.saturating_mul(bytes as u64) <= CHECK_STEPS_MAX
+    }
+}
+
+/// What is wrong with a name that a schema does not have there.
+fn unknown(name: &str, known: &[&str]) -> String {
+    let told = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("; did you mean `{}`?", clip(near, SHOWN_BYTES_MAX)),
+        None if (1..=NAMES_TOLD_MAX).contains(&known.len()) => {
+            let names: Vec<_> = known.iter().map(|name| format!("`{}`", clip(name, SHOWN_BYTES_MAX))).collect();
+            format!("; there is {}", names.join(", "))
+        }
+        None => String::new(),
+    };
+    format!("there is no property of this name{told}")
+}
+
+/// The names of the properties that an object at that place may have, as far as they are easily found.
+fn names_at<'s>(root: &'s Value, at: &str) -> Vec<&'s str> {
+    let way: Vec<String> = at.split('/').skip(1).map(|name| name.replace("~1", "/").replace("~0", "~")).collect();
+    let (mut names, mut steps) = (Vec::new(), NAMES_STEPS_MAX);
+    gather_names(root, root, &way, 0, (&mut names, &mut steps));
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn gather_names<'s>(
+    root: &'s Value,
+    schema: &'s Value,
+    way: &[String],
+    depth: usize,
+    (names, steps): (&mut Vec<&'s str>, &mut u32),
+) {
+    let Value::Object(keywords) = schema else { return };
+    if *steps == 0 || REFERENCES_DEEP_MAX <= depth {
+        return;
+    }
+    *steps -= 1;
+    let mut next: Vec<(&Value, &[String])> = Vec::new();
+    let target = keywords.get("$ref").and_then(|to| root.pointer(to.as_str()?.strip_prefix('#')?));
+    next.extend(target.map(|target| (target, way)));
+    for keyword in ["allOf", "anyOf", "oneOf"] {
+        next.extend(keywords.get(keyword).and_then(Value::as_array).into_iter().flatten().map(|part| (part, way)));
+    }
+    let properties = keywords.get("properties").and_then(Value::as_object);
+    match way {
+        [] => names.extend(properties.into_iter().flatten().map(|(name, _)| name.as_str())),
+        [first, rest @ ..] => {
+            let within = properties.and_then(|properties| properties.get(first));
+            let within = within.or_else(|| keywords.get("additionalProperties")).or_else(|| keywords.get("items"));
+            next.extend(within.map(|within| (within, rest)));
+        }
+    }
+    for (schema, way) in next {
+        gather_names(root, schema, way, depth + 1, (names, steps));
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Past {
     pub by: String,
     /// The places that it changed.
     pub places: Vec<String>,
+    /// What was said before of these.
+    pub was: Overrides,
     /// What was said after it.
     pub said: Overrides,
     /// Whether it was taken back.
@@ -163,13 +165,17 @@ impl Packages {
             Ok(configuration) => (Value::clone(&configuration), Vec::new()),
             Err(unfit) => (said.over(of.base()).unwrap_or_else(|_| of.base().clone()), violations(&unfit)),
         };
-        let past = |change: configured::Change| Past {
-            number: change.number,
-            at_unix_ms: change.at_unix_ms,
-            by: change.who,
-            places: change.before.changed(&change.after),
-            said: change.after,
-            undone: change.undone,
+        let past = |change: configured::Change| {
+            let places = change.before.changed(&change.after);
+            Past {
+                number: change.number,
+                at_unix_ms: change.at_unix_ms,
+                by: change.who,
+                was: change.before.only(&places),
+                places,
+                said: change.after,
+                undone: change.undone,
+            }
         };
         Ok(Configuration {
             id: handle.id().to_string(),
@@ -214,6 +220,10 @@ impl Packages {
         };
         if answer.places.is_empty() && undone.is_none() {
             return Ok(answer);
+        }
+        if manifest.configuration_schema.is_none() && undone.is_none() {
+            let told = "has no `configuration_schema`: whether it reads any of this is not known";
+            answer.notes.push(format!("{id} {} {told}", target.version()));
         }
         // Those that run have to bear it before it holds.
         let registry = self.registry()?;

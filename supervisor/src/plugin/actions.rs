@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::model::drift::drift;
 use crate::model::ids::ActionName;
 use crate::model::manifest::{Manifest, TIME_MAX};
+use crate::model::nearest::nearest;
 use crate::model::schema::{Schema, is_anything, listed};
 use crate::model::status::quoted;
 
@@ -166,7 +167,7 @@ impl Action {
         };
         // No parameters at all are the same as an empty set of them.
         let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value };
-        let violations = schema.violations(&value);
+        let violations = schema.violations(&value, None);
         if violations.is_empty() {
             return Ok(());
         }
@@ -186,17 +187,6 @@ fn compile(info: &ActionInfo) -> Option<Box<Schema>> {
         })
         .ok()
         .map(Box::new)
-}
-
-/// The name among `names` that is most likely meant, if one is close.
-#[must_use]
-pub fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    const CLOSE: f64 = 0.8;
-    names
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(closeness, _)| *closeness > CLOSE)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, candidate)| candidate)
 }
 
 /// Shared among the calls and the status of a plugin.
