@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::config::{self, Config};
 use crate::model::ids::SecretName;
 use crate::model::status::{PluginState, PreparedLaunchers};
+use crate::model::updates::{By, Held};
 use crate::registry::Registry;
 use crate::sandbox::probe::{Ability, Host, Tier};
 
@@ -204,6 +205,17 @@ pub fn report(
                 hint: Some(
                     "it is not started before that is there: install, enable or grant what is missing".to_owned(),
                 ),
+            });
+        }
+    }
+    for handle in registry.all().filter(|handle| handle.is_enabled() && handle.is_held()) {
+        if let Some(Held { by: By::Untried, reason }) = handle.updating().held {
+            let (id, version) = (handle.id(), handle.version());
+            checks.push(Check {
+                name: "plugin",
+                state: Outcome::Warn,
+                summary: format!("{id} {version} is an update that waits: {reason}"),
+                hint: Some(format!("`palisade update --to {version} {id}` tries it, and has it take calls")),
             });
         }
     }

@@ -88,6 +88,16 @@ const LOOK: Duration = Duration::from_micros(200);
 /// All that this thread traces, and nothing of others: tests that run beside this one in the same process wait for theirs.
 const ITS_OWN: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
 
+/// What becomes of a thread that enters or leaves a system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Goes,
+    /// It goes no further.
+    Stands,
+    /// Nor does any other.
+    Over,
+}
+
 /// A traced process, all of its threads. The thread that made this has to be the one that uses it.
 #[derive(Debug)]
 pub struct Traced {
@@ -145,10 +155,29 @@ impl Traced {
             let is_step = entered(thread).is_some_and(|(number, _)| STEPS.contains(&number));
             let is_it = is_step && steps == step;
             steps += usize::from(is_step);
-            is_it
+            if is_it { Then::Over } else { Then::Goes }
         });
         self.kill();
         came_so_far
+    }
+
+    /// Has each thread stand still that is about to write to a file of that name, as soon as `from` says so, and everybody else go on, until it is `over`; then it is killed, and not reaped. `held` is told of each.
+    ///
+    /// # Panics
+    /// When it ends by itself.
+    pub fn hold_who_writes(mut self, name: &str, from: impl Fn() -> bool, held: impl Fn(), over: impl Fn() -> bool) {
+        self.go_on(over, |thread| {
+            let writes = |(number, arguments): (c_long, Vec<u64>)| {
+                let file = arguments.first().and_then(|file| fs::read_link(format!("/proc/{thread}/fd/{file}")).ok());
+                number == libc::SYS_pwrite64 && file.is_some_and(|file| file.ends_with(name))
+            };
+            if !entered(thread).is_some_and(writes) || !from() {
+                return Then::Goes;
+            }
+            held();
+            Then::Stands
+        });
+        self.kill();
     }
 
     /// The paths that its first thread names to the kernel until it is `over`; then it is killed, and not reaped.
@@ -165,7 +194,7 @@ impl Traced {
             {
                 named.extend(text_at(thread, *address));
             }
-            false
+            Then::Goes
         });
         self.kill();
         named
@@ -189,13 +218,13 @@ impl Traced {
                     }
                 }
             }
-            false
+            Then::Goes
         });
         self.kill();
     }
 
-    /// Lets it go on until it is `over`, or until `stop` says so of a thread that enters or leaves a system call.
-    fn go_on(&mut self, over: impl Fn() -> bool, mut stop: impl FnMut(Pid) -> bool) -> bool {
+    /// Lets it go on until it is `over`, or until `then` says so of a thread that enters or leaves a system call.
+    fn go_on(&mut self, over: impl Fn() -> bool, mut then: impl FnMut(Pid) -> Then) -> bool {
         while !over() {
             let status = match waitpid(None, Some(ITS_OWN | WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => {
@@ -206,12 +235,11 @@ impl Traced {
             };
             let thread = status.pid().expect("it is somebody's");
             let signal = match status {
-                WaitStatus::PtraceSyscall(_) => {
-                    if stop(thread) {
-                        return true;
-                    }
-                    None
-                }
+                WaitStatus::PtraceSyscall(_) => match then(thread) {
+                    Then::Goes => None,
+                    Then::Stands => continue,
+                    Then::Over => return true,
+                },
                 // The first stop of one that has just begun, too.
                 WaitStatus::PtraceEvent(..) => {
                     self.threads.insert(thread);

@@ -62,7 +62,7 @@ impl Writes {
 }
 
 /// Says that it is over, however it ends.
-struct Over<'a>(&'a AtomicBool);
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
@@ -301,7 +301,7 @@ fn what_is_brought_into_another_form_outlives_a_loss_of_power() {
         let found = agent.call("palisade", "rescan", &json!({})).expect("it looks");
         assert_eq!(found["changed"], json!(["hostile 0.1.0"]), "{found}");
         recording.note(Change::Acknowledged { count: 1 });
-        // That the package before is kept, with its state, is noted after the switch.
+        // The copy of the state has the name that is noted of it a moment later.
         wait_for("nothing that would have to be undone", || {
             let mut files = std::fs::read_dir(&plugin).expect("it is there").flatten();
             (!files.any(|file| file.file_name().to_string_lossy().starts_with("undo-"))).then_some(())

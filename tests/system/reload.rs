@@ -11,6 +11,7 @@ use palisade_tests::steps::Traced;
 use palisade_tests::wire::{Agent, BOUND, Next, Received, decode};
 use serde_json::{Value, json};
 
+use crate::power::Over;
 use crate::state::{ask, get, put};
 use crate::support::{Disk, error, expect_echo, expect_text, expect_tried, follow, hostile, in_the_guest};
 
@@ -940,7 +941,7 @@ fn a_daemon_that_is_killed_before_each_step_of_a_migration() {
         expect_tried(&daemon, "hostile");
         assert_eq!(kept_state(&daemon), "two", "step {step}");
         assert_ne!(digest(&daemon), good, "step {step}");
-        // That the package before is kept, with its state, is noted after the switch.
+        // The copy of the state has the name that is noted of it a moment later.
         wait_for("nothing that would have to be undone", || {
             let mut files = std::fs::read_dir(&kept).expect("it is there").flatten();
             (!files.any(|file| file.file_name().to_string_lossy().starts_with("undo-"))).then_some(())
@@ -1011,6 +1012,54 @@ fn a_daemon_that_is_killed_before_each_step_of_what_leads_back() {
     println!("killed {steps} times, {returned} of which had led back");
     assert!(0 < returned && returned < steps, "{returned} of {steps}");
     daemon.stop_and_expect_no_orphans();
+}
+
+/// Killed before it is noted which package serves from now on, with a state of its own: what was acknowledged until then is there.
+fn what_is_acknowledged_is_not_put_back(daemon: Daemon, operation: &str, params: &Value) {
+    let before = digest(&daemon);
+    let process = process::identity(daemon.process_of("hostile")).expect("it runs");
+    let (mut operator, mut writer) = (daemon.agent(), daemon.agent());
+    let Some(traced) = Traced::unless_skipped(daemon.pid()) else { return };
+    let (held, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let is_written = std::thread::scope(|scope| {
+        let (daemon, held, over) = (&daemon, &held, &over);
+        let writes = scope.spawn(move || {
+            let _over = Over(over);
+            operator.begin("palisade", operation, params);
+            wait_for("a note that is not written", || held.load(Ordering::SeqCst).then_some(()));
+            let put = writer.begin("hostile", "ask", &json!({"asks": [put("b", &json!("acknowledged"))]}));
+            let serves = digest(daemon) != before;
+            serves.then(|| writer.finish(put).expect("it is written"))
+        });
+        let from = || !process::is_alive(process);
+        traced.hold_who_writes(
+            "registry.sqlite3-wal",
+            from,
+            || held.store(true, Ordering::SeqCst),
+            || over.load(Ordering::SeqCst),
+        );
+        writes.join().expect("it writes").is_some()
+    });
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    expect_tried(&daemon, "hostile");
+    let expected = if is_written { json!("acknowledged") } else { Value::Null };
+    let found = || ask(&daemon, "hostile", &[get("b")])[0]["ok"]["value"].clone();
+    assert_eq!(found(), expected, "{operation} was under way");
+    daemon.stop_and_expect_no_orphans();
+}
+
+#[test]
+fn what_is_acknowledged_while_a_package_takes_over_is_not_put_back() {
+    let daemon = keeping_one("");
+    rescan(&daemon);
+    migrating().write(&daemon.plugins(), daemon.marker());
+    what_is_acknowledged_is_not_put_back(daemon, "rescan", &json!({}));
+
+    let daemon = keeping_one("");
+    rescan(&daemon);
+    migrating().write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    what_is_acknowledged_is_not_put_back(daemon, "rollback", &json!({"plugin": "hostile"}));
 }
 
 /// What is taken back is not returned to when what came after it fails as well: what served before both does, now and after the next look.

@@ -10,6 +10,7 @@ use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
 use crate::cli::palisade;
+use crate::state::{ask, put};
 use crate::support::{error, expect_echo, expect_text};
 
 fn guest(version: &str) -> Package {
@@ -272,6 +273,41 @@ impl Events {
             }
         }
     }
+}
+
+/// What may not run beside the one that serves, or brings what that keeps into another form, waits for its operator under any policy, and says so.
+#[test]
+fn what_is_not_tried_by_itself_is_told_and_waits() {
+    let daemon = Daemon::start(unwatched(""));
+    let alone = |version| edition("alone", version, "tame").with("exclusive", json!(true));
+    let keeping =
+        |version, schema: u32, mode| edition("keeps", version, mode).with("state", json!({"schema_version": schema}));
+    place(&daemon, "alone-before", &alone("1.0.0"));
+    place(&daemon, "keeps-before", &keeping("1.0.0", 1, "tame"));
+    rescan(&daemon);
+    assert_eq!([serving(&daemon, "alone"), serving(&daemon, "keeps")], ["1.0.0", "1.0.0"]);
+    ask(&daemon, "keeps", &[put("a", &json!("one"))]);
+    let mut events = Events::of(&daemon);
+    place(&daemon, "alone-after", &alone("1.1.0"));
+    let migrated = json!({"asks": [put("a", &json!("two")), {"op": "state.migrated", "params": {"schema": 2}}]});
+    let brings = keeping("1.1.0", 2, "asks-before-ready").environment("HOSTILE_ASKS", &migrated.to_string());
+    place(&daemon, "keeps-after", &brings);
+    (0..2).for_each(|_| drop(rescan(&daemon)));
+    let mut told = events.until_now(&daemon, &TOLD[..1]);
+    told.sort();
+    assert_eq!(told, ["update_available alone 1.1.0", "update_available keeps 1.1.0"]);
+    let report = daemon.operate("doctor", &json!({})).expect("there is a report")["checks"].to_string();
+    for id in ["alone", "keeps"] {
+        assert_eq!(serving(&daemon, id), "1.0.0");
+        assert_eq!(newest(&daemon, id), [json!("1.1.0"), json!("minor"), json!("untried")]);
+        assert_eq!(status(&daemon, id)["update"], json!({"version": "1.1.0", "kind": "minor"}));
+        let reason = status(&daemon, &format!("{id}@=1.1.0"))["held"]["reason"].clone();
+        expect_text(reason.as_str().expect("a sentence"), &format!("`palisade update {id}` takes it"));
+        expect_text(&report, &format!("{id} 1.1.0 is an update that waits: it may not run beside"));
+        daemon.operate("update", &json!({"plugin": id})).expect("it is wanted");
+        assert_eq!(serving(&daemon, id), "1.1.0");
+    }
+    daemon.stop_and_expect_no_orphans();
 }
 
 const TOLD: [&str; 3] = ["update_available", "package_updated", "package_kept"];

@@ -204,7 +204,7 @@ impl Packages {
         for handle in handles.iter().filter(|handle| handle.is_enabled()) {
             let version = handle.version();
             let by = updating.get(version).and_then(|updating| updating.held.as_ref()).map(|held| held.by);
-            if !matches!(by, Some(By::Major | By::Policy)) || !is_next(&serving, version) {
+            if !matches!(by, Some(By::Major | By::Policy | By::Untried)) || !is_next(&serving, version) {
                 continue;
             }
             let kind = Kind::of(&serving, version);
@@ -483,9 +483,11 @@ impl Packages {
             Some(Untried::NewIsUnused) => return Ok(None),
             Some(Untried::NothingToReturnTo) | None => {}
         }
-        // Its trial would say nothing of what becomes of the state, which the one before could not use any more.
+        // Its trial would say nothing of what becomes of the state, which the one before could not use any more; and where one of them must not
+        // run twice, nobody but its operator knows when calls may wait.
         if who == OURSELVES && self.manner(old, &prepared.found, None).await != Manner::Beside {
             let message = "it may not run beside the one that serves, or brings what that keeps into another form";
+            let message = format!("{message}: `palisade update {}` takes it", update.id());
             return Err(Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message)));
         }
         snapshot = self.stage(&prepared.found, &snapshot).await?;

@@ -5,7 +5,8 @@
 //! serves instead runs from its copy in the store.
 //!
 //! Invariants: a plugin has one turn at a time, and of two that overlap the later wins; nothing is awaited between the look at the registry
-//! and its change; a plugin that is being tried is among the departures until it serves, so that a daemon that stops finds it.
+//! and its change, but for the note of a state that is exchanged with the package, which is on the disk before the first call goes there; a
+//! plugin that is being tried is among the departures until it serves, so that a daemon that stops finds it.
 //! Elsewhere: the steps are `model::reload_plan`'s; what has changed is found by `rescan`; what fails soon after is taken back by `probation`, and an
 //! operator's return is `rollback`'s.
 
@@ -300,7 +301,7 @@ impl Packages {
         }
         let mut prepared = Some(prepared);
         let mut candidate: Option<Candidate> = None;
-        let mut done = None;
+        let (mut done, mut kept) = (None, None);
         for (place, step) in plan.steps.iter().enumerate() {
             let result = match step {
                 Step::Stage => match &prepared {
@@ -343,9 +344,9 @@ impl Packages {
                         None => None,
                     };
                     let Some(made) = candidate.take().or(made) else { return Err(overtaken(old)) };
-                    match self.switch_to(old, made, &digest).await {
-                        Ok(switched) => {
-                            done = Some(switched);
+                    match self.switch_to(old, made, &digest, (&mut held, aside.as_ref()), (who, returned)).await {
+                        Ok((switched, noted)) => {
+                            (done, kept) = (Some(switched), noted);
                             Ok(())
                         }
                         Err((made, kept)) => {
@@ -358,10 +359,11 @@ impl Packages {
                 Step::Drain => Ok(()),
                 Step::Probation => {
                     if let Some((new, _)) = &done {
-                        let kept = self.note_backup(old, new, held.take(), aside.take(), (who, returned)).await;
+                        if kept.is_none() {
+                            self.remember_backup(old, new, (who, returned)).await;
+                        }
                         // Which form it has is no question where both have the same.
-                        let kept = kept.filter(|_| plan.steps.contains(&Step::Rehearse));
-                        self.put_on_probation(old, new, kept);
+                        self.put_on_probation(old, new, kept.take().filter(|_| plan.steps.contains(&Step::Rehearse)));
                     }
                     Ok(())
                 }
@@ -387,7 +389,7 @@ impl Packages {
         let Some((new, departure)) = done else { return Err(overtaken(old)) };
         lock(&self.awaiting).remove(new.id());
         if !plan.steps.contains(&Step::Probation) {
-            self.note_backup(old, &new, None, None, (who, returned)).await;
+            self.remember_backup(old, &new, (who, returned)).await;
         }
         self.hold_backups().await;
         Ok((new, departure))
@@ -576,13 +578,22 @@ impl Packages {
         }
     }
 
-    /// Has calls go to the new one, and the old one leave.
+    /// Notes what served before, where that is all that has to be known of it.
+    async fn remember_backup(&self, old: &Handle, new: &Handle, by: (&str, Option<&Return>)) {
+        if let Err(error) = self.note_backup(old, new, None, None, by).await {
+            tracing::error!(plugin = %new.id(), error = error.message, "what served before is not remembered");
+        }
+    }
+
+    /// Has calls go to the new one, and the old one leave. With it comes the name by which the held copy of the state is kept from here on.
     async fn switch_to(
         &self,
         old: &Handle,
         candidate: Candidate,
         digest: &str,
-    ) -> Result<(Handle, Departure), (Candidate, Kept)> {
+        (held, aside): (&mut Option<PathBuf>, Option<&PathBuf>),
+        by: (&str, Option<&Return>),
+    ) -> Result<((Handle, Departure), Option<String>), (Candidate, Kept)> {
         let _one_change = self.changing.lock().await;
         let (id, version) = (old.id().clone(), old.version().clone());
         let registry = match self.registry() {
@@ -595,6 +606,19 @@ impl Packages {
         }
         if old.state() == PluginState::Paused {
             return Err((candidate, paused(old)));
+        }
+        let mut kept = None;
+        if held.is_some() {
+            // Before the first call: what is acknowledged from then on must not be put back by a daemon that follows one which is killed.
+            match self.note_backup(old, &candidate.handle, held.clone(), aside.cloned(), by).await {
+                Ok(name) => kept = name,
+                Err(error) => return Err((candidate, Kept::ForNow(error))),
+            }
+            // The registry is as it was, as this is the one change to it. The next daemon has the new one serve where this one ends.
+            *held = None;
+            if !self.around.store.is_open() {
+                return Err((candidate, overtaken(old)));
+            }
         }
         let old_task = self.task_of(old);
         // Who changes it in its folder has it serve.
@@ -612,7 +636,7 @@ impl Packages {
         self.write_acceptance().await;
         // One that was tried runs already.
         self.set_off(&new).await;
-        Ok((new, departure))
+        Ok(((new, departure), kept))
     }
 
     /// Counts it among those that there are. The caller has it be in the registry, with nothing awaited between the two.

@@ -60,7 +60,10 @@ impl Packages {
         }
     }
 
-    /// Notes what served before.
+    /// Notes what served before. With a held copy of the state it is over: no daemon puts that back any more.
+    ///
+    /// # Errors
+    /// Why it is not noted; then everything is as it was.
     pub(super) async fn note_backup(
         &self,
         old: &Handle,
@@ -68,11 +71,11 @@ impl Packages {
         held: Option<PathBuf>,
         aside: Option<PathBuf>,
         (who, returned): (&str, Option<&Return>),
-    ) -> Option<String> {
-        let (Ok(before), Ok(after)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return None };
+    ) -> Result<Option<String>, ErrorBody> {
+        let (Ok(before), Ok(after)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return Ok(None) };
         let is_another = !before.is_presumed && before.digest != after.digest;
         if !is_another && held.is_none() && returned.is_none() {
-            return None;
+            return Ok(None);
         }
         let mut detail = format!("{} after {}", after.digest, before.digest);
         if let Some((in_folder, _)) = returned.and_then(|returned| returned.instead_of.as_ref()) {
@@ -81,9 +84,8 @@ impl Packages {
         let what = if returned.is_some() { "rollback" } else { "reload" };
         let entry = self.entry(what, who, new.id(), new.version(), detail);
         let returned = returned.cloned();
-        if let Some(Return { folder, digest, .. }) = &returned {
-            lock(&self.serving).insert((new.id().clone(), folder.clone()), digest.clone());
-        }
+        let serves =
+            returned.as_ref().map(|Return { folder, digest, .. }| ((new.id().clone(), folder.clone()), digest.clone()));
         let aside = aside.map(|aside| format!("; what it had written is kept in {}", aside.display()));
         let reason = format!("{} {} took its place{}", new.version(), short(&after.digest), aside.unwrap_or_default());
         let schema = old.blueprint().manifest.state_schema;
@@ -114,19 +116,27 @@ impl Packages {
             }
             if is_another {
                 database.note_backup(&backup, kept_max, returned.as_ref(), &entry).map_err(|error| error.to_string())?;
-                let all = database.backups(&id).map_err(|error| error.to_string())?;
-                state.keep_only(&all.into_iter().filter_map(|backup| backup.state).collect::<Vec<_>>());
+                match database.backups(&id) {
+                    Ok(all) => state.keep_only(&all.into_iter().filter_map(|backup| backup.state).collect::<Vec<_>>()),
+                    Err(error) => tracing::warn!(plugin = %id, %error, "copies of its state stay that are not kept any more"),
+                }
             }
-            if held.is_some() {
-                state.keep(held.as_deref(), entry.at_unix_ms).map_err(|error| error.to_string())?;
+            if let Some(held) = &held
+                && let Err(error) = state.keep(Some(held), entry.at_unix_ms)
+            {
+                tracing::error!(plugin = %id, %error, "what it kept before has its name once the daemon is started again");
             }
-            Ok(kept)
+            Ok::<_, String>(kept)
         })
-        .await;
-        noted.map_err(|error| error.message).flatten().unwrap_or_else(|error: String| {
-            tracing::error!(plugin = %new.id(), %error, "what served before is not remembered");
-            None
-        })
+        .await?;
+        let kept = noted.map_err(|error| {
+            let message = format!("what served before cannot be noted: {error}");
+            ErrorBody::new(ErrorCode::ResourceExhausted, message)
+        })?;
+        if let Some((place, digest)) = serves {
+            lock(&self.serving).insert(place, digest);
+        }
+        Ok(kept)
     }
 
     /// The packages of a plugin that served before, the youngest first.
