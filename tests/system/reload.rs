@@ -646,7 +646,7 @@ pub(crate) fn migrating() -> Package {
     keeping(2, &[put("a", &json!("two")), migrated], "asks-before-ready")
 }
 
-fn kept_state(daemon: &Daemon) -> Value {
+pub(crate) fn kept_state(daemon: &Daemon) -> Value {
     ask(daemon, "hostile", &[get("a")])[0]["ok"]["value"].clone()
 }
 
