@@ -61,6 +61,7 @@ pub use self::gather::Gathered;
 pub use self::install::Installed;
 use self::prepare::Prepared;
 use self::probation::Probation;
+use self::reload::UnderWay;
 pub use self::reload::{Reloaded, Reloads};
 pub use self::remove::{Leaving, Removed};
 pub use self::rescan::{Rescanned, Trusting};
@@ -154,8 +155,8 @@ pub struct Packages {
     tasks: Mutex<HashMap<(PluginId, Version), JoinHandle<()>>>,
     /// Those that are in the registry no more.
     departures: Departures,
-    /// The packages that are on their way to serve, by their digests; what is dropped says that it is over.
-    reloading: Mutex<HashMap<PluginId, (String, tokio::sync::watch::Receiver<()>)>>,
+    /// The packages that are on their way to serve.
+    reloading: Mutex<HashMap<PluginId, UnderWay>>,
     /// Packages that somebody has to consent to before they are tried, while what was there before serves.
     awaiting: Mutex<BTreeMap<PluginId, Handle>>,
     /// What somebody returns from just now, by plugin and digest.

@@ -39,6 +39,7 @@ mod secrets;
 mod starts;
 mod state;
 mod support;
+mod trials;
 mod trust;
 mod updates;
 mod watching;

@@ -699,12 +699,28 @@ fn every_operation_answers_what_the_page_says() {
     let late = late.with("version", json!("0.2.0")).environment("HOSTILE_VERSION", "0.2.0");
     late.clone().with("description", json!("changed again")).write(&daemon.plugins(), daemon.marker());
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    let served = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("late"));
+    assert!(served["probation"].is_object(), "{served}");
+    let hanging = late.clone().environment("HOSTILE_MODE", "never-ready");
+    hanging.with("limits", json!({"start_timeout_seconds": 600})).write(&daemon.plugins(), daemon.marker());
+    let mut looks = daemon.agent();
+    let look = looks.begin("palisade", "rescan", &json!({}));
+    wait_for("a trial", || {
+        let trying = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("late"));
+        trying["trial"].is_object().then_some(())
+    });
+    late.clone().with("description", json!("changed again")).write(&daemon.plugins(), daemon.marker());
+    ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    looks.finish(look).expect("it is given up");
     late.clone().environment("HOSTILE_MODE", "exit-at-once").write(&daemon.plugins(), daemon.marker());
     let seen = ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     assert_eq!(seen["kept"][0]["plugin"], "late 0.2.0", "{seen}");
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_kept");
     let kept = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("late"));
     assert!(kept["passed_over"].is_object(), "{kept}");
+    let list = ask::<admin::Listing>(page, &daemon, "a listing", "list", &json!({}));
+    let late_one = list["plugins"].as_array().expect("a list").iter().find(|one| one["id"] == "late");
+    assert_eq!(late_one.map(|one| &one["passed_over"]), Some(&kept["passed_over"]), "{list}");
     let failed = ask::<admin::Reloads>(page, &daemon, "reloads", "reload", &of("late"));
     assert!(failed["reloads"][0]["reason"].is_string(), "{failed}");
     let returned = ask::<admin::Reloads>(page, &daemon, "reloads", "rollback", &of("late"));

@@ -6,6 +6,7 @@ use palisade_tests::package::Package;
 use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
+use crate::reload::{keeping_one, kept_state, migrating};
 use crate::support::{error, expect_echo, expect_text, follow, hostile};
 
 fn serving(package: &Package) -> Daemon {
@@ -113,6 +114,81 @@ fn a_limit_that_an_operator_has_set_holds_for_a_changed_package() {
     change(&daemon, "newer");
     assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
     assert_eq!((&told()["value"], &told()["by"]), (&json!(200), &json!("operator")));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What was said of a plugin holds when what it may do changes, too. A process that stands still has what was granted before: it ends, and
+/// nothing starts in its place before its operator says so.
+#[test]
+fn what_was_said_holds_when_something_is_granted_or_taken_back() {
+    let package = Package::hostile("hostile", "tame").asking(&json!(["execute_code", {"file_read": ["/srv"]}]));
+    let daemon = Daemon::start(DaemonOptions::with([package]).configuration("watch = false\n[permissions]\n"));
+    operate(&daemon, "grant");
+    expect_echo(&daemon, "hostile");
+    operate(&daemon, "stop");
+    daemon.operate("limit", &json!({"plugin": "hostile", "memory_mib": 200})).expect("it is allowed");
+    let change = |operation: &str| {
+        let named = json!({"plugin": "hostile", "permissions": ["file_read:/srv"]});
+        daemon.operate(operation, &named).unwrap_or_else(|error| panic!("{operation}: {error}"));
+        let told = info(&daemon)["limits"]["resources"]["memory_mib"].clone();
+        assert_eq!((&told["value"], &told["by"]), (&json!(200), &json!("operator")), "after {operation}");
+    };
+    let expect_stopped = |operation: &str| {
+        assert!(daemon.status("hostile").is("stopped"), "after {operation}: {}", status(&daemon));
+        let refused = error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::Unavailable);
+        expect_text(&refused.message, "stopped");
+    };
+    for operation in ["revoke", "grant"] {
+        change(operation);
+        expect_stopped(operation);
+    }
+    operate(&daemon, "start");
+    for operation in ["revoke", "grant"] {
+        expect_echo(&daemon, "hostile");
+        operate(&daemon, "pause");
+        change(operation);
+        expect_stopped(operation);
+        operate(&daemon, "start");
+    }
+    // One that serves goes on.
+    for operation in ["revoke", "grant"] {
+        change(operation);
+        daemon.wait_until("hostile", "a process with what it may do now", |now| now.is("active"));
+        expect_echo(&daemon, "hostile");
+    }
+    // And what it may have is not lifted by its being disabled for a while.
+    operate(&daemon, "disable");
+    operate(&daemon, "enable");
+    assert_eq!(info(&daemon)["limits"]["resources"]["memory_mib"]["value"], 200);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Who stops a plugin while the package before is returned to has it stopped, and with that package.
+#[test]
+fn a_stop_that_is_said_while_a_package_is_taken_back_holds() {
+    let daemon = keeping_one("");
+    let digest = || info(&daemon)["snapshot"]["digest"].clone();
+    let before = digest();
+    migrating().write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_ne!(digest(), before);
+    let mut agent = daemon.agent();
+    for _ in 0..19 {
+        error(agent.call("hostile", "fail", &json!(null)), ErrorCode::ExecutionFailed);
+    }
+    // One more is enough; and as long as the other one is under way the process that failed has not ended.
+    let last = agent.begin("hostile", "fail", &json!(null));
+    let under_way = agent.begin("hostile", "block", &json!(null));
+    error(agent.finish(last), ErrorCode::ExecutionFailed);
+    daemon.wait_until("hostile", "the end of what failed", |now| now.is("stopping"));
+    daemon.operate("stop", &json!({"plugin": "hostile", "force": true})).expect("it is there");
+    error(agent.finish(under_way), ErrorCode::Unavailable);
+    wait_for("the package before", || (digest() == before).then_some(()));
+    assert!(daemon.status("hostile").is("stopped"), "{}", status(&daemon));
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::Unavailable);
+    operate(&daemon, "start");
+    assert_eq!(kept_state(&daemon), "one");
     daemon.stop_and_expect_no_orphans();
 }
 

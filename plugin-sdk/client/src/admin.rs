@@ -686,6 +686,9 @@ pub struct PluginSummary {
     /// The newer version that waits for an operator, while this one serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub update: Option<String>,
+    /// The package in its folder, where that is another one and is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<PassedOver>,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
     pub state: String,
     /// When it entered the state, in milliseconds since the epoch.
@@ -741,6 +744,12 @@ pub struct PluginStatus {
     /// The package in its folder, where that is another one and is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passed_over: Option<PassedOver>,
+    /// Another package that is being tried beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    /// Until when a failure leads back to the package before, where it was given its package not long ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probation: Option<Probation>,
     /// As in [`PluginSummary::state`].
     pub state: String,
     /// Why it is in this state, where that is not plain.
@@ -1278,6 +1287,30 @@ pub struct PassedOver {
     pub reason: String,
     /// Since when, in milliseconds since the epoch.
     pub at_unix_ms: u64,
+}
+
+/// A package that is being tried, while the one before serves.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trial {
+    /// Its version.
+    pub version: String,
+    /// The digest of its snapshot.
+    pub digest: String,
+    /// Since when, in milliseconds since the epoch.
+    pub since_unix_ms: u64,
+}
+
+/// Until when a failure leads back, and to what.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Probation {
+    /// Until when, in milliseconds since the epoch.
+    pub until_unix_ms: u64,
+    /// The version before.
+    pub version: String,
+    /// The digest of its snapshot.
+    pub digest: String,
 }
 
 /// What reloads came to, or would come to.

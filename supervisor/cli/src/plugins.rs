@@ -2,6 +2,7 @@
 
 use palisade_client::admin::{
     Change, DaemonStatus, Deprecation, Held, Listing, Need, Offer, Origin, PassedOver, PluginInfo, PluginStatus,
+    Probation, Trial,
 };
 use palisade_client::{CallError, Raw};
 use palisade_protocol::{ActionInfo, ErrorCode, GuaranteeState, StreamInfo, StreamKind};
@@ -92,9 +93,10 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
                 since(plugin.since_unix_ms).into(),
                 plugin.calls_in_flight.to_string().into(),
                 plugin.restarts.to_string().into(),
-                match (&plugin.lacks, &plugin.update) {
-                    (Some(lacking), _) if plugin.enabled => Cell::new(format!("lacks {lacking}"), Tone::Careful),
-                    (_, Some(newer)) => {
+                match (&plugin.lacks, &plugin.passed_over, &plugin.update) {
+                    (Some(lacking), ..) if plugin.enabled => Cell::new(format!("lacks {lacking}"), Tone::Careful),
+                    (_, Some(passed), _) => Cell::new(passed_over(&plugin.id, passed), Tone::Careful),
+                    (_, _, Some(newer)) => {
                         Cell::new(format!("{newer} waits: palisade update --check {}", plugin.id), Tone::Careful)
                     }
                     _ => plugin.description.as_ref().unwrap_or(&plugin.name).into(),
@@ -103,6 +105,20 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
         })
         .collect();
     screen.fitting_table(&["PLUGIN", "VERSION", "STATE", "SINCE", "BUSY", "RESTARTS", "DESCRIPTION"], &rows)
+}
+
+/// A package as people tell it from others.
+fn package(version: &str, digest: &str) -> String {
+    format!("{} {}", one_line(version), one_line(digest.get(..12).unwrap_or(digest)))
+}
+
+/// That the package in its folder is not used, and why, after what to do about it.
+fn passed_over(id: &str, passed: &PassedOver) -> String {
+    let what = match passed.digest.get(..12) {
+        Some(short) => format!("{short} in its folder is not used"),
+        None => "no package in its folder".to_owned(),
+    };
+    format!("{what} (palisade reload {id}): {}", passed.reason)
 }
 
 /// A state, or that it takes no calls; and that it is better not used.
@@ -231,9 +247,22 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     if let Some(PassedOver { digest, reason, at_unix_ms }) = &status.passed_over {
         let digest = if digest.is_empty() { "none" } else { digest.get(..12).unwrap_or(digest) };
         let digest = one_line(digest);
-        let text =
-            format!("its folder has {digest} since {}, which is not used: {}", stamp(*at_unix_ms), one_line(reason));
+        let text = format!(
+            "its folder has {digest} since {}, which is not used: {}; `palisade reload {}` tries it again",
+            stamp(*at_unix_ms),
+            one_line(reason),
+            one_line(&status.id)
+        );
         fields.prose("package", &screen.tone(&text, Tone::Careful));
+    }
+    if let Some(Trial { version, digest, since_unix_ms }) = &status.trial {
+        let what = package(version, digest);
+        let text = format!("a new package ({what}) is being tried since {}", stamp(*since_unix_ms));
+        fields.prose("trial", &screen.tone(&text, Tone::Careful));
+    }
+    if let Some(Probation { until_unix_ms, version, digest }) = &status.probation {
+        let what = package(version, digest);
+        fields.prose("probation", &format!("until {}; the package before is {what}", stamp(*until_unix_ms)));
     }
     if let Some(lacking) = &status.lacks {
         fields.prose("lacks", &screen.tone(&one_line(lacking), Tone::Careful));

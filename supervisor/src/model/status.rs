@@ -102,6 +102,12 @@ pub struct PluginStatus {
     /// The package in its folder, where that is another one and is not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed_over: Option<PassedOver>,
+    /// Another package that is being tried beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    /// What it is taken back for if it fails, where it was given its package not long ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probation: Option<Probation>,
     pub state: PluginState,
     /// Why it is in this state, where that is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,6 +154,25 @@ pub struct PassedOver {
     pub at_unix_ms: u64,
 }
 
+/// A package that is being tried, while the one before serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    pub version: Version,
+    /// The digest of its snapshot.
+    pub digest: String,
+    pub since_unix_ms: u64,
+}
+
+/// Until when a failure leads back, and to what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probation {
+    pub until_unix_ms: u64,
+    /// The version before.
+    pub version: Version,
+    /// And the digest of its snapshot.
+    pub digest: String,
+}
+
 /// That a version is better not used any more: it takes calls, and others are chosen before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deprecation {
@@ -186,6 +211,9 @@ pub struct PluginSummary {
     /// The newer version that waits for an operator, while this one serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<Version>,
+    /// The package in its folder, where that is another one and is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<PassedOver>,
     pub state: PluginState,
     pub since_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -420,6 +448,8 @@ mod tests {
             held: Some(Held { by: By::Major, reason: "it is a new major version".into() }),
             update: Some(Offer { version: Version::new(2, 0, 0), kind: Kind::Major }),
             passed_over: None,
+            trial: None,
+            probation: None,
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),
             since_unix_ms: 1,

@@ -492,6 +492,7 @@ impl Packages {
         }
         snapshot = self.stage(&prepared.found, &snapshot).await?;
         let candidate = self.beside(prepared, &snapshot, old, Uses::Copy).await;
+        let _trying = old.tries(update.version().clone(), snapshot.digest.clone());
         match start(&candidate).await {
             Err(kept) if !candidate.is_awaiting_consent() => {
                 candidate.end().await;

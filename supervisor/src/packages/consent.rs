@@ -385,13 +385,14 @@ impl Packages {
             handle.blueprint().withdraw();
             let handle = handle.clone();
             ending.spawn(async move {
-                let _ = handle.operate(Operation::Stop { force: true, why: StopWhy::Operator }).await;
+                let _ = handle.operate(Operation::Stop { force: true, why: StopWhy::Withdrawn }).await;
             });
         }
         while ending.join_next().await.is_some() {}
     }
 
-    /// Makes each version of a plugin anew about which something else is decided now, and ends the ones before; those that ran go on.
+    /// Makes each version of a plugin anew about which something else is decided now, and ends the ones before; those that ran go on, and what
+    /// its operator has said of it holds.
     async fn renew_all(&self, id: &PluginId, running: &BTreeSet<semver::Version>) -> Result<(), ErrorBody> {
         let mut renewed = Vec::new();
         {
@@ -416,7 +417,7 @@ impl Packages {
                     evidence,
                     numbers,
                 });
-                anew.set_enabled(handle.is_enabled());
+                anew.carry_over(handle);
                 anew.blueprint().announced.take_over(&blueprint.announced);
                 changed.put(anew.clone());
                 renewed.push((handle.clone(), task, anew));

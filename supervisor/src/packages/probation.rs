@@ -13,9 +13,10 @@ use super::reload::{OURSELVES, UNTRIED, neither, now_ms, overtaken};
 use super::rescan::{Scope, Trusting};
 use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};
+use crate::model::generation::StopWhy;
 use crate::model::reload_plan::Ends;
-use crate::model::status::PassedOver;
-use crate::plugin::handle::Handle;
+use crate::model::status::{self, PassedOver};
+use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
 use crate::store::Snapshot;
 use crate::store::database::reloads::Serving;
@@ -116,7 +117,13 @@ impl Packages {
             // What it is now it was before.
             return;
         }
-        let (failures, until) = (new.failures(), Instant::now() + self.around.config.reload_of(new.id()).probation());
+        let lasts = self.around.config.reload_of(new.id()).probation();
+        let (failures, until) = (new.failures(), Instant::now() + lasts);
+        new.put_on_probation(Some(status::Probation {
+            until_unix_ms: unix_ms(SystemTime::now() + lasts),
+            version: old.version().clone(),
+            digest: snapshot.digest.clone(),
+        }));
         let probation = Probation { new: new.clone(), old: old.clone(), snapshot, until, failures, state };
         lock(&self.probations).insert(new.id().clone(), probation);
         self.stirred.notify_one();
@@ -232,6 +239,20 @@ impl Packages {
         done
     }
 
+    /// Has no process use its state. One that its operator has stopped, also just now, stays so.
+    async fn hold_or_stop(&self, new: &Handle) -> Result<(), ErrorBody> {
+        if !new.is_stopped() {
+            match self.hold(new).await {
+                Err(kept) if !new.is_stopped() => return Err(kept.error().clone()),
+                Err(_) => {}
+                Ok(()) => return Ok(()),
+            }
+        }
+        // Who starts it again waits for what takes its place.
+        new.blueprint().gate.close();
+        new.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await
+    }
+
     async fn return_in_turn(
         &self,
         new: &Handle,
@@ -241,7 +262,7 @@ impl Packages {
         who: &str,
     ) -> Result<Handle, ErrorBody> {
         if let Some(state) = state {
-            self.hold(new).await.map_err(|kept| kept.error().clone())?;
+            self.hold_or_stop(new).await?;
             let of = self.around.states.of(new.id());
             let replaced = run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await?;
             if let Some(aside) = replaced.map_err(|error| crate::state::error_body(&error))? {

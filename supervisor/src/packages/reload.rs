@@ -4,14 +4,15 @@
 //! A package that failed so is not tried again before it changes, also by the next daemon, or until an operator asks for it by name. What
 //! serves instead runs from its copy in the store.
 //!
-//! Invariants: a plugin has one turn at a time, and of two that overlap the later wins; nothing is awaited between the look at the registry
-//! and its change, but for the note of a state that is exchanged with the package, which is on the disk before the first call goes there; a
-//! plugin that is being tried is among the departures until it serves, so that a daemon that stops finds it.
+//! Invariants: a plugin has one turn at a time, and of two that overlap the later wins, and does not wait for what the trial of the other one
+//! comes to; nothing is awaited between the look at the registry and its change, but for the note of a state that is exchanged with the
+//! package, which is on the disk before the first call goes there; a plugin that is being tried is among the departures until it serves, so
+//! that a daemon that stops finds it.
 //! Elsewhere: the steps are `model::reload_plan`'s; what has changed is found by `rescan`; what fails soon after is taken back by `probation`, and an
 //! operator's return is `rollback`'s.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -34,7 +35,8 @@ use crate::model::specifier::Specifier;
 use crate::model::status::{PassedOver, PluginState};
 use crate::plugin::admission;
 use crate::plugin::configuration::Configuration;
-use crate::plugin::handle::{Handle, Operation};
+use crate::plugin::handle::{Command, Handle, Operation};
+use crate::plugin::limiting;
 use crate::registry::{Found, Registry};
 use crate::state::State;
 use crate::store::Snapshot;
@@ -71,6 +73,17 @@ enum Old {
     Stays,
 }
 
+/// What lies in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lies<'a> {
+    /// A package of this digest; empty where it is none.
+    Package(&'a str),
+    /// It cannot be looked at.
+    Unknown,
+    /// The folder is gone, or is another plugin's.
+    Nothing,
+}
+
 /// Why a package did not come to serve: what was there goes on.
 #[derive(Debug, Clone)]
 pub(super) enum Kept {
@@ -78,11 +91,37 @@ pub(super) enum Kept {
     Bad(ErrorBody),
     /// By the host's, or because it changed meanwhile: it is tried again when it is looked at again.
     ForNow(ErrorBody),
+    /// It was given up while it was tried, as another one is wanted: nothing is known of it.
+    GivenUp(ErrorBody),
+}
+
+/// A package that is on its way to serve.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    digest: String,
+    /// Where it lies, or another does that it is returned to instead of.
+    folder: PathBuf,
+    /// It served before, and is no more in the folder.
+    is_return: bool,
+    /// What is dropped says that it is over.
+    over: watch::Receiver<()>,
+    /// Says that it is not wanted any more.
+    given_up: watch::Sender<bool>,
+}
+
+impl UnderWay {
+    fn is_given_up(&self) -> bool {
+        *self.given_up.borrow()
+    }
+
+    fn give_up(&self) {
+        self.given_up.send_replace(true);
+    }
 }
 
 impl Kept {
     pub(super) fn error(&self) -> &ErrorBody {
-        let (Self::Bad(error) | Self::ForNow(error)) = self;
+        let (Self::Bad(error) | Self::ForNow(error) | Self::GivenUp(error)) = self;
         error
     }
 }
@@ -195,7 +234,31 @@ impl Packages {
 
     /// Whether that package is on its way to serve already.
     pub(super) fn is_being_reloaded(&self, id: &PluginId, digest: &str) -> Option<watch::Receiver<()>> {
-        lock(&self.reloading).get(id).filter(|(now, _)| now == digest).map(|(_, over)| over.clone())
+        let reloading = lock(&self.reloading);
+        let now = reloading.get(id).filter(|now| now.digest == digest && !now.is_given_up());
+        now.map(|now| now.over.clone())
+    }
+
+    /// Has packages be tried no further that are not what lies in their folders any more: what is there now is tried, and not once somebody has
+    /// waited for the end of that.
+    pub(super) fn give_up_all_but<'a>(
+        &self,
+        is_looked_at: impl Fn(&PluginId, &Path) -> bool,
+        lies_in: impl Fn(&Path) -> Lies<'a>,
+    ) {
+        for (id, one) in lock(&self.reloading).iter() {
+            if one.is_return || one.is_given_up() || !is_looked_at(id, &one.folder) {
+                continue;
+            }
+            let is_there = match lies_in(&one.folder) {
+                Lies::Package(digest) => digest == one.digest,
+                Lies::Unknown => true,
+                Lies::Nothing => false,
+            };
+            if !is_there {
+                one.give_up();
+            }
+        }
     }
 
     /// Gives a plugin another package. Comes back once calls go to it, while the one before may have some still; or once everything is
@@ -208,7 +271,17 @@ impl Packages {
         let (id, digest) = (prepared.found.manifest.id.clone(), snapshot.digest.clone());
         let wanted = Refused { version: prepared.found.manifest.version.to_string(), digest: digest.clone() };
         let (under_way, over) = watch::channel(());
-        lock(&self.reloading).insert(id.clone(), (digest.clone(), over));
+        let (give_up, given_up) = watch::channel(false);
+        let this = UnderWay {
+            digest: digest.clone(),
+            folder: prepared.found.path.clone(),
+            is_return: returns.is_some(),
+            over: over.clone(),
+            given_up: give_up,
+        };
+        if let Some(before) = lock(&self.reloading).insert(id.clone(), this) {
+            before.give_up();
+        }
         let waited = lock(&self.awaiting).get(&id).is_some_and(|handle| is_of(handle, &digest));
         // Who came before gives up when it is to switch, as it is not wanted any more; or it is what is to be exchanged now.
         let turn = loop {
@@ -233,7 +306,15 @@ impl Packages {
             }
             Return { folder: old.blueprint().source.clone(), digest: digest.clone(), instead_of }
         });
-        let done = self.reload_in_turn(&old, prepared, snapshot, state, (&who, returned.as_ref())).await;
+        let done = self.reload_in_turn(&old, prepared, snapshot, state, (&who, returned.as_ref()), given_up).await;
+        // Where an operator returns to another one it lies in the folder still, and whoever has the next turn has to know of it.
+        let is_left = lock(&self.reloading).get(&id).is_some_and(|now| now.is_return);
+        if let Err(Kept::GivenUp(error)) = &done
+            && is_left
+        {
+            let (digest, reason) = (digest.clone(), error.message.clone());
+            old.blueprint().pass_over(Some(PassedOver { digest, reason, at_unix_ms: now_ms() }));
+        }
         drop(turn);
         let is_return = returned.is_some();
         if let Some((in_folder, _)) = returned.and_then(|returned| returned.instead_of) {
@@ -245,13 +326,15 @@ impl Packages {
         let waits = lock(&self.awaiting).get(&id).is_some_and(|handle| is_of(handle, &digest));
         {
             let mut reloading = lock(&self.reloading);
-            if reloading.get(&id).is_some_and(|(now, _)| *now == digest) {
+            if reloading.get(&id).is_some_and(|now| now.over.same_channel(&over)) {
                 reloading.remove(&id);
             }
         }
         // What serves from now on may be noted.
         self.stirred.notify_one();
-        if let Err(kept) = &done {
+        if let Err(Kept::GivenUp(error)) = &done {
+            tracing::info!(plugin = %id, reason = %error.message, "its changed package is not tried any further");
+        } else if let Err(kept) = &done {
             let error = kept.error();
             tracing::warn!(plugin = %id, reason = %error.message, "its changed package does not serve; what served goes on");
             let now = PassedOver {
@@ -285,7 +368,11 @@ impl Packages {
         mut snapshot: Snapshot,
         restored: Option<String>,
         (who, returned): (&str, Option<&Return>),
+        mut given_up: watch::Receiver<bool>,
     ) -> Result<(Handle, Departure), Kept> {
+        if *given_up.borrow() {
+            return Err(given_up_error(old));
+        }
         self.hold_copy(old).await;
         let digest = snapshot.digest.clone();
         let plan = self.plan(old, &prepared, restored.as_ref()).await;
@@ -311,7 +398,7 @@ impl Packages {
                 Step::Rehearse => match &prepared {
                     Some(prepared) => {
                         let rehearsing = self.beside(prepared.clone(), &snapshot, old, Uses::Copy).await;
-                        let done = start(&rehearsing).await.map_err(|kept| self.asked_about(&rehearsing, kept));
+                        let done = self.attempt(&rehearsing, old, &mut given_up).await;
                         rehearsing.end().await;
                         done
                     }
@@ -331,9 +418,9 @@ impl Packages {
                         candidate = Some(self.beside(prepared, &snapshot, old, uses).await);
                     }
                     match &candidate {
-                        Some(candidate) => match start(candidate).await {
+                        Some(candidate) => match self.attempt(candidate, old, &mut given_up).await {
                             Ok(()) => self.still_does(old, &candidate.handle, Old::Goes).map_err(Kept::ForNow),
-                            Err(kept) => Err(self.asked_about(candidate, kept)),
+                            Err(kept) => Err(kept),
                         },
                         None => Err(overtaken(old)),
                     }
@@ -450,6 +537,24 @@ impl Packages {
             .with_hint(format!("install or enable what is missing; {again}"))
     }
 
+    /// Has a candidate started, unless it is given up meanwhile: then its processes are killed, as what they may be doing serves nobody.
+    async fn attempt(
+        &self,
+        candidate: &Candidate,
+        old: &Handle,
+        given_up: &mut watch::Receiver<bool>,
+    ) -> Result<(), Kept> {
+        let digest = candidate.handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+        let _trying = old.tries(candidate.handle.version().clone(), digest);
+        tokio::select! {
+            done = start(candidate) => done.map_err(|kept| self.asked_about(candidate, kept)),
+            () = is_set(given_up) => {
+                candidate.handle.tell(Command::Kill).await;
+                Err(given_up_error(old))
+            }
+        }
+    }
+
     /// What is said of a candidate that somebody has to consent to: what it announced can only be seen once it runs.
     fn asked_about(&self, candidate: &Candidate, kept: Kept) -> Kept {
         if candidate.handle.awaits_consent() { Kept::ForNow(self.ask_about(&candidate.handle)) } else { kept }
@@ -564,11 +669,11 @@ impl Packages {
         Candidate { handle, task, ending }
     }
 
-    /// Has what serves end, and calls wait.
+    /// Has what serves end, and calls wait. Where its operator has stopped it, or does so meanwhile, that is an error.
     pub(super) async fn hold(&self, old: &Handle) -> Result<(), Kept> {
         let gate = &old.blueprint().gate;
         gate.close();
-        let restart = old.operate(Operation::Restart);
+        let restart = old.hold();
         tokio::select! {
             () = gate.reached() => Ok(()),
             done = restart => {
@@ -624,7 +729,9 @@ impl Packages {
         // Who changes it in its folder has it serve.
         self.accept_instead(old, candidate.handle.version());
         let new = self.take_in_candidate(candidate);
+        let had = new.blueprint().limits();
         new.carry_over(old);
+        let are_others = new.blueprint().limits() != had;
         let mut next = Registry::clone(&registry);
         next.take(&id, &version);
         next.put(new.clone());
@@ -636,6 +743,9 @@ impl Packages {
         self.write_acceptance().await;
         // One that was tried runs already.
         self.set_off(&new).await;
+        if are_others {
+            limiting::hold(&new).await;
+        }
         Ok(((new, departure), kept))
     }
 
@@ -675,6 +785,7 @@ impl Packages {
         }
         let candidate = self.beside(prepared, &taken.snapshot, old, Uses::Copy).await;
         candidate.handle.set_enabled(taken.enabled);
+        let _trying = old.tries(version.clone(), taken.snapshot.digest.clone());
         match start(&candidate).await {
             // Others take its calls until somebody has said something about it.
             Err(_) if candidate.handle.awaits_consent() => {}
@@ -893,6 +1004,20 @@ pub(super) fn is_of(handle: &Handle, digest: &str) -> bool {
 pub(super) fn overtaken(old: &Handle) -> Kept {
     let message = format!("{} was changed otherwise meanwhile", old.id());
     Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message))
+}
+
+/// It was given up while it was tried.
+fn given_up_error(old: &Handle) -> Kept {
+    let message = format!("the package of {} was changed again before it served", old.id());
+    Kept::GivenUp(ErrorBody::new(ErrorCode::Unavailable, message))
+}
+
+/// Waits until it says so. Cancel safe.
+async fn is_set(now: &mut watch::Receiver<bool>) {
+    if now.wait_for(|now| *now).await.is_err() {
+        // Nobody can say so any more.
+        std::future::pending().await
+    }
 }
 
 /// Its operator has it stand still, so nothing takes its place.

@@ -21,7 +21,7 @@ use super::departure::Departure;
 use super::discovery::{self, Present};
 use super::gather::When;
 use super::prepare::Staged;
-use super::reload::{OURSELVES, Wanted, is_of};
+use super::reload::{Lies, OURSELVES, Wanted, is_of};
 use super::{Gathered, Packages, lock, run};
 use crate::events::{EventKind, Refused, unix_ms};
 use crate::model::generation::{LaunchFailure, Outlook};
@@ -237,6 +237,12 @@ impl Packages {
         };
         lock(&self.awaiting).retain(|id, handle| is_there(id, handle));
         let unseen: Vec<PathBuf> = rejected.iter().filter(|one| one.unseen).map(|one| one.path.clone()).collect();
+        if !is_dry {
+            self.give_up_all_but(
+                |id, folder| is_meant(id) && scope.has(folder),
+                |folder| lies_in(folder, &staged, partly.iter().map(|one| &one.path).chain(&unseen)),
+            );
+        }
         let mut rescanned = Rescanned::default();
         let mut next = Registry::clone(&registry);
 
@@ -538,6 +544,20 @@ fn serves(registry: &Registry) -> Serving {
         Some(((handle.id().clone(), blueprint.source.clone()), blueprint.snapshot().ok()?.digest))
     };
     registry.all().filter_map(of).collect()
+}
+
+/// What was found in a folder, which may be one of those that could not be looked at, or lie in one.
+fn lies_in<'a>(folder: &Path, staged: &'a [Staged], mut unseen: impl Iterator<Item = &'a PathBuf>) -> Lies<'a> {
+    if unseen.any(|path| folder.starts_with(path)) {
+        return Lies::Unknown;
+    }
+    match staged.iter().find(|(found, _)| found.path == folder) {
+        Some((Found { passed_over: Some(passed_over), .. }, _)) => Lies::Package(&passed_over.digest),
+        Some((_, Ok(snapshot))) => Lies::Package(&snapshot.digest),
+        Some((_, Err(failure))) if failure.outlook == Outlook::Lasting => Lies::Package(""),
+        Some((_, Err(_))) => Lies::Unknown,
+        None => Lies::Nothing,
+    }
 }
 
 fn key(found: &Found) -> (PluginId, Version) {

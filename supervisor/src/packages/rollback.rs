@@ -231,6 +231,7 @@ impl Packages {
         let (new, _) = done.map_err(|kept| kept.error().clone())?;
         // An operator's word is no trial.
         lock(&self.probations).remove(new.id());
+        new.put_on_probation(None);
         self.tell_refused(EventKind::PackageRolledBack, &new, left, reason);
         Ok(Reloads { reloads: vec![self.told(&new, plan, true, None)] })
     }

@@ -80,6 +80,8 @@ impl Packages {
             }
             None => (handle.clone(), None),
         };
+        // What it may have was said of the version; that it is to have no process ended with its being disabled.
+        anew.blueprint().take_over_limits(handle.blueprint());
         anew.set_enabled(true);
         let mut changed = Registry::clone(&registry);
         changed.put(anew.clone());

@@ -90,6 +90,8 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         deprecated: None.into(),
         is_held: false.into(),
         updating: std::sync::Mutex::default(),
+        trial: std::sync::Mutex::default(),
+        probation: std::sync::Mutex::default(),
         successor: OnceLock::new(),
         failures: 0.into(),
         has_served: false.into(),
@@ -111,6 +113,7 @@ pub fn start(blueprint: Blueprint, surroundings: Surroundings, numbers: Arc<Numb
         withheld: None,
         given: None,
         exchanging: false,
+        only_withdrawn: false,
         shutting_down: false,
     };
     (Handle::new(shared, commands), tokio::spawn(Box::new(actor).run()))
@@ -145,6 +148,8 @@ struct Actor {
     given: Option<Arc<Value>>,
     /// What serves is being stopped to be started with that: calls wait, also where it does not start, as what was before starts then.
     exchanging: bool,
+    /// It is stopped only as it may not have what it was granted any more: nobody has said that it is to be.
+    only_withdrawn: bool,
     shutting_down: bool,
 }
 
@@ -229,8 +234,17 @@ impl Actor {
             // The end has been decided, and nothing may put it off.
             Command::Call(call) if self.shared.successor.get().is_some() => self.take_call(call),
             Command::Describe(reply) if self.shared.successor.get().is_some() => self.describe(reply),
+            Command::Operate(operation, reply)
+                if operation.is_an_operators() && self.shared.successor.get().is_some() =>
+            {
+                if let Some(successor) = self.shared.successor.get() {
+                    successor.take_operation(operation, reply);
+                }
+            }
             Command::Call(call) if self.shutting_down => call.fail(&self.stopping()),
-            Command::Operate(_, reply) | Command::Reconfigure(_, reply) if self.shutting_down => {
+            Command::Operate(_, reply) | Command::Reconfigure(_, reply) | Command::Hold(reply)
+                if self.shutting_down =>
+            {
                 let _ = reply.send(Err(self.stopping()));
             }
             Command::Describe(reply) if self.shutting_down => {
@@ -238,7 +252,26 @@ impl Actor {
             }
             Command::Begin | Command::StayStopped if self.shutting_down => {}
             Command::Call(call) => self.take_call(call),
-            Command::Operate(operation, reply) => self.operate(operation, reply),
+            Command::Operate(operation, reply) => {
+                match operation {
+                    Operation::Stop { why: StopWhy::Withdrawn, .. } => {
+                        let is_said = self.shared.board().stopped || self.standing() == Standing::Paused;
+                        self.only_withdrawn = !is_said;
+                    }
+                    Operation::Start | Operation::Restart | Operation::Stop { .. } => self.only_withdrawn = false,
+                    Operation::Pause | Operation::Resume | Operation::Reset | Operation::Replace => {}
+                }
+                self.operate(operation, reply);
+            }
+            Command::Hold(reply) => {
+                let is_stopped = self.shared.board().stopped;
+                if is_stopped {
+                    let message = format!("{} was stopped meanwhile", self.shared.blueprint.manifest.id);
+                    let _ = reply.send(Err(ErrorBody::new(ErrorCode::Unavailable, message)));
+                } else {
+                    self.operate(Operation::Restart, reply);
+                }
+            }
             Command::Reconfigure(configuration, reply) => {
                 if self.machine.route().is_none() {
                     let _ = reply.send(Ok(()));
@@ -607,7 +640,7 @@ impl Actor {
         board.generation = self.machine.generation();
         board.restarts = self.machine.restarts();
         board.restart_at = self.machine.deadline();
-        board.stopped = matches!(self.machine.desired(), Desired::Stopped | Desired::Unloaded);
+        board.stopped = matches!(self.machine.desired(), Desired::Stopped | Desired::Unloaded) && !self.only_withdrawn;
         board.quarantined = self.machine.is_quarantined();
         board.reason = self.machine.reason();
         drop(board);

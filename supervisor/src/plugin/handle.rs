@@ -22,7 +22,7 @@ use crate::events::unix_ms;
 use crate::model::generation::StopWhy;
 use crate::model::guarantee::not_enforced;
 use crate::model::ids::{Generation, PluginId};
-use crate::model::status::{Deprecation, Dossier, PluginInfo, PluginState, PluginStatus};
+use crate::model::status::{Deprecation, Dossier, PluginInfo, PluginState, PluginStatus, Probation, Trial};
 use crate::model::updates::{By, Held, Offer};
 use crate::process::REFUSALS_TOLD_WITHIN;
 
@@ -39,6 +39,8 @@ pub enum Command {
     Offer(Arc<Value>, oneshot::Sender<Offered>),
     /// Whether anything serves, and how it is configured.
     Stand(oneshot::Sender<Standing>),
+    /// Another process, whose start waits, so that none is left: unless its operator has stopped it, which is not undone.
+    Hold(oneshot::Sender<Result<(), ErrorBody>>),
     /// The daemon has found all plugins: those that run always start now.
     Begin,
     /// Its operator has stopped the plugin in whose place it is: it is stopped as well.
@@ -77,6 +79,17 @@ pub enum Operation {
     Reset,
     /// Another process beside the one that serves, which goes on serving if the other one does not get so far.
     Replace,
+}
+
+impl Operation {
+    /// Whether an operator wants it, of the plugin, whichever package it has.
+    pub(super) fn is_an_operators(self) -> bool {
+        match self {
+            Self::Stop { why, .. } => why == StopWhy::Operator,
+            Self::Start | Self::Restart | Self::Pause | Self::Resume | Self::Reset => true,
+            Self::Replace => false,
+        }
+    }
 }
 
 /// Whether anything serves.
@@ -143,6 +156,10 @@ pub struct Shared {
     pub is_held: AtomicBool,
     /// Why, and which newer version waits beside it.
     pub updating: Mutex<Updating>,
+    /// Another package that is being tried beside it.
+    pub trial: Mutex<Option<Trial>>,
+    /// What it is taken back for if it fails.
+    pub probation: Mutex<Option<Probation>>,
     /// The plugin that has taken its place, once one has.
     pub successor: OnceLock<Handle>,
     /// A process of it was active.
@@ -165,6 +182,22 @@ impl Shared {
 pub struct Handle {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
+}
+
+/// That another package is being tried beside a plugin.
+#[derive(Debug)]
+pub(crate) struct Trying {
+    beside: Handle,
+    trial: Trial,
+}
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        let mut now = self.beside.trial();
+        if now.as_ref() == Some(&self.trial) {
+            *now = None;
+        }
+    }
 }
 
 impl Handle {
@@ -304,12 +337,13 @@ impl Handle {
         if self.blueprint().host.facts.quotas { crate::blocking::run(look).await } else { Ok(look()) }
     }
 
-    /// Has it be as its operator said of the one before: how much it may have, whether it takes calls, and whether it is to have no process.
+    /// Has it be as its operator said of the one before: how much it may have, whether it takes calls, and whether it is to have no process. One
+    /// that was paused is stopped, as it has no process that could stand still.
     pub(crate) fn carry_over(&self, before: &Self) {
         self.blueprint().take_over_limits(before.blueprint());
         self.set_enabled(before.is_enabled());
         // What is disabled is stopped for that, and starts once it is enabled.
-        if before.is_enabled() && before.is_stopped() {
+        if before.is_enabled() && (before.is_stopped() || before.state() == PluginState::Paused) {
             // An actor that was just made has room for it, and one that has ended has no process.
             let _ = self.commands.try_send(Command::StayStopped);
         }
@@ -347,10 +381,38 @@ impl Handle {
         }
     }
 
+    /// The same of what an operator wants.
+    pub(super) fn take_operation(&self, operation: Operation, reply: oneshot::Sender<Result<(), ErrorBody>>) {
+        // Where there is no room for it, who wants it is told that the plugin was unloaded.
+        let _ = self.commands.try_send(Command::Operate(operation, reply));
+    }
+
     /// The same of a question for its actions.
     pub(super) fn take_question(&self, reply: oneshot::Sender<Result<SharedActions, ErrorBody>>) {
         // Where there is no room for it, its asker is told that the plugin was unloaded.
         let _ = self.commands.try_send(Command::Describe(reply));
+    }
+
+    /// Says that another package is being tried beside it, until what is returned is dropped.
+    pub(crate) fn tries(&self, version: semver::Version, digest: String) -> Trying {
+        let trial = Trial { version, digest, since_unix_ms: unix_ms(SystemTime::now()) };
+        *self.trial() = Some(trial.clone());
+        Trying { beside: self.clone(), trial }
+    }
+
+    fn trial(&self) -> MutexGuard<'_, Option<Trial>> {
+        self.shared.trial.lock().expect("nothing panics while it holds this")
+    }
+
+    /// Says what it is taken back for if it fails, or that it is not any more.
+    pub(crate) fn put_on_probation(&self, probation: Option<Probation>) {
+        *self.shared.probation.lock().expect("nothing panics while it holds this") = probation;
+    }
+
+    /// What it is taken back for, while that may be.
+    fn probation(&self) -> Option<Probation> {
+        let probation = self.shared.probation.lock().expect("nothing panics while it holds this").clone();
+        probation.filter(|probation| unix_ms(SystemTime::now()) < probation.until_unix_ms)
     }
 
     /// Why calls that come for it all the same are not taken, where its operator lets it take none.
@@ -450,6 +512,16 @@ impl Handle {
             }
         }
         self.ask(|reply| Command::Operate(operation, reply)).await?
+    }
+
+    /// Has it start another process, unless its operator has stopped it; where its gate is closed that waits, and it has none.
+    ///
+    /// Cancel safe: the plugin goes on to where it was told to go.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn hold(&self) -> Result<(), ErrorBody> {
+        self.ask(Command::Hold).await?
     }
 
     /// Replaces the process that serves by one with this configuration, if there is one.
@@ -575,6 +647,8 @@ impl Handle {
             held,
             update: offered,
             passed_over: self.shared.blueprint.passed_over(),
+            trial: self.trial().clone(),
+            probation: self.probation(),
             state: board.state,
             reason: board.reason.clone(),
             since_unix_ms: unix_ms(board.since),
@@ -616,6 +690,7 @@ impl Handle {
             deprecated: self.deprecated().is_some(),
             held: self.is_held(),
             update: self.updating().offered.map(|offer| offer.version),
+            passed_over: self.shared.blueprint.passed_over(),
             state: board.state,
             since_unix_ms: unix_ms(board.since),
             generation: board.generation,

@@ -129,6 +129,32 @@ fn apply(handle: &Handle, said: &Allowance, leaves: &[String]) -> Result<Changed
     Ok(Changed { limits, notes })
 }
 
+/// Has the processes of a plugin that took another one's place have what was said of that one while they started already. Where the kernel does
+/// not do that, the log says so, and it holds for later ones.
+pub async fn hold(handle: &Handle) {
+    let generations = handle.status().await.generations;
+    let names: Vec<_> = generations.iter().map(|seen| handle.blueprint().leaf_name(seen.generation)).collect();
+    let of = handle.clone();
+    let held = crate::blocking::run(move || {
+        let (blueprint, mut wrong) = (of.blueprint(), Vec::new());
+        wrong.extend(blueprint.hold_to_disk().err().map(|failure| failure.message));
+        if let Some(tree) = blueprint.host.cgroups.as_ref().filter(|tree| tree.controlled().is_ok()) {
+            let wanted = spec::leaf_limits(&blueprint.limits().decided());
+            for leaf in &names {
+                match tree.limit(leaf, &wanted) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => wrong.push(error.to_string()),
+                    _ => {}
+                }
+            }
+        }
+        wrong
+    });
+    let wrong = held.await.unwrap_or_else(|error| vec![error.to_string()]);
+    for error in wrong {
+        tracing::error!(plugin = %handle.id(), %error, "what was said of its limits holds for its next process only");
+    }
+}
+
 fn memory_of(tree: &Whereabouts) -> Option<u64> {
     look::look(tree, &look::processes(tree), 0).memory
 }

@@ -15,6 +15,8 @@ use crate::model::limits::Kind;
 #[serde(rename_all = "snake_case")]
 pub enum StopWhy {
     Operator,
+    /// An operator has taken back something that it was granted.
+    Withdrawn,
     /// An operator's restart.
     Restart,
     Idle,
@@ -39,6 +41,7 @@ impl fmt::Display for StopWhy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operator => f.write_str("stopped by the operator"),
+            Self::Withdrawn => f.write_str("what it was granted was taken back"),
             Self::Restart => f.write_str("stopped to be restarted"),
             Self::Idle => f.write_str("stopped after being idle"),
             Self::Replaced => f.write_str("replaced by its successor"),
@@ -177,6 +180,7 @@ pub(super) fn reason_of(why: StopWhy) -> Reason {
     match why {
         StopWhy::Overdue { missed } => Reason::Overdue { missed },
         StopWhy::Operator
+        | StopWhy::Withdrawn
         | StopWhy::Restart
         | StopWhy::Idle
         | StopWhy::Replaced

@@ -658,6 +658,7 @@ fn stop(context: &mut Context, actions: &mut Vec<Action>, state: State, then: Th
         State::Stopping { why: first, .. } => match why {
             StopWhy::Unload | StopWhy::Shutdown => why,
             StopWhy::Operator
+            | StopWhy::Withdrawn
             | StopWhy::Restart
             | StopWhy::Idle
             | StopWhy::Replaced

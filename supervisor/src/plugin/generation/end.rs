@@ -104,9 +104,12 @@ fn call_error(
     }
     match (code, reason) {
         // There is nothing to be started.
-        (_, Reason::Stopped { why: StopWhy::Exchanged | StopWhy::Replaced | StopWhy::Dropped | StopWhy::Removed }) => {
-            error
-        }
+        (
+            _,
+            Reason::Stopped {
+                why: StopWhy::Exchanged | StopWhy::Replaced | StopWhy::Dropped | StopWhy::Removed | StopWhy::Withdrawn,
+            },
+        ) => error,
         (ErrorCode::Unavailable, _) => error.with_hint(format!("`palisade start {plugin}` starts it again")),
         _ => error.with_hint(format!("`palisade logs {plugin}` and `palisade status {plugin}` say more")),
     }
