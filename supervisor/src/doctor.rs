@@ -1,12 +1,12 @@
 //! `palisade doctor`: what this host can do for plugins, what is wrong, and what to do about it.
 
+use semver::Version;
 use serde::Serialize;
 
 use crate::config::{self, Config};
-use crate::model::ids::SecretName;
+use crate::model::ids::{PluginId, SecretName};
 use crate::model::status::{PassedOver, PluginState, PreparedLaunchers};
 use crate::model::updates::{By, Held};
-use crate::plugin::handle::Handle;
 use crate::registry::Registry;
 use crate::sandbox::probe::{Ability, Host, Tier};
 
@@ -220,7 +220,10 @@ pub fn report(
             });
         }
     }
-    checks.extend(registry.all().filter(|handle| handle.is_enabled()).filter_map(passed_over));
+    for handle in registry.all().filter(|handle| handle.is_enabled()) {
+        let one = handle.blueprint().passed_over();
+        checks.extend(one.map(|one| passed_over(handle.id(), handle.version(), one)));
+    }
     for handle in registry.all().filter(|handle| handle.is_enabled() && !handle.is_held() && handle.awaits_consent()) {
         checks.push(Check {
             name: "plugin",
@@ -337,19 +340,18 @@ fn database(forgets: Option<&str>) -> Check {
 }
 
 /// That the package in the folder of a plugin is not used. What kept it from that may be over, which nothing looks at unasked.
-fn passed_over(handle: &Handle) -> Option<Check> {
-    let PassedOver { digest, reason, .. } = handle.blueprint().passed_over()?;
-    let (id, version) = (handle.id(), handle.version());
+fn passed_over(id: &PluginId, version: &Version, passed_over: PassedOver) -> Check {
+    let PassedOver { digest, reason, .. } = passed_over;
     let what = match digest.get(..12) {
         Some(short) => format!("the package {short} in its folder is not used"),
         None => "there is no package in its folder that can be used".to_owned(),
     };
-    Some(Check {
+    Check {
         name: "package",
         state: Outcome::Warn,
         summary: format!("{id} {version} goes on as it was, and {what}: {reason}"),
         hint: Some(format!("see `palisade status {id}`; `palisade reload {id}` tries what is in its folder again")),
-    })
+    }
 }
 
 fn watching(unwatched: Option<&str>) -> Check {

@@ -13,6 +13,7 @@
 //! Elsewhere: which version a call is for is `registry`'s; copying is `store`'s.
 
 mod accepted;
+mod alone;
 mod announced;
 mod archived;
 mod available;

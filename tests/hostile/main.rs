@@ -164,6 +164,12 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
         });
         eprintln!("{}", serde_json::json!(answers));
     }
+    if std::env::var_os("HOSTILE_ONCE").is_some()
+        && let Err(error) = std::fs::File::create_new("/data/once")
+    {
+        eprintln!("not once more: {error}");
+        std::process::exit(6);
+    }
     match mode {
         "never-ready" | "fork-and-exit" => sleep_for_ever(),
         "exit-after-welcome" => std::process::exit(4),

@@ -686,6 +686,8 @@ fn the_store_does_not_only_grow() {
         expect_echo(&daemon, "echo");
         staged.push(digest(&daemon, "hostile"));
         used = Some(digest(&daemon, "echo"));
+        // What serves is noted a moment after it began, or when somebody looks again.
+        daemon.operate("rescan", &json!({})).expect("the folders can be looked at");
         folder = Some(daemon.kill_nine());
     }
     let folder = folder.expect("there were daemons");

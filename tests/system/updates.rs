@@ -2,15 +2,16 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use palisade_protocol::{ErrorBody, ErrorCode, Kind};
+use palisade_protocol::{Call, ErrorBody, ErrorCode, Kind};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::{Entry, Package};
 use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
 use crate::cli::palisade;
-use crate::state::{ask, put};
+use crate::state::{ask, get, put};
 use crate::support::{error, expect_echo, expect_text};
 
 fn guest(version: &str) -> Package {
@@ -306,7 +307,100 @@ fn what_is_not_tried_by_itself_is_told_and_waits() {
         expect_text(&report, &format!("{id} 1.1.0 is an update that waits: it may not run beside"));
         daemon.operate("update", &json!({"plugin": id})).expect("it is wanted");
         assert_eq!(serving(&daemon, id), "1.1.0");
+        // The one before has no process beside it.
+        assert_eq!(status(&daemon, &format!("{id}@=1.0.0"))["generations"], json!([]));
     }
+    assert_eq!(ask(&daemon, "keeps", &[get("a")])[0]["ok"]["value"], "two");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// A version whose state has that form, and that brings what is there into it where that is not the first.
+fn in_form(version: &str, schema: u32) -> Package {
+    let mode = if schema == 1 { "tame" } else { "asks-before-ready" };
+    let package = edition("guest", version, mode).with("state", json!({ "schema_version": schema }));
+    let migrated = json!({"op": "state.migrated", "params": { "schema": schema }});
+    let asks = json!({"asks": [put("a", &json!(schema)), migrated]});
+    if schema == 1 { package } else { package.environment("HOSTILE_ASKS", &asks.to_string()) }
+}
+
+fn kept(daemon: &Daemon) -> Value {
+    ask(daemon, "guest", &[get("a")])[0]["ok"]["value"].clone()
+}
+
+/// Where it was installed as where it lies in a plugin directory: the version before ends, calls wait, the state is brought over once; and what
+/// fails soon after is taken back with the state, and what it wrote is kept aside.
+#[test]
+fn an_update_with_state_of_another_form_takes_it_over_and_is_taken_back_with_it() {
+    for is_installed in [true, false] {
+        let daemon = Daemon::start(unwatched(""));
+        let bring = |package: &Package, folder: &str| {
+            if is_installed { drop(write(&daemon, package)) } else { place(&daemon, folder, package) }
+        };
+        bring(&in_form("1.0.0", 1), "before");
+        if is_installed {
+            daemon.operate("install", &json!({"path": write(&daemon, &in_form("1.0.0", 1))})).expect("it is installed");
+        } else {
+            rescan(&daemon);
+        }
+        ask(&daemon, "guest", &[put("a", &json!(1))]);
+        bring(&in_form("1.1.0", 2), "after");
+        rescan(&daemon);
+        let stop = AtomicBool::new(false);
+        let (called, updated) = std::thread::scope(|scope| {
+            let calls = scope.spawn(|| {
+                let mut agent = daemon.agent();
+                let mut called = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    agent.call("guest", "echo", &json!(called)).expect("no call is lost");
+                    called += 1;
+                }
+                called
+            });
+            let updated = update(&daemon, &json!({}));
+            stop.store(true, Ordering::Relaxed);
+            (calls.join().expect("the agent"), updated)
+        });
+        assert_eq!(updated.expect("there is a newer one")["version"], "1.1.0");
+        assert!(called > 0);
+        assert_eq!(serving(&daemon, "guest"), "1.1.0");
+        assert_eq!(kept(&daemon), 2);
+        let shown = daemon.operate("state_show", &json!({"plugin": "guest"})).expect("there is some");
+        assert_eq!(shown["schema"], 2, "{shown}");
+        // The one before cannot be had beside it.
+        let mut agent = daemon.agent();
+        let call = Call { action: "echo", plugin: Some("guest"), version: Some("=1.0.0"), ..Call::default() };
+        let id = agent.begin_with(&call, &palisade_tests::wire::pack(&json!(null)));
+        let refused = error(agent.collect(id).outcome, ErrorCode::InitializationFailed);
+        expect_text(&refused.message, "its state was brought into schema 2 by a later version");
+
+        ask(&daemon, "guest", &[put("a", &json!("nonsense"))]);
+        error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
+        wait_for("the version before", || (status(&daemon, "guest")["version"] == "1.0.0").then_some(()));
+        assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.0.0".to_owned(), json!(1)));
+        let passed_over = status(&daemon, "guest")["passed_over"]["reason"].clone();
+        let aside = passed_over.as_str().and_then(|reason| reason.split("what was written since is kept in ").nth(1));
+        assert!(aside.is_some_and(|aside| std::path::Path::new(aside).exists()), "{passed_over}");
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
+/// One that cannot bring it over changes nothing, and one that cannot do it once more where it counts neither.
+#[test]
+fn an_update_that_cannot_bring_the_state_over_changes_nothing() {
+    let daemon = Daemon::start(unwatched(""));
+    daemon.operate("install", &json!({"path": write(&daemon, &in_form("1.0.0", 1))})).expect("it is installed");
+    ask(&daemon, "guest", &[put("a", &json!(1))]);
+    let broken = edition("guest", "1.1.0", "tame").with("state", json!({"schema_version": 2}));
+    write(&daemon, &broken);
+    let refused = error(update(&daemon, &json!({})), ErrorCode::InitializationFailed);
+    expect_text(&refused.message, "guest 1.1.0 does not serve, and 1.0.0 goes on");
+    assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.0.0".to_owned(), json!(1)));
+    // It can once, and that was the rehearsal.
+    let once = in_form("1.2.0", 2).environment("HOSTILE_ONCE", "1");
+    write(&daemon, &once);
+    let refused = error(update(&daemon, &json!({})), ErrorCode::InitializationFailed);
+    expect_text(&refused.message, "guest 1.2.0 does not serve, and 1.0.0 goes on");
+    assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.0.0".to_owned(), json!(1)));
     daemon.stop_and_expect_no_orphans();
 }
 

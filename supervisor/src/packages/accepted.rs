@@ -491,18 +491,29 @@ impl Packages {
             return Err(Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message)));
         }
         snapshot = self.stage(&prepared.found, &snapshot).await?;
-        let candidate = self.beside(prepared, &snapshot, old, Uses::Copy).await;
+        let manner = self.manner(old, &prepared.found, None).await;
         let _trying = old.tries(update.version().clone(), snapshot.digest.clone());
-        match start(&candidate).await {
-            Err(kept) if !candidate.is_awaiting_consent() => {
-                candidate.end().await;
-                if let Kept::Bad(error) = &kept {
-                    self.note_bad_update("pass_over", update, error.message.clone(), who).await;
+        let done = if manner == Manner::Exclusive {
+            self.run_alone(prepared, &snapshot, old, manner).await
+        } else {
+            let candidate = self.beside(prepared.clone(), &snapshot, old, Uses::Copy).await;
+            match start(&candidate).await {
+                Err(kept) if !candidate.is_awaiting_consent() => {
+                    candidate.end().await;
+                    Err(kept)
                 }
-                Err(kept)
+                Ok(()) if manner != Manner::Beside => {
+                    // It was a rehearsal.
+                    candidate.end().await;
+                    self.run_alone(prepared, &snapshot, old, manner).await
+                }
+                _ => Ok(Some(candidate)),
             }
-            _ => Ok(Some(candidate)),
+        };
+        if let Err(Kept::Bad(error)) = &done {
+            self.note_bad_update("pass_over", update, error.message.clone(), who).await;
         }
+        done
     }
 
     /// Notes that the package of an update is not tried again before it changes.
@@ -548,15 +559,26 @@ impl Packages {
             }
         };
         let mut next = Registry::clone(&registry);
+        let (mut before, mut state) = (old.cloned(), None);
         let new = match candidate {
-            Some(candidate) => {
+            Some(mut candidate) => {
+                let mut alone = candidate.alone.take();
+                if let Some(alone) = &mut alone {
+                    // It is accepted, and no call has gone there.
+                    state = alone.keep().await;
+                }
                 let task = self.task_of(update);
                 let new = self.take_in_candidate(candidate);
                 new.set_enabled(update.is_enabled());
+                let stood = alone.map(|alone| self.stand_again(&mut next, alone));
                 next.put(new.clone());
                 self.weigh(&next, &id);
                 self.live.replace(next);
                 drop(self.leave(update.clone(), task, Some(&new)));
+                if let Some(stood) = stood {
+                    before = Some(stood.again.clone());
+                    self.go_on_with(&new, stood);
+                }
                 self.tell_state(update.state(), &new);
                 new
             }
@@ -566,8 +588,8 @@ impl Packages {
                 update.clone()
             }
         };
-        if let Some(old) = old {
-            self.put_on_probation(old, &new, None);
+        if let Some(before) = before {
+            self.put_on_probation(&before, &new, state);
         }
         self.write_acceptance().await;
         // One that waits for consent, or cannot have its configuration, leaves them to the one before.

@@ -171,18 +171,30 @@ impl Packages {
             drop(self.take_kept(&there));
             (lock(&self.tasks).remove(&(id.clone(), version.clone())), there)
         });
-        let (handle, after) = match tried.take() {
+        let mut tried = tried.take();
+        let mut alone = tried.as_mut().and_then(|(candidate, _)| candidate.alone.take());
+        let state = match &mut alone {
+            // It is installed, and no call has gone there.
+            Some(alone) => alone.keep().await,
+            None => None,
+        };
+        let (handle, mut after) = match tried {
             Some((candidate, after)) => (self.take_in_candidate(candidate), Some(after)),
             None => (self.make(prepared), None),
         };
         handle.set_enabled(before.as_ref().map_or(enabled, |(_, there)| there.is_enabled()));
         let mut registry = Registry::clone(&registry);
+        let stood = alone.map(|alone| self.stand_again(&mut registry, alone));
         registry.put(handle.clone());
         registry.forgive(&id, &version);
         self.weigh(&registry, &id);
         self.live.replace(registry);
+        if let Some(stood) = stood {
+            after = Some(stood.again.clone());
+            self.go_on_with(&handle, stood);
+        }
         if let Some(after) = after {
-            self.put_on_probation(&after, &handle, None);
+            self.put_on_probation(&after, &handle, state);
         }
         let from = before.as_ref().map_or(PluginState::Discovered, |(_, there)| there.state());
         if let Some((task, there)) = before {

@@ -15,7 +15,7 @@ use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};
 use crate::model::generation::StopWhy;
 use crate::model::reload_plan::Ends;
-use crate::model::status::{self, PassedOver};
+use crate::model::status::{self, PassedOver, PluginState};
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
 use crate::store::Snapshot;
@@ -68,7 +68,50 @@ fn ends(handle: &Handle) -> Ends {
 impl Packages {
     /// Has an update that failed soon after it was taken take no calls: those before do. One that was installed is disabled, one that lies in a
     /// plugin directory is not taken again before it changes.
-    async fn put_aside(&self, new: &Handle, old: &Handle, reason: String) -> Result<(), ErrorBody> {
+    async fn put_aside(
+        &self,
+        new: &Handle,
+        old: &Handle,
+        state: Option<String>,
+        reason: String,
+    ) -> Result<(), ErrorBody> {
+        if state.is_none() && !new.blueprint().manifest.exclusive && !old.blueprint().manifest.exclusive {
+            return self.put_aside_in_turn(new, old, reason).await;
+        }
+        let _turn = new.blueprint().gate.turn.clone().lock_owned().await;
+        if new.successor().is_some() {
+            return Err(overtaken(new).error().clone());
+        }
+        self.hold_or_stop(new).await?;
+        let is_restored = state.is_some();
+        let done = match self.restore(new, state).await {
+            Ok(kept) => self.put_aside_in_turn(new, old, reason + &kept).await,
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            // It goes on, and brings its state over once more where that was exchanged.
+            new.blueprint().gate.open();
+        } else if is_restored && old.state() == PluginState::Failed {
+            // Whoever asked for it by its number meanwhile had it fail for the state that it could not use.
+            if let Err(error) = old.operate(Operation::Reset).await {
+                tracing::warn!(plugin = %old.id(), error = error.message, "it stays failed");
+            }
+        }
+        done
+    }
+
+    /// Puts the copy of the state in its place that the version before can use, if there is one; says where what was written since is, as it
+    /// goes on from a reason.
+    async fn restore(&self, new: &Handle, state: Option<String>) -> Result<String, ErrorBody> {
+        let Some(state) = state else { return Ok(String::new()) };
+        let of = self.around.states.of(new.id());
+        let replaced = run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await?;
+        let aside = replaced.map_err(|error| crate::state::error_body(&error))?;
+        let kept = aside.map(|aside| format!("; what was written since is kept in {}", aside.display()));
+        Ok(kept.unwrap_or_default())
+    }
+
+    async fn put_aside_in_turn(&self, new: &Handle, old: &Handle, reason: String) -> Result<(), ErrorBody> {
         let blueprint = new.blueprint();
         let staged = (super::consent::found_of(new), blueprint.snapshot());
         let is_installed = blueprint.consent.is_installed;
@@ -165,7 +208,7 @@ impl Packages {
                         registry.versions(old.id()).any(|(version, _)| version == old.version())
                     });
                 let done = match new.blueprint().consent.is_installed || is_beside {
-                    true => self.put_aside(&new, &old, reason).await,
+                    true => self.put_aside(&new, &old, snapshot.1, reason).await,
                     false => self.return_to(&new, &old, snapshot, reason, OURSELVES).await.map(drop),
                 };
                 if let Err(error) = done {
@@ -261,13 +304,9 @@ impl Packages {
         mut reason: String,
         who: &str,
     ) -> Result<Handle, ErrorBody> {
-        if let Some(state) = state {
+        if state.is_some() {
             self.hold_or_stop(new).await?;
-            let of = self.around.states.of(new.id());
-            let replaced = run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await?;
-            if let Some(aside) = replaced.map_err(|error| crate::state::error_body(&error))? {
-                reason = format!("{reason}; what was written since is kept in {}", aside.display());
-            }
+            reason += &self.restore(new, state).await?;
         }
         let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
         let now = PassedOver { digest: bad, reason, at_unix_ms: now_ms() };

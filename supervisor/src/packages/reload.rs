@@ -18,10 +18,12 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use palisade_protocol::{ErrorBody, ErrorCode, Fault};
+use semver::Version;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::alone::Alone;
 use super::departure::Departure;
 use super::install::Taken;
 use super::prepare::Prepared;
@@ -164,6 +166,8 @@ pub(super) struct Candidate {
     task: JoinHandle<()>,
     /// Dropped when it serves, or has ended.
     ending: watch::Sender<()>,
+    /// What stands still for it.
+    pub(super) alone: Option<Alone>,
 }
 
 impl Candidate {
@@ -174,9 +178,12 @@ impl Candidate {
 
     /// Has it end, as it is not to serve.
     pub(super) async fn end(self) {
-        let Self { handle, task, ending } = self;
+        let Self { handle, task, ending, alone } = self;
         super::end(&handle, Some(task)).await;
         drop(ending);
+        if let Some(alone) = alone {
+            alone.undo().await;
+        }
     }
 }
 
@@ -666,7 +673,7 @@ impl Packages {
         handle.blueprint().on_trial.store(true, Ordering::Relaxed);
         handle.carry_over(old);
         let ending = self.expect(&handle);
-        Candidate { handle, task, ending }
+        Candidate { handle, task, ending, alone: None }
     }
 
     /// Has what serves end, and calls wait. Where its operator has stopped it, or does so meanwhile, that is an error.
@@ -751,7 +758,7 @@ impl Packages {
 
     /// Counts it among those that there are. The caller has it be in the registry, with nothing awaited between the two.
     pub(super) fn take_in_candidate(&self, candidate: Candidate) -> Handle {
-        let Candidate { handle, task, ending } = candidate;
+        let Candidate { handle, task, ending, alone: _ } = candidate;
         // What it wrote until here is thrown away.
         handle.blueprint().host_calls.state().go_live();
         handle.blueprint().on_trial.store(false, Ordering::Relaxed);
@@ -783,7 +790,11 @@ impl Packages {
         if matches!(plan.untried, Some(Untried::OldIsUnused | Untried::OldIsPaused | Untried::NewIsUnused)) {
             return Ok(None);
         }
-        let candidate = self.beside(prepared, &taken.snapshot, old, Uses::Copy).await;
+        let manner = self.manner(old, &taken.found, None).await;
+        if manner == Manner::Exclusive {
+            return self.install_alone(prepared, taken, old, manner).await;
+        }
+        let candidate = self.beside(prepared.clone(), &taken.snapshot, old, Uses::Copy).await;
         candidate.handle.set_enabled(taken.enabled);
         let _trying = old.tries(version.clone(), taken.snapshot.digest.clone());
         match start(&candidate).await {
@@ -791,9 +802,7 @@ impl Packages {
             Err(_) if candidate.handle.awaits_consent() => {}
             Err(kept) => {
                 candidate.end().await;
-                let error = kept.error();
-                let message = format!("{} does not serve, and {} goes on: {}", version, old.version(), error.message);
-                return Err(ErrorBody { message: format!("{id} {message}"), ..error.clone() });
+                return Err(not_serving(old, version, &kept));
             }
             Ok(()) if force => {}
             Ok(()) => {
@@ -803,7 +812,25 @@ impl Packages {
                 }
             }
         }
-        Ok(Some((candidate, old.clone())))
+        if manner == Manner::Beside || candidate.handle.awaits_consent() {
+            return Ok(Some((candidate, old.clone())));
+        }
+        // It was a rehearsal.
+        candidate.end().await;
+        self.install_alone(prepared, taken, old, manner).await
+    }
+
+    async fn install_alone(
+        &self,
+        prepared: Prepared,
+        taken: &Taken,
+        old: &Handle,
+        manner: Manner,
+    ) -> Result<Option<(Candidate, Handle)>, ErrorBody> {
+        let version = prepared.found.manifest.version.clone();
+        let candidate = self.run_alone(prepared, &taken.snapshot, old, manner).await;
+        let candidate = candidate.map_err(|kept| not_serving(old, &version, &kept))?;
+        Ok(candidate.map(|candidate| (candidate, old.clone())))
     }
 
     /// Notes that a package is not used any more, and what is: before it was, with the word `pass_over`, or since, with `rollback`.
@@ -943,7 +970,7 @@ pub(super) fn now_ms() -> u64 {
 }
 
 /// Holds a copy of the state, and puts the one in its place that is to be had again: that copy, and where the store is now that was there.
-async fn keep_state(
+pub(super) async fn keep_state(
     state: &Arc<State>,
     restored: Option<String>,
 ) -> Result<(Option<PathBuf>, Option<PathBuf>), ErrorBody> {
@@ -966,7 +993,7 @@ async fn keep_state(
 }
 
 /// Has the state be what it was.
-async fn put_back(state: &Arc<State>, held: PathBuf, aside: Option<PathBuf>) {
+pub(super) async fn put_back(state: &Arc<State>, held: PathBuf, aside: Option<PathBuf>) {
     let (of, id) = (state.clone(), state.id().clone());
     let done = run(move || {
         of.put_back(&held, now_ms())?;
@@ -993,6 +1020,12 @@ pub(super) async fn start(candidate: &Candidate) -> Result<(), Kept> {
         || (error.code == ErrorCode::ResourceExhausted && error.fault == Fault::Host)
         || candidate.handle.is_stopped();
     Err(if not_its_fault { Kept::ForNow(error) } else { Kept::Bad(error) })
+}
+
+fn not_serving(old: &Handle, version: &Version, kept: &Kept) -> ErrorBody {
+    let error = kept.error();
+    let message = format!("{} {version} does not serve, and {} goes on: {}", old.id(), old.version(), error.message);
+    ErrorBody { message, ..error.clone() }
 }
 
 /// Whether a plugin was made of the package of that digest.

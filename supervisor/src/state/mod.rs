@@ -281,6 +281,20 @@ impl State {
         Ok(Some(name))
     }
 
+    /// Keeps such a copy [aside](Self::replace_with), where the youngest stay; returns its name. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn keep_aside(&self, held: &Path, now_unix_ms: u64) -> Result<String, StateError> {
+        let name = format!("{ASIDE}{now_unix_ms}.sqlite3");
+        let path = self.folder.join(&name);
+        fs::rename(held, &path)
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .map_err(|error| written(&path, &error))?;
+        self.thin_asides();
+        Ok(name)
+    }
+
     /// By which name a copy of that moment is kept.
     #[must_use]
     fn kept_name(now_unix_ms: u64) -> String {
