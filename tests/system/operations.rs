@@ -696,6 +696,8 @@ fn every_operation_answers_what_the_page_says() {
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_changed");
     expect_echo(&daemon, "late");
+    let put = json!({"asks": [{"op": "state.put", "params": {"key": "a", "value": 1}}]});
+    daemon.agent().call("late", "ask", &put).expect("it is kept");
     let late = late.with("version", json!("0.2.0")).environment("HOSTILE_VERSION", "0.2.0");
     late.clone().with("description", json!("changed again")).write(&daemon.plugins(), daemon.marker());
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
@@ -726,6 +728,9 @@ fn every_operation_answers_what_the_page_says() {
     let returned = ask::<admin::Reloads>(page, &daemon, "reloads", "rollback", &of("late"));
     assert_eq!(returned["reloads"][0]["reloaded"], true, "{returned}");
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_rolled_back");
+    let with_state = json!({"plugin": "late", "with_state": true});
+    let returned = ask::<admin::Reloads>(page, &daemon, "reloads", "rollback", &with_state);
+    assert!(returned["reloads"][0]["state"]["aside"].is_string(), "{returned}");
     let backups = ask::<admin::Backups>(page, &daemon, "backups", "backups", &of("late"));
     assert!(!backups["backups"].as_array().expect("a list").is_empty(), "{backups}");
     daemon.operate("stop", &of("late")).expect("it is there");

@@ -388,37 +388,52 @@ fn an_update_with_state_of_another_form_takes_it_over_and_is_taken_back_with_it(
 /// Two processes of a plugin that must not run twice never do: calls wait while none runs, and go to the version before where the newer one fails.
 #[test]
 fn an_exclusive_update_starts_once_the_version_before_has_ended() {
-    let daemon = Daemon::start(unwatched(""));
-    let alone = |version, mode| {
-        let limits = json!({"start_timeout_seconds": 2});
-        edition("guest", version, mode).with("exclusive", json!(true)).with("limits", limits)
-    };
-    daemon.operate("install", &json!({"path": write(&daemon, &alone("1.0.0", "tame"))})).expect("it is installed");
-    let folder = write(&daemon, &alone("1.1.0", "never-ready"));
-    for (way, what) in [("update", json!({"plugin": "guest"})), ("install", json!({ "path": folder }))] {
-        assert_eq!(serving(&daemon, "guest"), "1.0.0");
-        let process = process::identity(daemon.process_of("guest")).expect("it runs");
-        std::thread::scope(|scope| {
-            let bringing = scope.spawn(|| daemon.operate(way, &what));
-            wait_for("the end of the old process", || (!process::is_alive(process)).then_some(()));
-            // It waits, and is answered by the version before.
+    for is_installed in [true, false] {
+        let daemon = Daemon::start(unwatched(""));
+        let alone = |version, mode, folder: &str| {
+            let limits = json!({"start_timeout_seconds": 2});
+            let package = edition("guest", version, mode).with("exclusive", json!(true)).with("limits", limits);
+            if is_installed {
+                return write(&daemon, &package);
+            }
+            place(&daemon, folder, &package);
+            rescan(&daemon);
+            daemon.plugins().join(folder)
+        };
+        let mut ways = vec![("update", json!({"plugin": "guest"}))];
+        let folder = alone("1.0.0", "tame", "before");
+        if is_installed {
+            daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+        }
+        let folder = alone("1.1.0", "never-ready", "after");
+        if is_installed {
+            ways.push(("install", json!({ "path": folder })));
+        }
+        for (way, what) in ways {
             assert_eq!(serving(&daemon, "guest"), "1.0.0");
-            let refused = error(bringing.join().expect("it is asked for"), ErrorCode::InitializationFailed);
-            expect_text(&refused.message, "guest 1.1.0 does not serve, and 1.0.0 goes on");
-        });
+            let process = process::identity(daemon.process_of("guest")).expect("it runs");
+            std::thread::scope(|scope| {
+                let bringing = scope.spawn(|| daemon.operate(way, &what));
+                wait_for("the end of the old process", || (!process::is_alive(process)).then_some(()));
+                // It waits, and is answered by the version before.
+                assert_eq!(serving(&daemon, "guest"), "1.0.0");
+                let refused = error(bringing.join().expect("it is asked for"), ErrorCode::InitializationFailed);
+                expect_text(&refused.message, "guest 1.1.0 does not serve, and 1.0.0 goes on");
+            });
+        }
+        let process = process::identity(daemon.process_of("guest")).expect("it runs again");
+        let mut agent = daemon.agent();
+        let under_way = agent.begin("guest", "sleep-blocking", &json!(null));
+        alone("1.2.0", "tame", "after");
+        update(&daemon, &json!({})).expect("there is a newer one");
+        agent.finish(under_way).expect("what was under way has ended well");
+        assert!(!process::is_alive(process));
+        assert_eq!(serving(&daemon, "guest"), "1.2.0");
+        error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
+        wait_for("the version before", || (status(&daemon, "guest")["version"] == "1.0.0").then_some(()));
+        assert_eq!(serving(&daemon, "guest"), "1.0.0");
+        daemon.stop_and_expect_no_orphans();
     }
-    let process = process::identity(daemon.process_of("guest")).expect("it runs again");
-    let mut agent = daemon.agent();
-    let under_way = agent.begin("guest", "sleep-blocking", &json!(null));
-    write(&daemon, &alone("1.2.0", "tame"));
-    update(&daemon, &json!({})).expect("there is a newer one");
-    agent.finish(under_way).expect("what was under way has ended well");
-    assert!(!process::is_alive(process));
-    assert_eq!(serving(&daemon, "guest"), "1.2.0");
-    error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
-    wait_for("the version before", || (status(&daemon, "guest")["version"] == "1.0.0").then_some(()));
-    assert_eq!(serving(&daemon, "guest"), "1.0.0");
-    daemon.stop_and_expect_no_orphans();
 }
 
 /// One that cannot bring it over changes nothing, and one that cannot do it once more where it counts neither.

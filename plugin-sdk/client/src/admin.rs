@@ -1341,9 +1341,22 @@ pub struct Reloaded {
     /// Why the plugin takes no calls, where it takes none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<String>,
+    /// What became of the plugin's state, where that was exchanged as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<ExchangedState>,
     /// Why the package is not the plugin's, where it was to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// A state that was put in the place of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExchangedState {
+    /// When it was the plugin's, in ms since the epoch.
+    pub at_unix_ms: u64,
+    /// The file in which the other one is kept.
+    pub aside: String,
 }
 
 /// The packages of a plugin that served before.

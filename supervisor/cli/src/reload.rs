@@ -72,7 +72,12 @@ fn text(one: &Reloaded, screen: &Screen) -> String {
         (false, None) => "is as it was".to_owned(),
         (false, Some(reason)) => screen.tone(&format!("goes on as it was: {}", one_line(reason)), Tone::Careful),
     };
-    format!("{plugin} {how}, sha256 {}\n", one_line(short(&one.digest).as_ref()))
+    let mut text = format!("{plugin} {how}, sha256 {}\n", one_line(short(&one.digest).as_ref()));
+    if let Some(state) = &one.state {
+        let (at, aside) = (stamp(state.at_unix_ms), one_line(&state.aside));
+        text += &format!("its state is that of {at}; what was written since is kept in {aside}\n");
+    }
+    text
 }
 
 fn plan_text(one: &Reloaded, screen: &Screen) -> String {
@@ -105,7 +110,7 @@ fn backups_text(found: &Backups, screen: &Screen) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use palisade_client::admin::Backup;
+    use palisade_client::admin::{Backup, ExchangedState};
 
     #[test]
     fn what_became_of_a_reload_is_said() {
@@ -117,6 +122,7 @@ mod tests {
             untried: Some("old_is_unused".into()),
             reloaded: true,
             idle: None,
+            state: None,
             reason: None,
         };
         let screen = Screen::plain();
@@ -127,6 +133,11 @@ mod tests {
             text(&idle, &screen),
             "echo 1.0.0 is the package now, and takes no calls: echo 1.0.0 is disabled, sha256 00ff\n"
         );
+        let aside = "/a\nb".into();
+        let back = Reloaded { state: Some(ExchangedState { at_unix_ms: 1_795_202_857_123, aside }), ..done.clone() };
+        let told =
+            format!("its state is that of {}; what was written since is kept in /a\\nb\n", stamp(1_795_202_857_123));
+        assert_eq!(text(&back, &screen), format!("echo 1.0.0 serves, sha256 00ff\n{told}"));
         let kept = Reloaded { reloaded: false, reason: Some("it\x1b crashed".into()), untried: None, ..done };
         assert_eq!(text(&kept, &screen), "echo 1.0.0 goes on as it was: it\\u{1b} crashed, sha256 00ff\n");
         assert_eq!(text(&Reloaded { reason: None, ..kept }, &screen), "echo 1.0.0 is as it was, sha256 00ff\n");

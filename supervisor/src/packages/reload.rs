@@ -147,9 +147,30 @@ pub struct Reloaded {
     /// Why it takes no calls, where it takes none: a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<String>,
+    /// What became of the state, where it was exchanged as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<Exchanged>,
     /// Why not, if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// A state that was put in the place of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Exchanged {
+    /// When it was the plugin's,
+    pub at_unix_ms: u64,
+    /// and where the other one is kept: the path of a file.
+    pub aside: PathBuf,
+}
+
+/// What has come to serve.
+pub(super) struct Switched {
+    pub(super) new: Handle,
+    /// The end of what served before.
+    pub(super) departure: Departure,
+    /// Where the state is that another was put in the place of.
+    pub(super) aside: Option<PathBuf>,
 }
 
 /// What reloads came to.
@@ -272,7 +293,7 @@ impl Packages {
     /// as it was, and it is known why.
     ///
     /// Not cancel safe.
-    pub(super) async fn reload(&self, wanted: Wanted) -> Result<(Handle, Departure), Kept> {
+    pub(super) async fn reload(&self, wanted: Wanted) -> Result<Switched, Kept> {
         let Wanted { mut old, mut prepared, state, who, returns } = wanted;
         let Ok(snapshot) = prepared.snapshot.clone() else { return Err(overtaken(&old)) };
         let (id, digest) = (prepared.found.manifest.id.clone(), snapshot.digest.clone());
@@ -376,7 +397,7 @@ impl Packages {
         restored: Option<String>,
         (who, returned): (&str, Option<&Return>),
         mut given_up: watch::Receiver<bool>,
-    ) -> Result<(Handle, Departure), Kept> {
+    ) -> Result<Switched, Kept> {
         if *given_up.borrow() {
             return Err(given_up_error(old));
         }
@@ -486,7 +507,7 @@ impl Packages {
             self.remember_backup(old, &new, (who, returned)).await;
         }
         self.hold_backups().await;
-        Ok((new, departure))
+        Ok(Switched { new, departure, aside })
     }
 
     /// Whether those that depend on the plugin can go on with the new package: it is of a version that they take, and has every action that it had.
@@ -937,6 +958,7 @@ impl Packages {
             untried: plan.untried,
             reloaded,
             idle: handle.idle(),
+            state: None,
             reason,
         }
     }

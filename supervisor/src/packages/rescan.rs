@@ -21,7 +21,7 @@ use super::departure::Departure;
 use super::discovery::{self, Present};
 use super::gather::When;
 use super::prepare::Staged;
-use super::reload::{Lies, OURSELVES, Wanted, is_of};
+use super::reload::{self, Lies, OURSELVES, Wanted, is_of};
 use super::{Gathered, Packages, lock, run};
 use crate::events::{EventKind, Refused, unix_ms};
 use crate::model::generation::{LaunchFailure, Outlook};
@@ -147,7 +147,7 @@ impl Packages {
         }
         while let Some(done) = reloads.join_next().await {
             match done {
-                Ok((before, Ok((new, departure)))) => {
+                Ok((before, Ok(reload::Switched { new, departure, .. }))) => {
                     departures.push(departure);
                     let now = name(&new);
                     if now == before {

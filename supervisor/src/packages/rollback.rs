@@ -10,7 +10,7 @@ use std::sync::Arc;
 use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Serialize;
 
-use super::reload::{Reloads, Wanted, short};
+use super::reload::{Exchanged, Reloaded, Reloads, Switched, Wanted, short};
 use super::{Packages, lock, refused, run};
 use crate::events::EventKind;
 use crate::plugin::handle::Handle;
@@ -226,14 +226,16 @@ impl Packages {
         let prepared = self.prepare_one((found, Ok(snapshot.clone())), None).await?;
         let plan = self.plan(&old, &prepared, state.as_ref()).await;
         let left = refused(&old);
+        let kept_at = state.is_some().then_some(wanted.at_unix_ms);
         let wanted = Wanted { old, prepared, state, who: who.to_owned(), returns: Some(reason.clone()) };
         let done = self.reload(wanted).await;
-        let (new, _) = done.map_err(|kept| kept.error().clone())?;
+        let Switched { new, aside, .. } = done.map_err(|kept| kept.error().clone())?;
         // An operator's word is no trial.
         lock(&self.probations).remove(new.id());
         new.put_on_probation(None);
         self.tell_refused(EventKind::PackageRolledBack, &new, left, reason);
-        Ok(Reloads { reloads: vec![self.told(&new, plan, true, None)] })
+        let state = kept_at.zip(aside).map(|(at_unix_ms, aside)| Exchanged { at_unix_ms, aside });
+        Ok(Reloads { reloads: vec![Reloaded { state, ..self.told(&new, plan, true, None) }] })
     }
 }
 
