@@ -390,7 +390,7 @@ fn what_fails_most_of_its_calls_is_taken_back() {
 
 /// Kills the daemon before that step of what the agent has it do, and says whether it came so far before a frame says that it is over; nothing
 /// where a daemon cannot be traced.
-fn kill_while(
+pub(crate) fn kill_while(
     daemon: &Daemon,
     mut agent: Agent,
     step: usize,

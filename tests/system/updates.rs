@@ -12,8 +12,9 @@ use palisade_tests::wire::Agent;
 use serde_json::{Value, json};
 
 use crate::cli::palisade;
+use crate::reload::kill_while;
 use crate::state::{ask, get, put};
-use crate::support::{error, expect_echo, expect_text};
+use crate::support::{error, expect_echo, expect_text, in_the_guest};
 
 fn guest(version: &str) -> Package {
     Package::hostile("guest", "tame").with("version", json!(version)).environment("HOSTILE_VERSION", version)
@@ -383,6 +384,37 @@ fn an_update_with_state_of_another_form_takes_it_over_and_is_taken_back_with_it(
         assert!(aside.is_some_and(|aside| std::path::Path::new(aside).exists()), "{passed_over}");
         daemon.stop_and_expect_no_orphans();
     }
+}
+
+/// A daemon that is killed before any step of that is followed by one that has the version before with what it kept, or the newer one with that in
+/// its form.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_an_update_that_brings_the_state_over() {
+    let stride = if in_the_guest() { 31 } else { 13 };
+    let mut newer = 0;
+    for step in (0..).step_by(stride) {
+        let daemon = Daemon::start(unwatched(""));
+        daemon.operate("install", &json!({"path": write(&daemon, &in_form("1.0.0", 1))})).expect("it is installed");
+        ask(&daemon, "guest", &[put("a", &json!(1))]);
+        write(&daemon, &in_form("1.1.0", 2));
+        let begin = |agent: &mut Agent| agent.begin("palisade", "update", &json!({"plugin": "guest"}));
+        let came_so_far = kill_while(&daemon, daemon.agent(), step, begin, |update, frame| frame.id == update);
+        let Some(came_so_far) = came_so_far else { return };
+        let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+        let now = (serving(&daemon, "guest"), kept(&daemon));
+        let [old, new] = [("1.0.0".to_owned(), json!(1)), ("1.1.0".to_owned(), json!(2))];
+        assert!(now == old || now == new, "step {step}: {now:?}");
+        newer += usize::from(now == new);
+        if !came_so_far {
+            assert_eq!(now, new);
+            break;
+        }
+        // Whatever it was in the middle of can be done.
+        let updated = update(&daemon, &json!({})).expect("it can");
+        assert_eq!((&updated["version"], kept(&daemon)), (&json!("1.1.0"), json!(2)), "step {step}");
+        daemon.stop_and_expect_no_orphans();
+    }
+    println!("killed while the newer one was to serve {newer} times");
 }
 
 /// Two processes of a plugin that must not run twice never do: calls wait while none runs, and go to the version before where the newer one fails.
