@@ -390,7 +390,7 @@ fn an_update_with_state_of_another_form_takes_it_over_and_is_taken_back_with_it(
 /// its form.
 #[test]
 fn a_daemon_that_is_killed_before_each_step_of_an_update_that_brings_the_state_over() {
-    let stride = if in_the_guest() { 31 } else { 13 };
+    let stride = if in_the_guest() { 31 } else { 5 };
     let mut newer = 0;
     for step in (0..).step_by(stride) {
         let daemon = Daemon::start(unwatched(""));
