@@ -101,6 +101,26 @@ fn a_call_waits_for_a_package_that_was_changed_before_its_first_start() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// And for the whole of one whose program is just being written, of which no half is run.
+#[test]
+fn a_call_waits_for_a_package_that_is_being_written_before_its_first_start() {
+    let daemon = settling(0.2, [Package::echo()]);
+    let program = daemon.plugins().join("echo/main");
+    let whole = [fs::read(&program).expect("it is there"), b"and more".to_vec()].concat();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("it is ours");
+    let writer = Writer::of(&program, whole);
+    let mut agent = daemon.agent();
+    let call = agent.begin("echo", "echo", &json!("whole"));
+    wait_for("a start that was tried", || {
+        let status = daemon.operate("status", &json!({"plugin": "echo"})).expect("it is known");
+        (!status["reason"].is_null() || status["state"] == "active").then_some(())
+    });
+    writer.end();
+    assert_eq!(agent.finish(call), Ok(json!("whole")));
+    expect_settled(&daemon);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// The manifest of the next version in place of the present one, as an editor does it that keeps the old one for a moment.
 fn edit(next: &Path, package: &Path) {
     let (manifest, old) = (package.join("plugin.json"), package.join("plugin.json~"));

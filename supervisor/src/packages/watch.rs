@@ -11,7 +11,6 @@
 //! Elsewhere: which folders are watched is `folders`' affair, what follows `rescan`'s.
 
 mod folders;
-mod writers;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -30,12 +29,13 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use self::folders::{Folders, WATCHES_MAX};
-use self::writers::Root;
 use super::rescan::{Followed, Scope, Trusting};
 use super::{Packages, lock};
 use crate::blocking;
 use crate::model::ids::PluginId;
 use crate::model::settle::{Look, QUIET, Settling};
+use crate::registry::PACKAGES_MAX;
+use crate::store::writers::{self, Root};
 
 /// So many names of what has happened are kept; of more than that, that it may be anything.
 const NAMES_MAX: usize = 4096;
@@ -265,7 +265,9 @@ impl Packages {
         let written = blocking::run(move || {
             let roots: Vec<Root> = match &due {
                 Look::At(packages) => packages.iter().filter_map(|package| Root::package(package)).collect(),
-                Look::AtEverything => directories.iter().flat_map(|directory| Root::directory(directory)).collect(),
+                Look::AtEverything => {
+                    directories.iter().flat_map(|directory| Root::directory(directory, PACKAGES_MAX)).collect()
+                }
             };
             writers::written(&roots)
         });

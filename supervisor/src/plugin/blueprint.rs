@@ -40,6 +40,7 @@ use crate::sandbox::lend::{Lender, Lent};
 use crate::sandbox::runtime::{Found as Runtime, Runtimes};
 use crate::sandbox::seccomp::policy::Denials;
 use crate::sandbox::spec::{self, Identity, Inside};
+use crate::store::writers::{Root, written};
 use crate::store::{self, EntryPoint, Program, Snapshot, Store};
 use crate::trust::Rules;
 
@@ -282,7 +283,14 @@ impl Blueprint {
             {
                 return Ok(same);
             }
-            staged(&store, &host.rules, (&source, &origin), &manifest)
+            let staged = staged(&store, &host.rules, (&source, &origin), &manifest);
+            let is_what_was_found = staged.as_ref().is_ok_and(|staged| staged.digest == before.digest);
+            if !is_what_was_found && Root::package(&source).is_some_and(|root| !written(&[root]).is_empty()) {
+                // It may be half of another one. What settles takes the place of this one, and has the calls that wait.
+                let message = "somebody writes into its folder".to_owned();
+                return Err(LaunchFailure { message, outlook: Outlook::Passing, code: None });
+            }
+            staged
         };
         let seen = blocking::run(look).await.map_err(|error| {
             let message = format!("there is no thread to look at the package: {error}");

@@ -15,6 +15,7 @@ pub mod database;
 mod digests;
 mod stamp;
 mod sweep;
+pub(crate) mod writers;
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};

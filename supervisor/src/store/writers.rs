@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::store::LEFT_OUT;
+use super::LEFT_OUT;
 
 /// Most descriptors that are looked at; whoever has so many is not waited for.
 const DESCRIPTORS_MAX: usize = 500_000;
@@ -18,7 +18,7 @@ const ACCESS: u32 = 0o3;
 
 /// A folder, and where it is found among what processes have open.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(crate) struct Root {
     folder: PathBuf,
     real: PathBuf,
     /// So many folders beneath it do not belong to a package yet.
@@ -27,13 +27,13 @@ pub(super) struct Root {
 
 impl Root {
     /// A package.
-    pub(super) fn package(folder: &Path) -> Option<Self> {
+    pub(crate) fn package(folder: &Path) -> Option<Self> {
         Some(Self { folder: folder.to_owned(), real: folder.canonicalize().ok()?, above: 0 })
     }
 
-    /// A plugin directory with all packages in it, also those to which a link leads. Blocks.
-    pub(super) fn directory(directory: &Path) -> Vec<Self> {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten().take(crate::registry::PACKAGES_MAX);
+    /// A plugin directory with all packages in it, that many at most, also those to which a link leads. Blocks.
+    pub(crate) fn directory(directory: &Path, packages_max: usize) -> Vec<Self> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten().take(packages_max);
         let is_link = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_symlink());
         let linked = entries.filter(is_link).filter_map(|entry| Self::package(&entry.path()));
         let is_package = directory.join("plugin.json").symlink_metadata().is_ok();
@@ -49,7 +49,7 @@ impl Root {
 }
 
 /// The folders of those into which somebody writes. Blocks.
-pub(super) fn written(roots: &[Root]) -> BTreeSet<PathBuf> {
+pub(crate) fn written(roots: &[Root]) -> BTreeSet<PathBuf> {
     let mut written = BTreeSet::new();
     let mut left = DESCRIPTORS_MAX;
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -101,7 +101,7 @@ mod tests {
             let roots = ["one", "two", "target", "linked"].map(|name| Root::package(&plugins.join(name)).unwrap());
             written(&roots).iter().map(|path| path.file_name().unwrap().to_owned()).collect::<Vec<_>>()
         };
-        let any = || !written(&Root::directory(&plugins)).is_empty();
+        let any = || !written(&Root::directory(&plugins, 10)).is_empty();
         assert_eq!((each().len(), any()), (0, false));
         for (file, found) in [
             ("one/file", Some("one")),
