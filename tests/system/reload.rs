@@ -877,6 +877,60 @@ fn what_others_depend_on_keeps_what_they_depend_on() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// What holds a link or a pipe, as an editor leaves one, is no package, and nothing to what serves from its copy: now, and in the next daemon.
+#[test]
+fn what_cannot_be_copied_is_passed_over_until_it_can() {
+    let mut daemon = serving("");
+    let good = digest(&daemon);
+    let folder = daemon.plugins().join("hostile");
+    let generation =
+        |daemon: &Daemon| daemon.agent().call("hostile", "generation", &json!(null)).expect("it serves as before");
+    let first = generation(&daemon);
+    let strange = folder.join(".#plugin.json");
+    for is_link in [true, false] {
+        if is_link {
+            std::os::unix::fs::symlink("nowhere", &strange).expect("it is ours");
+        } else {
+            rustix::fs::mknodat(rustix::fs::CWD, &strange, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                .expect("it is ours");
+        }
+        rescan(&daemon);
+        assert_eq!((digest(&daemon), generation(&daemon)), (good.clone(), first.clone()));
+        expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), ".#plugin.json");
+        std::fs::remove_file(&strange).expect("it is ours");
+        rescan(&daemon);
+        assert_eq!((passed_over(&daemon), generation(&daemon)), (Value::Null, first.clone()));
+    }
+    std::os::unix::fs::symlink("nowhere", &strange).expect("it is ours");
+    rescan(&daemon);
+    daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    expect_echo(&daemon, "hostile");
+    assert_eq!(digest(&daemon), good);
+    expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), "symbolic link");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What serves goes on where its folder has no package any more, also while it is on probation, and whether or not it has another version.
+#[test]
+fn a_manifest_that_breaks_in_probation_changes_nothing() {
+    for version in ["0.1.0", "0.2.0"] {
+        let daemon = serving("");
+        let new = hostile("tame").with("version", json!(version)).environment("HOSTILE_VERSION", version);
+        new.with("description", json!("new")).write(&daemon.plugins(), daemon.marker());
+        rescan(&daemon);
+        let now = digest(&daemon);
+        let status = || daemon.operate("status", &json!({"plugin": "hostile"})).expect("it is there");
+        assert!(status()["probation"].is_object(), "{}", status());
+        std::fs::write(daemon.plugins().join("hostile/plugin.json"), "{ bro").expect("it is ours");
+        rescan(&daemon);
+        expect_echo(&daemon, "hostile");
+        assert_eq!((digest(&daemon), &status()["version"]), (now, &json!(version)));
+        expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), "JSON");
+        assert!(status()["probation"].is_object(), "{}", status());
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
 /// A package that is removed while it is in use ends what it has, and then its plugin is gone; one that comes back is a new one.
 #[test]
 fn a_package_that_is_removed_while_it_is_in_use_ends_its_calls() {
@@ -904,6 +958,8 @@ fn a_package_for_which_there_is_no_room_is_tried_again() {
     let daemon = Daemon::start(options);
     expect_echo(&daemon, "hostile");
     let good = digest(&daemon);
+    // What serves is noted while there is room.
+    rescan(&daemon);
     let disk = Disk::of(&daemon);
     let new = hostile("tame").with("description", json!("x".repeat(400)));
     new.write(&daemon.plugins(), daemon.marker());

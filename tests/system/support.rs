@@ -159,11 +159,14 @@ impl Disk {
 
     /// Leaves so much of it.
     pub(crate) fn leave(&self, bytes: u64) {
-        let _ = fs::remove_file(self.state.join("filler"));
-        let taken = self.free().checked_sub(bytes).expect("there is as much");
-        let filler = vec![1; usize::try_from(taken).expect("it is small")];
-        fs::write(self.state.join("filler"), filler).expect("there is room for it");
-        assert_eq!(self.free(), bytes);
+        // The daemon may write something meanwhile.
+        wait_for("so much to be left", || {
+            let _ = fs::remove_file(self.state.join("filler"));
+            let taken = self.free().checked_sub(bytes).expect("there is as much");
+            let filler = vec![1; usize::try_from(taken).expect("it is small")];
+            let filled = fs::write(self.state.join("filler"), filler);
+            (filled.is_ok() && self.free() == bytes).then_some(())
+        });
     }
 
     pub(crate) fn empty(&self) {

@@ -64,8 +64,10 @@ fn a_trial_is_given_up_once_another_package_lies_in_the_folder() {
     let mut watcher = daemon.agent();
     let events = follow(&mut watcher);
     let given_up = |times| {
-        let log = daemon.log();
-        assert_eq!(log.matches("its changed package is not tried any further").count(), times, "{log}");
+        let log = wait_for("that it is said to be given up", || {
+            let log = daemon.log();
+            (log.matches("its changed package is not tried any further").count() == times).then_some(log)
+        });
         assert!(!log.contains("did not become ready"), "{log}");
     };
     // A fix.

@@ -316,6 +316,28 @@ fn what_is_not_tried_by_itself_is_told_and_waits() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// A newer one that was taken since, or another daemon, makes one that has failed no better.
+#[test]
+fn what_has_failed_is_held_whatever_serves_since() {
+    let mut daemon = Daemon::start(unwatched(""));
+    place(&daemon, "before", &edition("guest", "1.0.0", "tame"));
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.0.0");
+    place(&daemon, "bad", &edition("guest", "1.1.0", "exit-at-once"));
+    rescan(&daemon);
+    assert_eq!((serving(&daemon, "guest"), held(&daemon, "guest@=1.1.0")), ("1.0.0".into(), json!("failed")));
+    place(&daemon, "good", &edition("guest", "1.2.0", "tame"));
+    rescan(&daemon);
+    for _ in 0..2 {
+        assert_eq!((serving(&daemon, "guest"), held(&daemon, "guest@=1.1.0")), ("1.2.0".into(), json!("failed")));
+        daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    }
+    // Who names it has it.
+    daemon.operate("update", &json!({"plugin": "guest", "to_version": "1.1.0"})).expect("it is wanted");
+    assert_eq!(held(&daemon, "guest@=1.1.0"), Value::Null);
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// A version whose state has that form, and that brings what is there into it where that is not the first.
 fn in_form(version: &str, schema: u32) -> Package {
     let mode = if schema == 1 { "tame" } else { "asks-before-ready" };

@@ -140,32 +140,37 @@ impl Packages {
         let before = said.before(&there).cloned();
         let mut weighed = Weighed::default();
         let mut updating: BTreeMap<Version, Updating> = BTreeMap::new();
+        let has_another = |version: &Version| {
+            there.iter().any(|one| one.enabled && one.version != version && accepted.contains(one.version))
+        };
         for handle in &handles {
             let version = handle.version();
-            let held = match said.decide(version, &there) {
-                Decision::Serves => {
+            let digest = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
+            let failed = acceptance.failed.get(&(id.clone(), digest)).cloned();
+            let held = match (said.decide(version, &there), failed) {
+                // That a newer one serves by now makes it no better.
+                (Decision::Serves, Some((By::Failed, reason)))
+                    if handle.is_enabled() && !accepted.contains(version) && has_another(version) =>
+                {
+                    Some(Held { by: By::Failed, reason })
+                }
+                (Decision::Serves, _) => {
                     acceptance.accept_and_note(id, version);
                     None
                 }
                 // It takes none anyway, and who enables it accepts it.
-                Decision::Take | Decision::Held(By::Policy | By::Major) if !handle.is_enabled() => None,
-                Decision::Take => {
-                    let digest = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-                    match acceptance.failed.get(&(id.clone(), digest)) {
-                        Some((by, reason)) if *by == By::Failed => Some(Held { by: *by, reason: reason.clone() }),
-                        failed => {
-                            // The highest of them is tried first.
-                            if !acceptance.trying.contains(id) {
-                                weighed.take = Some((*handle).clone());
-                            }
-                            let (by, reason) = failed
-                                .cloned()
-                                .unwrap_or_else(|| (By::Trial, "it is newer, and is tried first".to_owned()));
-                            Some(Held { by, reason })
-                        }
+                (Decision::Take | Decision::Held(By::Policy | By::Major), _) if !handle.is_enabled() => None,
+                (Decision::Take, Some((By::Failed, reason))) => Some(Held { by: By::Failed, reason }),
+                (Decision::Take, failed) => {
+                    // The highest of them is tried first.
+                    if !acceptance.trying.contains(id) {
+                        weighed.take = Some((*handle).clone());
                     }
+                    let (by, reason) =
+                        failed.unwrap_or_else(|| (By::Trial, "it is newer, and is tried first".to_owned()));
+                    Some(Held { by, reason })
                 }
-                Decision::Held(by) => Some(Held { by, reason: self.why_held(by, id, before.as_ref(), policy) }),
+                (Decision::Held(by), _) => Some(Held { by, reason: self.why_held(by, id, before.as_ref(), policy) }),
             };
             updating.insert(version.clone(), Updating { held, offered: None });
         }

@@ -171,10 +171,12 @@ impl Gathered {
             bad.retain(|(id, _), _| forgiven.as_ref() != Some(id));
             serves = now;
         }
-        if bad.is_empty() && serving.is_empty() {
+        if bad.is_empty() && serving.is_empty() && serves.is_empty() {
             return;
         }
-        self.stand_in(&serving, store, rules);
+        // What serves need not be noted yet.
+        let known = serving.iter().chain(&serves).map(|(place, digest)| (place.clone(), digest.clone())).collect();
+        self.stand_in(&known, store, rules);
         if is_start {
             serves = std::mem::take(&mut serving);
             for ((id, _), digest) in &mut serves {
@@ -183,9 +185,26 @@ impl Gathered {
         }
         let others: BTreeSet<_> = self.staged.iter().map(|(found, _)| version_of(found)).collect();
         for (found, snapshot) in &mut self.staged {
-            let Ok(now) = &*snapshot else { continue };
             let id = &found.manifest.id;
             let last = serves.get(&(id.clone(), found.path.clone()));
+            let now = match &*snapshot {
+                Ok(now) => now,
+                Err(failure) => {
+                    // It is no package that could be copied: what served goes on.
+                    let Some(Ok((before, copy))) = last.map(|last| kept(last, &found.path, store, rules)) else {
+                        continue;
+                    };
+                    if before.manifest.id == *id
+                        && (version_of(&before) == version_of(found) || !others.contains(&version_of(&before)))
+                    {
+                        let (reason, at_unix_ms) = (failure.message.clone(), unix_ms(SystemTime::now()));
+                        let passed_over = Some(PassedOver { digest: String::new(), reason, at_unix_ms });
+                        *found = Found { path: found.path.clone(), passed_over, ..before };
+                        *snapshot = Ok(copy);
+                    }
+                    continue;
+                }
+            };
             if last == Some(&now.digest) {
                 continue;
             }
