@@ -490,6 +490,28 @@ fn expect_waiting(daemon: &Daemon, told: &str) {
     assert_eq!((digest(daemon), daemon.status("hostile").process_id()), (good, process));
 }
 
+/// Where what is said has another version take the place of the one that it was said of, the answer is about that one.
+#[test]
+fn a_word_that_lets_another_version_serve_is_answered() {
+    for word in ["grant", "revoke"] {
+        let asking = |version: &str, asks: &Value| {
+            let package = Package::hostile("hostile", "tame").asking(asks).with("version", json!(version));
+            package.environment("HOSTILE_VERSION", version)
+        };
+        let configuration = "watch = false\n[permissions]\n";
+        let first = asking("0.1.0", &json!([]));
+        let daemon = Daemon::start(DaemonOptions::with([first]).configuration(configuration));
+        expect_echo(&daemon, "hostile");
+        asking("0.1.1", &json!([{ "file_read": ["/srv"] }])).write(&daemon.plugins(), daemon.marker());
+        rescan(&daemon);
+        let what = json!({"plugin": "hostile", "permissions": ["file_read:/srv"]});
+        let said = daemon.operate(word, &what).unwrap_or_else(|error| panic!("{word}: {error}"));
+        assert_eq!((&said["version"], &said["awaits_consent"]), (&json!("0.1.1"), &json!(false)), "{said}");
+        expect_echo(&daemon, "hostile");
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
 /// An update that asks for more takes nothing away: it is asked about while the old package serves, and tried once that is granted.
 #[test]
 fn what_asks_for_a_new_permission_waits_for_it_beside_what_serves() {

@@ -490,6 +490,46 @@ fn an_exclusive_update_starts_once_the_version_before_has_ended() {
     }
 }
 
+/// While a failure would lead back an operator can have that as well, and is told what became of the state.
+#[test]
+fn an_operator_returns_from_an_update_with_the_state() {
+    for is_installed in [true, false] {
+        let daemon = Daemon::start(unwatched(""));
+        let bring = |version: &str, form: u32, folder: &str| {
+            if is_installed {
+                return write(&daemon, &in_form(version, form));
+            }
+            place(&daemon, folder, &in_form(version, form));
+            rescan(&daemon);
+            daemon.plugins().join(folder)
+        };
+        let folder = bring("1.0.0", 1, "before");
+        if is_installed {
+            daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+        }
+        ask(&daemon, "guest", &[put("a", &json!(1))]);
+        bring("1.1.0", 2, "after");
+        update(&daemon, &json!({})).expect("there is a newer one");
+        assert_eq!(kept(&daemon), 2);
+        let back = daemon.operate("rollback", &json!({"plugin": "guest"})).expect("it can");
+        let back = &back["reloads"][0];
+        assert_eq!((&back["version"], &back["reloaded"]), (&json!("1.0.0"), &json!(true)), "{back}");
+        let aside = back["state"]["aside"].as_str().expect("it is named");
+        assert!(std::path::Path::new(aside).exists() && back["state"]["at_unix_ms"].is_u64(), "{back}");
+        assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.0.0".to_owned(), json!(1)));
+        expect_text(&status(&daemon, "guest")["passed_over"]["reason"].to_string(), " has returned to 1.0.0; what was");
+        let trail = daemon.operate("audit", &json!({"plugin": "guest"})).expect("there is one");
+        let last = trail["entries"].as_array().and_then(|entries| entries.last()).expect("something was done");
+        assert_eq!((&last["what"], &last["who"] != &json!("palisade")), (&json!("rollback"), true), "{last}");
+        rescan(&daemon);
+        assert_eq!(serving(&daemon, "guest"), "1.0.0");
+        // There is nothing before that.
+        let none = error(daemon.operate("rollback", &json!({"plugin": "guest"})), ErrorCode::InvalidParams);
+        expect_text(&none.message, "has no backup to return to");
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
 /// One that cannot bring it over changes nothing, and one that cannot do it once more where it counts neither.
 #[test]
 fn an_update_that_cannot_bring_the_state_over_changes_nothing() {

@@ -447,7 +447,10 @@ impl Packages {
         if let Some(waiting) = lock(&self.awaiting).get(handle.id()).filter(is_same) {
             return Ok(waiting.clone());
         }
-        registry.find_any(handle.id().as_str(), Some(&format!("={}", handle.version()))).cloned()
+        let id = handle.id().as_str();
+        // What was said may have had another version of the same folder take its place.
+        let same = registry.find_any(id, Some(&format!("={}", handle.version())));
+        same.or_else(|_| registry.find_any(id, None)).cloned()
     }
 
     /// The version that is meant, if an operator may decide about it.

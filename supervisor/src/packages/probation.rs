@@ -3,21 +3,23 @@
 //! Invariant: what serves is noted only once nothing leads back any more.
 //! Elsewhere: how a package comes to serve is `reload`'s; an operator's return is `rollback`'s.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use palisade_protocol::ErrorBody;
 use tokio::time::Instant;
 
-use super::reload::{OURSELVES, UNTRIED, neither, now_ms, overtaken};
+use super::reload::{Exchanged, OURSELVES, Reloaded, Reloads, UNTRIED, neither, now_ms, overtaken};
 use super::rescan::{Scope, Trusting};
 use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};
 use crate::model::generation::StopWhy;
-use crate::model::reload_plan::Ends;
+use crate::model::reload_plan::{Ends, Manner, Plan, Untried};
 use crate::model::status::{self, PassedOver, PluginState};
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
+use crate::state::State;
 use crate::store::Snapshot;
 use crate::store::database::reloads::Serving;
 
@@ -74,9 +76,10 @@ impl Packages {
         old: &Handle,
         state: Option<String>,
         reason: String,
-    ) -> Result<(), ErrorBody> {
+        who: &str,
+    ) -> Result<Option<PathBuf>, ErrorBody> {
         if state.is_none() && !new.blueprint().manifest.exclusive && !old.blueprint().manifest.exclusive {
-            return self.put_aside_in_turn(new, old, reason).await;
+            return self.put_aside_in_turn(new, old, reason, who).await.map(|()| None);
         }
         let _turn = new.blueprint().gate.turn.clone().lock_owned().await;
         if new.successor().is_some() {
@@ -85,7 +88,10 @@ impl Packages {
         self.hold_or_stop(new).await?;
         let is_restored = state.is_some();
         let done = match self.restore(new, state).await {
-            Ok(kept) => self.put_aside_in_turn(new, old, reason + &kept).await,
+            Ok(aside) => {
+                let reason = reason + &kept_in(aside.as_deref());
+                self.put_aside_in_turn(new, old, reason, who).await.map(|()| aside)
+            }
             Err(error) => Err(error),
         };
         if done.is_err() {
@@ -100,18 +106,35 @@ impl Packages {
         done
     }
 
-    /// Puts the copy of the state in its place that the version before can use, if there is one; says where what was written since is, as it
-    /// goes on from a reason.
-    async fn restore(&self, new: &Handle, state: Option<String>) -> Result<String, ErrorBody> {
-        let Some(state) = state else { return Ok(String::new()) };
+    /// Puts the copy of the state in its place that the version before can use, if there is one; says where what was written since is.
+    async fn restore(&self, new: &Handle, state: Option<String>) -> Result<Option<PathBuf>, ErrorBody> {
+        let Some(state) = state else { return Ok(None) };
         let of = self.around.states.of(new.id());
         let replaced = run(move || of.replace_with(&of.copy_of_kept(&state)?, now_ms())).await?;
-        let aside = replaced.map_err(|error| crate::state::error_body(&error))?;
-        let kept = aside.map(|aside| format!("; what was written since is kept in {}", aside.display()));
-        Ok(kept.unwrap_or_default())
+        replaced.map_err(|error| crate::state::error_body(&error))
     }
 
-    async fn put_aside_in_turn(&self, new: &Handle, old: &Handle, reason: String) -> Result<(), ErrorBody> {
+    /// Returns from a newer version to the one before, which stands beside it, for as long as a failure would lead back as well; with the state
+    /// that that one can use. Nothing where there is no such version.
+    ///
+    /// # Errors
+    /// Why it goes on.
+    pub(super) async fn return_from_update(&self, new: &Handle, who: &str) -> Result<Option<Reloads>, ErrorBody> {
+        let before = lock(&self.probations)
+            .get(new.id())
+            .filter(|one| one.new.is(new) && one.old.version() != new.version())
+            .map(|one| (one.old.clone(), one.state.clone()));
+        let Some((old, state)) = before else { return Ok(None) };
+        let at_unix_ms = state.as_deref().and_then(State::moment_of);
+        let reason = format!("{who} has returned to {}", old.version());
+        let aside = self.put_aside(new, &old, state, reason, who).await?;
+        lock(&self.probations).remove(new.id());
+        let plan = Plan::new(Some(Untried::OldIsUnused), Manner::Beside);
+        let state = at_unix_ms.zip(aside).map(|(at_unix_ms, aside)| Exchanged { at_unix_ms, aside });
+        Ok(Some(Reloads { reloads: vec![Reloaded { state, ..self.told(&old, plan, true, None) }] }))
+    }
+
+    async fn put_aside_in_turn(&self, new: &Handle, old: &Handle, reason: String, who: &str) -> Result<(), ErrorBody> {
         let blueprint = new.blueprint();
         let staged = (super::consent::found_of(new), blueprint.snapshot());
         let is_installed = blueprint.consent.is_installed;
@@ -125,13 +148,13 @@ impl Packages {
             return Err(overtaken(new).error().clone());
         }
         if is_installed {
-            let entry = self.entry("rollback", OURSELVES, id, version, reason.clone());
+            let entry = self.entry("rollback", who, id, version, reason.clone());
             let database = self.database.clone();
             if let Err(error) = run(move || database.switch(false, &entry)).await? {
                 tracing::error!(plugin = %id, %version, %error, "that it takes no calls any more is forgotten with the daemon");
             }
         } else {
-            self.note_bad_update("rollback", new, reason.clone(), OURSELVES).await;
+            self.note_bad_update("rollback", new, reason.clone(), who).await;
         }
         self.accept_no_more(id, version).await;
         let task = self.task_of(new);
@@ -208,7 +231,7 @@ impl Packages {
                         registry.versions(old.id()).any(|(version, _)| version == old.version())
                     });
                 let done = match new.blueprint().consent.is_installed || is_beside {
-                    true => self.put_aside(&new, &old, snapshot.1, reason).await,
+                    true => self.put_aside(&new, &old, snapshot.1, reason, OURSELVES).await.map(drop),
                     false => self.return_to(&new, &old, snapshot, reason, OURSELVES).await.map(drop),
                 };
                 if let Err(error) = done {
@@ -306,7 +329,7 @@ impl Packages {
     ) -> Result<Handle, ErrorBody> {
         if state.is_some() {
             self.hold_or_stop(new).await?;
-            reason += &self.restore(new, state).await?;
+            reason += &kept_in(self.restore(new, state).await?.as_deref());
         }
         let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
         let now = PassedOver { digest: bad, reason, at_unix_ms: now_ms() };
@@ -341,6 +364,11 @@ impl Packages {
         self.set_off(&restored).await;
         Ok(restored)
     }
+}
+
+/// Where what was written since is, as it goes on from a reason.
+fn kept_in(aside: Option<&Path>) -> String {
+    aside.map(|aside| format!("; what was written since is kept in {}", aside.display())).unwrap_or_default()
 }
 
 async fn until(due: Option<Instant>) {

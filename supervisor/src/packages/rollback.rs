@@ -187,12 +187,18 @@ impl Packages {
             None => all.iter().find(|one| !one.serves),
         };
         let Some(wanted) = wanted else {
+            if to.is_none()
+                && let Some(done) = self.return_from_update(&old, who).await?
+            {
+                return Ok(done);
+            }
             let message = match to {
                 Some(number) => format!("{id} has no backup {number}"),
                 None => format!("{id} has no backup to return to"),
             };
             let mut hint = format!("`palisade backups {id}` lists them");
-            if self.around.store.has_made(&old.blueprint().source) {
+            let registry = self.registry()?;
+            if registry.versions(&id).any(|(version, one)| version < old.version() && one.is_enabled()) {
                 hint += &format!("; `palisade disable {id}@{}` returns to the version before", old.version());
             }
             return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint));

@@ -295,6 +295,12 @@ impl State {
         Ok(name)
     }
 
+    /// Of which moment a copy is that is kept by that name, in ms since the epoch.
+    #[must_use]
+    pub fn moment_of(name: &str) -> Option<u64> {
+        name.strip_suffix(".sqlite3")?.rsplit_once('-')?.1.parse().ok()
+    }
+
     /// By which name a copy of that moment is kept.
     #[must_use]
     fn kept_name(now_unix_ms: u64) -> String {
