@@ -520,7 +520,7 @@ fn an_operator_returns_from_an_update_with_the_state() {
         expect_text(&status(&daemon, "guest")["passed_over"]["reason"].to_string(), " has returned to 1.0.0; what was");
         let trail = daemon.operate("audit", &json!({"plugin": "guest"})).expect("there is one");
         let last = trail["entries"].as_array().and_then(|entries| entries.last()).expect("something was done");
-        assert_eq!((&last["what"], &last["who"] != &json!("palisade")), (&json!("rollback"), true), "{last}");
+        assert_eq!((&last["what"], last["who"] == "palisade"), (&json!("rollback"), false), "{last}");
         rescan(&daemon);
         assert_eq!(serving(&daemon, "guest"), "1.0.0");
         // There is nothing before that.

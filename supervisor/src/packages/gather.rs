@@ -184,11 +184,14 @@ impl Gathered {
             }
         }
         let others: BTreeSet<_> = self.staged.iter().map(|(found, _)| version_of(found)).collect();
+        // That something cannot be read says nothing of it, and is told by whoever looks.
+        let unseen: BTreeSet<_> = self.unseen.iter().map(|one| one.path.clone()).collect();
         for (found, snapshot) in &mut self.staged {
             let id = &found.manifest.id;
             let last = serves.get(&(id.clone(), found.path.clone()));
             let now = match &*snapshot {
                 Ok(now) => now,
+                Err(_) if unseen.contains(&found.path) => continue,
                 Err(failure) => {
                     // It is no package that could be copied: what served goes on.
                     let Some(Ok((before, copy))) = last.map(|last| kept(last, &found.path, store, rules)) else {
