@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Packages, run};
 use crate::store::database::DatabaseError;
-use crate::store::database::audit::Query;
+use crate::store::database::audit::{Entry, Query};
 
 /// Most entries that are told at once.
 const ENTRIES_MAX: u32 = 1_000;
@@ -29,18 +29,9 @@ pub struct Trail {
 pub struct TrailEntry {
     /// By which it is named.
     pub number: u64,
-    /// When,
-    pub at_unix_ms: u64,
-    /// by whom,
-    pub who: String,
-    /// what,
-    pub what: String,
-    /// with which plugin,
-    pub id: String,
-    /// which version of it; nothing where all are meant,
-    pub version: String,
-    /// and the rest, a sentence.
-    pub detail: String,
+    /// The rest, beside the number.
+    #[serde(flatten)]
+    pub entry: Entry,
 }
 
 impl Packages {
@@ -80,15 +71,7 @@ impl Packages {
             self.registry()?.find_any(&plugin, None)?;
         }
         let more = (most as usize) < found.len();
-        let entries = found.into_iter().take(most as usize).map(|(number, entry)| TrailEntry {
-            number,
-            at_unix_ms: entry.at_unix_ms,
-            who: entry.who,
-            what: entry.what,
-            id: entry.id,
-            version: entry.version,
-            detail: entry.detail,
-        });
+        let entries = found.into_iter().take(most as usize).map(|(number, entry)| TrailEntry { number, entry });
         let mut entries: Vec<_> = entries.collect();
         entries.reverse();
         Ok(Trail { entries, more })

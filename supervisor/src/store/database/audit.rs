@@ -4,6 +4,7 @@
 //! none has more than [`DETAIL_BYTES_MAX`] bytes of detail.
 
 use rusqlite::{Transaction, params};
+use serde::Serialize;
 
 use super::{Database, DatabaseError};
 
@@ -41,7 +42,7 @@ pub const WORDS: [&str; 23] = [
 ];
 
 /// What was done, for the trail.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
     pub at_unix_ms: u64,
     /// `uid:0`, or whoever else it was.
@@ -54,7 +55,7 @@ pub struct Entry {
     pub detail: String,
 }
 
-/// Query entries somebody wants to see.
+/// Which entries somebody wants to see.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     /// Of this plugin,
