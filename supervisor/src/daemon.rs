@@ -245,8 +245,11 @@ pub async fn run(config: Config, launcher: &Path) -> Result<(), DaemonError> {
         let vault = key.as_ref().map(Vault::open).transpose()?;
         // Only of a daemon that was killed in the middle of a reload is there anything to be asked.
         let is_kept = |id: &PluginId, name: &str| {
-            let backups = Database::open(&registry).backups(id).unwrap_or_default();
-            backups.into_iter().any(|backup| backup.state.as_deref() == Some(name))
+            let database = Database::open(&registry);
+            let (backups, probations) = (database.backups(id), database.probations());
+            let probations = probations.unwrap_or_default().into_iter().filter(|one| one.id == *id);
+            let backups = backups.unwrap_or_default().into_iter().map(|backup| backup.state);
+            backups.chain(probations.map(|one| one.state)).any(|state| state.as_deref() == Some(name))
         };
         Ok::<_, KeyError>(Arc::new(States::open(folder, vault.map(Arc::new), is_kept)))
     };

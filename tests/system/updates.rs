@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
 
 use palisade_protocol::{Call, ErrorBody, ErrorCode, Kind};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
@@ -427,9 +428,18 @@ fn a_daemon_that_is_killed_before_each_step_of_an_update_that_brings_the_state_o
         let [old, new] = [("1.0.0".to_owned(), json!(1)), ("1.1.0".to_owned(), json!(2))];
         assert!(now == old || now == new, "step {step}: {now:?}");
         newer += usize::from(now == new);
+        if now == new {
+            // Whatever else it had come to, that is on probation, and the version before has its state to return to.
+            let back = daemon.operate("rollback", &json!({"plugin": "guest"})).expect("it is on probation");
+            assert_eq!(back["reloads"][0]["version"], "1.0.0", "step {step}: {back}");
+            assert_eq!((serving(&daemon, "guest"), kept(&daemon)), old, "step {step}");
+        }
         if !came_so_far {
             assert_eq!(now, new);
             break;
+        }
+        if now == new {
+            continue;
         }
         // Whatever it was in the middle of can be done.
         let updated = update(&daemon, &json!({})).expect("it can");
@@ -437,6 +447,189 @@ fn a_daemon_that_is_killed_before_each_step_of_an_update_that_brings_the_state_o
         daemon.stop_and_expect_no_orphans();
     }
     println!("killed while the newer one was to serve {newer} times");
+}
+
+/// What a new daemon makes of a probation in which the one before was killed, as the state folder is.
+fn killed(daemon: Daemon, text: &str) -> Daemon {
+    Daemon::start(unwatched_again(daemon, text))
+}
+
+fn unwatched_again(daemon: Daemon, text: &str) -> DaemonOptions {
+    DaemonOptions::with([]).folder(daemon.kill_nine()).configuration(&quiet(text))
+}
+
+fn quiet(text: &str) -> String {
+    format!("watch = false\n{text}")
+}
+
+/// A guest with a newer version on probation, however it came; with state of another form if that is so.
+fn on_probation(way: &str, form: u32, text: &str) -> Daemon {
+    let daemon = Daemon::start(unwatched(text));
+    let bring = |version: &str, form: u32, folder: &str| {
+        if way == "install" {
+            let folder = write(&daemon, &in_form(version, form));
+            daemon.operate("install", &json!({ "path": folder })).expect("it is installed");
+        } else {
+            place(&daemon, folder, &in_form(version, form));
+            rescan(&daemon);
+        }
+    };
+    bring("1.0.0", 1, "before");
+    assert_eq!(serving(&daemon, "guest"), "1.0.0");
+    ask(&daemon, "guest", &[put("a", &json!(1))]);
+    bring("1.1.0", form, "after");
+    if way == "update" {
+        update(&daemon, &json!({})).expect("there is a newer one");
+    }
+    assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.1.0".to_owned(), json!(form)));
+    assert_eq!(status(&daemon, "guest")["probation"]["version"], "1.0.0");
+    daemon
+}
+
+const LONG: &str = "[reload]\nprobation_seconds = 3600\n";
+
+/// A newer version beside the one before is on probation for the next daemon as well, and as long as it would have been: what fails is taken back
+/// with the state, and so it is where its operator says so.
+#[test]
+fn a_daemon_that_is_killed_in_a_probation_is_followed_by_one_that_goes_on_with_it() {
+    for (way, form) in [("install", 2), ("update", 2), ("by itself", 1)] {
+        for by_operator in [false, true] {
+            let daemon = on_probation(way, form, LONG);
+            let before = status(&daemon, "guest")["probation"].clone();
+            let folder = daemon.kill_nine();
+            if form == 2 {
+                // As it is where that happens before the copy of the state has its name.
+                let kept = folder.path().join("state/state/guest");
+                let names: Vec<_> = fs::read_dir(&kept)
+                    .expect("it keeps something")
+                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                    .filter(|name| name.starts_with("aside-"))
+                    .collect();
+                let [name] = names.as_slice() else { panic!("{names:?}") };
+                fs::rename(kept.join(name), kept.join(name.replace("aside-", "undo-"))).expect("it is ours");
+            }
+            let daemon =
+                killed(Daemon::start(DaemonOptions::with([]).folder(folder).configuration(&quiet(LONG))), LONG);
+            let now = status(&daemon, "guest");
+            assert_eq!(
+                (&now["version"], &now["probation"]["version"], &now["probation"]["digest"]),
+                (&json!("1.1.0"), &before["version"], &before["digest"]),
+                "{way}"
+            );
+            let until = |probation: &Value| probation["until_unix_ms"].as_u64().expect("a moment");
+            assert!(until(&now["probation"]) <= until(&before) + 1_000, "{way}: {now} {before}");
+            assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.1.0".to_owned(), json!(form)), "{way}");
+            if form == 2 {
+                ask(&daemon, "guest", &[put("a", &json!("since"))]);
+            }
+            if by_operator {
+                let back = daemon.operate("rollback", &json!({"plugin": "guest"})).expect("it can");
+                assert_eq!(back["reloads"][0]["version"], "1.0.0", "{way}: {back}");
+            } else {
+                error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
+                wait_for("the version before", || (status(&daemon, "guest")["version"] == "1.0.0").then_some(()));
+            }
+            let old = ("1.0.0".to_owned(), json!(1));
+            assert_eq!((serving(&daemon, "guest"), kept(&daemon)), old, "{way}");
+            let reason = status(&daemon, "guest")["passed_over"]["reason"].to_string();
+            expect_text(
+                &reason,
+                if by_operator { "has returned to 1.0.0" } else { "it failed soon after it began to serve" },
+            );
+            assert_eq!(reason.contains("what was written since is kept in "), form == 2, "{reason}");
+            // That is over, for every daemon.
+            let daemon = killed(daemon, LONG);
+            assert_eq!((serving(&daemon, "guest"), kept(&daemon)), old, "{way}");
+            assert_eq!(status(&daemon, "guest")["probation"], Value::Null);
+            daemon.stop_and_expect_no_orphans();
+        }
+    }
+}
+
+/// Once it is over nothing leads back, whether a daemon saw the end of it or none.
+#[test]
+fn a_probation_that_is_over_is_so_for_the_next_daemon() {
+    let text = "[reload]\nprobation_seconds = 2\n";
+    for is_seen in [false, true] {
+        let daemon = on_probation("update", 2, text);
+        let until = status(&daemon, "guest")["probation"]["until_unix_ms"].as_u64().expect("a moment");
+        let is_over = || UNIX_EPOCH.elapsed().is_ok_and(|now| u128::from(until) < now.as_millis());
+        let daemon = if is_seen {
+            wait_for("the end of the probation", || status(&daemon, "guest")["probation"].is_null().then_some(()));
+            killed(daemon, LONG)
+        } else {
+            let options = unwatched_again(daemon, LONG);
+            wait_for("the end of the probation", || is_over().then_some(()));
+            Daemon::start(options)
+        };
+        assert_eq!(status(&daemon, "guest")["probation"], Value::Null);
+        assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.1.0".to_owned(), json!(2)));
+        error(daemon.operate("rollback", &json!({"plugin": "guest"})), ErrorCode::InvalidParams);
+        error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
+        let failed = || status(&daemon, "guest")["last_failure"].is_object().then_some(());
+        wait_for("the failure", failed);
+        assert_eq!(status(&daemon, "guest")["version"], "1.1.0");
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
+/// A daemon that is killed before any step of a return is followed by one that has the newer version with its state, on probation as before, or
+/// comes to the end of the return.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_return_from_an_update() {
+    let stride = if in_the_guest() { 31 } else { 3 };
+    let mut older = 0;
+    for step in (0..).step_by(stride) {
+        let daemon = on_probation("update", 2, LONG);
+        ask(&daemon, "guest", &[put("since", &json!(true))]);
+        let begin = |agent: &mut Agent| agent.begin("palisade", "rollback", &json!({"plugin": "guest"}));
+        let came_so_far = kill_while(&daemon, daemon.agent(), step, begin, |rollback, frame| frame.id == rollback);
+        let Some(came_so_far) = came_so_far else { return };
+        let daemon = killed(daemon, LONG);
+        let old = ("1.0.0".to_owned(), json!(1));
+        if status(&daemon, "guest")["version"] == "1.1.0" {
+            // Nothing of it has happened.
+            assert!(status(&daemon, "guest")["probation"].is_object(), "step {step}");
+            assert_eq!(ask(&daemon, "guest", &[get("since")])[0]["ok"]["value"], true, "step {step}");
+            daemon.operate("rollback", &json!({"plugin": "guest"})).expect("it is on probation");
+        } else {
+            older += 1;
+        }
+        assert_eq!((serving(&daemon, "guest"), kept(&daemon)), old, "step {step}");
+        assert_eq!(status(&daemon, "guest")["probation"], Value::Null, "step {step}");
+        if !came_so_far {
+            break;
+        }
+        daemon.stop_and_expect_no_orphans();
+    }
+    println!("killed once the version before was to serve {older} times");
+}
+
+/// What served last stands beside the newer version, whatever its own folder had before that.
+#[test]
+fn an_operator_returns_to_the_version_before_rather_than_to_an_older_package_of_it() {
+    let daemon = Daemon::start(unwatched(LONG));
+    for text in ["first", "second"] {
+        place(&daemon, "before", &edition("guest", "1.0.0", "tame").with("description", json!(text)));
+        rescan(&daemon);
+        assert_eq!(serving(&daemon, "guest"), "1.0.0");
+    }
+    let digest =
+        || daemon.operate("info", &json!({"plugin": "guest"})).expect("it is known")["snapshot"]["digest"].clone();
+    let second = digest();
+    let backups = daemon.operate("backups", &json!({"plugin": "guest"})).expect("there is one")["backups"].clone();
+    assert_eq!(backups.as_array().map(Vec::len), Some(1), "{backups}");
+    place(&daemon, "after", &edition("guest", "1.1.0", "tame"));
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.1.0");
+    // Both use the one state.
+    let refused =
+        error(daemon.operate("rollback", &json!({"plugin": "guest", "with_state": true})), ErrorCode::InvalidParams);
+    expect_text(&refused.message, "no state was kept when 1.1.0 took the place of 1.0.0: both use the same");
+    let back = daemon.operate("rollback", &json!({"plugin": "guest"})).expect("it is on probation");
+    assert_eq!((&back["reloads"][0]["version"], &back["reloads"][0]["digest"]), (&json!("1.0.0"), &second), "{back}");
+    assert_eq!((serving(&daemon, "guest"), digest()), ("1.0.0".to_owned(), second));
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// Two processes of a plugin that must not run twice never do: calls wait while none runs, and go to the version before where the newer one fails.

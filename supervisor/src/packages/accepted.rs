@@ -24,6 +24,7 @@ use crate::model::status::PassedOver;
 use crate::model::updates::{By, Decision, Held, Kind, Offer, Policy, Present, Said, is_next};
 use crate::plugin::handle::{Handle, Updating};
 use crate::registry::Registry;
+use crate::store::database::probations::Probation;
 use crate::store::database::updates::{VERSIONS_MAX, Versions, Which};
 use crate::store::database::{Database, Entry};
 
@@ -304,9 +305,15 @@ impl Packages {
     ///
     /// # Errors
     /// `resource_exhausted` where it cannot be noted; then it may not.
-    pub(super) async fn accept(&self, entry: Entry, id: &PluginId, version: &Version) -> Result<(), ErrorBody> {
+    pub(super) async fn accept(
+        &self,
+        entry: Entry,
+        id: &PluginId,
+        version: &Version,
+        probation: Option<Probation>,
+    ) -> Result<(), ErrorBody> {
         let database = self.database.clone();
-        let noted = run(move || database.accept(&entry)).await?;
+        let noted = run(move || database.accept(&entry, probation.as_ref())).await?;
         noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
         self.has_accepted(id, version);
         Ok(())
@@ -549,8 +556,13 @@ impl Packages {
         };
         let registry = self.registry().ok().filter(|registry| self.around.store.is_open() && is_there(registry));
         let detail = old.map(|old| format!("after {}", old.version())).unwrap_or_default();
+        // What leads back is known with it, and which copy of the state then.
+        let state = candidate.as_ref().and_then(|candidate| candidate.alone.as_ref()?.kept_name());
+        let digest = update.blueprint().snapshot().ok().map(|snapshot| snapshot.digest);
+        let probation = old.zip(digest).and_then(|(old, digest)| self.probation_after(old, (&version, digest), state));
+        let entry = self.entry("update", who, &id, &version, detail.clone());
         let accepted = match &registry {
-            Some(_) => self.accept(self.entry("update", who, &id, &version, detail.clone()), &id, &version).await,
+            Some(_) => self.accept(entry, &id, &version, probation).await,
             None => Err(overtaken(update).error().clone()),
         };
         let registry = match (registry, accepted) {

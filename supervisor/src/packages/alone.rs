@@ -12,12 +12,12 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
 use super::prepare::Prepared;
-use super::reload::{Candidate, Kept, Uses, keep_state, now_ms, overtaken, put_back, start};
+use super::reload::{Candidate, Kept, Uses, keep_state, overtaken, put_back, start};
 use super::{Packages, run};
 use crate::model::reload_plan::Manner;
 use crate::plugin::handle::Handle;
 use crate::registry::Registry;
-use crate::state::State;
+use crate::state::{State, aside_name_of};
 use crate::store::Snapshot;
 
 /// What stands still for a newer version that is being tried.
@@ -50,14 +50,21 @@ impl Alone {
         self.old.blueprint().gate.open();
     }
 
-    /// Has the copy of the state stay, and not be put back any more; returns its name.
+    /// By which name the copy of the state stays once the newer version is accepted. Whoever notes that notes the name with it: from then on no
+    /// daemon puts it back.
+    pub(super) fn kept_name(&self) -> Option<String> {
+        self.held.as_deref().map(aside_name_of)
+    }
+
+    /// Gives the copy that name; returns it.
     pub(super) async fn keep(&mut self) -> Option<String> {
         let (of, held) = (self.state.clone(), self.held.take()?);
-        let kept = run(move || of.keep_aside(&held, now_ms()).map_err(|error| error.to_string())).await;
-        kept.map_err(|error| error.message).flatten().map(Some).unwrap_or_else(|error| {
-            tracing::error!(plugin = %self.old.id(), %error, "what it kept in the form of the version before is put back by the next daemon");
-            None
-        })
+        let name = aside_name_of(&held);
+        let kept = run(move || of.keep_aside(&held).map_err(|error| error.to_string())).await;
+        if let Err(error) = kept.map_err(|error| error.message).flatten() {
+            tracing::error!(plugin = %self.old.id(), %error, "what it kept before has its name once the daemon is started again");
+        }
+        Some(name)
     }
 }
 

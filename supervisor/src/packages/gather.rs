@@ -116,6 +116,8 @@ impl Packages {
         self.live.replace(registry);
         let Some(registry) = self.live.now() else { return Ok(()) };
         self.agree_to_what_is_left(&registry).await;
+        self.go_on_with_probations(&registry).await;
+        let registry = self.live.now().unwrap_or(registry);
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
             if let Some(lacking) = handle.blueprint().lacking() {
                 tracing::warn!(plugin = %handle.id(), %lacking, "it is not started without what it depends on");

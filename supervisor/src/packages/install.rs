@@ -1,6 +1,5 @@
 //! How a version is installed.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -9,6 +8,7 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Serialize;
 use serde_json::json;
 
+use super::alone::Alone;
 use super::record::{self, Record};
 use super::reload::Candidate;
 use super::source::{self, Source};
@@ -20,7 +20,6 @@ use crate::model::status::PluginState;
 use crate::plugin::admission;
 use crate::plugin::handle::Handle;
 use crate::registry::{self, Found, Registry, Unread};
-use crate::store::database::updates::{Versions, Which};
 use crate::store::{Snapshot, Store, StoreError};
 use crate::trust::Rules;
 
@@ -148,7 +147,10 @@ impl Packages {
         };
         let entry = self.entry("install", who, &id, &version, format!("{} from {}", answer.digest, written.source));
         let (path, database) = (self.record_of(&id, &version), self.database.clone());
-        let accepted = Versions::from([(id.clone(), BTreeSet::from([version.clone()]))]);
+        let probation = tried.as_ref().and_then(|(candidate, after)| {
+            let state = candidate.alone.as_ref().and_then(Alone::kept_name);
+            self.probation_after(after, (&version, answer.digest.clone()), state)
+        });
         let records = self.records.clone();
         run(move || {
             let there = fs::read_dir(&records).map_err(|error| no_room(&records, &error))?.count();
@@ -157,8 +159,7 @@ impl Packages {
                 return Err(ErrorBody::new(ErrorCode::ResourceExhausted, message));
             }
             record::write(&path, &written).map_err(|error| no_room(&path, &error))?;
-            let noted = database.note_versions(Which::Accepted, &accepted).and_then(|()| database.installed(&entry));
-            noted.map_err(|error| {
+            database.installed(&entry, probation.as_ref()).map_err(|error| {
                 // It is as if it had never been.
                 let _ = fs::remove_file(&path);
                 ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string())

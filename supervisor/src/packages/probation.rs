@@ -1,5 +1,8 @@
 //! What follows once a plugin has another package: it is looked at for a while, and where it fails the one before serves again.
 //!
+//! A newer version that stands beside the one before is noted as such together with its acceptance, and until nothing leads back any more; so the
+//! daemon that follows one which is killed goes on with that. What takes another's place in the same folder is not noted as serving instead.
+//!
 //! Invariant: what serves is noted only once nothing leads back any more.
 //! Elsewhere: how a package comes to serve is `reload`'s; an operator's return is `rollback`'s.
 
@@ -7,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use palisade_protocol::ErrorBody;
+use palisade_protocol::{ErrorBody, ErrorCode};
+use semver::Version;
 use tokio::time::Instant;
 
 use super::reload::{Exchanged, OURSELVES, Reloaded, Reloads, UNTRIED, neither, now_ms, overtaken};
@@ -15,12 +19,14 @@ use super::rescan::{Scope, Trusting};
 use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};
 use crate::model::generation::StopWhy;
+use crate::model::ids::PluginId;
 use crate::model::reload_plan::{Ends, Manner, Plan, Untried};
 use crate::model::status::{self, PassedOver, PluginState};
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
 use crate::state::State;
 use crate::store::Snapshot;
+use crate::store::database::probations::Probation as Noted;
 use crate::store::database::reloads::Serving;
 
 /// So often it is looked at the calls of plugins that were given another package not long ago.
@@ -30,10 +36,13 @@ const LOOK: Duration = Duration::from_secs(1);
 /// a disk as well.
 const NOTE_AFTER: Duration = Duration::from_millis(250);
 
+/// What is said where what has failed goes on.
+const NOT_RETURNED: &str = "the package before cannot be returned to";
+
 /// A plugin that was given another package not long ago.
 #[derive(Debug)]
 pub(super) struct Probation {
-    new: Handle,
+    pub(super) new: Handle,
     old: Handle,
     /// The package before, which stays in the store for as long.
     snapshot: Snapshot,
@@ -71,6 +80,25 @@ impl Packages {
     /// Has an update that failed soon after it was taken take no calls: those before do. One that was installed is disabled, one that lies in a
     /// plugin directory is not taken again before it changes.
     async fn put_aside(
+        &self,
+        new: &Handle,
+        old: &Handle,
+        state: Option<String>,
+        reason: String,
+        who: &str,
+    ) -> Result<Option<PathBuf>, ErrorBody> {
+        // Whoever is killed from here on is followed by a daemon that does the same.
+        self.end_probation(new, Some((&reason, who))).await;
+        let done = self.put_aside_as_it_may(new, old, state, reason, who).await;
+        if done.is_ok() {
+            self.forget_probation(new).await;
+        } else if self.around.store.is_open() {
+            self.end_probation(new, None).await;
+        }
+        done
+    }
+
+    async fn put_aside_as_it_may(
         &self,
         new: &Handle,
         old: &Handle,
@@ -119,12 +147,24 @@ impl Packages {
     ///
     /// # Errors
     /// Why it goes on.
-    pub(super) async fn return_from_update(&self, new: &Handle, who: &str) -> Result<Option<Reloads>, ErrorBody> {
+    pub(super) async fn return_from_update(
+        &self,
+        new: &Handle,
+        with_state: bool,
+        who: &str,
+    ) -> Result<Option<Reloads>, ErrorBody> {
         let before = lock(&self.probations)
             .get(new.id())
             .filter(|one| one.new.is(new) && one.old.version() != new.version())
             .map(|one| (one.old.clone(), one.state.clone()));
         let Some((old, state)) = before else { return Ok(None) };
+        if with_state && state.is_none() {
+            let (id, version) = (new.id(), new.version());
+            let message =
+                format!("no state was kept when {version} took the place of {}: both use the same", old.version());
+            return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
+                .with_hint(format!("`palisade rollback {id}` returns to it with what there is now")));
+        }
         let at_unix_ms = state.as_deref().and_then(State::moment_of);
         let reason = format!("{who} has returned to {}", old.version());
         let aside = self.put_aside(new, &old, state, reason, who).await?;
@@ -177,13 +217,18 @@ impl Packages {
         Ok(())
     }
 
-    pub(super) fn put_on_probation(&self, old: &Handle, new: &Handle, state: Option<String>) {
-        let (Ok(snapshot), Ok(now)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return };
+    /// Has a plugin be on probation that was given another package, and returns the probation that this one ends.
+    pub(super) fn put_on_probation(&self, old: &Handle, new: &Handle, state: Option<String>) -> Option<Probation> {
+        let lasts = self.around.config.reload_of(new.id()).probation();
+        self.look_at_for(lasts, old, new, state)
+    }
+
+    fn look_at_for(&self, lasts: Duration, old: &Handle, new: &Handle, state: Option<String>) -> Option<Probation> {
+        let (Ok(snapshot), Ok(now)) = (old.blueprint().snapshot(), new.blueprint().snapshot()) else { return None };
         if snapshot.digest == now.digest {
             // What it is now it was before.
-            return;
+            return None;
         }
-        let lasts = self.around.config.reload_of(new.id()).probation();
         let (failures, until) = (new.failures(), Instant::now() + lasts);
         new.put_on_probation(Some(status::Probation {
             until_unix_ms: unix_ms(SystemTime::now() + lasts),
@@ -191,8 +236,93 @@ impl Packages {
             digest: snapshot.digest.clone(),
         }));
         let probation = Probation { new: new.clone(), old: old.clone(), snapshot, until, failures, state };
-        lock(&self.probations).insert(new.id().clone(), probation);
+        let before = lock(&self.probations).insert(new.id().clone(), probation);
         self.stirred.notify_one();
+        before
+    }
+
+    /// What the next daemon is to know of the probation of a newer version, which begins once that is accepted.
+    pub(super) fn probation_after(
+        &self,
+        old: &Handle,
+        (version, digest): (&Version, String),
+        state: Option<String>,
+    ) -> Option<Noted> {
+        let lasts = self.around.config.reload_of(old.id()).probation();
+        Some(Noted {
+            id: old.id().clone(),
+            version: version.clone(),
+            digest,
+            before: (old.version().clone(), old.blueprint().snapshot().ok()?.digest),
+            until_unix_ms: unix_ms(SystemTime::now() + lasts),
+            state,
+            ending: None,
+        })
+    }
+
+    /// Goes on with the probations of which an earlier daemon has not come to the end, before anything is started; what that was taking back is
+    /// taken back then. The registry may be another afterwards.
+    pub(super) async fn go_on_with_probations(&self, registry: &Registry) {
+        let database = self.database.clone();
+        let noted = run(move || database.probations().map_err(|error| error.to_string())).await;
+        let noted = noted.map_err(|error| error.message).flatten().unwrap_or_else(|error| {
+            tracing::error!(%error, "which newer versions are on probation is not known, and their failure leads back no more");
+            Vec::new()
+        });
+        for Noted { id, version, digest, before, until_unix_ms, state, ending } in noted {
+            let there = |version: &Version, digest: &str| {
+                let mut there = registry
+                    .versions(&id)
+                    .filter(|(there, handle)| *there == version && handle.is_enabled() && !handle.is_held());
+                let is_it = |handle: &&Handle| handle.blueprint().snapshot().is_ok_and(|one| one.digest == digest);
+                there.next().map(|(_, handle)| handle).filter(is_it).cloned()
+            };
+            // Whatever has become of the clock meanwhile.
+            let most = self.around.config.reload_of(&id).probation();
+            let lasts = Duration::from_millis(until_unix_ms.saturating_sub(now_ms())).min(most);
+            match (there(&before.0, &before.1).zip(there(&version, &digest)), ending) {
+                (Some((old, new)), Some((reason, who))) => {
+                    if let Err(error) = self.put_aside(&new, &old, state, reason, &who).await {
+                        tracing::error!(plugin = %id, error = %error.message, "{NOT_RETURNED}");
+                        self.forget_probation(&new).await;
+                    }
+                }
+                (Some((old, new)), None) if !lasts.is_zero() => {
+                    tracing::info!(plugin = %id, %version, before = %before.0, "it is still on probation");
+                    self.look_at_for(lasts, &old, &new, state);
+                }
+                _ => self.forget_probation_of(&id, digest).await,
+            }
+        }
+    }
+
+    /// Has the next daemon know that it is being taken back, and why; or that it goes on.
+    async fn end_probation(&self, new: &Handle, ending: Option<(&str, &str)>) {
+        let Ok(snapshot) = new.blueprint().snapshot() else { return };
+        let (database, id) = (self.database.clone(), new.id().clone());
+        let ending = ending.map(|(reason, who)| (reason.to_owned(), who.to_owned()));
+        let noted = run(move || {
+            let ending = ending.as_ref().map(|(reason, who)| (reason.as_str(), who.as_str()));
+            database.end_probation(&id, &snapshot.digest, ending).map_err(|error| error.to_string())
+        });
+        if let Err(error) = noted.await.map_err(|error| error.message).flatten() {
+            tracing::warn!(plugin = %new.id(), %error, "a daemon that follows this one may not know that a package is being taken back");
+        }
+    }
+
+    /// Has the next daemon know nothing of the probation of that package any more.
+    pub(super) async fn forget_probation(&self, new: &Handle) {
+        if let Ok(snapshot) = new.blueprint().snapshot() {
+            self.forget_probation_of(new.id(), snapshot.digest).await;
+        }
+    }
+
+    async fn forget_probation_of(&self, id: &PluginId, digest: String) {
+        let (database, of) = (self.database.clone(), id.clone());
+        let forgotten = run(move || database.forget_probation(&of, &digest).map_err(|error| error.to_string())).await;
+        if let Err(error) = forgotten.map_err(|error| error.message).flatten() {
+            tracing::warn!(plugin = %id, %error, "the next daemon goes on with a probation that is over, for as long as it would have been");
+        }
     }
 
     /// Sees to it that a plugin which fails soon after it was given another package has the one before again. Ends with its task.
@@ -207,8 +337,7 @@ impl Packages {
                 () = self.stirred.notified() => drop(note_at.get_or_insert_with(|| Instant::now() + NOTE_AFTER)),
                 () = until(next.into_iter().chain(note_at).min()) => {}
             }
-            let mut failed = Vec::new();
-            let mut have_ended = false;
+            let (mut failed, mut over) = (Vec::new(), Vec::new());
             lock(&self.probations).retain(|_, probation| {
                 let reason = probation.failed();
                 let has_failed = reason.is_some();
@@ -217,9 +346,15 @@ impl Packages {
                     (new.clone(), old.clone(), (snapshot.clone(), state.clone()), reason)
                 }));
                 let goes_on = !has_failed && Instant::now() < probation.until;
-                have_ended |= !goes_on;
+                if !goes_on && !has_failed {
+                    over.push(probation.new.clone());
+                }
                 goes_on
             });
+            let have_ended = !failed.is_empty() || !over.is_empty();
+            for new in over {
+                self.forget_probation(&new).await;
+            }
             if have_ended || note_at.is_some_and(|due| due <= Instant::now()) {
                 note_at = None;
                 self.note_serving().await;
@@ -235,7 +370,11 @@ impl Packages {
                     false => self.return_to(&new, &old, snapshot, reason, OURSELVES).await.map(drop),
                 };
                 if let Err(error) = done {
-                    tracing::error!(plugin = %new.id(), error = %error.message, "the package before cannot be returned to");
+                    tracing::error!(plugin = %new.id(), error = %error.message, "{NOT_RETURNED}");
+                    // It has failed once, and is not taken back long after; a daemon that is to stop leaves it to the next one.
+                    if self.around.store.is_open() {
+                        self.forget_probation(&new).await;
+                    }
                 }
             }
         }

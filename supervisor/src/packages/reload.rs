@@ -478,7 +478,10 @@ impl Packages {
                             self.remember_backup(old, new, (who, returned)).await;
                         }
                         // Which form it has is no question where both have the same.
-                        self.put_on_probation(old, new, kept.take().filter(|_| plan.steps.contains(&Step::Rehearse)));
+                        let state = kept.take().filter(|_| plan.steps.contains(&Step::Rehearse));
+                        if self.put_on_probation(old, new, state).is_some() {
+                            self.forget_probation(old).await;
+                        }
                     }
                     Ok(())
                 }

@@ -182,16 +182,17 @@ impl Packages {
         let all = self.backups(plugin).await?;
         let old = self.registry()?.find_any(plugin, None)?.clone();
         let id = old.id().clone();
+        // What served last stands beside it, whatever its folder had before.
+        if to.is_none()
+            && let Some(done) = self.return_from_update(&old, with_state, who).await?
+        {
+            return Ok(done);
+        }
         let wanted = match to {
             Some(number) => all.iter().find(|one| one.number == number),
             None => all.iter().find(|one| !one.serves),
         };
         let Some(wanted) = wanted else {
-            if to.is_none()
-                && let Some(done) = self.return_from_update(&old, who).await?
-            {
-                return Ok(done);
-            }
             let message = match to {
                 Some(number) => format!("{id} has no backup {number}"),
                 None => format!("{id} has no backup to return to"),
@@ -237,7 +238,10 @@ impl Packages {
         let done = self.reload(wanted).await;
         let Switched { new, aside, .. } = done.map_err(|kept| kept.error().clone())?;
         // An operator's word is no trial.
-        lock(&self.probations).remove(new.id());
+        let over = lock(&self.probations).remove(new.id());
+        if let Some(over) = over {
+            self.forget_probation(&over.new).await;
+        }
         new.put_on_probation(None);
         self.tell_refused(EventKind::PackageRolledBack, &new, left, reason);
         let state = kept_at.zip(aside).map(|(at_unix_ms, aside)| Exchanged { at_unix_ms, aside });

@@ -281,18 +281,17 @@ impl State {
         Ok(Some(name))
     }
 
-    /// Keeps such a copy [aside](Self::replace_with), where the youngest stay; returns its name. Blocks.
+    /// Keeps such a copy [aside](Self::replace_with), where the youngest stay, by [its name](aside_name_of). Blocks.
     ///
     /// # Errors
-    /// [`StateError`]
-    pub fn keep_aside(&self, held: &Path, now_unix_ms: u64) -> Result<String, StateError> {
-        let name = format!("{ASIDE}{now_unix_ms}.sqlite3");
-        let path = self.folder.join(&name);
+    /// [`StateError`]; then the next daemon does that, if the name is known to it.
+    pub fn keep_aside(&self, held: &Path) -> Result<(), StateError> {
+        let path = self.folder.join(aside_name_of(held));
         fs::rename(held, &path)
             .and_then(|()| File::open(&self.folder)?.sync_all())
             .map_err(|error| written(&path, &error))?;
         self.thin_asides();
-        Ok(name)
+        Ok(())
     }
 
     /// Of which moment a copy is that is kept by that name, in ms since the epoch.
@@ -494,8 +493,18 @@ fn remove_file_set(path: &Path) -> io::Result<()> {
 /// By which name a held copy is kept.
 #[must_use]
 pub fn kept_name_of(held: &Path) -> String {
+    renamed(held, BACKUP)
+}
+
+/// And by which name it is kept aside.
+#[must_use]
+pub fn aside_name_of(held: &Path) -> String {
+    renamed(held, ASIDE)
+}
+
+fn renamed(held: &Path, beginning: &str) -> String {
     let name = held.file_name().unwrap_or_default().to_string_lossy();
-    format!("{BACKUP}{}", name.strip_prefix(UNDO).unwrap_or(&name))
+    format!("{beginning}{}", name.strip_prefix(UNDO).unwrap_or(&name))
 }
 
 /// Puts back what was held for the case that a daemon ends while it brings a store into another form, or keeps it where that had come to its
@@ -507,8 +516,8 @@ fn put_back(folder: &Path, is_kept: impl Fn(&str) -> bool) -> io::Result<()> {
             .is_some_and(|name| name.starts_with(UNDO) && name.ends_with(".sqlite3"))
     });
     let Some(held) = held else { return Ok(()) };
-    let kept = kept_name_of(&held);
-    if is_kept(&kept) {
+    let mut names = [kept_name_of(&held), aside_name_of(&held)].into_iter();
+    if let Some(kept) = names.find(|name| is_kept(name)) {
         fs::rename(held, folder.join(kept))?;
         return File::open(folder)?.sync_all();
     }

@@ -520,3 +520,29 @@ async fn who_writes_first_says_the_form_and_who_migrates_another() {
     call(&earlier, "put", json!({"key": "a", "value": 1})).await.unwrap();
     assert_eq!(later.stored_schema().await.unwrap(), Some(0), "whoever wrote it did not say");
 }
+
+/// Whoever is killed while a copy is held is followed by a daemon that puts it back, or gives it the name by which it is to be kept.
+#[tokio::test]
+async fn what_is_held_is_put_back_by_the_next_daemon_or_kept_by_the_name_that_is_known() {
+    for (known, begins) in [(None, None), (Some(BACKUP), Some(BACKUP)), (Some(ASIDE), Some(ASIDE))] {
+        let bench = Bench::new();
+        bench.put("one", "a", json!("before")).await;
+        let held = bench.states.of(&id("one")).hold_copy(7).unwrap();
+        assert_eq!((kept_name_of(&held), aside_name_of(&held)), ("backup-7.sqlite3".into(), "aside-7.sqlite3".into()));
+        bench.put("one", "a", json!("after")).await;
+        bench.states.finish().await;
+        let Bench { folder, states } = bench;
+        drop(states);
+        let is_kept = |_: &PluginId, name: &str| known.is_some_and(|known| name.starts_with(known));
+        let bench = Bench { states: States::open(folder.path().join("state"), None, is_kept), folder };
+        let expected = if begins.is_some() { "after" } else { "before" };
+        assert_eq!(bench.get("one", "a").await, expected, "{known:?}");
+        let mut names: Vec<_> = fs::read_dir(bench.file("one").parent().unwrap())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.starts_with(LIVE))
+            .collect();
+        names.sort();
+        assert_eq!(names, begins.map(|begins| format!("{begins}7.sqlite3")).into_iter().collect::<Vec<_>>());
+    }
+}

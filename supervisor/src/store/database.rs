@@ -30,6 +30,7 @@ use semver::Version;
 use crate::model::ids::PluginId;
 
 pub mod deprecated;
+pub mod probations;
 pub mod reloads;
 pub mod secrets;
 pub mod state;
@@ -38,10 +39,11 @@ pub mod updates;
 
 pub use audit::Entry;
 pub use cache::Remembered;
+use probations::Probation;
 pub use salvage::Restrictions;
 
 /// One step each, from an empty file to the present form. What was released is never changed.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     FIRST,
     consents::MIGRATION,
     statistics::MIGRATION,
@@ -51,6 +53,7 @@ const MIGRATIONS: [&str; 9] = [
     secrets::MIGRATION,
     reloads::MIGRATION,
     updates::MIGRATION,
+    probations::MIGRATION,
 ];
 
 /// What is disabled, what was done, what was counted.
@@ -246,12 +249,13 @@ impl Database {
         })
     }
 
-    /// Notes that a version was installed.
+    /// Notes that a version was installed, and is accepted with that; on probation, where it is to take the place of another.
     ///
     /// # Errors
     /// [`DatabaseError`], and nothing was noted.
-    pub fn installed(&self, entry: &Entry) -> Result<(), DatabaseError> {
+    pub fn installed(&self, entry: &Entry, probation: Option<&Probation>) -> Result<(), DatabaseError> {
         self.change(entry, |transaction| {
+            updates::accept(transaction, entry, probation)?;
             transaction.execute(
                 "INSERT INTO statistics (id, version, installs) VALUES (?1, ?2, 1)
                  ON CONFLICT DO UPDATE SET installs = installs + 1",
@@ -443,8 +447,8 @@ mod tests {
         let (_folder, path) = folder();
         let database = Database::open(&path);
         assert_eq!(database.condition(), &Condition::Good);
-        database.installed(&entry("install", "echo", "1.0.0")).unwrap();
-        database.installed(&entry("install", "echo", "1.0.0")).unwrap();
+        database.installed(&entry("install", "echo", "1.0.0"), None).unwrap();
+        database.installed(&entry("install", "echo", "1.0.0"), None).unwrap();
         database.switch(false, &entry("disable", "echo", "1.0.0")).unwrap();
         database.switch(false, &entry("disable", "echo", "1.0.0")).unwrap();
         database.switch(false, &entry("disable", "echo", "2.0.0")).unwrap();
@@ -484,7 +488,7 @@ mod tests {
             let aside = folder.path().join(format!("registry.sqlite3.damaged-{}", number + 1));
             assert!(matches!(database.condition(), Condition::Renewed { aside: found, .. } if *found == aside));
             assert_eq!(fs::read(&aside).unwrap(), garbage);
-            database.installed(&entry("install", "echo", "1.0.0")).unwrap();
+            database.installed(&entry("install", "echo", "1.0.0"), None).unwrap();
             drop(database);
             assert_eq!(Database::open(&path).condition(), &Condition::Good);
         }

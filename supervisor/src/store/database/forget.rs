@@ -6,11 +6,12 @@ use super::{Database, DatabaseError, Entry};
 use crate::model::ids::PluginId;
 
 /// Every table that has rows of an id, but for the audit trail; and what they are to whoever reads of them.
-const TABLES: [(&str, &str); 12] = [
+const TABLES: [(&str, &str); 13] = [
     ("switched", "which versions take calls"),
     ("statistics", STATISTICS),
     ("serving", "which package served last"),
     ("secrets", "the secrets that were set for it"),
+    ("probations", "what a failure leads back to"),
     ("offered", "which newer versions were told of"),
     ("deprecated", "which versions are deprecated"),
     ("definitions", "which definitions of its actions were agreed to"),
@@ -76,13 +77,13 @@ mod tests {
             detail: String::new(),
         };
         for id in ["one", "other"] {
-            database.installed(&entry("install", id)).unwrap();
+            database.installed(&entry("install", id), None).unwrap();
             database.switch(false, &entry("disable", id)).unwrap();
         }
         let has = |id: &str| database.has_of(&PluginId::parse(id).unwrap()).unwrap();
-        assert_eq!((has("one").len(), has("nobody").len()), (2, 0));
+        assert_eq!((has("one").len(), has("nobody").len()), (3, 0));
         database.forget(&entry("purge", "one")).unwrap();
-        assert_eq!((has("one").len(), has("other").len()), (0, 2));
+        assert_eq!((has("one").len(), has("other").len()), (0, 3));
         let installs = |id: &str| database.installs(&PluginId::parse(id).unwrap(), &Version::new(1, 0, 0)).unwrap();
         assert_eq!((installs("one"), installs("other")), (0, 1));
         assert_eq!(database.switched().unwrap().len(), 1);

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::BUSY_WITHIN;
 
 /// What of it is taken over. What was found of packages is found again.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "switched",
     "consents",
     "definitions",
@@ -27,6 +27,7 @@ const TABLES: [&str; 13] = [
     "serving",
     "accepted",
     "offered",
+    "probations",
     "audit",
 ];
 
@@ -189,7 +190,7 @@ mod tests {
         let words = [said("execute_code", Word::Granted), said("file_read:/srv", Word::Denied)];
         let definitions = Definitions { stated: vec![("run".to_owned(), "aa".to_owned())], announced: Vec::new() };
         database.consent(&words, &definitions, &entry("echo")).unwrap();
-        database.installed(&entry("echo")).unwrap();
+        database.installed(&entry("echo"), None).unwrap();
         (folder, path)
     }
 

@@ -164,14 +164,14 @@ mod tests {
         let path = folder.path().join("registry.sqlite3");
         let echo = version("echo", "1.0.0");
         let database = Database::open(&path);
-        database.installed(&entry("echo", "1.0.0")).unwrap();
+        database.installed(&entry("echo", "1.0.0"), None).unwrap();
         database.count(&[(echo.clone(), tally(3, Duration::from_millis(1), 20))]).unwrap();
         drop(database);
         let database = Database::open(&path);
         let later =
             [(echo.clone(), tally(2, Duration::from_secs(1), 30)), (version("other", "0.1.0"), Tally::default())];
         database.count(&later).unwrap();
-        database.installed(&entry("echo", "1.0.0")).unwrap();
+        database.installed(&entry("echo", "1.0.0"), None).unwrap();
         database.removed(&entry("echo", "1.0.0")).unwrap();
         let mut sum = tally(3, Duration::from_millis(1), 20);
         sum.add(&tally(2, Duration::from_secs(1), 30));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::params;
 use semver::Version;
 
+use super::probations::{self, Probation};
 use super::{Database, DatabaseError, Entry};
 use crate::model::ids::PluginId;
 
@@ -81,12 +82,12 @@ impl Database {
         done().map_err(|error| self.told(&error))
     }
 
-    /// Notes that a version was accepted, and by whom.
+    /// Notes that a version was accepted, and by whom; on probation, where it takes the place of another.
     ///
     /// # Errors
     /// [`DatabaseError`], and nothing was noted.
-    pub fn accept(&self, entry: &Entry) -> Result<(), DatabaseError> {
-        self.change(entry, |transaction| add(transaction, Which::Accepted, &entry.id, &entry.version))
+    pub fn accept(&self, entry: &Entry, probation: Option<&Probation>) -> Result<(), DatabaseError> {
+        self.change(entry, |transaction| accept(transaction, entry, probation))
     }
 
     /// Forgets that a version was accepted. It has to be again before it serves.
@@ -98,6 +99,16 @@ impl Database {
         let done = self.connection().execute("DELETE FROM accepted WHERE id = ?1 AND version = ?2", row);
         done.map(drop).map_err(|error| self.told(&error))
     }
+}
+
+/// Both or neither: a daemon that is killed in between would not know of a copy of the state that it is to be kept.
+pub(super) fn accept(
+    transaction: &rusqlite::Transaction<'_>,
+    entry: &Entry,
+    probation: Option<&Probation>,
+) -> rusqlite::Result<()> {
+    add(transaction, Which::Accepted, &entry.id, &entry.version)?;
+    probation.map_or(Ok(()), |probation| probations::put(transaction, probation))
 }
 
 fn add(transaction: &rusqlite::Transaction<'_>, which: Which, id: &str, version: &str) -> rusqlite::Result<()> {
@@ -142,7 +153,7 @@ mod tests {
         let database = Database::open(&path);
         database.note_versions(Which::Accepted, &versions(&[("echo", &[0, 1]), ("other", &[7])])).unwrap();
         database.note_versions(Which::Offered, &versions(&[("echo", &[3])])).unwrap();
-        database.accept(&entry("update", "1.2.0")).unwrap();
+        database.accept(&entry("update", "1.2.0"), None).unwrap();
         drop(database);
         let database = Database::open(&path);
         let known = |which| database.known_versions(which).unwrap();
