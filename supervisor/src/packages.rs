@@ -26,6 +26,7 @@ mod gather;
 mod install;
 pub mod keeping;
 mod lost;
+mod newcomer;
 mod prepare;
 mod probation;
 mod record;
@@ -160,6 +161,8 @@ pub struct Packages {
     reloading: Mutex<HashMap<PluginId, UnderWay>>,
     /// Packages that somebody has to consent to before they are tried, while what was there before serves.
     awaiting: Mutex<BTreeMap<PluginId, Handle>>,
+    /// What was tried in another plugin's folder and is good, by that folder: the digest of its snapshot.
+    tried: Mutex<BTreeMap<PathBuf, String>>,
     /// What somebody returns from just now, by plugin and digest.
     returning: Mutex<BTreeMap<(PluginId, String), Bad>>,
     /// The plugins that were given another package not long ago.
@@ -241,6 +244,7 @@ impl Packages {
             departures: Departures::default(),
             reloading: Mutex::default(),
             awaiting: Mutex::default(),
+            tried: Mutex::default(),
             returning: Mutex::default(),
             probations: Mutex::default(),
             stirred: Arc::default(),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::power::Over;
 use crate::state::{ask, get, put};
-use crate::support::{Disk, error, expect_echo, expect_text, expect_tried, follow, hostile, in_the_guest};
+use crate::support::{Disk, error, expect_echo, expect_text, expect_tried, follow, hostile, in_the_guest, next_event};
 
 /// Calls that each agent has under way at once.
 const PIPELINED: usize = 16;
@@ -148,6 +148,52 @@ fn what_crashes_at_hello_does_not_come_to_serve() {
 #[test]
 fn what_hangs_before_it_is_ready_does_not_come_to_serve() {
     expect_kept(&hostile("never-ready"), "ready");
+}
+
+/// A program that is written in pieces, each quiet for long enough, begins like the whole one. No half of it serves, and none takes the place of
+/// what is kept to return to; the next daemon knows it as well, and the whole one serves.
+#[test]
+fn a_program_that_is_not_whole_does_not_come_to_serve() {
+    let daemon = serving("");
+    let (good, process) = (digest(&daemon), daemon.status("hostile").process_id());
+    let program = daemon.plugins().join("hostile/main");
+    let beside = daemon.plugins().join("hostile/.main.new");
+    let whole = std::fs::read(&program).expect("it is there");
+    let backups = |daemon: &Daemon| daemon.operate("backups", &json!({"plugin": "hostile"})).expect("it is there");
+    let (kept, entries) = (backups(&daemon), trail(&daemon));
+    let mut watcher = daemon.agent();
+    let events = follow(&mut watcher);
+    // As `cp` begins, and goes on.
+    for length in [whole.len() / 2, 2 * whole.len() / 3, whole.len() - 100] {
+        std::fs::write(&beside, &whole[..length]).expect("it is ours");
+        std::fs::set_permissions(&beside, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+        std::fs::rename(&beside, &program).expect("it is ours");
+        let found = rescan(&daemon);
+        assert_eq!((&found["changed"], &found["removed"]), (&json!([]), &json!([])), "{length}: {found}");
+        assert_eq!(found["kept"][0]["plugin"], "hostile 0.1.0", "{length}: {found}");
+        let told = format!("main is not whole: its headers say {} bytes, and it has {length};", whole.len());
+        let reason = passed_over(&daemon)["reason"].as_str().expect("a sentence").to_owned();
+        if length == whole.len() - 100 {
+            expect_text(&reason, &told);
+        } else {
+            expect_text(&reason, "main is not whole: its headers say ");
+        }
+        assert_eq!(next_event(&mut watcher, events, "package_kept")["reason"], json!(reason));
+        assert_eq!(rescan(&daemon)["kept"], json!([]), "{length}: it is told once");
+        assert_eq!((digest(&daemon), daemon.status("hostile").process_id()), (good.clone(), process), "{length}");
+        expect_echo(&daemon, "hostile");
+        assert_eq!((backups(&daemon), trail(&daemon)), (kept.clone(), entries.clone()), "{length}");
+    }
+    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+    expect_text(passed_over(&daemon)["reason"].as_str().expect("a sentence"), "is not whole");
+    expect_echo(&daemon, "hostile");
+    assert_eq!(digest(&daemon), good);
+    hostile("tame").with("description", json!("whole")).write(&daemon.plugins(), daemon.marker());
+    assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    assert_eq!(passed_over(&daemon), Value::Null);
+    assert_ne!(digest(&daemon), good);
+    expect_echo(&daemon, "hostile");
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// What is no package any more, or not yet, is none of the reasons to end what serves either.
@@ -838,38 +884,191 @@ fn what_needs_more_memory_than_it_may_have_is_taken_back() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// A package that is another plugin takes the folder's place as that one: the one before is gone with its package.
+/// Puts a package into the folder of `hostile`, in place of what is there.
+fn put_into_its_folder(daemon: &Daemon, package: &Package) {
+    let elsewhere = package.write(&daemon.path().join("elsewhere"), daemon.marker());
+    std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
+    std::fs::rename(elsewhere, daemon.plugins().join("hostile")).expect("it is ours");
+}
+
+/// What the audit trail has of that plugin, the oldest first, with the details.
+fn details(daemon: &Daemon, plugin: &str) -> Vec<String> {
+    let trail = daemon.operate("audit", &json!({ "plugin": plugin })).expect("it is known");
+    let entries = trail["entries"].as_array().expect("a list").iter();
+    entries.map(|entry| format!("{}: {}", entry["what"], entry["detail"]).replace('"', "")).collect()
+}
+
+/// A package that is another plugin, and is good, takes the folder's place as that one: the one before is gone with its package. What is put
+/// back is that plugin again, whatever its version.
 #[test]
 fn a_folder_with_another_id_is_another_plugin() {
     let daemon = serving("");
-    let elsewhere = daemon.path().join("elsewhere");
-    let other = Package::hostile("other", "tame").write(&elsewhere, daemon.marker());
     let mut watcher = daemon.agent();
-    let events = watcher.begin("palisade", "events", &json!({"plugin": "hostile"}));
-    std::fs::remove_dir_all(daemon.plugins().join("hostile")).expect("it is ours");
-    std::fs::rename(other, daemon.plugins().join("hostile")).expect("it is ours");
+    let events = follow(&mut watcher);
+    put_into_its_folder(&daemon, &Package::hostile("other", "tame"));
     let found = rescan(&daemon);
     assert_eq!((&found["added"], &found["removed"]), (&json!(["other 0.1.0"]), &json!(["hostile 0.1.0"])), "{found}");
-    let gone = loop {
-        let frame = watcher.next_of(events);
-        if !frame.payload.is_empty() {
-            let event: Value = decode(&frame.payload);
-            if event["kind"] == "package_removed" {
-                break event;
-            }
-        }
-    };
+    assert_eq!(found["kept"], json!([]), "{found}");
+    let gone = next_event(&mut watcher, events, "package_removed");
     assert_eq!(gone["reason"], json!("its folder has other 0.1.0 now"), "{gone}");
     assert!(daemon.log().contains("the plugin ends: its folder has other 0.1.0 now"));
-    let written = std::fs::read(daemon.path().join("state/registry.sqlite3-wal")).expect("it is there");
-    let record = b"its folder has other 0.1.0 now";
-    assert!(written.windows(record.len()).any(|there| there == record), "it is in the audit trail");
+    let folder = daemon.plugins().join("hostile");
+    assert_eq!(details(&daemon, "hostile"), ["package_removed: its folder has other 0.1.0 now"]);
+    assert_eq!(details(&daemon, "other"), [format!("package_added: it is in {}", folder.display())]);
     expect_echo(&daemon, "other");
     error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::PluginNotFound);
     // The one before does not come back where the folder has no package.
-    std::fs::remove_file(daemon.plugins().join("hostile/plugin.json")).expect("it is ours");
+    std::fs::remove_file(folder.join("plugin.json")).expect("it is ours");
     assert_eq!(rescan(&daemon)["added"], json!([]));
     expect_echo(&daemon, "other");
+    // A version that would be a major one of what was there before is the first of what there is now.
+    let major = hostile("tame").with("version", json!("7.0.0")).environment("HOSTILE_VERSION", "7.0.0");
+    put_into_its_folder(&daemon, &major);
+    let found = rescan(&daemon);
+    assert_eq!((&found["added"], &found["removed"]), (&json!(["hostile 7.0.0"]), &json!(["other 0.1.0"])), "{found}");
+    expect_echo(&daemon, "hostile");
+    // What is removed alone is told as well.
+    std::fs::remove_dir_all(&folder).expect("it is ours");
+    assert_eq!(rescan(&daemon)["removed"], json!(["hostile 7.0.0"]));
+    let removed = format!("package_removed: it is not in {} any more", folder.display());
+    assert_eq!(details(&daemon, "hostile").last(), Some(&removed));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// One that is not good has nothing to do with what serves: not now, and not in the next daemon, which does not try it again; whoever asks for it
+/// has it tried, and what was there before is what it was once it is put back.
+#[test]
+fn a_folder_with_another_id_that_does_not_serve_changes_nothing() {
+    let other = |mode: &str| Package::hostile("other", mode);
+    // As who has changed the manifest alone: the program is the one before.
+    let renamed = other("tame").environment("HOSTILE_ID", "hostile");
+    let whole = std::fs::read(palisade_tests::command::built("palisade-hostile")).expect("it is built");
+    let half = Package::new("other", Entry::Bytes(whole[..whole.len() / 2].to_vec()));
+    for (package, told, is_tried) in [
+        (other("abort-at-once"), "SIGABRT", true),
+        (renamed, "hostile", true),
+        (half, "main is not whole: its headers say", false),
+    ] {
+        let daemon = serving("");
+        let (good, process) = (digest(&daemon), daemon.status("hostile").process_id());
+        let mut watcher = daemon.agent();
+        let events = follow(&mut watcher);
+        put_into_its_folder(&daemon, &package);
+        let found = rescan(&daemon);
+        assert_eq!((&found["added"], &found["removed"]), (&json!([]), &json!([])), "{told}: {found}");
+        expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), told);
+        let passed = passed_over(&daemon);
+        let reason = passed["reason"].as_str().expect("a sentence");
+        expect_text(reason, "its folder has other 0.1.0 now, which is not used: ");
+        expect_text(reason, told);
+        assert_eq!(passed["digest"] != "", is_tried, "{passed}");
+        assert_eq!(next_event(&mut watcher, events, "package_kept")["reason"], json!(reason));
+        assert_eq!((digest(&daemon), daemon.status("hostile").process_id()), (good.clone(), process), "{told}");
+        expect_echo(&daemon, "hostile");
+        error(daemon.agent().call("other", "echo", &json!(1)), ErrorCode::PluginNotFound);
+        assert_eq!(rescan(&daemon)["kept"], json!([]), "{told}: it is told once");
+        let words: Vec<_> = trail(&daemon).into_iter().collect();
+        assert_eq!(words.last().map(String::as_str), is_tried.then_some("palisade pass_over"), "{words:?}");
+
+        let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+        let now = passed_over(&daemon);
+        assert_eq!(
+            (digest(&daemon), &now["reason"], &now["digest"]),
+            (good.clone(), &passed["reason"], &passed["digest"])
+        );
+        expect_echo(&daemon, "hostile");
+        assert_eq!(rescan(&daemon)["kept"], json!([]), "{told}");
+        let asked = daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
+        assert_eq!(
+            (&asked["reloads"][0]["reloaded"], &asked["reloads"][0]["digest"]),
+            (&json!(false), &good),
+            "{asked}"
+        );
+        expect_text(asked["reloads"][0]["reason"].as_str().expect("a sentence"), told);
+        put_into_its_folder(&daemon, &hostile("tame"));
+        assert_eq!(rescan(&daemon)["changed"], json!([]), "{told}");
+        assert_eq!((digest(&daemon), passed_over(&daemon)), (good, Value::Null), "{told}");
+        expect_echo(&daemon, "hostile");
+        daemon.stop_and_expect_no_orphans();
+    }
+}
+
+/// Nor does one about which an operator has to say something first, or without which another plugin would lack what it needs: the one goes and the
+/// other comes once that was said, or by whose word the one before is reloaded.
+#[test]
+fn a_folder_with_another_id_waits_for_what_has_to_be_said() {
+    let plain = |id: &str| Package::hostile(id, "tame").asking(&json!([]));
+    let needs = plain("needs").with("dependencies", json!({"plugins": [{"id": "hostile", "version": "^0.1"}]}));
+    let options = DaemonOptions::with([plain("hostile"), needs]);
+    let configuration = "watch = false\n[permissions]\n";
+    let mut daemon = Daemon::start(options.configuration(configuration));
+    expect_echo(&daemon, "hostile");
+    expect_echo(&daemon, "needs");
+    let other = Package::hostile("other", "tame").asking(&json!([{ "file_read": ["/srv"] }]));
+    put_into_its_folder(&daemon, &other);
+    expect_waiting(&daemon, "its folder has other 0.1.0 now, which is not used: needs 0.1.0 depends on hostile");
+    daemon.operate("disable", &json!({"plugin": "needs"})).expect("it is there");
+    let mut watcher = daemon.agent();
+    let events = watcher.begin("palisade", "events", &json!({"follow": true}));
+    assert_eq!(watcher.next_of(events).kind, Some(palisade_protocol::Kind::StreamOpen));
+    expect_waiting(&daemon, "waits for its operator's consent to file_read:/srv");
+    next_event(&mut watcher, events, "consent_required");
+    assert_eq!(details(&daemon, "other").len(), 1, "once: {:?}", details(&daemon, "other"));
+    expect_text(&details(&daemon, "other")[0], "await_consent: ");
+    // It waits in the next daemon as well.
+    let folder = daemon.kill_nine();
+    daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(configuration));
+    expect_tried(&daemon, "hostile");
+    expect_echo(&daemon, "hostile");
+    expect_waiting(&daemon, "waits for its operator's consent to file_read:/srv");
+    let pending = daemon.operate("pending", &json!({})).expect("there is a list")["plugins"].clone();
+    assert_eq!((&pending[0]["plugin"], &pending[0]["version"]), (&json!("other"), &json!("0.1.0")), "{pending}");
+    let shown = daemon.operate("permissions", &json!({"plugin": "other"})).expect("it is asked about");
+    assert_eq!(shown["plugins"][0]["permissions"][0]["permission"], "file_read:/srv", "{shown}");
+    let granted = daemon.operate("grant", &json!({"plugin": "other"})).expect("it is asked about");
+    assert_eq!((&granted["plugin"], &granted["awaits_consent"]), (&json!("other"), &json!(false)), "{granted}");
+    expect_echo(&daemon, "other");
+    error(daemon.agent().call("hostile", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    assert_eq!(daemon.operate("pending", &json!({})).expect("there is a list")["plugins"], json!([]));
+    expect_text(details(&daemon, "hostile").last().expect("one"), "package_removed: its folder has other 0.1.0 now");
+    // What is reloaded may be another one afterwards.
+    put_into_its_folder(&daemon, &plain("third"));
+    let asked = daemon.operate("reload", &json!({"plugin": "other"})).expect("it is there");
+    assert_eq!(
+        (&asked["reloads"][0]["id"], &asked["reloads"][0]["reloaded"]),
+        (&json!("third"), &json!(true)),
+        "{asked}"
+    );
+    expect_echo(&daemon, "third");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Killed before each step of a change to another plugin: the one or the other serves, and in the end the new one does.
+#[test]
+fn a_daemon_that_is_killed_before_each_step_of_a_change_to_another_plugin() {
+    let stride = if in_the_guest() { 29 } else { 7 };
+    let mut daemon = serving("");
+    let mut steps = 0;
+    for step in (0..).step_by(stride) {
+        rescan(&daemon);
+        put_into_its_folder(&daemon, &Package::hostile("other", "tame"));
+        let Some(came_so_far) = kill_while_it_looks(&daemon, step) else { return };
+        daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
+        let there = |plugin: &str| daemon.operate("status", &json!({ "plugin": plugin })).is_ok();
+        assert!(there("hostile") != there("other"), "step {step}: one of them is there");
+        wait_for("the end of what was being tried", || there("other").then_some(()));
+        expect_echo(&daemon, "other");
+        assert!(!there("hostile"), "step {step}");
+        steps += 1;
+        if !came_so_far {
+            break;
+        }
+        put_into_its_folder(&daemon, &hostile("tame"));
+        assert_eq!(rescan(&daemon)["added"], json!(["hostile 0.1.0"]), "step {step}");
+        expect_echo(&daemon, "hostile");
+    }
+    println!("killed {steps} times");
+    assert!(in_the_guest() || 5 < steps, "{steps}");
     daemon.stop_and_expect_no_orphans();
 }
 

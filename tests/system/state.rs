@@ -395,8 +395,15 @@ fn what_a_plugin_keeps_is_exported_imported_and_forgotten() {
     assert!(answers.iter().all(|answer| answer["ok"].is_object()), "{answers:?}");
     let shown = run(&["state", "show", "hostile", "--prefix", "b/"]);
     assert_eq!((shown.status, shown.stdout.contains("b/2"), shown.stdout.contains(" a ")), (Some(0), true, false));
-    expect_text(&shown.stdout, "3 keys");
+    expect_text(&shown.stdout, "2 of 3 keys, ");
     expect_text(&shown.stdout, "schema 2");
+    let first = |arguments: &[&str]| {
+        let shown = run(&[&["state", "show", "hostile"], arguments].concat());
+        shown.stdout.split(", ").next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(first(&["--prefix", "zz"]), "0 of 3 keys");
+    assert_eq!(first(&["--after", "b/1"]), "1 of 3 keys");
+    assert_eq!(first(&[]), "3 keys");
     assert_eq!(run(&["state", "show", "hostile", "b/2"]).stdout, "\"two\"\n");
     assert_eq!(run(&["state", "show", "hostile", "c"]).status, Some(3));
 
@@ -407,6 +414,9 @@ fn what_a_plugin_keeps_is_exported_imported_and_forgotten() {
         (&document["palisade_state"], &document["plugin"], &document["schema"]),
         (&json!(1), &json!("hostile"), &json!(2))
     );
+    let one_line = run(&["--json", "state", "export", "hostile"]);
+    assert_eq!(one_line.stdout.trim_end_matches('\n').lines().count(), 1, "{}", one_line.stdout);
+    assert_eq!(serde_json::from_str::<Value>(&one_line.stdout).expect("it is JSON"), document);
     // What looks like bytes and is none stands there whole.
     assert!(document["pairs"][0]["value"]["$msgpack"].is_string(), "{document}");
     assert_eq!((&document["pairs"][1]["key"], &document["pairs"][1]["value"]), (&json!("b/1"), &json!(1)));
@@ -437,13 +447,47 @@ fn what_a_plugin_keeps_is_exported_imported_and_forgotten() {
             ErrorCode::InvalidParams,
             "`pairs[2].value`: a value has at most",
         ),
-        (changed("/pairs/2", json!({"key": "c"})), ErrorCode::InvalidParams, "missing field `value`"),
+        (changed("/pairs/2", json!({"key": "c"})), ErrorCode::InvalidParams, "`pairs[2].value`: it is missing"),
+        (
+            json!({"palisade_state": 1, "plugin": "hostile", "pairs": [{"key": 1, "value": 1}, {"key": "a"}]}),
+            ErrorCode::InvalidParams,
+            "`pairs[0].key`: it is missing or no text; `pairs[1].value`: it is missing",
+        ),
         (json!([]), ErrorCode::InvalidParams, "is no state as it is exported"),
     ] {
         write(&wrong);
         expect_text(&error(import("hostile"), code).message, why);
         assert_eq!(keys(), 3, "nothing was changed");
     }
+
+    // A form that it cannot have: what leads out of it is named.
+    write(&changed("/schema", json!(3)));
+    let refused = error(import("hostile"), ErrorCode::InvalidParams);
+    expect_text(refused.hint.as_deref().unwrap_or_default(), "`state.schema_version` is 3");
+    write(&changed("/schema", json!(1)));
+    let refused = error(import("hostile"), ErrorCode::Unavailable);
+    expect_text(refused.hint.as_deref().unwrap_or_default(), "`palisade stop hostile` first");
+    // What is read from stdin is called so; what is not there is no usage of it.
+    fs::write(&file, "{\"palisade_state\": 1,").expect("it is ours");
+    let told = run(&["state", "import", "hostile", &file.display().to_string()]);
+    assert_eq!(told.status, Some(4), "{}", told.stderr);
+    expect_text(&told.stderr, &format!("{} is no state as it is exported: ", file.display()));
+    expect_text(&told.stderr, " at line 1 column ");
+    let piped = |document: &str| {
+        fs::write(&file, document).expect("it is ours");
+        let stdin = fs::File::open(&file).expect("it is there");
+        palisade_with(&socket, &["state", "import", "hostile", "-"], stdin.into())
+    };
+    let told = piped("{\"palisade_state\": 1,");
+    assert_eq!(told.status, Some(4), "{}", told.stderr);
+    expect_text(&told.stderr, "error: stdin is no state as it is exported: ");
+    assert!(!told.stderr.contains("palisade-import-"), "{}", told.stderr);
+    for name in ["gone.json", "export.json/within"] {
+        let missing = run(&["state", "import", "hostile", &daemon.path().join(name).display().to_string()]);
+        assert_eq!(missing.status, Some(2), "{}", missing.stderr);
+        expect_text(&missing.stderr, &format!("{name} cannot be read: "));
+    }
+    assert_eq!(keys(), 3, "nothing was changed");
 
     // What runs finds another state between two of its operations, and what it expected of before is refused.
     let first = ask(&daemon, "hostile", &[get("b/1")])[0]["ok"]["revision"].clone();

@@ -83,6 +83,14 @@ impl Failure {
         matches!(self.status, NOT_REACHABLE | INTERRUPTED | TERMINATED | BROKEN_PIPE | OUTPUT)
     }
 
+    /// Calls by this name what the message calls by another one.
+    pub(crate) fn naming(mut self, other: &str, name: &str) -> Self {
+        if let Some(report) = &mut self.report {
+            report.message = report.message.replace(other, name);
+        }
+        self
+    }
+
     /// What is wrong, as a sentence with an end.
     pub(crate) fn sentence(&self) -> String {
         self.report.as_ref().map(|report| format!("{}.", report.message)).unwrap_or_default()

@@ -34,7 +34,7 @@ mod value;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use palisade_client::admin::Change;
 use palisade_client::{CallError, Client, FromPayload, Raw, Request};
@@ -181,7 +181,7 @@ fn usage(error: &clap::Error, screen: &Screen) -> ExitCode {
         && matches!(error.kind(), ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand)
     {
         // Nothing was asked for, so this is how to ask.
-        let _ = screen.error_line(Arguments::command().render_help().to_string().trim_end());
+        let _ = screen.error_line(help_of(error).trim_end());
         return ExitCode::from(failure::USAGE);
     }
     let text = error.render().to_string();
@@ -201,6 +201,27 @@ fn usage(error: &clap::Error, screen: &Screen) -> ExitCode {
     let _ = screen.error_line(&screen.labelled(Label::Error, &harmless(text.trim_end())));
     let _ = screen.error_line(&harmless(rest.trim_end()));
     ExitCode::from(failure::USAGE)
+}
+
+/// The help of the command of which something is missing, or of all where that is the whole line.
+fn help_of(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return error.render().to_string();
+    }
+    let mut command = Arguments::command();
+    command.build();
+    // As it is called, such as `palisade state`.
+    let called = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(called)) => called.as_str(),
+        _ => "",
+    };
+    for name in called.split_whitespace().skip(1) {
+        match command.find_subcommand(name) {
+            Some(found) => command = found.clone(),
+            None => break,
+        }
+    }
+    command.render_help().to_string()
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {

@@ -73,7 +73,7 @@ async fn given(context: &Context, plugin: &str, name: &str) -> Result<Zeroizing<
     drop(quiet);
     let failed = |error: io::Error| Failure::usage(format!("stdin cannot be read: {error}"));
     let bytes = read?.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
-    text_of(bytes)
+    text_of(bytes, (plugin, name))
 }
 
 /// Reads to the end, or to the end of a line, but no more than shows that it is too much.
@@ -96,13 +96,14 @@ fn read_stdin(one_line_only: bool) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(buffer)
 }
 
-fn text_of(mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>, Failure> {
+fn text_of(mut bytes: Zeroizing<Vec<u8>>, (plugin, name): (&str, &str)) -> Result<Zeroizing<String>, Failure> {
     let ending = if bytes.ends_with(b"\r\n") { 2 } else { usize::from(bytes.ends_with(b"\n")) };
     let length = bytes.len() - ending;
     bytes.truncate(length);
     match length {
-        0 => Err(Failure::usage("there is no secret on stdin")
-            .with_hint("as in `printf %s \"$KEY\" | palisade secret set PLUGIN NAME`, or type it on a terminal")),
+        0 => Err(Failure::usage("there is no secret on stdin").with_hint(format!(
+            "as in `printf %s \"$KEY\" | palisade secret set {plugin} {name}`, or type it on a terminal"
+        ))),
         length if BYTES_MAX < length => Err(Failure::usage(format!("a secret has at most {BYTES_MAX} bytes"))),
         _ => String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
             error.into_bytes().zeroize();
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_last_line_is_no_part_of_it() {
-        let text = |bytes: &[u8]| text_of(Zeroizing::new(bytes.to_vec())).map(|text| text.to_string());
+        let text = |bytes: &[u8]| text_of(Zeroizing::new(bytes.to_vec()), ("it", "key")).map(|text| text.to_string());
         for (bytes, expected) in [
             (b"key".as_slice(), "key"),
             (b"key\n", "key"),
@@ -184,6 +185,8 @@ mod tests {
         ] {
             assert!(text(&bytes).unwrap_err().message().contains(why), "{why}");
         }
+        let hint = text(b"").unwrap_err().hint().map(ToOwned::to_owned).unwrap_or_default();
+        assert!(hint.contains("palisade secret set it key`"), "{hint}");
     }
 
     #[test]

@@ -35,7 +35,12 @@ pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failur
             }
             let shown = Show { plugin, key: key.as_deref(), prefix, after: after.as_deref() };
             let answer = context.operate("state_show", &shown).await?;
-            show(context, &answer, |answer, screen| text(&answer.decode()?, key.is_some(), screen))
+            let asked = match (key, prefix.is_empty() && after.is_none()) {
+                (Some(_), _) => Asked::One,
+                (None, true) => Asked::All,
+                (None, false) => Asked::Some,
+            };
+            show(context, &answer, |answer, screen| text(&answer.decode()?, asked, screen))
         }
         State::Export { plugin } => export(context, plugin).await,
         State::Import { plugin, file } => import(context, plugin, file).await,
@@ -43,14 +48,34 @@ pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failur
     }
 }
 
-fn text(state: &admin::State, one: bool, screen: &Screen) -> Result<String, Failure> {
-    if one && let [pair] = state.pairs.as_slice() {
+/// Which keys are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// All.
+    All,
+    /// Those that begin so, or come after one.
+    Some,
+    /// One, with its value.
+    One,
+}
+
+fn text(state: &admin::State, asked: Asked, screen: &Screen) -> Result<String, Failure> {
+    if asked == Asked::One
+        && let [pair] = state.pairs.as_slice()
+    {
         let value = pair.value.clone().unwrap_or_default();
         let pretty = serde_json::to_string_pretty(&value).unwrap_or_else(|_| value.to_string());
         return Ok(format!("{pretty}\n"));
     }
     let schema = state.schema.map(|schema| format!(", schema {schema}")).unwrap_or_default();
-    let mut text = format!("{}, {} on the disk{schema}\n", counted(state.keys, "key"), counted(state.bytes, "byte"));
+    let (shown, keys) = (state.pairs.len(), counted(state.keys, "key"));
+    let keys = match asked {
+        Asked::All | Asked::One => keys,
+        // How many there are of those is not known then.
+        Asked::Some if state.more => format!("the first {shown} of those, of {keys}"),
+        Asked::Some => format!("{shown} of {keys}"),
+    };
+    let mut text = format!("{keys}, {} on the disk{schema}\n", counted(state.bytes, "byte"));
     let row = |pair: &StatePair| {
         let bytes = pair.bytes.unwrap_or_default().to_string();
         vec![Cell::new(one_line(&pair.key), Tone::Strong), pair.revision.to_string().into(), bytes.into()]
@@ -80,20 +105,22 @@ async fn export(context: &Context, plugin: &str) -> Result<(), Failure> {
     let mut items: Items<Raw> = attendant.wait(started, || Ok(())).await??;
     let mut output = Output::new();
     let head = json!({ "palisade_state": 1, "plugin": plugin }).to_string();
-    let mut before = format!("{},\"pairs\":[\n", head.trim_end_matches('}'));
+    // One document a line is what `--json` promises; else each pair has a line of its own.
+    let line = if context.json { "" } else { "\n" };
+    let mut before = format!("{},\"pairs\":[{line}", head.trim_end_matches('}'));
     let mut any = false;
     while let Some(pair) = attendant.wait(items.next(), || Ok(())).await? {
         let pair: Value = pair?.decode()?;
         output.write(before.as_bytes())?;
         output.write(pair.to_string().as_bytes())?;
-        (before, any) = (",\n".to_owned(), true);
+        (before, any) = (format!(",{line}"), true);
     }
     let End { schema } = attendant.wait(items.result::<Raw>(), || Ok(())).await??.decode()?;
     if !any {
         output.write(before.as_bytes())?;
     }
     let schema = schema.map(|schema| format!(",\"schema\":{schema}")).unwrap_or_default();
-    output.write(format!("\n]{schema}}}\n").as_bytes())?;
+    output.write(format!("{line}]{schema}}}\n").as_bytes())?;
     output.flush()
 }
 
@@ -142,10 +169,22 @@ async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Fail
     } else {
         None
     };
+    // What is not there for this user is there for no other. Whatever else is wrong with it, the daemon reads it, and can perhaps.
+    if spooled.is_none()
+        && let Err(error) = fs::metadata(file)
+        && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    {
+        return Err(Failure::usage(format!("{} cannot be read: {error}", file.display()))
+            .with_hint(format!("`palisade state export {plugin}` prints what it takes; `-` reads that from stdin")));
+    }
     let file = spooled.as_ref().map_or(file, |spooled| &spooled.0);
     // The daemon stands elsewhere.
     let path = std::path::absolute(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-    let answer = context.operate("state_import", &json!({ "plugin": plugin, "path": path })).await?;
+    let answer = context.operate("state_import", &json!({ "plugin": plugin, "path": path })).await;
+    let answer = answer.map_err(|failure| match &spooled {
+        Some(_) => failure.naming(&path.to_string_lossy(), "stdin"),
+        None => failure,
+    })?;
     show(context, &answer, |answer, _| {
         let StateChange { id, before, keys } = answer.decode()?;
         Ok(format!("{} keeps {} now, after {before}\n", one_line(&id), counted(keys, "key")))

@@ -209,6 +209,33 @@ async fn wrong_parameters_are_told_before_the_call() {
         assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
         assert_eq!(stderr.starts_with("palisade: error: "), !arguments.is_empty(), "help is no error: {stderr}");
     }
+    // Who names a command that consists of others is told of those.
+    for (line, usage, has, lacks) in [
+        ("state", "Usage: palisade state ", "Have a plugin keep nothing any more", "frozen"),
+        ("secret", "Usage: palisade secret ", "Show which secrets", "Have a plugin keep nothing any more"),
+        (
+            "--socket state secret",
+            "Usage: palisade secret ",
+            "Show which secrets",
+            "Have a plugin keep nothing any more",
+        ),
+        (
+            "secret --socket state",
+            "Usage: palisade secret ",
+            "Show which secrets",
+            "Have a plugin keep nothing any more",
+        ),
+        (
+            "--socket state",
+            "Usage: palisade [",
+            "Show, save, restore and forget what a plugin keeps",
+            "Show which secrets",
+        ),
+    ] {
+        let (found, stdout, stderr) = finish(palisade(&absent, line.split(' ')).spawn().unwrap()).await;
+        assert_eq!((found, stdout.as_str()), (2, ""), "{line}: {stderr}");
+        assert!(stderr.contains(usage) && stderr.contains(has) && !stderr.contains(lacks), "{line}: {stderr}");
+    }
     // Each with what to do, and for programs as what it is.
     std::fs::write(&file, "").unwrap();
     let at_file = format!("@{}", file.display());

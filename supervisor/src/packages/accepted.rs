@@ -190,6 +190,20 @@ impl Packages {
         weighed
     }
 
+    /// Why a version that is not there yet would take no calls before an operator has said something, if that is so.
+    pub(super) fn would_be_held(&self, registry: &Registry, id: &PluginId, version: &Version) -> Option<String> {
+        let there: Vec<_> = registry.versions(id).map(|(_, handle)| handle).collect();
+        let mut there: Vec<_> =
+            there.iter().map(|one| Present { version: one.version(), enabled: one.is_enabled() }).collect();
+        there.push(Present { version, enabled: true });
+        let (accepted, policy) = (self.accepted_of(id), self.update_policy_of(id));
+        let said = Said { accepted: &accepted, pin: self.pin_of(id), policy };
+        match said.decide(version, &there) {
+            Decision::Held(by) => Some(self.why_held(by, id, said.before(&there), policy)),
+            Decision::Serves | Decision::Take => None,
+        }
+    }
+
     /// Has the version that serves tell of the highest one that waits, and notes those of which nobody was told.
     fn offer(
         &self,

@@ -234,15 +234,14 @@ impl Packages {
             return Ok(registry.all().chain(&waiting).filter(asks).map(permissions).collect());
         };
         let waits = |id: &PluginId| lock(&self.awaiting).get(id).cloned();
+        let id = self.known(&registry, plugin)?.id().clone();
         if version.is_some() {
-            let id = registry.find_any(plugin, None)?.id();
-            let waiting = waits(id).filter(|one| Some(one.version().to_string().as_str()) == version);
+            let waiting = waits(&id).filter(|one| Some(one.version().to_string().as_str()) == version);
             // The package that it is to be may have the version of the one that there is.
             let there = registry.find_any(plugin, version);
             let there = if waiting.is_some() { there.ok() } else { Some(there?) };
             return Ok(there.into_iter().chain(&waiting).map(permissions).collect());
         }
-        let id = registry.find_any(plugin, None)?.id().clone();
         let waiting = waits(&id);
         Ok(registry.versions(&id).map(|(_, handle)| handle).chain(&waiting).map(permissions).collect())
     }
@@ -317,7 +316,7 @@ impl Packages {
         // What is taken back is taken from the plugin, so that it need not be said from which version.
         let handle = match version {
             Some(_) => the_one(&registry, plugin, version)?,
-            None => registry.find_any(plugin, None)?.clone(),
+            None => self.known(&registry, plugin)?,
         };
         let id = handle.id().clone();
         self.refuse_if_configured(&id)?;
@@ -453,6 +452,14 @@ impl Packages {
         same.or_else(|_| registry.find_any(id, None)).cloned()
     }
 
+    /// A version of that plugin, or what waits in another one's folder and is not among the plugins yet.
+    fn known(&self, registry: &Registry, plugin: &str) -> Result<Handle, ErrorBody> {
+        registry.find_any(plugin, None).cloned().or_else(|unknown| {
+            let waiting = PluginId::parse(plugin).ok().and_then(|id| lock(&self.awaiting).get(&id).cloned());
+            waiting.ok_or(unknown)
+        })
+    }
+
     /// The version that is meant, if an operator may decide about it.
     fn decidable(
         &self,
@@ -461,14 +468,14 @@ impl Packages {
         version: Option<&str>,
         what: Decidable,
     ) -> Result<Handle, ErrorBody> {
-        let waiting = lock(&self.awaiting).get(registry.find_any(plugin, None)?.id()).cloned();
+        let id = self.known(registry, plugin)?.id().clone();
+        let waiting = lock(&self.awaiting).get(&id).cloned();
         let named = waiting.as_ref().filter(|one| Some(one.version().to_string().as_str()) == version);
         let handle = match (version, named) {
             (Some(_), Some(waiting)) => waiting.clone(),
             (Some(_), None) => the_one(registry, plugin, version)?,
             (None, _) => {
-                let id = registry.find_any(plugin, None)?.id();
-                let all = registry.versions(id).map(|(_, handle)| handle).chain(&waiting);
+                let all = registry.versions(&id).map(|(_, handle)| handle).chain(&waiting);
                 let mut awaiting = all.filter(|one| one.awaits_consent());
                 match (awaiting.next(), awaiting.next()) {
                     (Some(only), None) => only.clone(),

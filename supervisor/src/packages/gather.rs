@@ -12,7 +12,7 @@ use super::discovery::{self, Looked, shadowed};
 use super::prepare::Staged;
 use super::record::Loaded;
 use super::reload::{UNTRIED, neither};
-use super::{INSTALLED_MAX, Packages, lock, record};
+use super::{INSTALLED_MAX, Packages, lock, newcomer, record};
 use crate::blocking;
 use crate::events::unix_ms;
 use crate::model::ids::PluginId;
@@ -188,9 +188,41 @@ impl Gathered {
         let others: BTreeSet<_> = self.staged.iter().map(|(found, _)| version_of(found)).collect();
         // That something cannot be read says nothing of it, and is told by whoever looks.
         let unseen: BTreeSet<_> = self.unseen.iter().map(|one| one.path.clone()).collect();
+        let by_folder: BTreeMap<&Path, (&PluginId, &String)> =
+            serves.iter().map(|((id, path), digest)| (path.as_path(), (id, digest))).collect();
         for (found, snapshot) in &mut self.staged {
             let id = &found.manifest.id;
             let last = serves.get(&(id.clone(), found.path.clone()));
+            // Another plugin was there, and is nowhere now; and this one has not only moved.
+            let has_moved = || {
+                let mut same = serves.iter().filter(|((other, _), _)| other == id);
+                snapshot.as_ref().is_ok_and(|now| same.any(|(_, digest)| *digest == now.digest))
+            };
+            let before = by_folder.get(found.path.as_path()).filter(|_| last.is_none() && !has_moved());
+            if let Some((before, digest)) = before {
+                let passed = match &*snapshot {
+                    Ok(now) => match bad.get(&((*before).clone(), now.digest.clone())) {
+                        Some(one) => Some((now.digest.clone(), one.reason.clone(), one.at_unix_ms)),
+                        // What is found while there are plugins is tried by who looks.
+                        None => is_start.then(|| (now.digest.clone(), UNTRIED.to_owned(), unix_ms(SystemTime::now()))),
+                    },
+                    Err(_) if unseen.contains(&found.path) => None,
+                    Err(failure) => {
+                        let reason = newcomer::not_used(found, &failure.message);
+                        Some((String::new(), reason, unix_ms(SystemTime::now())))
+                    }
+                };
+                if let Some((digest_now, reason, at_unix_ms)) = passed
+                    && let Ok((there, copy)) = kept(digest, &found.path, store, rules)
+                    && there.manifest.id == **before
+                    && !others.contains(&version_of(&there))
+                {
+                    let passed_over = Some(PassedOver { digest: digest_now, reason, at_unix_ms });
+                    *found = Found { path: found.path.clone(), passed_over, ..there };
+                    *snapshot = Ok(copy);
+                }
+                continue;
+            }
             let now = match &*snapshot {
                 Ok(now) => now,
                 Err(_) if unseen.contains(&found.path) => continue,

@@ -6,20 +6,21 @@
 //! Elsewhere: the JSON form of a value is `state::json`; what keeps it, `state`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, parse_json_noting};
 use semver::Version;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::{Packages, run};
 use crate::events::EventKind;
 use crate::model::ids::PluginId;
 use crate::model::status::quoted;
-use crate::plugin::handle::Standing;
+use crate::plugin::handle::{Handle, Standing};
 use crate::state::{
     self, About, KEYS_MAX, PAIRS_BYTES_MAX, Reply, Request, State, StateError, Step, check_key, check_length,
 };
@@ -30,8 +31,9 @@ pub const FORM: u32 = 1;
 /// In JSON everything may take several times its length.
 const FILE_BYTES_MAX: u64 = 4 * PAIRS_BYTES_MAX as u64;
 
-/// So many mistakes are told.
-const MISTAKES_MAX: usize = 64;
+/// So many mistakes are told, and so much of the name of a field that there is not.
+const MISTAKES_MAX: usize = 20;
+const FIELD_BYTES_MAX: usize = 60;
 
 /// What is known of a plugin's state, and some of its keys.
 #[derive(Debug, Clone, Serialize)]
@@ -85,26 +87,44 @@ pub struct Kept {
     pub keys: u64,
 }
 
-/// What an import reads.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    palisade_state: u32,
-    plugin: String,
-    #[serde(default)]
-    schema: Option<u32>,
-    pairs: Vec<Entry>,
+/// What is wrong with an import, each with its place.
+#[derive(Debug, Default)]
+struct Mistakes {
+    told: Vec<String>,
+    /// So many are not told.
+    more: usize,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    key: String,
-    value: Value,
-    /// As an export has it; it gets another.
-    #[serde(default)]
-    #[expect(dead_code, reason = "part of the form")]
-    revision: u64,
+impl Mistakes {
+    fn add(&mut self, place: impl Display, why: impl Display) {
+        if self.told.len() < MISTAKES_MAX {
+            self.told.push(format!("`{place}`: {why}"));
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Each field of a map that is none of these.
+    fn unknown(&mut self, place: &str, map: &Map<String, Value>, fields: &[&str]) {
+        for field in map.keys().filter(|field| !fields.contains(&field.as_str())) {
+            self.add(
+                format_args!("{place}{}", short(field)),
+                format_args!("there is no such field, but {}", fields.join(", ")),
+            );
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    fn error(self) -> ErrorBody {
+        let more = (0 < self.more).then(|| format!("and {} more", self.more));
+        let all: Vec<_> = self.told.iter().cloned().chain(more).collect();
+        let message = format!("it cannot be kept: {}", all.join("; "));
+        let details: BTreeMap<_, _> = [("mistakes", self.told)].into();
+        ErrorBody::new(ErrorCode::InvalidParams, message).with_details(json!(details))
+    }
 }
 
 impl Packages {
@@ -227,8 +247,26 @@ impl Packages {
             if own < form {
                 let message =
                     format!("it has schema {form}, and {id} {version} keeps schema {own}: it would not start with it");
-                return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
-                    .with_hint(format!("import it once a version with schema {form} is there")));
+                let takes = |one: &Handle| one.is_enabled() && !one.is_held();
+                let fits = |one: &Handle| one.blueprint().manifest.state_schema.is_some_and(|own| form <= own);
+                let other = registry.versions(id).find(|(_, one)| fits(one));
+                let hint = match other {
+                    Some((_, other)) if takes(other) => {
+                        format!("`palisade disable {id}@{version}` first, as {id} {} can use it", other.version())
+                    }
+                    Some((_, other)) if other.is_held() => {
+                        format!("`palisade update {id} --to {}` first, which can use it", other.version())
+                    }
+                    Some((_, other)) => format!(
+                        "`palisade enable {id}@{}` first, which can use it, and `palisade disable {id}@{version}`",
+                        other.version()
+                    ),
+                    None => format!(
+                        "give it a version whose `state.schema_version` is {form} first, by `palisade update {id} --from` or in its folder; \
+                         or put another `schema` into the file, if what is in it has that form"
+                    ),
+                };
+                return Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint));
             }
             if form < own && handle.standing().await != Standing::Absent {
                 let message = format!("it has schema {form}, and {id} {version} runs and keeps schema {own}");
@@ -275,45 +313,108 @@ fn read(path: &Path, id: &PluginId) -> Result<(Option<u32>, Vec<Step>), ErrorBod
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(invalid(format!("{} is no regular file", path.display())));
     }
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
     if FILE_BYTES_MAX < text.len() as u64 {
         return Err(invalid(format!("{} has more than {FILE_BYTES_MAX} bytes", path.display())));
     }
-    let document: Document = serde_json::from_str(&text)
-        .map_err(|error| invalid(format!("{} is no state as it is exported: {error}", path.display())))?;
-    if document.palisade_state != FORM {
-        let message = format!("its `palisade_state` is {}, and this daemon knows {FORM}", document.palisade_state);
-        return Err(invalid(message));
-    }
-    if document.plugin != id.as_str() {
-        let message = format!("it is the state of {}, and not of {id}", quoted(&document.plugin));
-        return Err(invalid(message).with_hint("change its `plugin` if it is meant all the same"));
-    }
-    steps(document)
+    let none = |why: &dyn Display| invalid(format!("{} is no state as it is exported: {why}", path.display()));
+    let (value, twice) = parse_json_noting(&text).map_err(|error| none(&error))?;
+    drop(text);
+    let Value::Object(document) = value else { return Err(none(&"it is no map")) };
+    understand(document, &twice, id)
 }
 
-fn steps(document: Document) -> Result<(Option<u32>, Vec<Step>), ErrorBody> {
-    let mut mistakes = Vec::new();
-    let mut steps = vec![Step::Clear];
-    let (mut seen, mut bytes) = (BTreeSet::new(), 0);
-    for (number, Entry { key, value, .. }) in document.pairs.into_iter().enumerate() {
-        let mut mistake = |field: &str, why: String| {
-            if mistakes.len() < MISTAKES_MAX {
-                mistakes.push(format!("`pairs[{number}].{field}`: {why}"));
+/// What a document says is to be kept, and the version of its form.
+fn understand(
+    mut document: Map<String, Value>,
+    twice: &[String],
+    id: &PluginId,
+) -> Result<(Option<u32>, Vec<Step>), ErrorBody> {
+    let form = document.get("palisade_state").and_then(Value::as_u64);
+    if let Some(form) = form.filter(|form| *form != u64::from(FORM)) {
+        // Nothing else of it means what is known here.
+        let message = format!("its `palisade_state` is {form}, and this daemon knows {FORM}");
+        return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
+            .with_hint("export it anew with a `palisade` and a daemon of this version"));
+    }
+    let mut mistakes = Mistakes::default();
+    mistakes.unknown("", &document, &["palisade_state", "plugin", "schema", "pairs"]);
+    for place in twice {
+        mistakes.add(place, "it is there twice");
+    }
+    if form.is_none() {
+        mistakes.add("palisade_state", format_args!("it is missing or no number; it is {FORM}"));
+    }
+    let mut is_anothers = false;
+    match document.get("plugin").and_then(Value::as_str) {
+        Some(plugin) if plugin == id.as_str() => {}
+        Some(plugin) => {
+            is_anothers = true;
+            mistakes.add("plugin", format_args!("it is the state of {}, and not of {id}", quoted(plugin)));
+        }
+        None => mistakes.add("plugin", format_args!("it is missing or no text; it is {id}")),
+    }
+    let schema = match document.get("schema").filter(|schema| !schema.is_null()) {
+        None => None,
+        Some(schema) => {
+            let number = schema.as_u64().and_then(|schema| u32::try_from(schema).ok());
+            if number.is_none() {
+                mistakes.add("schema", "it is no whole number of 32 bits");
             }
+            number
+        }
+    };
+    let mut steps = vec![Step::Clear];
+    match document.remove("pairs") {
+        Some(Value::Array(pairs)) => read_pairs(pairs, &mut steps, &mut mistakes),
+        _ => mistakes.add("pairs", "it is missing or no list"),
+    }
+    if mistakes.is_none() {
+        return Ok((schema, steps));
+    }
+    let error = mistakes.error();
+    Err(if is_anothers { error.with_hint("change its `plugin` if it is meant all the same") } else { error })
+}
+
+fn read_pairs(pairs: Vec<Value>, steps: &mut Vec<Step>, mistakes: &mut Mistakes) {
+    let (mut seen, mut bytes) = (BTreeSet::new(), 0);
+    for (number, pair) in pairs.into_iter().enumerate() {
+        let place = |field: &str| format!("pairs[{number}].{field}");
+        let Value::Object(mut pair) = pair else {
+            mistakes.add(format_args!("pairs[{number}]"), "it is no map");
+            continue;
         };
-        if let Err(error) = check_key(&key) {
-            mistake("key", error.to_string());
+        mistakes.unknown(&place(""), &pair, &["key", "value", "revision"]);
+        // It gets another.
+        if pair.get("revision").is_some_and(|revision| revision.as_u64().is_none()) {
+            mistakes.add(place("revision"), "it is no whole number");
         }
-        if !seen.insert(key.clone()) {
-            mistake("key", format!("{} is there before", quoted(&key)));
+        let key = match pair.remove("key") {
+            Some(Value::String(key)) => Some(key),
+            _ => None,
+        };
+        match &key {
+            None => mistakes.add(place("key"), "it is missing or no text"),
+            Some(key) => {
+                if let Err(error) = check_key(key) {
+                    mistakes.add(place("key"), error);
+                }
+                if !seen.insert(key.clone()) {
+                    mistakes.add(place("key"), format_args!("{} is there before", quoted(key)));
+                }
+            }
         }
+        let Some(value) = pair.remove("value") else {
+            mistakes.add(place("value"), "it is missing");
+            continue;
+        };
         match state::json::from_json(&value) {
-            Err(why) => mistake("value", why),
+            Err(why) => mistakes.add(place("value"), why),
             Ok(value) => match check_length(&value) {
-                Err(error) => mistake("value", error.to_string()),
+                Err(error) => mistakes.add(place("value"), error),
                 Ok(()) => {
+                    let key = key.unwrap_or_default();
                     bytes += key.len() + value.len();
                     steps.push(Step::Put { key, value });
                 }
@@ -321,12 +422,75 @@ fn steps(document: Document) -> Result<(Option<u32>, Vec<Step>), ErrorBody> {
         }
     }
     if PAIRS_BYTES_MAX < bytes {
-        mistakes.push(format!("`pairs`: they have {bytes} bytes, and a plugin keeps at most {PAIRS_BYTES_MAX}"));
+        let why = format_args!("they have {bytes} bytes, and a plugin keeps at most {PAIRS_BYTES_MAX}").to_string();
+        mistakes.add("pairs", why);
     }
-    if mistakes.is_empty() {
-        return Ok((document.schema, steps));
+}
+
+/// What a field may be told as, however long it is.
+fn short(field: &str) -> String {
+    let cut = field.floor_char_boundary(FIELD_BYTES_MAX);
+    let mark = if cut < field.len() { "…" } else { "" };
+    format!("{}{mark}", field[..cut].escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(document: &Value) -> Result<usize, ErrorBody> {
+        let Value::Object(document) = document.clone() else { unreachable!("a test's document is a map") };
+        understand(document, &["pairs[0].key".to_owned()][..0], &PluginId::parse("it").unwrap())
+            .map(|(_, steps)| steps.len() - 1)
     }
-    let details: BTreeMap<_, _> = [("mistakes", mistakes.clone())].into();
-    let message = format!("it cannot be kept: {}", mistakes.join("; "));
-    Err(ErrorBody::new(ErrorCode::InvalidParams, message).with_details(json!(details)))
+
+    /// Each mistake is told with its place, as many as can be read, and how many more there are.
+    #[test]
+    fn each_mistake_of_an_import_is_told() {
+        let good = json!({"palisade_state": 1, "plugin": "it", "schema": 2,
+            "pairs": [{"key": "a", "value": 1, "revision": 3}, {"key": "b", "value": null}]});
+        assert_eq!(told(&good), Ok(2));
+        assert_eq!(told(&json!({"palisade_state": 1, "plugin": "it", "schema": null, "pairs": []})), Ok(0));
+        let newer = told(&json!({"palisade_state": 2, "things": []})).unwrap_err();
+        assert_eq!(newer.message, "its `palisade_state` is 2, and this daemon knows 1");
+        let wrong = json!({"palisade_state": "1", "plugin": "other", "schema": -1, "more": 1, "pairs": [
+            {"key": "a", "value": 1},
+            {"key": 7, "value": {"$base64": "?"}, "revision": "x", "extra": 0},
+            {"key": "a"},
+            [],
+            {"value": 2},
+            {"key": "a\nb", "value": 3},
+        ]});
+        let error = told(&wrong).unwrap_err();
+        let mistakes = error.details.as_ref().unwrap()["mistakes"].as_array().unwrap().clone();
+        let expected = [
+            "`more`: there is no such field",
+            "`palisade_state`: it is missing or no number; it is 1",
+            "`plugin`: it is the state of \"other\", and not of it",
+            "`schema`: it is no whole number",
+            "`pairs[1].extra`: there is no such field, but key, value, revision",
+            "`pairs[1].revision`: it is no whole number",
+            "`pairs[1].key`: it is missing or no text",
+            "`pairs[1].value`: what stands under `$base64` is not base64",
+            "`pairs[2].key`: \"a\" is there before",
+            "`pairs[2].value`: it is missing",
+            "`pairs[3]`: it is no map",
+            "`pairs[4].key`: it is missing or no text",
+            "`pairs[5].key`: ",
+        ];
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+        for (told, expected) in mistakes.iter().zip(expected) {
+            let told = told.as_str().unwrap();
+            assert!(told.starts_with(expected), "{told}, and not {expected}");
+            assert!(error.message.contains(told), "{}", error.message);
+        }
+        assert_eq!(error.hint.as_deref(), Some("change its `plugin` if it is meant all the same"));
+        let many: Vec<_> = (0..MISTAKES_MAX + 7).map(|_| json!({"key": "k"})).collect();
+        let error = told(&json!({"palisade_state": 1, "plugin": "it", "pairs": many})).unwrap_err();
+        // Of the keys each but the first is there twice as well.
+        let more = 2 * (MISTAKES_MAX + 7) - 1 - MISTAKES_MAX;
+        assert!(error.message.ends_with(&format!("; and {more} more")), "{}", error.message);
+        let long = json!({"palisade_state": 1, "plugin": "it", "pairs": [], "x".repeat(10_000): 1});
+        assert!(told(&long).unwrap_err().message.len() < 1000);
+    }
 }

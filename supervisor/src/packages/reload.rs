@@ -112,11 +112,21 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
+    /// One that lies in that folder; with it comes what says that it is not wanted any more.
+    pub(super) fn new(digest: String, folder: PathBuf, over: watch::Receiver<()>) -> (Self, watch::Receiver<bool>) {
+        let (give_up, given_up) = watch::channel(false);
+        (Self { digest, folder, is_return: false, over, given_up: give_up }, given_up)
+    }
+
+    pub(super) fn is_told_by(&self, over: &watch::Receiver<()>) -> bool {
+        self.over.same_channel(over)
+    }
+
     fn is_given_up(&self) -> bool {
         *self.given_up.borrow()
     }
 
-    fn give_up(&self) {
+    pub(super) fn give_up(&self) {
         self.given_up.send_replace(true);
     }
 }
@@ -354,7 +364,7 @@ impl Packages {
         let waits = lock(&self.awaiting).get(&id).is_some_and(|handle| is_of(handle, &digest));
         {
             let mut reloading = lock(&self.reloading);
-            if reloading.get(&id).is_some_and(|now| now.over.same_channel(&over)) {
+            if reloading.get(&id).is_some_and(|now| now.is_told_by(&over)) {
                 reloading.remove(&id);
             }
         }
@@ -546,7 +556,7 @@ impl Packages {
     }
 
     /// Says why a package cannot be used before somebody has done something about it. If that is to consent, it can be asked about.
-    async fn let_wait(&self, prepared: Prepared, snapshot: &Snapshot, old: &Handle) -> ErrorBody {
+    pub(super) async fn let_wait(&self, prepared: Prepared, snapshot: &Snapshot, old: &Handle) -> ErrorBody {
         let lacking =
             self.live.now().and_then(|registry| registry.lacking(&prepared.found.manifest)).unwrap_or_default();
         let live = self.live_state(&prepared);
@@ -555,7 +565,7 @@ impl Packages {
         // It is only looked at.
         super::end(&handle, Some(task)).await;
         let (id, blueprint) = (handle.id().clone(), handle.blueprint());
-        let again = format!("then `palisade reload {id}` has it tried");
+        let again = format!("then `palisade reload {}` has it tried", old.id());
         if handle.awaits_consent() {
             return self.ask_about(&handle);
         }
@@ -569,7 +579,7 @@ impl Packages {
     }
 
     /// Has a candidate started, unless it is given up meanwhile: then its processes are killed, as what they may be doing serves nobody.
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         candidate: &Candidate,
         old: &Handle,
@@ -609,16 +619,22 @@ impl Packages {
     pub(super) async fn try_awaiting(self: &Arc<Self>, id: &PluginId, who: &str) -> Result<(), ErrorBody> {
         let Some(handle) = lock(&self.awaiting).get(id).cloned() else { return Ok(()) };
         let registry = self.registry()?;
-        let Ok(old) = registry.find_any(id.as_str(), None) else { return Ok(()) };
-        let only = Only {
-            id: id.clone(),
-            version: old.version().clone(),
-            who: who.to_owned(),
-            is_dry: false,
-            forgives: false,
+        let settled = match registry.find_any(id.as_str(), None) {
+            Ok(old) => {
+                let only = Only {
+                    id: id.clone(),
+                    version: old.version().clone(),
+                    who: who.to_owned(),
+                    is_dry: false,
+                    forgives: false,
+                };
+                let followed = self.follow(Trusting::Stamps, &Scope::Everything, Some(&only)).await?;
+                self.settle(followed).await
+            }
+            // It lies in another plugin's folder.
+            Err(_) => self.try_waiting_newcomer(handle.blueprint().source.clone()).await?,
         };
-        let followed = self.follow(Trusting::Stamps, &Scope::Everything, Some(&only)).await?;
-        let kept = self.settle(followed).await.kept.into_iter().next();
+        let kept = settled.kept.into_iter().next();
         let waits = lock(&self.awaiting).contains_key(id);
         match kept {
             Some(kept) if !waits => {
@@ -869,7 +885,7 @@ impl Packages {
     }
 
     /// Has the trail say that a package does not serve before an operator has said something.
-    async fn note_awaiting(&self, id: &PluginId, digest: &str, reason: &str) {
+    pub(super) async fn note_awaiting(&self, id: &PluginId, digest: &str, reason: &str) {
         let Some(version) = lock(&self.awaiting).get(id).map(|handle| handle.version().clone()) else { return };
         let entry = self.entry("await_consent", OURSELVES, id, &version, format!("{digest} is not used: {reason}"));
         let database = self.database.clone();
@@ -941,6 +957,11 @@ impl Packages {
                     reloads.push(self.told(now, plan, kept.is_none() && !now.is(&old), kept));
                 }
                 Err(error) if plugin.is_some() => {
+                    // Another plugin has the folder.
+                    if let Some(now) = registry.all().find(|now| now.blueprint().source == *source) {
+                        reloads.push(self.told(now, plan, true, None));
+                        continue;
+                    }
                     let why = rejected.map(|why| format!("; what is in its folder is not used: {why}"));
                     let message = format!("{}{}", error.message, why.unwrap_or_default());
                     return Err(ErrorBody { message, ..error });

@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::departure::Departure;
 use super::discovery::{self, Present};
 use super::gather::When;
+use super::newcomer::{Newcomer, Newcomers};
 use super::prepare::Staged;
 use super::reload::{self, Lies, OURSELVES, Wanted, is_of};
 use super::{Gathered, Packages, lock, run};
@@ -31,6 +32,7 @@ use crate::model::updates::{By, Policy};
 use crate::plugin::handle::Handle;
 use crate::registry::{Found, Listing, Registry, Rejected};
 use crate::store::Snapshot;
+use crate::store::database::Entry;
 use crate::store::database::reloads::Serving;
 
 /// Whether what was found earlier is believed of packages that are as they were.
@@ -107,11 +109,22 @@ pub(super) struct Followed {
     pub wanted: Vec<Wanted>,
     /// Those that are newer than what serves, and are to be tried.
     pub updates: Vec<Handle>,
+    /// Those that are to be tried in whose folder another plugin is.
+    pub newcomers: Vec<Newcomer>,
     /// Those that are being reloaded already; what is dropped says that it is over.
     pub under_way: Vec<(PluginId, watch::Receiver<()>)>,
 }
 
 impl Rescanned {
+    fn extend(&mut self, more: Self) {
+        let Self { added, changed, removed, kept, rejected } = more;
+        self.added.extend(added);
+        self.changed.extend(changed);
+        self.removed.extend(removed);
+        self.kept.extend(kept);
+        self.rejected.extend(rejected.into_iter().filter(|one| !self.rejected.contains(one)).collect::<Vec<_>>());
+    }
+
     /// Whether any plugin is another than before.
     #[must_use]
     pub fn has_changes(&self) -> bool {
@@ -134,7 +147,12 @@ impl Packages {
     /// Has those reloaded that are to be, all at once, and waits for the end of the plugins that leave for what has changed; then takes away
     /// what they needed. Others may change something meanwhile. Not cancel safe.
     pub(super) async fn settle(self: &Arc<Self>, followed: Followed) -> Rescanned {
-        let Followed { mut rescanned, mut departures, wanted, updates, under_way } = followed;
+        let Followed { mut rescanned, mut departures, wanted, updates, newcomers, under_way } = followed;
+        let mut comers = JoinSet::new();
+        for newcomer in newcomers {
+            let (packages, before) = (self.clone(), name(&newcomer.old));
+            comers.spawn(async move { (before, packages.take_newcomer(newcomer).await) });
+        }
         let mut trials = JoinSet::new();
         for update in updates {
             let packages = self.clone();
@@ -172,6 +190,15 @@ impl Packages {
                         .extend(failed.map(|(update, error)| GoesOn { plugin: name(&update), reason: error.message }));
                 }
                 Err(error) => tracing::error!(%error, "the trial of an update panicked"),
+            }
+        }
+        while let Some(done) = comers.join_next().await {
+            match done {
+                Ok((_, Ok(more))) => rescanned.extend(more),
+                Ok((plugin, Err(kept))) => {
+                    rescanned.kept.push(GoesOn { plugin, reason: kept.error().message.clone() });
+                }
+                Err(error) => tracing::error!(%error, "the trial of a plugin in another one's folder panicked"),
             }
         }
         for (id, mut over) in under_way {
@@ -218,7 +245,10 @@ impl Packages {
             .await?;
         let is_dry = only.is_some_and(|only| only.is_dry);
         let is_meant = |id: &PluginId| only.is_none_or(|only| only.id == *id);
-        staged.retain(|(found, _)| is_meant(&found.manifest.id));
+        // What lies in the folder of one that is meant is meant as well.
+        let is_in_the_place =
+            |found: &Found| registry.all().any(|one| is_meant(one.id()) && one.blueprint().source == found.path);
+        staged.retain(|(found, _)| is_meant(&found.manifest.id) || is_in_the_place(found));
         // What has left a folder does not come back for one in which there is no package.
         staged.retain(|(found, _)| {
             let is_in_its_place = found.passed_over.as_ref().is_some_and(|passed| passed.digest.is_empty());
@@ -243,6 +273,8 @@ impl Packages {
                 |folder| lies_in(folder, &staged, partly.iter().map(|one| &one.path).chain(&unseen)),
             );
         }
+        let Newcomers { staying, kept: waiting, wanted: newcomers, mut under_way } =
+            self.hold_newcomers(&registry, &mut staged, is_dry).await?;
         let mut rescanned = Rescanned::default();
         let mut next = Registry::clone(&registry);
 
@@ -257,8 +289,10 @@ impl Packages {
         let gone: Vec<Handle> = registry
             .all()
             .filter(|handle| {
+                let version = (handle.id().clone(), handle.version().clone());
                 is_meant(handle.id())
-                    && !there.contains(&(handle.id().clone(), handle.version().clone()))
+                    && !there.contains(&version)
+                    && !staying.contains(&version)
                     && !cannot_be_seen(handle)
             })
             .cloned()
@@ -274,8 +308,8 @@ impl Packages {
             .iter()
             .map(|(found, _)| (found.path.clone(), format!("{} {}", found.manifest.id, found.manifest.version)))
             .collect();
-        let (mut other, mut olds, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rescanned_kept = Vec::new();
+        let (mut other, mut olds) = (Vec::new(), Vec::new());
+        let mut rescanned_kept = waiting;
         let mut replaced = BTreeSet::new();
         let mut moved: Vec<Handle> = Vec::new();
         for (found, snapshot) in staged {
@@ -290,7 +324,16 @@ impl Packages {
             }
             let is_same = old.as_ref().is_some_and(|old| is_same(old, &found, &snapshot));
             if is_same && let Some(old) = &old {
+                let was = old.blueprint().passed_over();
                 old.blueprint().pass_over(found.passed_over.clone());
+                // What could be copied and has failed was told of when it did.
+                if let Some(now) = found.passed_over.as_ref().filter(|now| now.digest.is_empty())
+                    && was.is_none_or(|was| was.reason != now.reason)
+                {
+                    tracing::warn!(plugin = %id, reason = %now.reason, "its changed package does not serve; what served goes on");
+                    self.tell(EventKind::PackageKept, &id, &version, Some(now.reason.clone()));
+                    rescanned_kept.push(GoesOn { plugin: name(old), reason: now.reason.clone() });
+                }
             }
             // What is there is asked for by name.
             // What stands in for it is not.
@@ -349,7 +392,7 @@ impl Packages {
                 touched.insert(id.clone());
             }
             for handle in &moved {
-                self.note_gone(handle, None).await;
+                self.note_gone(handle, Gone::Moved).await;
             }
             // From here on no call is for one of those.
             self.live.replace(next.clone());
@@ -362,10 +405,15 @@ impl Packages {
                 left.push((handle, now));
             }
             for (handle, now) in &left {
-                self.note_gone(handle, now.as_deref()).await;
+                self.note_gone(handle, now.as_deref().map_or(Gone::Removed, Gone::Another)).await;
+                // What its author puts back there is no update of what was there before.
+                if now.is_some() {
+                    self.begin_anew_without(&next, handle.id()).await;
+                }
             }
         }
 
+        let mut added = Vec::new();
         for (one, (old, is_asked)) in prepared.into_iter().zip(olds) {
             let (id, version) = key(&one.found);
             if let (Some(old), Ok(_)) = (&old, &one.snapshot)
@@ -415,10 +463,16 @@ impl Packages {
                     self.tell_changed(old.version(), &handle);
                     self.tell_state(old.state(), &handle);
                 }
-                None => self.tell(EventKind::PackageAdded, &id, &version, None),
+                None => {
+                    lock(&self.awaiting).remove(&id);
+                    self.tell(EventKind::PackageAdded, &id, &version, None);
+                    let place = handle.blueprint().source.display().to_string();
+                    added.push(self.entry("package_added", OURSELVES, &id, &version, format!("it is in {place}")));
+                }
             }
             self.set_off(&handle).await;
         }
+        self.note_added(added).await;
         let mut updates = Vec::new();
         if !is_dry {
             // What could not be tried earlier is tried now.
@@ -429,7 +483,7 @@ impl Packages {
                 self.set_off(handle).await;
             }
         }
-        Ok(Followed { rescanned, departures, wanted, updates, under_way })
+        Ok(Followed { rescanned, departures, wanted, updates, newcomers, under_way })
     }
 
     /// Has what serves go on, where its folder has another version now that the pin excludes: then says so. One that has no copy of itself
@@ -460,16 +514,32 @@ impl Packages {
         Some(GoesOn { plugin: name(old), reason })
     }
 
-    /// Notes that a package is gone from the plugin directories, or that its folder has another plugin. What served there is not looked for in
-    /// that folder any more.
-    async fn note_gone(&self, handle: &Handle, now: Option<&str>) {
+    /// Has the trail say which plugins have come.
+    async fn note_added(&self, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let database = self.database.clone();
+        let noted = run(move || database.note_all(&entries).map_err(|error| error.to_string())).await;
+        if let Err(error) = noted.map_err(|error| error.message).flatten() {
+            tracing::error!(%error, "which plugins have come is not in the audit trail");
+        }
+    }
+
+    /// Notes that a package is gone from where it was. What served there is not looked for in that folder any more.
+    async fn note_gone(&self, handle: &Handle, gone: Gone<'_>) {
         let (id, version) = (handle.id(), handle.version());
         let place = (id.clone(), handle.blueprint().source.clone());
         lock(&self.serving).remove(&place);
-        let entry = now.map(|now| {
-            tracing::warn!(plugin = %id, %version, "the plugin ends: {now}");
-            self.entry("package_removed", OURSELVES, id, version, now.to_owned())
-        });
+        let detail = match gone {
+            Gone::Moved => None,
+            Gone::Removed => Some(format!("it is not in {} any more", place.1.display())),
+            Gone::Another(now) => {
+                tracing::warn!(plugin = %id, %version, "the plugin ends: {now}");
+                Some(now.to_owned())
+            }
+        };
+        let entry = detail.map(|detail| self.entry("package_removed", OURSELVES, id, version, detail));
         let database = self.database.clone();
         let noted = run(move || database.note_gone(&place, entry.as_ref()).map_err(|error| error.to_string())).await;
         if let Err(error) = noted.map_err(|error| error.message).flatten() {
@@ -521,6 +591,17 @@ impl Packages {
         })
         .await?
     }
+}
+
+/// What became of a package that is gone from where it was.
+#[derive(Debug, Clone, Copy)]
+enum Gone<'a> {
+    /// It is elsewhere.
+    Moved,
+    /// It is nowhere.
+    Removed,
+    /// Its folder has another plugin, as this says.
+    Another(&'a str),
 }
 
 /// What there is at present, where not everything is looked at.

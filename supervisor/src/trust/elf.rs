@@ -1,6 +1,7 @@
 //! What an ELF file says of itself that matters before it is executed.
 //!
-//! It is read as whoever loads it does: by its program headers, addresses translated through the segments that are loaded, sections never.
+//! It is read as whoever loads it does: by its program headers, addresses translated through the segments that are loaded. Of its sections only
+//! where they end is looked at, as that shows whether the file is whole: what is half written begins like what is not.
 //! Invariants: so much is read and no more, whatever the file claims; every offset is checked before it is used; nothing panics.
 //! Elsewhere: where the libraries are that it needs is `libraries`' affair.
 
@@ -9,15 +10,19 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use goblin::container::{Container, Ctx, Endian};
-use goblin::elf::Elf;
 use goblin::elf::dynamic::{
     DF_TEXTREL, DT_FLAGS, DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_STRSZ, DT_STRTAB, DT_TEXTREL, Dynamic,
 };
 use goblin::elf::header::{ET_DYN, ET_EXEC};
-use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_GNU_STACK, PT_INTERP, PT_LOAD, ProgramHeader};
+use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_GNU_STACK, PT_INTERP, PT_LOAD, PT_NULL, ProgramHeader};
+use goblin::elf::section_header::{SHT_NOBITS, SHT_NULL, SectionHeader};
+use goblin::elf::{Elf, Header};
 
 /// No program has more of them; those of linkers have a dozen.
 const SEGMENTS_MAX: usize = 128;
+
+/// The sections of so many are looked at one by one; those of linkers are some dozens.
+const SECTIONS_MAX: usize = 1024;
 
 /// The dynamic section of the largest programs has some hundred entries of 16 bytes.
 const DYNAMIC_BYTES_MAX: u64 = 64 << 10;
@@ -28,9 +33,10 @@ const TEXT_BYTES_MAX: u64 = 4096;
 /// No file needs more libraries directly.
 pub const NEEDED_MAX: usize = 512;
 
-/// The bytes of an ELF header of 64 bits, and of one of its program headers.
+/// The bytes of an ELF header of 64 bits, of one of its program headers, and of one of its section headers.
 const HEADER_BYTES: usize = 64;
 const SEGMENT_BYTES: usize = 56;
+const SECTION_BYTES: usize = 64;
 
 /// The machine of this build, as ELF names it.
 pub const MACHINE: u16 = if cfg!(target_arch = "x86_64") {
@@ -48,6 +54,12 @@ pub trait Source {
     /// # Errors
     /// What the system says.
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// How many bytes there are.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn length(&self) -> io::Result<u64>;
 }
 
 impl Source for File {
@@ -61,6 +73,10 @@ impl Source for File {
         }
         Ok(done)
     }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
 }
 
 impl Source for [u8] {
@@ -69,6 +85,10 @@ impl Source for [u8] {
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
     }
 }
 
@@ -187,6 +207,7 @@ fn segments(file: &(impl Source + ?Sized)) -> Result<Vec<ProgramHeader>, String>
     let table = exactly(file, header.e_phoff, (count * SEGMENT_BYTES) as u64, "its segments")?;
     let segments = ProgramHeader::parse(&table, 0, count, CONTEXT)
         .map_err(|error| format!("has segments that cannot be read: {error}"))?;
+    whole(file, &header, &segments)?;
     // What lies twice at one address would be the one to whoever loads it, and perhaps the other to us.
     let mut end = 0;
     for segment in segments.iter().filter(|segment| segment.p_type == PT_LOAD) {
@@ -196,6 +217,48 @@ fn segments(file: &(impl Source + ?Sized)) -> Result<Vec<ProgramHeader>, String>
         end = segment.p_vaddr.checked_add(segment.p_memsz).ok_or("has a segment beyond all addresses")?;
     }
     Ok(segments)
+}
+
+/// Whether everything is there that its headers speak of. What has been stripped has no sections, and what is appended to a program does no harm.
+fn whole(file: &(impl Source + ?Sized), header: &Header, segments: &[ProgramHeader]) -> Result<(), String> {
+    let has = file.length().map_err(|error| format!("cannot be read: {error}"))?;
+    let is_there = |end: u128| {
+        let why = || format!("is not whole: its headers say {end} bytes, and it has {has}; copy or build it again");
+        (end <= u128::from(has)).then_some(()).ok_or_else(why)
+    };
+    // Of two numbers that a file claims the sum need not be one of 64 bits.
+    let end = |offset: u64, bytes: u64| u128::from(offset) + u128::from(bytes);
+    // What is nothing in the file lies nowhere in it.
+    let in_the_file = segments.iter().filter(|segment| segment.p_type != PT_NULL && segment.p_filesz != 0);
+    let of_segments = in_the_file.map(|segment| end(segment.p_offset, segment.p_filesz)).max().unwrap_or_default();
+    let table = header.e_shoff;
+    if table == 0 {
+        return is_there(of_segments);
+    }
+    let each = u64::from(header.e_shentsize);
+    // Where there are too many for the header, the first section says how many there are.
+    let said = u64::from(header.e_shnum);
+    let of_table = end(table, each * said.max(1)).max(of_segments);
+    is_there(of_table)?;
+    if each != SECTION_BYTES as u64 {
+        // There is nothing that could be said of it.
+        return Ok(());
+    }
+    let count = if said == 0 { sections(file, table, 1)?.first().map_or(0, |first| first.sh_size) } else { said };
+    let of_table = (u128::from(table) + u128::from(each) * u128::from(count)).max(of_table);
+    is_there(of_table)?;
+    let Some(count) = usize::try_from(count).ok().filter(|count| (1..=SECTIONS_MAX).contains(count)) else {
+        return Ok(());
+    };
+    let sections = sections(file, table, count)?;
+    let in_the_file = sections.iter().filter(|one| !matches!(one.sh_type, SHT_NULL | SHT_NOBITS) && one.sh_size != 0);
+    is_there(in_the_file.map(|one| end(one.sh_offset, one.sh_size)).max().unwrap_or_default().max(of_table))
+}
+
+fn sections(file: &(impl Source + ?Sized), offset: u64, count: usize) -> Result<Vec<SectionHeader>, String> {
+    let table = exactly(file, offset, (count * SECTION_BYTES) as u64, "its sections")?;
+    SectionHeader::parse_from(&table, 0, count, CONTEXT)
+        .map_err(|error| format!("has sections that cannot be read: {error}"))
 }
 
 /// Where in the file that lies which is loaded at this address.

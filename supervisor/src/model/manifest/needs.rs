@@ -155,7 +155,11 @@ pub(super) fn secrets(root: &mut Table<'_, '_>) -> Vec<SecretRequest> {
         // What it is stands nowhere but with the daemon, and would be thought to have an effect here.
         for key in ["value", "default"] {
             if table.is_given(key) {
-                table.refused(key, "given", &"a secret is set with `palisade secret set`, and never in a package");
+                table.refused(
+                    key,
+                    "given",
+                    &"a secret is set with `palisade secret set PLUGIN NAME`, and never in a package",
+                );
             }
             table.ignore(key);
         }

@@ -15,10 +15,11 @@ pub const ROWS_MAX: u32 = 100_000;
 pub const DETAIL_BYTES_MAX: usize = 4 << 10;
 
 /// Every word for what was done.
-pub const WORDS: [&str; 23] = [
+pub const WORDS: [&str; 24] = [
     "install",
     "uninstall",
     "purge",
+    "package_added",
     "package_removed",
     "enable",
     "disable",
@@ -94,6 +95,15 @@ impl Database {
     /// [`DatabaseError`], and it is not in the trail.
     pub fn note(&self, entry: &Entry) -> Result<(), DatabaseError> {
         self.change(entry, |_| Ok(()))
+    }
+
+    /// Notes several things that are kept elsewhere, all or none.
+    ///
+    /// # Errors
+    /// [`DatabaseError`], and none is in the trail.
+    pub fn note_all(&self, entries: &[Entry]) -> Result<(), DatabaseError> {
+        let Some((last, others)) = entries.split_last() else { return Ok(()) };
+        self.change(last, |transaction| others.iter().try_for_each(|entry| write(transaction, entry)))
     }
 
     /// The youngest of these entries, at most so many, each with its number, the youngest first.

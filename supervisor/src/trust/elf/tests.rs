@@ -156,10 +156,10 @@ fn what_cannot_be_so_is_refused() {
         (segment(0, 16), &[255; 8], "a segment beyond all addresses"),
         (segment(1, 0), &PT_DYNAMIC.to_le_bytes(), "has two dynamic sections"),
         (segment(2, 0), &PT_INTERP.to_le_bytes(), "names two loaders"),
-        (segment(1, 8), &long, "has no end of its loader"),
+        (segment(1, 8), &long, "is not whole: its headers say 4611686018427387907 bytes, and it has 358;"),
         (segment(1, 32), &[2, 0, 0, 0, 0, 0, 0, 0], "has no end of its loader"),
         (segment(2, 16), &long, "a dynamic section that is not loaded"),
-        (segment(2, 32), &long, "a dynamic section of 4611686018427387904 bytes"),
+        (segment(2, 32), &long, "is not whole"),
         (dynamic + 8, &long, "a name outside of its table of names"),
         (dynamic + 24, &long, "a table of names that is not loaded"),
         (dynamic + 16, &[6], "names libraries and has no table of names"),
@@ -169,23 +169,138 @@ fn what_cannot_be_so_is_refused() {
         let error = changed(at, with);
         assert!(error.contains(why), "{at}: {error}, and not {why}");
     }
-    for length in 0..whole.len() - 1 {
-        assert!(Image::read(&whole[..length]).is_err(), "{length} bytes");
-    }
     assert!(Image::read(whole.as_slice()).is_ok());
+    let mut large = whole.clone();
+    large[segment(2, 32)..segment(2, 40)].copy_from_slice(&(DYNAMIC_BYTES_MAX + 1).to_le_bytes());
+    large.resize(2 * DYNAMIC_BYTES_MAX as usize, 0);
+    let told = format!("has a dynamic section of {} bytes; at most", DYNAMIC_BYTES_MAX + 1);
+    assert!(Image::read(large.as_slice()).unwrap_err().contains(&told));
     let many = Made { tags: vec![(DT_NEEDED, 1); NEEDED_MAX], ..Made::new(&["a"]) };
     assert_eq!(Image::read(many.bytes().as_slice()), Err(format!("needs more than {NEEDED_MAX} libraries")));
+}
+
+/// A program with so many sections of that kind: one after the other after what is loaded, and then their table.
+fn with_sections(kind: u32, count: usize, table: Table) -> Vec<u8> {
+    const BYTES: u64 = 16;
+    let mut bytes = Made::new(&["a"]).bytes();
+    let from = bytes.len() as u64;
+    bytes.resize(bytes.len() + count * BYTES as usize, 7);
+    let (at, said) = match table {
+        Table::Last => (bytes.len(), count + 1),
+        Table::First => (bytes.len(), 0),
+    };
+    bytes[40..48].copy_from_slice(&(at as u64).to_le_bytes());
+    bytes[58..60].copy_from_slice(&(SECTION_BYTES as u16).to_le_bytes());
+    bytes[60..62].copy_from_slice(&(said as u16).to_le_bytes());
+    let mut section = |kind: u32, offset: u64, size: u64| {
+        let mut header = [0; SECTION_BYTES];
+        header[4..8].copy_from_slice(&kind.to_le_bytes());
+        header[24..32].copy_from_slice(&offset.to_le_bytes());
+        header[32..40].copy_from_slice(&size.to_le_bytes());
+        bytes.extend(header);
+    };
+    section(0, 0, if said == 0 { count as u64 + 1 } else { 0 });
+    for number in 0..count as u64 {
+        section(kind, from + number * BYTES, BYTES);
+    }
+    bytes
+}
+
+/// Where it is said how many there are.
+#[derive(Clone, Copy)]
+enum Table {
+    /// In the header of the file.
+    Last,
+    /// In the first of them.
+    First,
+}
+
+/// What is half written is seen to be so wherever it ends, by what is loaded of it or by its sections; and what is whole is not.
+#[test]
+fn what_is_not_whole_is_refused() {
+    const PROGBITS: u32 = 1;
+    let loaded = Made { interpreter: Some("/l"), ..Made::new(&["a"]) }.bytes();
+    let appended = [loaded.clone(), vec![1; 500]].concat();
+    let last = with_sections(PROGBITS, 3, Table::Last);
+    let first = with_sections(PROGBITS, 3, Table::First);
+    let many = with_sections(PROGBITS, SECTIONS_MAX + 5, Table::Last);
+    let own = std::fs::read("/proc/self/exe").unwrap();
+    for (name, whole) in [("loaded", &loaded), ("last", &last), ("first", &first), ("many", &many), ("own", &own)] {
+        assert_eq!(Image::read(whole.as_slice()).err(), None, "{name}");
+        for length in [whole.len() / 2, 2 * whole.len() / 3, whole.len() - 100, whole.len() - 1] {
+            let error = Image::read(&whole[..length]).unwrap_err();
+            let headers = HEADER_BYTES + 4 * SEGMENT_BYTES;
+            let told = format!("is not whole: its headers say {} bytes, and it has {length};", whole.len());
+            assert!(length < headers || error.contains("is not whole: its headers say "), "{name}, {length}: {error}");
+            // Of whatever was cut off from a table that is there, everything is told.
+            assert!(length < headers || name == "first" || error.contains(&told), "{name}, {length}: {error}");
+        }
+    }
+    for whole in [&loaded, &last, &first] {
+        for length in 0..whole.len() {
+            assert!(Image::read(&whole[..length]).is_err(), "{length} bytes");
+        }
+    }
+    assert_eq!(Image::read(appended.as_slice()).err(), None, "what is appended does no harm");
+
+    let changed = |whole: &[u8], at: usize, with: &[u8]| {
+        let mut bytes = whole.to_vec();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        Image::read(bytes.as_slice()).err()
+    };
+    let table = last.len() - 4 * SECTION_BYTES;
+    let section = |number: usize, field: usize| table + number * SECTION_BYTES + field;
+    let segment = |number: usize, field: usize| HEADER_BYTES + number * SEGMENT_BYTES + field;
+    let (far, no) = ([255; 8], [0; 8]);
+    for (at, with, said) in [
+        // Nothing is read of tables and contents that cannot be there, however far they reach.
+        (40, &far[..], Some("its headers say 18446744073709551871 bytes")),
+        (40, &no, None),
+        (60, &[255, 255], Some("its headers say 4194")),
+        (58, &[255, 255], Some("its headers say 26")),
+        (58, &[0, 0], None),
+        (section(1, 24), &far, Some("its headers say 18446744073709551631 bytes")),
+        (section(1, 32), &far, Some("is not whole")),
+        (section(3, 32), &[200, 1], Some("is not whole")),
+        (segment(0, 8), &far, Some("is not whole")),
+        (segment(2, 8), &far, None),
+    ] {
+        let error = changed(&last, at, with);
+        assert_eq!(error.is_some(), said.is_some(), "{at}: {error:?}");
+        assert!(error.as_ref().is_none_or(|error| error.contains(said.unwrap_or_default())), "{at}: {error:?}");
+    }
+    // As the first says that there are more than there can be.
+    let error = changed(&first, first.len() - 4 * SECTION_BYTES + 32, &far).unwrap();
+    assert!(error.contains("its headers say 1180591620717411303"), "{error}");
+    assert_eq!(changed(&first, first.len() - 4 * SECTION_BYTES + 32, &no), None);
+    // What takes no room in the file.
+    let mut empty = with_sections(SHT_NOBITS, 3, Table::Last);
+    let at = empty.len() - 4 * SECTION_BYTES;
+    for number in 1..=3 {
+        empty[at + number * SECTION_BYTES + 32..][..8].copy_from_slice(&far);
+    }
+    assert_eq!(Image::read(empty.as_slice()).err(), None);
+    // Programs for others are told as such, whole or not.
+    for (at, with) in [(4, 1), (5, 2), (18, 3)] {
+        for bytes in [&last[..], &last[..last.len() / 2]] {
+            let error = changed(bytes, at, &[with]).unwrap();
+            assert!(!error.contains("whole"), "{at}: {error}");
+        }
+    }
 }
 
 proptest! {
     /// Whatever stands in a file, it is read or refused, and what was read is bounded.
     #[test]
     fn no_bytes_panic(
-        changes in proptest::collection::vec((0..600_usize, prop_oneof![any::<u8>(), Just(0), Just(255)]), 0..12),
-        length in 0..700_usize
+        changes in proptest::collection::vec((0..800_usize, prop_oneof![any::<u8>(), Just(0), Just(255)]), 0..12),
+        length in 0..900_usize
     ) {
-        let made = Made { interpreter: Some("/l"), runpath: Some("$ORIGIN"), ..Made::new(&["a", "b"]) };
-        let mut bytes = made.bytes();
+        let mut bytes = if changes.len() % 2 == 0 {
+            Made { interpreter: Some("/l"), runpath: Some("$ORIGIN"), ..Made::new(&["a", "b"]) }.bytes()
+        } else {
+            with_sections(1, 3, if length % 2 == 0 { Table::Last } else { Table::First })
+        };
         for (at, with) in changes {
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = with;
