@@ -67,7 +67,7 @@ use self::reload::UnderWay;
 pub use self::reload::{Reloaded, Reloads};
 pub use self::remove::{Leaving, Removed};
 pub use self::rescan::{Rescanned, Trusting};
-pub use self::rollback::Before;
+pub use self::rollback::{Before, KeptState};
 use self::statistics::Accounts;
 pub use self::statistics::Usage;
 pub use self::update::{Leave, Updated, Updates};

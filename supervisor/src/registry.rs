@@ -338,6 +338,10 @@ impl Offer for Live {
         self.now()?.lacking(manifest)
     }
 
+    fn way_to_form(&self, id: &PluginId, form: u32) -> String {
+        self.now().map(|registry| registry.way_to_form(id, form)).unwrap_or_default()
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -355,6 +359,31 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// How a plugin comes to a version that can use a state in this form, as it goes on from what is wrong.
+    fn way_to_form(&self, id: &PluginId, form: u32) -> String {
+        let knows = |(_, handle): &(&Version, &Handle)| {
+            handle.blueprint().manifest.state_schema.is_some_and(|known| form <= known)
+        };
+        let serves = |handle: &Handle| (handle.is_enabled() && !handle.is_held(), handle.is_enabled());
+        // One that takes calls, before one that could.
+        let there = match self.versions(id).filter(knows).max_by_key(|(_, handle)| serves(handle)) {
+            None => format!(
+                "no version that knows it is there; install one, or return to a package that does, if `palisade backups {id}` has one"
+            ),
+            Some((version, handle)) => match serves(handle) {
+                (true, _) => format!("{version} knows it, and takes calls"),
+                (_, true) => {
+                    let hint = handle.held().and_then(|held| held.hint).unwrap_or_default();
+                    format!("{version} knows it, and is held: {hint}")
+                }
+                _ => format!("{version} knows it, and `palisade enable {id}@{version}` has it take calls"),
+            },
+        };
+        format!(
+            "{there}; `palisade state export {id}` and then `palisade state reset {id}` let one that does not begin anew"
+        )
+    }
+
     /// A registry of these.
     #[must_use]
     pub fn new(handles: Vec<Handle>, rejected: Vec<Rejected>) -> Self {

@@ -361,7 +361,7 @@ fn every_operation_answers_what_the_page_says() {
         "[permissions]\npolicy = \"deny\"\nrules = [{{ key = \"release\", decision = \"ask\" }}]\n[trust.keys.release]\nmethod = \"ed25519\"\npublic_key = {public:?}\n\
          ids = [\"*\"]\n[egress]\nallow_addresses = {{ \"*.test\" = [\"127.0.0.1\"] }}\n[egress.hosts]\n\"a.test\" = [\"127.0.0.1\"]\n\
          [plugins.hostile]\ntrace_denials = true\ngrant = [{{ network_access = [\"a.test:{port}\"] }}]\n\
-         [plugins.lesser]\non_degraded = \"warn\"\n[plugins.pinned]\nversion = \"9\"\n[plugins.keeper]\ngrant = [{{ secret = [\"key\"] }}]\n\
+         [plugins.lesser]\non_degraded = \"warn\"\n[plugins.pinned]\nversion = \"9\"\n[plugins.bound]\nversion = \"1\"\nupdate_policy = \"manual\"\n[plugins.keeper]\ngrant = [{{ secret = [\"key\"] }}]\n\
          [runtimes.there]\nexec = \"/usr/bin/env\"\n[runtimes.gone]\nexec = \"/usr/bin/no-such-program\"\n"
     );
     let mut daemon = Daemon::start(DaemonOptions::with(packages).configuration(&configuration));
@@ -741,6 +741,30 @@ fn every_operation_answers_what_the_page_says() {
     ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
     events_until(page, &mut watcher, events, |event| event["kind"] == "package_removed");
 
+    // A newer version that brings over what the one before has kept, which stays readable.
+    let keeps = |version: &str, schema: u32| {
+        let mode = if schema == 1 { "tame" } else { "asks-before-ready" };
+        let migrated = json!({"asks": [{"op": "state.migrated", "params": { "schema": schema }}]});
+        let package = Package::hostile("keeps", mode).with("version", json!(version));
+        let package =
+            package.environment("HOSTILE_VERSION", version).environment("HOSTILE_ASKS", &migrated.to_string());
+        let package = package.with("state", json!({ "schema_version": schema }));
+        json!({"path": package.write(&daemon.path().join("elsewhere"), daemon.marker())})
+    };
+    ask::<admin::Installation>(page, &daemon, "an installation", "install", &keeps("1.0.0", 1));
+    daemon.agent().call("keeps", "ask", &put).expect("it is kept");
+    let installed = ask::<admin::Installation>(page, &daemon, "an installation", "install", &keeps("1.1.0", 2));
+    assert!(installed["kept"].is_string(), "{installed}");
+    let trying = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("keeps"));
+    assert_eq!(trying["probation"]["state"], installed["kept"], "{trying}");
+    let next = json!({"plugin": "keeps", "path": keeps("1.2.0", 3)["path"]});
+    let updated = ask::<admin::Updates>(page, &daemon, "updates", "update", &next);
+    assert!(updated["updates"][0]["kept"].is_string() && updated["updates"][0]["installed"] == true, "{updated}");
+    let states = ask::<admin::Backups>(page, &daemon, "backups", "backups", &of("keeps"))["states"].clone();
+    let from = states[0]["name"].clone();
+    let shown = json!({"plugin": "keeps", "from": from});
+    assert_eq!(ask::<admin::State>(page, &daemon, "a state", "state_show", &shown)["schema"], 2, "{states}");
+
     // What is newer comes beside it.
     for (version, kind) in [("1.0.0", "package_added"), ("1.1.0", "package_updated"), ("2.0.0", "update_available")] {
         let package = Package::hostile("newer", "tame").with("version", json!(version));
@@ -756,7 +780,14 @@ fn every_operation_answers_what_the_page_says() {
     let waits = json!({"plugin": "newer", "version": "2.0.0"});
     let waits = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &waits);
     assert_eq!(waits["held"]["by"], "major", "{waits}");
-    for plugin in ["newer", "pinned", "echo"] {
+    for (folder, version) in [("bound-1", "1.0.0"), ("bound-2", "1.1.0"), ("bound-3", "2.0.0")] {
+        let package = Package::hostile("bound", "tame").with("version", json!(version));
+        let whole =
+            package.environment("HOSTILE_VERSION", version).write(&daemon.path().join("elsewhere"), daemon.marker());
+        fs::rename(whole, daemon.plugins().join(folder)).expect("it is ours");
+        ask::<admin::Rescan>(page, &daemon, "a rescan", "rescan", &json!({}));
+    }
+    for plugin in ["newer", "pinned", "bound", "echo"] {
         let check = json!({"plugin": plugin, "check": true});
         let available = ask::<admin::AvailableUpdates>(page, &daemon, "what can be had", "update", &check);
         assert_eq!(available["available"][0]["newest"].is_string(), plugin != "echo", "{available}");

@@ -397,6 +397,10 @@ fn an_update_with_state_of_another_form_takes_it_over_and_is_taken_back_with_it(
         let id = agent.begin_with(&call, &palisade_tests::wire::pack(&json!(null)));
         let refused = error(agent.collect(id).outcome, ErrorCode::InitializationFailed);
         expect_text(&refused.message, "its state was brought into schema 2 by a later version");
+        expect_text(
+            &refused.message,
+            "guest 1.0.0 knows schema 1: 1.1.0 knows it, and takes calls; `palisade state export guest`",
+        );
 
         ask(&daemon, "guest", &[put("a", &json!("nonsense"))]);
         error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
@@ -603,6 +607,211 @@ fn a_daemon_that_is_killed_before_each_step_of_a_return_from_an_update() {
         daemon.stop_and_expect_no_orphans();
     }
     println!("killed once the version before was to serve {older} times");
+}
+
+/// What was kept before an update brought it over and what was written since are named wherever that is told of, and can be read.
+#[test]
+fn what_was_put_aside_is_named_and_can_be_read() {
+    let keys = tempfile::tempdir().expect("the temporary folder is writable");
+    let key = keys.path().join("state.key");
+    palisaded::vault::Vault::generate(&key).expect("the folder is ours");
+    // Another user's daemon may not read a key of this one's.
+    let sealed = palisade_tests::daemon::other_user().is_none().then(|| format!("[state]\nkey_file = {key:?}\n"));
+    let text = format!("{}{LONG}", sealed.unwrap_or_default());
+    let daemon = Daemon::start(unwatched(&text));
+    place(&daemon, "before", &in_form("1.0.0", 1));
+    rescan(&daemon);
+    ask(&daemon, "guest", &[put("a", &json!(1)), put("secret", &json!("before"))]);
+    place(&daemon, "after", &in_form("1.1.0", 2));
+    rescan(&daemon);
+    let told = |daemon: &Daemon, arguments: &[&str]| palisade(&daemon.socket(), arguments);
+    let updated = told(&daemon, &["update", "guest"]);
+    let path = updated.stdout.strip_prefix("guest 1.1.0 takes calls, after 1.0.0\nwhat it kept before is kept in ");
+    let path = path
+        .and_then(|path| path.strip_suffix('\n'))
+        .unwrap_or_else(|| panic!("{} {}", updated.stdout, updated.stderr))
+        .to_owned();
+    assert!(std::path::Path::new(&path).exists(), "{path}");
+    assert_eq!(status(&daemon, "guest")["probation"]["state"], json!(path));
+    let last = |daemon: &Daemon| {
+        let trail = daemon.operate("audit", &json!({"plugin": "guest"})).expect("there is one");
+        trail["entries"].as_array().and_then(|entries| entries.last().cloned()).expect("something was done")
+    };
+    assert_eq!(last(&daemon)["detail"], format!("after 1.0.0; what it kept before is kept in {path}"));
+
+    ask(&daemon, "guest", &[put("secret", &json!("since"))]);
+    let back = daemon.operate("rollback", &json!({"plugin": "guest"})).expect("it is on probation");
+    let since = back["reloads"][0]["state"]["aside"].as_str().expect("it is named").to_owned();
+    expect_text(last(&daemon)["detail"].as_str().expect("a text"), &since);
+    let read = |daemon: &Daemon, from: &str| {
+        let exported = told(daemon, &["state", "export", "guest", "--from", from]);
+        assert_eq!(exported.status, Some(0), "{}", exported.stderr);
+        let document: Value = serde_json::from_str(&exported.stdout).expect("it is JSON");
+        let pairs = document["pairs"].as_array().expect("a list").clone();
+        let secret = pairs.iter().find(|pair| pair["key"] == "secret").map(|pair| pair["value"].clone());
+        (document["schema"].clone(), secret.unwrap_or_default())
+    };
+    let daemon = killed(daemon, &text);
+    for _ in 0..2 {
+        // By its path as by its name, and it is as it was.
+        let name = since.rsplit('/').next().expect("it has a name");
+        assert_eq!(read(&daemon, &since), (json!(2), json!("since")));
+        assert_eq!(read(&daemon, name), (json!(2), json!("since")));
+        assert_eq!(read(&daemon, &path), (json!(1), json!("before")));
+    }
+    assert_eq!(ask(&daemon, "guest", &[get("secret")])[0]["ok"]["value"], "before");
+    let shown = told(&daemon, &["state", "show", "guest", "secret", "--from", &since]);
+    assert_eq!(shown.stdout, "\"since\"\n", "{}", shown.stderr);
+    assert_eq!(status(&daemon, "guest")["state_aside"], json!(since));
+    expect_text(&told(&daemon, &["status", "guest"]).stdout.replace("\n", " "), "what it kept once is in");
+    let backups = daemon.operate("backups", &json!({"plugin": "guest"})).expect("they are known");
+    let states: Vec<_> = backups["states"].as_array().expect("a list").iter().map(|one| one["path"].clone()).collect();
+    assert_eq!(states, [json!(since), json!(path)]);
+    expect_text(&told(&daemon, &["backups", "guest"]).stdout, "`palisade state export guest --from COPY` reads one");
+    // Nothing else is read.
+    for other in ["state.sqlite3", "../../registry.sqlite3", "/etc/passwd", ""] {
+        let refused = daemon.operate("state_show", &json!({"plugin": "guest", "from": other}));
+        let refused = error(refused, ErrorCode::ResourceNotFound);
+        expect_text(&refused.message, "guest has no copy ");
+        expect_text(&refused.hint.unwrap_or_default(), "`palisade backups guest` lists those that there are");
+    }
+    let refused = daemon.operate("state_show", &json!({"plugin": "guest", "from": since, "key": "other"}));
+    let hint = error(refused, ErrorCode::ResourceNotFound).hint.unwrap_or_default();
+    expect_text(&hint, &format!("`palisade state show guest --from {since}` lists the keys"));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Who cannot use what the plugin keeps says what can be done about that, as it is.
+#[test]
+fn what_to_do_about_a_state_of_a_later_form_is_said() {
+    let daemon = on_probation("update", 2, "[reload]\nprobation_seconds = 1\n");
+    wait_for("the end of the probation", || status(&daemon, "guest")["probation"].is_null().then_some(()));
+    let message = |daemon: &Daemon| {
+        let mut agent = daemon.agent();
+        let call = Call { action: "echo", plugin: Some("guest"), version: Some("=1.0.0"), ..Call::default() };
+        let id = agent.begin_with(&call, &palisade_tests::wire::pack(&json!(null)));
+        error(agent.collect(id).outcome, ErrorCode::InitializationFailed).message
+    };
+    let begins = "its state was brought into schema 2 by a later version, and guest 1.0.0 knows schema 1: ";
+    let anew = "; `palisade state export guest` and then `palisade state reset guest` let one that does not begin anew";
+    daemon.operate("disable", &json!({"plugin": "guest", "version": "=1.1.0"})).expect("it is there");
+    let way = "1.1.0 knows it, and `palisade enable guest@1.1.0` has it take calls";
+    expect_text(&message(&daemon), &format!("{begins}{way}{anew}"));
+    daemon.operate("enable", &json!({"plugin": "guest", "version": "=1.1.0"})).expect("it is there");
+    assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.1.0".to_owned(), json!(2)), "that was true");
+    let daemon = killed(daemon, "[plugins.guest]\nversion = \"=1.0.0\"\n");
+    let way = "1.1.0 knows it, and is held: `plugins.guest.version` of palisade.toml says which versions may serve";
+    expect_text(&message(&daemon), &format!("{begins}{way}{anew}"));
+    fs::remove_dir_all(daemon.plugins().join("after")).expect("it is ours");
+    let daemon = killed(daemon, "");
+    let way = "no version that knows it is there; install one, or return to a package that does, if `palisade backups guest` has one";
+    expect_text(&message(&daemon), &format!("{begins}{way}{anew}"));
+    daemon.operate("state_reset", &json!({"plugin": "guest"})).expect("it can");
+    daemon.operate("start", &json!({"plugin": "guest"})).expect("it begins anew");
+    assert_eq!(serving(&daemon, "guest"), "1.0.0", "that was true as well");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What is asked for by its version and is no update is told as what it is, with what would have it serve.
+#[test]
+fn a_version_that_is_named_and_cannot_be_taken_is_told_as_what_it_is() {
+    let daemon = Daemon::start(unwatched(LONG));
+    let to = |daemon: &Daemon, version: &str, code| {
+        let refused = error(update(daemon, &json!({ "to_version": version })), code);
+        (refused.message, refused.hint.unwrap_or_default())
+    };
+    place(&daemon, "one", &edition("guest", "1.0.0", "tame"));
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.0.0");
+    let missing = to(&daemon, "1.5.0", ErrorCode::VersionNotFound);
+    assert_eq!(missing.0, "there is no guest 1.5.0: there is 1.0.0");
+    expect_text(&missing.1, "`palisade install` takes it from a folder");
+    place(&daemon, "two", &edition("guest", "2.0.0", "tame"));
+    rescan(&daemon);
+    let taken = palisade(&daemon.socket(), &["update", "guest", "--major"]);
+    assert_eq!(taken.stdout, "guest 2.0.0 takes calls, after 1.0.0\n", "{}", taken.stderr);
+    let again = palisade(&daemon.socket(), &["update", "guest", "--to", "2.0.0"]);
+    assert_eq!(again.stdout, "guest 2.0.0 takes calls already\n", "{}", again.stderr);
+    assert_eq!(
+        to(&daemon, "1.5.0", ErrorCode::VersionNotFound).0,
+        "there is no guest 1.5.0: there are 1.0.0 and 2.0.0"
+    );
+
+    let older = to(&daemon, "1.0.0", ErrorCode::InvalidParams);
+    assert_eq!(older.0, "guest 1.0.0 is no update: 2.0.0 serves, and goes before it");
+    let call = "; `palisade call guest@=1.0.0` calls it as it is";
+    assert_eq!(older.1, format!("`palisade rollback guest` returns to it{call}"));
+    let told = palisade(&daemon.socket(), &["update", "guest", "--to", "1.0.0"]);
+    assert_eq!((told.status, told.stdout.as_str()), (Some(4), ""), "{}", told.stderr);
+    assert_eq!(serving(&daemon, "guest"), "2.0.0");
+
+    // Once nothing leads back.
+    let daemon = killed(daemon, "[reload]\nprobation_seconds = 1\n");
+    wait_for("the end of the probation", || status(&daemon, "guest")["probation"].is_null().then_some(()));
+    let hint = to(&daemon, "1.0.0", ErrorCode::InvalidParams).1;
+    expect_text(&hint, "`version = \"=1.0.0\"` in `[plugins.guest]` of palisade.toml has it serve from the next start");
+    expect_text(&hint, &format!("`palisade disable guest@2.0.0` leaves the calls to the next one at once{call}"));
+    daemon.operate("disable", &json!({"plugin": "guest", "version": "=2.0.0"})).expect("it is there");
+    assert_eq!(serving(&daemon, "guest"), "1.0.0", "that was true");
+    let disabled = to(&daemon, "2.0.0", ErrorCode::InvalidParams);
+    assert_eq!(disabled.0, "guest 2.0.0 is there, and disabled");
+    assert_eq!(disabled.1, "`palisade enable guest@2.0.0` has it take calls");
+    daemon.operate("enable", &json!({"plugin": "guest", "version": "=2.0.0"})).expect("it is there");
+    let daemon = killed(daemon, "[plugins.guest]\nversion = \"=1.0.0\"\n");
+    assert_eq!(serving(&daemon, "guest"), "1.0.0", "that as well");
+    daemon.stop_and_expect_no_orphans();
+
+    // Where the older one cannot use what the plugin keeps.
+    let daemon = on_probation("update", 2, "[reload]\nprobation_seconds = 1\n");
+    wait_for("the end of the probation", || status(&daemon, "guest")["probation"].is_null().then_some(()));
+    let hint = to(&daemon, "1.0.0", ErrorCode::InvalidParams).1;
+    expect_text(
+        &hint,
+        "1.0.0 does not know the form of what 1.1.0 keeps: `palisade state export guest`, `palisade disable guest@1.1.0`",
+    );
+    daemon.operate("disable", &json!({"plugin": "guest", "version": "=1.1.0"})).expect("it is there");
+    daemon.operate("state_reset", &json!({"plugin": "guest"})).expect("it can");
+    assert_eq!(serving(&daemon, "guest"), "1.0.0", "that was true");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Of versions that are newer the one that a pin admits is shown, and the one beyond it is named.
+#[test]
+fn what_a_pin_admits_is_shown_before_what_it_excludes() {
+    let daemon = Daemon::start(unwatched("[plugins.guest]\nversion = \"~1.2\"\nupdate_policy = \"manual\"\n"));
+    let excluded = |daemon: &Daemon| {
+        let answer = daemon.operate("update", &json!({"plugin": "guest", "check": true})).expect("it looks");
+        answer["available"][0]["excluded"].clone()
+    };
+    for (folder, version) in [("one", "1.2.0"), ("two", "1.3.0")] {
+        place(&daemon, folder, &edition("guest", version, "tame"));
+        rescan(&daemon);
+    }
+    assert_eq!(newest(&daemon, "guest"), [json!("1.3.0"), json!("minor"), json!("pin")]);
+    assert_eq!(excluded(&daemon), Value::Null);
+    place(&daemon, "three", &edition("guest", "1.2.5", "tame"));
+    rescan(&daemon);
+    assert_eq!(newest(&daemon, "guest"), [json!("1.2.5"), json!("patch"), json!("policy")]);
+    assert_eq!(excluded(&daemon), "1.3.0");
+    let shown = palisade(&daemon.socket(), &["update", "--check", "guest"]).stdout;
+    expect_text(&shown, "manual, pinned to ~1.2, which excludes 1.3.0");
+    daemon.operate("update", &json!({"plugin": "guest"})).expect("it can be taken");
+    assert_eq!(serving(&daemon, "guest"), "1.2.5");
+    daemon.stop_and_expect_no_orphans();
+
+    // Among archives as well.
+    let daemon = Daemon::start(unwatched("[plugins.guest]\nversion = \"~1.0\"\n"));
+    let first = pack(&daemon, &small("1.0.0").with("default_enabled", json!(true)), "guest-1.0.0.tar.zst");
+    daemon.operate("install", &json!({ "path": first })).expect("it is installed");
+    for version in ["1.0.1", "1.1.0"] {
+        pack(&daemon, &small(version), &format!("guest-{version}.tar.zst"));
+    }
+    assert_eq!(newest(&daemon, "guest"), [json!("1.0.1"), json!("patch"), json!("not_installed")]);
+    assert_eq!(excluded(&daemon), "1.1.0");
+    let missing = error(update(&daemon, &json!({"to_version": "1.0.7"})), ErrorCode::VersionNotFound).message;
+    expect_text(&missing, "there is no guest 1.0.7 to be had: in ");
+    expect_text(&missing, ", and there is 1.0.0");
+    daemon.stop_and_expect_no_orphans();
 }
 
 /// What served last stands beside the newer version, whatever its own folder had before that.
@@ -827,7 +1036,7 @@ fn the_next_daemon_has_the_version_serve_that_was_accepted() {
 
     // The newest that needs no confirmation.
     let updated = palisade(&daemon.socket(), &["update", "guest"]);
-    assert_eq!((updated.status, updated.stdout.as_str()), (Some(0), "guest 1.1.0 is installed, after 1.0.0\n"));
+    assert_eq!((updated.status, updated.stdout.as_str()), (Some(0), "guest 1.1.0 takes calls, after 1.0.0\n"));
     assert_eq!(serving(&daemon, "guest"), "1.1.0");
     let refused = palisade(&daemon.socket(), &["update", "guest"]);
     assert_eq!(refused.status, Some(i32::from(ErrorCode::ConsentRequired.exit_status())), "{}", refused.stderr);

@@ -445,16 +445,18 @@ impl<'a> Admin<'a> {
         self.request("secret_remove", &Remove { plugin, name }).call().await
     }
 
-    /// What a plugin keeps, in short; with `key` that one with its value, else the keys that begin with `prefix` and come after `after`.
+    /// What a plugin keeps, in short; with `key` that one with its value, else the keys that begin with `prefix` and come after `after`. With
+    /// `from` what it kept once: the name of one of [`Backups::states`].
     ///
     /// # Errors
-    /// Any [`CallError`]; `resource_not_found` for a key that there is not.
+    /// Any [`CallError`]; `resource_not_found` for a key or a copy that there is not.
     pub async fn state(
         &self,
         plugin: &str,
         key: Option<&str>,
         prefix: &str,
         after: Option<&str>,
+        from: Option<&str>,
     ) -> Result<State, CallError> {
         #[derive(Serialize)]
         struct Show<'a> {
@@ -464,16 +466,24 @@ impl<'a> Admin<'a> {
             prefix: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             after: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            from: Option<&'a str>,
         }
-        self.request("state_show", &Show { plugin, key, prefix, after }).call().await
+        self.request("state_show", &Show { plugin, key, prefix, after, from }).call().await
     }
 
-    /// All that a plugin keeps, pair by pair.
+    /// All that a plugin keeps, pair by pair; or with `from` what it kept once, as of [`Self::state`].
     ///
     /// # Errors
     /// Any [`CallError`].
-    pub async fn export_state(&self, plugin: &str) -> Result<Items<StatePair>, CallError> {
-        self.request("state_export", &Target::from(plugin)).items().await
+    pub async fn export_state(&self, plugin: &str, from: Option<&str>) -> Result<Items<StatePair>, CallError> {
+        #[derive(Serialize)]
+        struct Export<'a> {
+            plugin: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            from: Option<&'a str>,
+        }
+        self.request("state_export", &Export { plugin, from }).items().await
     }
 
     /// Has a plugin keep what a file says, and nothing else: an export, which the supervisor reads.
@@ -750,6 +760,9 @@ pub struct PluginStatus {
     /// Until when a failure leads back to the package before, where it was given its package not long ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probation: Option<Probation>,
+    /// The file with what it kept until another state took its place, the youngest of those; only of `status`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_aside: Option<String>,
     /// As in [`PluginSummary::state`].
     pub state: String,
     /// Why it is in this state, where that is not plain.
@@ -814,6 +827,9 @@ pub struct Installation {
     pub digest: String,
     /// Just that was installed already, or lies in a plugin directory, and nothing was done.
     pub was_there: bool,
+    /// The file with what the plugin kept before, where that was brought into another form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
     /// Whether it takes no calls before an operator has said something.
     pub awaits_consent: bool,
     /// What it asks for, if so.
@@ -1177,6 +1193,9 @@ pub struct Available {
     /// Which versions may serve, where that was said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<String>,
+    /// The newest version that these exclude, where one that they admit is newer than what serves as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excluded: Option<String>,
     /// By what the newest one is held back: `pin`, `major`, `policy`, `failed`, `untried`, `trial`, `permission`, `configuration`, `disabled` or
     /// `not_installed`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -1232,8 +1251,13 @@ pub struct Update {
     pub source: String,
     /// The version that is there.
     pub found: String,
-    /// Whether anything was installed.
+    /// Whether it has another version now.
     pub updated: bool,
+    /// Whether that was installed for it, rather than there already.
+    pub installed: bool,
+    /// The file with what the plugin kept before, where that was brought into another form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
     /// Whether the version that it has now takes no calls before an operator has said something.
     pub awaits_consent: bool,
     /// What it asks for, if so.
@@ -1311,6 +1335,9 @@ pub struct Probation {
     pub version: String,
     /// The digest of its snapshot.
     pub digest: String,
+    /// The file with what the plugin kept until then, which is returned to as well; nothing where both use the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 /// What reloads came to, or would come to.
@@ -1365,6 +1392,25 @@ pub struct ExchangedState {
 pub struct Backups {
     /// The youngest first.
     pub backups: Vec<Backup>,
+    /// Copies of what it kept, the youngest first.
+    pub states: Vec<KeptState>,
+}
+
+/// A copy of what a plugin kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeptState {
+    /// By which `state_show` and `state_export` know it.
+    pub name: String,
+    /// Where it is.
+    pub path: String,
+    /// When the plugin had it, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+    /// How long the file is.
+    pub bytes: u64,
+    /// Of which backup it is, by its number; of none where it was put aside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<u64>,
 }
 
 /// A package that served before.

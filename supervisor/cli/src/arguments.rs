@@ -362,11 +362,17 @@ pub(crate) enum State {
         /// Only keys behind this one, as where there were more than are shown at once
         #[arg(long, value_name = "KEY", conflicts_with = "key")]
         after: Option<String>,
+        /// What it kept once: a copy that `palisade backups` lists, by its name or path
+        #[arg(long, value_name = "COPY")]
+        from: Option<String>,
     },
     /// Print all of it as JSON
     Export {
         /// Which plugin
         plugin: String,
+        /// What it kept once: a copy that `palisade backups` lists, by its name or path
+        #[arg(long, value_name = "COPY")]
+        from: Option<String>,
     },
     /// Have a plugin keep what an export says, and nothing else
     Import {

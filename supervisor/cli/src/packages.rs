@@ -102,7 +102,9 @@ pub(crate) async fn update(
     let wanted = |major| Update { target: plugin.map(target), to, path: path.as_deref(), major, force: leave.force };
     let answer = confirmed(context, "update", leave.major, wanted).await?;
     let all: Updates = answer.decode()?;
-    show(context, &answer, |_, screen| Ok(all.updates.iter().map(|one| update_text(one, screen)).collect()))?;
+    show(context, &answer, |_, screen| {
+        Ok(all.updates.iter().map(|one| update_text(one, to.is_some(), screen)).collect())
+    })?;
     for Updated { id, version, .. } in all.updates.iter().filter(|one| one.updated) {
         permissions::after_install(context, id, version, leave.yes).await?;
     }
@@ -135,7 +137,10 @@ fn available_text(available: &[Available], screen: &Screen) -> String {
         .iter()
         .map(|one| {
             let policy = match &one.pin {
-                Some(pin) => format!("{}, pinned to {pin}", one.policy),
+                Some(pin) => {
+                    let beyond = one.excluded.as_ref().map(|beyond| format!(", which excludes {beyond}"));
+                    format!("{}, pinned to {pin}{}", one.policy, beyond.unwrap_or_default())
+                }
                 None => one.policy.clone(),
             };
             let held = match (&one.held_by, &one.reason) {
@@ -155,14 +160,26 @@ fn available_text(available: &[Available], screen: &Screen) -> String {
     screen.fitting_table(&["PLUGIN", "SERVING", "NEWEST", "KIND", "POLICY", "HELD BACK BY"], &rows)
 }
 
-fn update_text(updated: &Updated, screen: &Screen) -> String {
-    let Updated { id, from, version, source, found, updated, .. } = updated;
+/// `is_named` where just that version was wanted.
+fn update_text(updated: &Updated, is_named: bool, screen: &Screen) -> String {
+    let Updated { id, from, version, source, found, updated, installed, awaits_consent, kept, .. } = updated;
     let what = screen.tone(&format!("{} {}", one_line(id), one_line(version)), Tone::Strong);
+    let kept = kept.as_deref().map(kept_text).unwrap_or_default();
     match updated {
-        true => format!("{what} is installed, after {}\n", one_line(from)),
+        true if *installed => format!("{what} is installed, after {}\n{kept}", one_line(from)),
+        true if *awaits_consent => {
+            format!("{what} is accepted, after {}, and waits for your consent\n{kept}", one_line(from))
+        }
+        true => format!("{what} takes calls, after {}\n{kept}", one_line(from)),
+        false if is_named => format!("{what} takes calls already\n"),
         false if found == version => format!("{what} is the newest that there is in {}\n", harmless(source)),
         false => format!("{what} stays: {}, in {}, is no newer\n", one_line(found), harmless(source)),
     }
+}
+
+/// Where what it kept is as the version before can use it.
+fn kept_text(kept: &str) -> String {
+    format!("what it kept before is kept in {}\n", one_line(kept))
 }
 
 /// Starts what was installed. Whatever becomes of that, it is installed.
@@ -186,10 +203,11 @@ fn is_url(source: &Path) -> bool {
 }
 
 fn installation_text(installed: &Installation, screen: &Screen) -> String {
-    let Installation { id, version, digest, was_there, .. } = installed;
+    let Installation { id, version, digest, was_there, kept, .. } = installed;
+    let kept = kept.as_deref().map(kept_text).unwrap_or_default();
     let what = screen.tone(&format!("{} {}", one_line(id), one_line(version)), Tone::Strong);
     let how = if *was_there { "was installed already" } else { "is installed" };
-    format!("{what} {how}, sha256 {}\n", one_line(digest))
+    format!("{what} {how}, sha256 {}\n{kept}", one_line(digest))
 }
 
 /// `palisade uninstall PLUGIN…`, one after the other. Each failure is told when it is known; the first decides the exit status.
@@ -287,12 +305,18 @@ mod tests {
             found: "1.1.0".into(),
             ..Updated::default()
         };
-        let text = |updated: &Updated| update_text(updated, &Screen::plain());
+        let text = |updated: &Updated| update_text(updated, false, &Screen::plain());
         assert_eq!(text(&same), "echo 1.1.0 is the newest that there is in /srv/echo\n");
         let older = Updated { found: "1.0.0".into(), ..same.clone() };
         assert_eq!(text(&older), "echo 1.1.0 stays: 1.0.0, in /srv/echo, is no newer\n");
+        assert_eq!(update_text(&same, true, &Screen::plain()), "echo 1.1.0 takes calls already\n");
         let newer = Updated { version: "1.2.0".into(), updated: true, ..same };
-        assert_eq!(text(&newer), "echo 1.2.0 is installed, after 1.1.0\n");
+        assert_eq!(text(&newer), "echo 1.2.0 takes calls, after 1.1.0\n", "it lay there");
+        let waits = Updated { awaits_consent: true, ..newer.clone() };
+        assert_eq!(text(&waits), "echo 1.2.0 is accepted, after 1.1.0, and waits for your consent\n");
+        let installed = Updated { installed: true, kept: Some("/state\n/a".into()), ..newer };
+        let told = "echo 1.2.0 is installed, after 1.1.0\nwhat it kept before is kept in /state\\n/a\n";
+        assert_eq!(text(&installed), told);
     }
 
     #[test]

@@ -260,9 +260,15 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
         let text = format!("a new package ({what}) is being tried since {}", stamp(*since_unix_ms));
         fields.prose("trial", &screen.tone(&text, Tone::Careful));
     }
-    if let Some(Probation { until_unix_ms, version, digest }) = &status.probation {
+    if let Some(Probation { until_unix_ms, version, digest, state }) = &status.probation {
         let what = package(version, digest);
-        fields.prose("probation", &format!("until {}; the package before is {what}", stamp(*until_unix_ms)));
+        let kept = state.as_deref().map(|state| format!(", with the state in {}", one_line(state))).unwrap_or_default();
+        fields.prose("probation", &format!("until {}; the package before is {what}{kept}", stamp(*until_unix_ms)));
+    }
+    if let Some(aside) = &status.state_aside {
+        let (aside, id) = (one_line(aside), one_line(&status.id));
+        let text = format!("what it kept once is in {aside}; `palisade backups {id}` lists all such copies");
+        fields.prose("put aside", &text);
     }
     if let Some(lacking) = &status.lacks {
         fields.prose("lacks", &screen.tone(&one_line(lacking), Tone::Careful));

@@ -1,6 +1,8 @@
 //! `reload`, `backups` and `rollback`.
 
-use palisade_client::admin::{Backups, Reloaded, Reloads};
+use std::path::Path;
+
+use palisade_client::admin::{Backups, KeptState, Reloaded, Reloads};
 use palisade_protocol::ErrorCode;
 use serde::Serialize;
 
@@ -43,7 +45,7 @@ pub(crate) async fn reload(context: &Context, plugin: Option<&str>, dry_run: boo
 /// `palisade backups PLUGIN`
 pub(crate) async fn backups(context: &Context, plugin: &str) -> Result<(), Failure> {
     let answer = context.operate("backups", &serde_json::json!({ "plugin": plugin })).await?;
-    show(context, &answer, |answer, screen| Ok(backups_text(&answer.decode()?, screen)))
+    show(context, &answer, |answer, screen| Ok(backups_text(&answer.decode()?, plugin, screen)))
 }
 
 /// `palisade rollback PLUGIN [--to NUMBER] [--with-state]`
@@ -87,7 +89,30 @@ fn plan_text(one: &Reloaded, screen: &Screen) -> String {
     format!("{plugin}: {steps}{}\n", untried.unwrap_or_default())
 }
 
-fn backups_text(found: &Backups, screen: &Screen) -> String {
+fn backups_text(found: &Backups, plugin: &str, screen: &Screen) -> String {
+    packages_text(found, screen) + &states_text(found, plugin, screen)
+}
+
+fn states_text(found: &Backups, plugin: &str, screen: &Screen) -> String {
+    let Some(folder) = found.states.first().and_then(|one| Path::new(&one.path).parent()) else { return String::new() };
+    let row = |one: &KeptState| {
+        vec![
+            Cell::new(one_line(&one.name), Tone::Strong),
+            stamp(one.at_unix_ms).into(),
+            format!("{} KiB", one.bytes.div_ceil(1024)).into(),
+            one.backup.map_or_else(|| "put aside".to_owned(), |number| format!("kept with backup {number}")).into(),
+        ]
+    };
+    let rows: Vec<_> = found.states.iter().map(row).collect();
+    format!(
+        "\nwhat it kept, in {}; `palisade state export {} --from COPY` reads one:\n{}",
+        one_line(&folder.to_string_lossy()),
+        one_line(plugin),
+        screen.fitting_table(&["COPY", "AS OF", "SIZE", "WHY"], &rows)
+    )
+}
+
+fn packages_text(found: &Backups, screen: &Screen) -> String {
     if found.backups.is_empty() {
         return "there is none\n".to_owned();
     }
@@ -146,10 +171,24 @@ mod tests {
     #[test]
     fn backups_are_listed() {
         let screen = Screen::plain();
-        assert_eq!(backups_text(&Backups::default(), &screen), "there is none\n");
+        assert_eq!(backups_text(&Backups::default(), "echo", &screen), "there is none\n");
         let one =
             Backup { number: 3, version: "1.0.0".into(), bytes: 1025, reason: "another".into(), ..Backup::default() };
-        let told = backups_text(&Backups { backups: vec![one] }, &screen);
+        let state = |name: &str, backup| KeptState {
+            name: name.into(),
+            path: format!("/state/{name}"),
+            backup,
+            ..KeptState::default()
+        };
+        let states = vec![state("aside-7.sqlite3", None), state("backup-5.sqlite3", Some(3))];
+        let told = backups_text(&Backups { backups: vec![one], states }, "echo", &screen);
+        assert!(
+            told.contains("\nwhat it kept, in /state; `palisade state export echo --from COPY` reads one:\n"),
+            "{told}"
+        );
+        let line = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        assert!(line("aside-7.sqlite3").ends_with("put aside"), "{told}");
+        assert!(line("backup-5.sqlite3").ends_with("kept with backup 3"), "{told}");
         assert!(told.contains("3") && told.contains("2 KiB") && told.contains("another"), "{told}");
     }
 }

@@ -23,7 +23,7 @@ use crate::screen::{Cell, Screen, Tone, counted, one_line};
 /// `palisade state …`
 pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failure> {
     match state {
-        State::Show { plugin, key, prefix, after } => {
+        State::Show { plugin, key, prefix, after, from } => {
             #[derive(Serialize)]
             struct Show<'a> {
                 plugin: &'a str,
@@ -32,8 +32,11 @@ pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failur
                 prefix: &'a str,
                 #[serde(skip_serializing_if = "Option::is_none")]
                 after: Option<&'a str>,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                from: Option<&'a str>,
             }
-            let shown = Show { plugin, key: key.as_deref(), prefix, after: after.as_deref() };
+            let (after, from) = (after.as_deref(), from.as_deref());
+            let shown = Show { plugin, key: key.as_deref(), prefix, after, from };
             let answer = context.operate("state_show", &shown).await?;
             let asked = match (key, prefix.is_empty() && after.is_none()) {
                 (Some(_), _) => Asked::One,
@@ -42,7 +45,7 @@ pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failur
             };
             show(context, &answer, |answer, screen| text(&answer.decode()?, asked, screen))
         }
-        State::Export { plugin } => export(context, plugin).await,
+        State::Export { plugin, from } => export(context, plugin, from.as_deref()).await,
         State::Import { plugin, file } => import(context, plugin, file).await,
         State::Reset { plugin, yes } => reset(context, plugin, *yes).await,
     }
@@ -98,10 +101,16 @@ struct End {
 }
 
 /// Pair by pair, so that none of it is held for longer than it takes to print it. What fails prints no whole document.
-async fn export(context: &Context, plugin: &str) -> Result<(), Failure> {
+async fn export(context: &Context, plugin: &str, from: Option<&str>) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Export<'a> {
+        plugin: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<&'a str>,
+    }
     let mut attendant = Attendant::new(&context.screen, &context.interrupts, "waiting for the daemon");
-    let params = json!({ "plugin": plugin });
-    let started = context.client.request(SUPERVISOR_ID, "state_export").params(&params).items::<Raw>();
+    let export = Export { plugin, from };
+    let started = context.client.request(SUPERVISOR_ID, "state_export").params(&export).items::<Raw>();
     let mut items: Items<Raw> = attendant.wait(started, || Ok(())).await??;
     let mut output = Output::new();
     let head = json!({ "palisade_state": 1, "plugin": plugin }).to_string();

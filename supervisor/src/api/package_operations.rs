@@ -91,6 +91,7 @@ struct StateShowParams {
     #[serde(default)]
     prefix: String,
     after: Option<String>,
+    from: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -327,8 +328,8 @@ impl Service {
                 value(&to_its_end(async move { packages.remove_secret(&plugin, &name, &who).await }).await?)
             }
             "state_show" => {
-                let StateShowParams { plugin, key, prefix, after } = parameters(params)?;
-                value(&self.packages()?.kept(&plugin, key, prefix, after).await?)
+                let StateShowParams { plugin, key, prefix, after, from } = parameters(params)?;
+                value(&self.packages()?.kept(&plugin, key, prefix, after, from).await?)
             }
             "state_import" => {
                 let StateImportParams { plugin, path } = parameters(params)?;
@@ -353,7 +354,9 @@ impl Service {
             }
             "backups" => {
                 let BackupsParams { plugin } = parameters(params)?;
-                Ok(json!({ "backups": value(&self.packages()?.backups(&plugin).await?)? }))
+                let backups = self.packages()?.backups(&plugin).await?;
+                let states = self.packages()?.kept_states(&plugin, &backups).await?;
+                Ok(json!({ "backups": value(&backups)?, "states": value(&states)? }))
             }
             "rollback" => {
                 let RollbackParams { plugin, to, with_state } = parameters(params)?;

@@ -217,10 +217,16 @@ pub const ACTIONS: &[Row] = &[
     (
         "state_show",
         "What a plugin keeps, in short, or one key of it.",
-        &[PLUGIN, ("key", "string", false), ("prefix", "string", false), ("after", "string", false)],
+        &[
+            PLUGIN,
+            ("key", "string", false),
+            ("prefix", "string", false),
+            ("after", "string", false),
+            ("from", "string", false),
+        ],
         false,
     ),
-    ("state_export", "All that a plugin keeps.", &[PLUGIN], true),
+    ("state_export", "All that a plugin keeps, or kept.", &[PLUGIN, ("from", "string", false)], true),
     (
         "state_import",
         "Has a plugin keep what an export says, and nothing else.",
@@ -235,7 +241,7 @@ pub const ACTIONS: &[Row] = &[
         &[PLUGIN_OPTIONAL, ("dry_run", "boolean", false)],
         false,
     ),
-    ("backups", "The packages of a plugin that served before.", &[PLUGIN], false),
+    ("backups", "The packages of a plugin that served before, and copies of what it kept.", &[PLUGIN], false),
     (
         "rollback",
         "Returns to a package that served before.",
@@ -352,6 +358,7 @@ struct LogsParams {
 #[serde(deny_unknown_fields)]
 struct ExportParams {
     plugin: String,
+    from: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -438,7 +445,11 @@ impl Service {
                 let StatusParams { plugin, version } = parameters(params)?;
                 match plugin {
                     Some(plugin) => {
-                        let status = self.find(&plugin, version.as_deref())?.status().await;
+                        let handle = self.find(&plugin, version.as_deref())?;
+                        let mut status = handle.status().await;
+                        if let Some(packages) = &self.packages {
+                            status.state_aside = packages.aside_of(handle.id()).await;
+                        }
                         value(&status)
                     }
                     None => self.status(),
@@ -513,7 +524,7 @@ impl Service {
 
     /// One item for each pair.
     async fn export(&self, params: ExportParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
-        let exported = self.packages()?.export(&params.plugin).await?;
+        let exported = self.packages()?.export(&params.plugin, params.from).await?;
         items.open();
         for pair in &exported.pairs {
             items.send(keeping::pair(pair)).await?;

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::PathBuf;
 
 use palisade_protocol::GuaranteeState;
 use semver::Version;
@@ -108,6 +109,9 @@ pub struct PluginStatus {
     /// What it is taken back for if it fails, where it was given its package not long ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probation: Option<Probation>,
+    /// The file with what it kept until another state took its place, the youngest of those; said where just this plugin is asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_aside: Option<PathBuf>,
     pub state: PluginState,
     /// Why it is in this state, where that is not plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,6 +175,9 @@ pub struct Probation {
     pub version: Version,
     /// And the digest of its snapshot.
     pub digest: String,
+    /// The file with what the plugin kept until then, which is returned to as well; nothing where both use the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<PathBuf>,
 }
 
 /// That a version is better not used any more: it takes calls, and others are chosen before it.
@@ -450,6 +457,7 @@ mod tests {
             passed_over: None,
             trial: None,
             probation: None,
+            state_aside: None,
             state: PluginState::Failed,
             reason: Some("killed by SIGSEGV".into()),
             since_unix_ms: 1,

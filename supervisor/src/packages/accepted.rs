@@ -571,10 +571,12 @@ impl Packages {
         let registry = self.registry().ok().filter(|registry| self.around.store.is_open() && is_there(registry));
         let detail = old.map(|old| format!("after {}", old.version())).unwrap_or_default();
         // What leads back is known with it, and which copy of the state then.
-        let state = candidate.as_ref().and_then(|candidate| candidate.alone.as_ref()?.kept_name());
+        let alone = candidate.as_ref().and_then(|candidate| candidate.alone.as_ref());
+        let (state, kept_in) = alone.map(|alone| (alone.kept_name(), alone.kept_in())).unwrap_or_default();
         let digest = update.blueprint().snapshot().ok().map(|snapshot| snapshot.digest);
         let probation = old.zip(digest).and_then(|(old, digest)| self.probation_after(old, (&version, digest), state));
-        let entry = self.entry("update", who, &id, &version, detail.clone());
+        let told = detail.clone() + &kept_in.map(|kept_in| format!("; {kept_in}")).unwrap_or_default();
+        let entry = self.entry("update", who, &id, &version, told);
         let accepted = match &registry {
             Some(_) => self.accept(entry, &id, &version, probation).await,
             None => Err(overtaken(update).error().clone()),

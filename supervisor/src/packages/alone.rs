@@ -56,6 +56,12 @@ impl Alone {
         self.held.as_deref().map(aside_name_of)
     }
 
+    /// And where that is, as it goes on from what is done.
+    pub(super) fn kept_in(&self) -> Option<String> {
+        let path = self.state.path_of_kept(&self.kept_name()?);
+        Some(format!("what it kept before is kept in {}", path.display()))
+    }
+
     /// Gives the copy that name; returns it.
     pub(super) async fn keep(&mut self) -> Option<String> {
         let (of, held) = (self.state.clone(), self.held.take()?);

@@ -24,7 +24,7 @@ pub struct Available {
     /// the version that calls get which name none,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<Version>,
-    /// the newest one, if there is a newer one,
+    /// the newest one that the pin admits, or of all if it admits none, if there is a newer one,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newest: Option<Version>,
     /// how far that is from what serves,
@@ -38,6 +38,9 @@ pub struct Available {
     /// which versions may serve, where that was said,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<String>,
+    /// the newest one beyond it, where that is another,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excluded: Option<Version>,
     /// by what the newest one is held back,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_by: Option<&'static str>,
@@ -88,11 +91,19 @@ impl Packages {
         if let Some(installed) = installed.last() {
             let (source, before) = (installed.blueprint().consent.source.clone(), installed.version().clone());
             let of = id.clone();
+            let admitting = pin.cloned();
             // What cannot be looked at has nothing that could be had.
-            if let Some((version, source)) = run(move || elsewhere(source, &of, &before)).await?
-                && is_newer(&version)
-                && newer.iter().all(|(there, ..)| *there != version)
-            {
+            let found = run(move || {
+                let any = elsewhere(source.clone(), &of, &before, &|_| true);
+                // Beside the newest of all there may be one that can be taken.
+                let admitted =
+                    admitting.and_then(|pin| elsewhere(source, &of, &before, &|version| pin.admits(version)));
+                any.into_iter().chain(admitted).collect::<Vec<_>>()
+            });
+            for (version, source) in found.await? {
+                if !is_newer(&version) || newer.iter().any(|(there, ..)| *there == version) {
+                    continue;
+                }
                 let by = if pin.is_some_and(|pin| !pin.admits(&version)) {
                     (By::Pin.as_str(), self.why_held(By::Pin, id, serving.as_ref(), policy))
                 } else if serving.as_ref().is_some_and(|serving| Kind::of(serving, &version) == Kind::Major) {
@@ -103,8 +114,9 @@ impl Packages {
                 newer.push((version, source, Some(by)));
             }
         }
-        let highest = Specifier::any().highest(newer.iter().map(|(version, ..)| version).collect::<Vec<_>>()).cloned();
-        let newest = newer.into_iter().find(|(version, ..)| Some(version) == highest.as_ref());
+        let (newest, excluded) = shown(newer.iter().map(|(version, ..)| version), pin);
+        let (newest, excluded) = (newest.cloned(), excluded.cloned());
+        let newest = newer.into_iter().find(|(version, ..)| Some(version) == newest.as_ref());
         let kind = newest.as_ref().zip(serving.as_ref()).map(|((newest, ..), serving)| Kind::of(serving, newest));
         let (newest, source, held) = match newest {
             Some((newest, source, held)) => (Some(newest), Some(source), held),
@@ -112,12 +124,26 @@ impl Packages {
         };
         let (held_by, reason) = held.unzip();
         let pin = pin.map(ToString::to_string);
-        Ok(Available { id: id.clone(), serving, newest, kind, source, policy, pin, held_by, reason })
+        Ok(Available { id: id.clone(), serving, newest, kind, source, policy, pin, excluded, held_by, reason })
+    }
+}
+
+/// Of the versions that are newer the one that is shown, and the newest that the pin excludes beside it.
+fn shown<'a>(
+    newer: impl Iterator<Item = &'a Version>,
+    pin: Option<&Specifier>,
+) -> (Option<&'a Version>, Option<&'a Version>) {
+    let (admitted, beyond): (Vec<_>, Vec<_>) =
+        newer.partition(|version: &&Version| pin.is_none_or(|pin| pin.admits(version)));
+    let [admitted, beyond] = [admitted, beyond].map(|versions| Specifier::any().highest(versions));
+    match (admitted, beyond) {
+        (Some(admitted), Some(beyond)) => (Some(admitted), is_next(admitted, beyond).then_some(beyond)),
+        (admitted, beyond) => (admitted.or(beyond), None),
     }
 }
 
 /// Why a version takes no calls.
-fn why_not(handle: &Handle) -> Option<(&'static str, String)> {
+pub(super) fn why_not(handle: &Handle) -> Option<(&'static str, String)> {
     if !handle.is_enabled() {
         return Some(("disabled", "it is disabled".to_owned()));
     }
@@ -131,11 +157,36 @@ fn why_not(handle: &Handle) -> Option<(&'static str, String)> {
 }
 
 /// The newest version that can be had from where one was installed. Blocks.
-fn elsewhere(source: PathBuf, id: &PluginId, before: &Version) -> Option<(Version, PathBuf)> {
+fn elsewhere(
+    source: PathBuf,
+    id: &PluginId,
+    before: &Version,
+    is_meant: &dyn Fn(&Version) -> bool,
+) -> Option<(Version, PathBuf)> {
     if source.is_dir() {
         let found = registry::read(&source).ok()?.manifest;
-        return (found.id == *id).then_some((found.version, source));
+        return (found.id == *id && is_meant(&found.version)).then_some((found.version, source));
     }
-    let archive = newest_beside(&source, id, before, true, &|_| true).ok()??;
+    let archive = newest_beside(&source, id, before, true, is_meant).ok()??;
     Some((version_in(archive.file_name()?.to_str()?, id)?, archive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_be_taken_is_shown_before_what_the_pin_excludes() {
+        let of = |newer: &[&str], pin: Option<&str>| {
+            let newer: Vec<_> = newer.iter().map(|text| Version::parse(text).unwrap()).collect();
+            let pin = pin.map(|pin| Specifier::parse(pin).unwrap());
+            let (newest, excluded) = shown(newer.iter(), pin.as_ref());
+            [newest, excluded].map(|version| version.map(ToString::to_string).unwrap_or_default())
+        };
+        assert_eq!(of(&[], None), ["", ""]);
+        assert_eq!(of(&["1.1.0", "2.0.0"], None), ["2.0.0", ""]);
+        assert_eq!(of(&["1.1.0", "1.2.0", "1.3.0", "2.0.0"], Some("<1.3")), ["1.2.0", "2.0.0"]);
+        assert_eq!(of(&["1.1.0"], Some("~1.0")), ["1.1.0", ""], "there is no other");
+        assert_eq!(of(&["1.1.0", "2.0.0"], Some(">=2")), ["2.0.0", ""], "what is older is nothing beyond");
+    }
 }

@@ -37,6 +37,9 @@ pub struct Installed {
     pub digest: String,
     /// and whether that was installed already.
     pub was_there: bool,
+    /// The file with what the plugin kept before, where that was brought into another form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<PathBuf>,
 }
 
 /// A package that is in the store, and not installed yet.
@@ -95,6 +98,7 @@ impl Packages {
             version: version.to_string(),
             digest: snapshot.digest.clone(),
             was_there: false,
+            kept: None,
         };
         let registry = self.registry()?;
         let there = registry.versions(&id).find(|(there, _)| **there == version).map(|(_, there)| there.clone());
@@ -145,7 +149,10 @@ impl Packages {
             installed_unix_ms: unix_ms(SystemTime::now()),
             installed_by: who.to_owned(),
         };
-        let entry = self.entry("install", who, &id, &version, format!("{} from {}", answer.digest, written.source));
+        let alone = tried.as_ref().and_then(|(candidate, _)| candidate.alone.as_ref());
+        let kept_in = alone.and_then(Alone::kept_in).map(|kept_in| format!("; {kept_in}")).unwrap_or_default();
+        let detail = format!("{} from {}{kept_in}", answer.digest, written.source);
+        let entry = self.entry("install", who, &id, &version, detail);
         let (path, database) = (self.record_of(&id, &version), self.database.clone());
         let probation = tried.as_ref().and_then(|(candidate, after)| {
             let state = candidate.alone.as_ref().and_then(Alone::kept_name);
@@ -196,6 +203,7 @@ impl Packages {
         }
         if let Some(after) = after {
             self.put_on_probation(&after, &handle, state);
+            answer.kept = self.kept_before(&handle);
         }
         let from = before.as_ref().map_or(PluginState::Discovered, |(_, there)| there.state());
         if let Some((task, there)) = before {

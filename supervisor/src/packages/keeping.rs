@@ -1,4 +1,5 @@
-//! What a plugin keeps, for an operator: shown, exported, imported and forgotten, as JSON.
+//! What a plugin keeps, for an operator: shown, exported, imported and forgotten, as JSON; also what it kept once, as far as a copy of that is
+//! there.
 //!
 //! An import replaces all of it, and everything of it is looked at first; it and a reset are one transaction each. A process that runs has no part in that: between
 //! two of its own operations everything is another, and what it expects of a revision is not so any more.
@@ -10,19 +11,21 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use palisade_protocol::{ErrorBody, ErrorCode, parse_json_noting};
 use semver::Version;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::update::word;
 use super::{Packages, run};
 use crate::events::EventKind;
 use crate::model::ids::PluginId;
 use crate::model::status::quoted;
 use crate::plugin::handle::{Handle, Standing};
 use crate::state::{
-    self, About, KEYS_MAX, PAIRS_BYTES_MAX, Reply, Request, State, StateError, Step, check_key, check_length,
+    self, About, KEYS_MAX, PAIRS_BYTES_MAX, Reply, Request, State, StateError, StateView, Step, check_key, check_length,
 };
 
 /// What an export says it is.
@@ -128,18 +131,21 @@ impl Mistakes {
 }
 
 impl Packages {
-    /// What a plugin keeps, in short; with `key` that one with its value, else keys without.
+    /// What a plugin keeps, in short; with `key` that one with its value, else keys without. With `from` what is in that kept copy.
     ///
     /// # Errors
-    /// `plugin_not_found`; `resource_not_found` for a key that there is not; `dependency_unavailable` where it cannot be read.
+    /// `plugin_not_found`; `resource_not_found` for a key or a copy that there is not; `dependency_unavailable` where it cannot be read.
     pub async fn kept(
         &self,
         plugin: &str,
         key: Option<String>,
         prefix: String,
         after: Option<String>,
+        from: Option<String>,
     ) -> Result<Shown, ErrorBody> {
         let (id, state) = self.state_of(plugin)?;
+        let at = from.as_deref().map(|from| format!(" --from {}", word(from))).unwrap_or_default();
+        let state = view_of(&id, state, from).await?;
         let told = |error: StateError| state::error_body(&error);
         let about = state.about().await.map_err(told)?.unwrap_or_default();
         let (pairs, more) = match key {
@@ -160,7 +166,7 @@ impl Packages {
                 _ => {
                     let message = format!("{id} keeps nothing under the key {}", quoted(&key));
                     return Err(ErrorBody::new(ErrorCode::ResourceNotFound, message)
-                        .with_hint(format!("`palisade state show {id}` lists the keys")));
+                        .with_hint(format!("`palisade state show {id}{at}` lists the keys")));
                 }
             },
         };
@@ -168,14 +174,14 @@ impl Packages {
         Ok(Shown { id: id.to_string(), keys, bytes, revision, schema, pairs, more })
     }
 
-    /// All of it, as it is at one moment.
+    /// All of it, as it is at one moment; or with `from` all that is in that kept copy.
     ///
     /// # Errors
-    /// `plugin_not_found`; `dependency_unavailable` where it cannot be read.
-    pub async fn export(&self, plugin: &str) -> Result<Exported, ErrorBody> {
+    /// `plugin_not_found`; `resource_not_found` for a copy that there is not; `dependency_unavailable` where it cannot be read.
+    pub async fn export(&self, plugin: &str, from: Option<String>) -> Result<Exported, ErrorBody> {
         let (id, state) = self.state_of(plugin)?;
         let told = |error: StateError| state::error_body(&error);
-        let of = state.clone();
+        let of = view_of(&id, state, from).await?;
         let (about, pairs) = run(move || of.all()).await?.map_err(told)?;
         Ok(Exported { id, schema: about.schema, revision: about.revision, pairs })
     }
@@ -218,7 +224,7 @@ impl Packages {
         Ok(kept)
     }
 
-    fn state_of(&self, plugin: &str) -> Result<(PluginId, std::sync::Arc<State>), ErrorBody> {
+    fn state_of(&self, plugin: &str) -> Result<(PluginId, Arc<State>), ErrorBody> {
         let id = self.registry()?.find_any(plugin, None)?.id().clone();
         let state = self.around.states.of(&id);
         Ok((id, state))
@@ -226,7 +232,7 @@ impl Packages {
 
     async fn rewrite(
         &self,
-        (id, state): (&PluginId, &std::sync::Arc<State>),
+        (id, state): (&PluginId, &Arc<State>),
         steps: Vec<Step>,
         schema: Option<u32>,
         keys: u64,
@@ -294,6 +300,18 @@ impl Packages {
         }
         self.tell(kind, id, &version, None);
     }
+}
+
+/// What the plugin keeps, or what is in that copy of what it kept.
+async fn view_of(id: &PluginId, state: Arc<State>, from: Option<String>) -> Result<StateView, ErrorBody> {
+    let Some(from) = from else { return Ok(StateView::live(state, None)) };
+    let which = from.clone();
+    let view = run(move || state.view_of_kept(&which)).await?.map_err(|error| state::error_body(&error))?;
+    view.ok_or_else(|| {
+        let message = format!("{id} has no copy {} of what it kept", quoted(&from));
+        ErrorBody::new(ErrorCode::ResourceNotFound, message)
+            .with_hint(format!("`palisade backups {id}` lists those that there are"))
+    })
 }
 
 /// One pair of an export, as its JSON has it.

@@ -87,6 +87,10 @@ impl Packages {
         reason: String,
         who: &str,
     ) -> Result<Option<PathBuf>, ErrorBody> {
+        if !self.around.store.is_open() {
+            // What ends with the daemon has not failed.
+            return Err(overtaken(new).error().clone());
+        }
         // Whoever is killed from here on is followed by a daemon that does the same.
         self.end_probation(new, Some((&reason, who))).await;
         let done = self.put_aside_as_it_may(new, old, state, reason, who).await;
@@ -155,9 +159,9 @@ impl Packages {
     ) -> Result<Option<Reloads>, ErrorBody> {
         let before = lock(&self.probations)
             .get(new.id())
-            .filter(|one| one.new.is(new) && one.old.version() != new.version())
+            .filter(|one| one.new.is(new))
             .map(|one| (one.old.clone(), one.state.clone()));
-        let Some((old, state)) = before else { return Ok(None) };
+        let Some((old, state)) = before.filter(|(old, _)| self.is_beside(old, new)) else { return Ok(None) };
         if with_state && state.is_none() {
             let (id, version) = (new.id(), new.version());
             let message =
@@ -234,11 +238,30 @@ impl Packages {
             until_unix_ms: unix_ms(SystemTime::now() + lasts),
             version: old.version().clone(),
             digest: snapshot.digest.clone(),
+            state: state.as_deref().map(|state| self.around.states.of(new.id()).path_of_kept(state)),
         }));
         let probation = Probation { new: new.clone(), old: old.clone(), snapshot, until, failures, state };
         let before = lock(&self.probations).insert(new.id().clone(), probation);
         self.stirred.notify_one();
         before
+    }
+
+    /// Whether the version before is there still, as the newer one stands beside it rather than in its folder.
+    fn is_beside(&self, old: &Handle, new: &Handle) -> bool {
+        let is_there = |registry: &Registry| registry.versions(old.id()).any(|(version, _)| version == old.version());
+        new.version() != old.version() && self.live.now().is_some_and(|registry| is_there(&registry))
+    }
+
+    /// Whether an operator can return from that version to this one.
+    pub(super) fn leads_back_to(&self, new: &Handle, version: &Version) -> bool {
+        lock(&self.probations).get(new.id()).is_some_and(|one| one.new.is(new) && one.old.version() == version)
+    }
+
+    /// Where what a plugin kept before it was given this package is as it was, where it was brought into another form.
+    pub(super) fn kept_before(&self, new: &Handle) -> Option<PathBuf> {
+        let probations = lock(&self.probations);
+        let state = probations.get(new.id()).filter(|one| one.new.is(new))?.state.clone()?;
+        Some(self.around.states.of(new.id()).path_of_kept(&state))
     }
 
     /// What the next daemon is to know of the probation of a newer version, which begins once that is accepted.
@@ -360,12 +383,7 @@ impl Packages {
                 self.note_serving().await;
             }
             for (new, old, snapshot, reason) in failed {
-                // The one before is there still, where this one stood beside it.
-                let is_beside = new.version() != old.version()
-                    && self.live.now().is_some_and(|registry| {
-                        registry.versions(old.id()).any(|(version, _)| version == old.version())
-                    });
-                let done = match new.blueprint().consent.is_installed || is_beside {
+                let done = match new.blueprint().consent.is_installed || self.is_beside(&old, &new) {
                     true => self.put_aside(&new, &old, snapshot.1, reason, OURSELVES).await.map(drop),
                     false => self.return_to(&new, &old, snapshot, reason, OURSELVES).await.map(drop),
                 };

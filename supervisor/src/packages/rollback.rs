@@ -13,9 +13,10 @@ use serde::Serialize;
 use super::reload::{Exchanged, Reloaded, Reloads, Switched, Wanted, short};
 use super::{Packages, lock, refused, run};
 use crate::events::EventKind;
+use crate::model::ids::PluginId;
 use crate::plugin::handle::Handle;
 use crate::registry::{self, Found};
-use crate::state::kept_name_of;
+use crate::state::{KeptCopy, kept_name_of};
 use crate::store::database::reloads::{Backup, Return};
 
 /// Most files of a package whose sizes are added up.
@@ -44,6 +45,22 @@ pub struct Before {
     state: Option<String>,
     #[serde(skip)]
     schema: Option<u32>,
+}
+
+/// A copy of what a plugin kept, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeptState {
+    /// By which `state show` and `state export` know it,
+    pub name: String,
+    /// where it is,
+    pub path: PathBuf,
+    /// when the plugin had it,
+    pub at_unix_ms: u64,
+    /// how long the file is,
+    pub bytes: u64,
+    /// and of which backup it is, by its number; of none where it was put aside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<u64>,
 }
 
 impl Packages {
@@ -163,6 +180,27 @@ impl Packages {
             schema,
         };
         Ok(all.into_iter().map(told).collect())
+    }
+
+    /// The copies that there are of what a plugin kept, the youngest first; with the backups that they belong to.
+    ///
+    /// # Errors
+    /// `plugin_not_found`; `resource_exhausted` where there is no thread to look with.
+    pub async fn kept_states(&self, plugin: &str, backups: &[Before]) -> Result<Vec<KeptState>, ErrorBody> {
+        let state = self.around.states.of(self.registry()?.find_any(plugin, None)?.id());
+        let copies = run(move || state.kept_copies()).await?;
+        let told = |KeptCopy { name, path, at_unix_ms, bytes }: KeptCopy| {
+            let backup = backups.iter().find(|backup| backup.state.as_ref() == Some(&name)).map(|backup| backup.number);
+            KeptState { name, path, at_unix_ms, bytes, backup }
+        };
+        Ok(copies.into_iter().map(told).collect())
+    }
+
+    /// Where the youngest copy is of what a plugin kept until another state took its place, or that was brought into another form.
+    pub async fn aside_of(&self, id: &PluginId) -> Option<PathBuf> {
+        let state = self.around.states.of(id);
+        let copies = run(move || state.kept_copies()).await.unwrap_or_default();
+        copies.into_iter().find(KeptCopy::is_aside).map(|copy| copy.path)
     }
 
     /// Returns to a package that served before: to the last one, or to that of this number.

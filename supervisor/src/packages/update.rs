@@ -11,6 +11,7 @@ use semver::Version;
 use serde::Serialize;
 use serde_json::json;
 
+use super::available::why_not;
 use super::install::Taken;
 use super::reload::Candidate;
 use super::{Packages, run, source};
@@ -18,6 +19,7 @@ use crate::model::ids::PluginId;
 use crate::model::specifier::Specifier;
 use crate::model::updates::{By, Present, Said, is_compatible};
 use crate::plugin::handle::Handle;
+use crate::registry::Registry;
 
 /// What an update came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,8 +36,13 @@ pub struct Updated {
     pub source: String,
     /// the version that is there,
     pub found: String,
-    /// and whether anything was installed.
+    /// whether the version is another,
     pub updated: bool,
+    /// and was installed for it, rather than there already.
+    pub installed: bool,
+    /// The file with what the plugin kept before, where that was brought into another form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<PathBuf>,
 }
 
 /// What updates came to.
@@ -57,6 +64,9 @@ pub struct Failed {
     /// and a sentence.
     pub message: String,
 }
+
+/// So many of the versions that are there are named.
+const VERSIONS_NAMED_MAX: usize = 16;
 
 /// Most entries of a folder in which archives are looked for.
 const BESIDE_MAX: usize = 100_000;
@@ -144,6 +154,13 @@ impl Packages {
         }
         // What it is held back by is told where there is nothing else to be had.
         let is_installed = self.highest_installed(plugin, wanted);
+        if let (Some(to), None, Err(_), None) = (&to, from, &is_installed, &refused) {
+            let registry = self.registry()?;
+            let id = registry.find_any(plugin, wanted)?.id();
+            let message = format!("there is no {id} {to}: {}", there_are(&registry, id));
+            return Err(ErrorBody::new(ErrorCode::VersionNotFound, message)
+                .with_hint("`palisade install` takes it from a folder, an archive or a URL"));
+        }
         if let (Some(refused), Err(_)) = (&refused, &is_installed) {
             return Err(refused.clone());
         }
@@ -176,8 +193,17 @@ impl Packages {
         let is_meant = |version: &Version| to.is_none_or(|to| to == version) && wanted.admits(version);
         let meant: Vec<_> =
             registry.versions(id).filter(|(version, handle)| is_meant(version) && handle.is_enabled()).collect();
-        if let Some((_, serves)) = to.and(meant.first()).filter(|(_, handle)| handle.is_in_use()) {
-            return Ok(Some(Waiting::Serves(self.as_it_is(serves, serves))));
+        let named = to.and_then(|to| registry.versions(id).find(|(version, _)| *version == to));
+        if let Some((version, handle)) = named
+            && !handle.is_held()
+        {
+            let serving = registry.find(id.as_str(), None).ok();
+            return match serving {
+                Some(serving) if serving.version() == version => {
+                    Ok(Some(Waiting::Serves(self.as_it_is(serving, serving))))
+                }
+                _ => Err(self.no_update(handle, serving)),
+            };
         }
         let held = || meant.iter().filter(|(_, handle)| handle.is_held());
         let (mut taken, mut refused) = (Vec::new(), None);
@@ -200,6 +226,40 @@ impl Packages {
         Ok(taken.or(refused.map(Waiting::Refused)))
     }
 
+    /// Why there is nothing to be done for a version to take calls that is there and is not held, and how it comes to it: it is older than what
+    /// serves, or its operator or its consent keeps it from that.
+    fn no_update(&self, named: &Handle, serving: Option<&Handle>) -> ErrorBody {
+        let (id, version) = (named.id(), named.version());
+        let invalid = |message: String, hint: String| ErrorBody::new(ErrorCode::InvalidParams, message).with_hint(hint);
+        if !named.is_enabled() {
+            let hint = format!("`palisade enable {id}@{version}` has it take calls");
+            return invalid(format!("{id} {version} is there, and disabled"), hint);
+        }
+        let Some(serving) = serving.filter(|_| named.is_in_use()) else {
+            let (by, why) = why_not(named).unwrap_or_else(|| ("", "something that it needs is not there".to_owned()));
+            let hint = match by {
+                "permission" => format!("`palisade grant {id}@{version}` answers what it asks"),
+                _ => format!("`palisade status {id}@{version}` says more"),
+            };
+            return invalid(format!("{id} {version} is there, and takes no calls: {why}"), hint);
+        };
+        let now = serving.version();
+        let message = format!("{id} {version} is no update: {now} serves, and goes before it");
+        let form = |handle: &Handle| handle.blueprint().manifest.state_schema;
+        let way = if self.leads_back_to(serving, version) {
+            format!("`palisade rollback {id}` returns to it")
+        } else if form(named) < form(serving) {
+            format!(
+                "{version} does not know the form of what {now} keeps: `palisade state export {id}`, `palisade disable {id}@{now}` and `palisade state reset {id}`, in this order, have it begin anew"
+            )
+        } else {
+            format!(
+                "`version = \"={version}\"` in `[plugins.{id}]` of palisade.toml has it serve from the next start of the daemon on; `palisade disable {id}@{now}` leaves the calls to the next one at once"
+            )
+        };
+        invalid(message, format!("{way}; `palisade call {id}@={version}` calls it as it is"))
+    }
+
     /// Has a version that is held take calls.
     async fn take_waiting(&self, update: &Handle, who: &str) -> Result<Updated, ErrorBody> {
         let serving = self.registry()?.find(update.id().as_str(), None).ok().cloned();
@@ -210,7 +270,7 @@ impl Packages {
         }
         let new = done?;
         let updated = self.as_it_is(&new, serving.as_ref().unwrap_or(&new));
-        Ok(Updated { updated: true, ..updated })
+        Ok(Updated { updated: true, kept: self.kept_before(&new), ..updated })
     }
 
     fn as_it_is(&self, now: &Handle, before: &Handle) -> Updated {
@@ -223,6 +283,8 @@ impl Packages {
             source: blueprint.consent.source.display().to_string(),
             found: now.version().to_string(),
             updated: false,
+            installed: false,
+            kept: None,
         }
     }
 
@@ -274,7 +336,9 @@ impl Packages {
         let found = &taken.found.manifest.version;
         if to.is_some_and(|to| to != found) {
             let wanted = to.map(ToString::to_string).unwrap_or_default();
-            let message = format!("there is no {id} {wanted} to be had: in {} is {found}", source.display());
+            let there = self.registry().map(|registry| there_are(&registry, &id)).unwrap_or_default();
+            let message =
+                format!("there is no {id} {wanted} to be had: in {} is {found}, and {there}", source.display());
             return Err(ErrorBody::new(ErrorCode::VersionNotFound, message).with_hint("say where it is: `--from`"));
         }
         if present.version() < found {
@@ -317,6 +381,8 @@ impl Packages {
             source: taken.source.display().to_string(),
             found: version.to_string(),
             updated: false,
+            installed: false,
+            kept: None,
         };
         if version <= before {
             return Ok(answer);
@@ -332,6 +398,8 @@ impl Packages {
         answer.version = installed.version;
         answer.digest = installed.digest;
         answer.updated = !installed.was_there;
+        answer.installed = answer.updated;
+        answer.kept = installed.kept;
         Ok(answer)
     }
 
@@ -399,6 +467,20 @@ impl Packages {
         let source = word(&taken.source.display().to_string());
         let hint = format!("`palisade install --major {source}` installs it");
         Err(not_confirmed(id, said.before(&there), version, hint))
+    }
+}
+
+/// The versions of a plugin that are there, as it goes on from what is not.
+fn there_are(registry: &Registry, id: &PluginId) -> String {
+    let mut all: Vec<_> = registry.versions(id).map(|(version, _)| version.to_string()).collect();
+    let more = all.len().saturating_sub(VERSIONS_NAMED_MAX);
+    // The highest of them.
+    all.drain(..more);
+    let more = if more == 0 { String::new() } else { format!("{more} others, ") };
+    match all.as_slice() {
+        [one] => format!("there is {one}"),
+        [before @ .., last] => format!("there are {more}{} and {last}", before.join(", ")),
+        [] => "there is none".to_owned(),
     }
 }
 
@@ -486,7 +568,7 @@ pub(super) fn version_in(name: &str, id: &PluginId) -> Option<Version> {
 }
 
 /// A word as a shell takes it.
-fn word(text: &str) -> String {
+pub(super) fn word(text: &str) -> String {
     let is_plain = |letter: char| letter.is_alphanumeric() || "@%+=:,./-_^".contains(letter);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();

@@ -666,8 +666,9 @@ impl Task {
         let Manifest { id, version, state_schema, .. } = &self.blueprint.manifest;
         if stored > Some(state_schema.unwrap_or(0)) {
             let (stored, known) = (stored.unwrap_or(0), state_schema.unwrap_or(0));
+            let way = self.blueprint.needs.way_to_form(id, stored).map(|way| format!(": {way}")).unwrap_or_default();
             let message = format!(
-                "its state was brought into schema {stored} by a later version, and {id} {version} knows schema {known}; start a version that knows it"
+                "its state was brought into schema {stored} by a later version, and {id} {version} knows schema {known}{way}"
             );
             return Err(LaunchFailure { message, outlook: Outlook::Lasting, code: None });
         }

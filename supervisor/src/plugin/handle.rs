@@ -649,6 +649,7 @@ impl Handle {
             passed_over: self.shared.blueprint.passed_over(),
             trial: self.trial().clone(),
             probation: self.probation(),
+            state_aside: None,
             state: board.state,
             reason: board.reason.clone(),
             since_unix_ms: unix_ms(board.since),

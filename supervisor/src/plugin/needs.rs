@@ -9,12 +9,16 @@ use std::sync::{Mutex, Weak};
 use palisade_protocol::{ErrorBody, ErrorCode};
 use tokio::sync::watch;
 
+use crate::model::ids::PluginId;
 use crate::model::manifest::Manifest;
 
 /// Who knows of every plugin there is.
 pub trait Offer: fmt::Debug + Send + Sync {
     /// What of that which the manifest's plugin depends on is not to be had: a sentence.
     fn lacking(&self, manifest: &Manifest) -> Option<String>;
+
+    /// How a plugin comes to a version that can use a state in this form, and what else there is to be done: a sentence that goes on.
+    fn way_to_form(&self, id: &PluginId, form: u32) -> String;
 
     /// Whether that can have changed: another number each time.
     fn changes(&self) -> watch::Receiver<u64>;
@@ -35,6 +39,12 @@ impl Needs {
     #[must_use]
     pub fn new(offer: Weak<dyn Offer>) -> Self {
         Self { offer, known: Mutex::default() }
+    }
+
+    /// What can be done about a state whose form this version cannot know: a sentence that goes on.
+    #[must_use]
+    pub fn way_to_form(&self, id: &PluginId, form: u32) -> Option<String> {
+        Some(self.offer.upgrade()?.way_to_form(id, form))
     }
 
     /// What it lacks: a sentence. Looked for once for each change of what there is.

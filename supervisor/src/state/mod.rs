@@ -113,6 +113,25 @@ impl States {
     }
 }
 
+/// A copy that is kept of what a plugin had: with a package that served before, or aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptCopy {
+    pub name: String,
+    pub path: PathBuf,
+    /// When the plugin had it, in ms since the epoch.
+    pub at_unix_ms: u64,
+    /// The length of the file.
+    pub bytes: u64,
+}
+
+impl KeptCopy {
+    /// Whether it is kept aside, rather than with a package.
+    #[must_use]
+    pub fn is_aside(&self) -> bool {
+        self.name.starts_with(ASIDE)
+    }
+}
+
 /// A key, its value as MessagePack, and the number of the write that made it.
 pub type Encoded = (String, Vec<u8>, u64);
 
@@ -176,18 +195,7 @@ impl State {
     /// # Errors
     /// [`StateError`]
     pub fn all(&self) -> Result<(About, Vec<Encoded>), StateError> {
-        if !self.exists() {
-            return Ok((About::default(), Vec::new()));
-        }
-        // Nobody else has the file meanwhile.
-        self.live.with(|file| {
-            let about = match file.apply(&[&Request::About]).pop() {
-                Some(Ok(Reply::About(about))) => about,
-                Some(Err(error)) => return Err(error),
-                Some(Ok(_)) | None => About::default(),
-            };
-            Ok((about, file.pairs()?))
-        })
+        all_on(&self.live)
     }
 
     /// Writes a copy of the live store, as it is at one moment, to a file that is not there yet. It is on the disk when this returns; where
@@ -298,6 +306,48 @@ impl State {
     #[must_use]
     pub fn moment_of(name: &str) -> Option<u64> {
         name.strip_suffix(".sqlite3")?.rsplit_once('-')?.1.parse().ok()
+    }
+
+    /// The copies that are kept, the youngest first. Blocks.
+    #[must_use]
+    pub fn kept_copies(&self) -> Vec<KeptCopy> {
+        let copy = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let found = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            let is_kept = name.starts_with(BACKUP) || name.starts_with(ASIDE);
+            let at_unix_ms = Self::moment_of(&name).filter(|_| is_kept)?;
+            Some(KeptCopy { path: entry.path(), name, at_unix_ms, bytes: found.len() })
+        };
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut copies: Vec<_> = entries.filter_map(copy).collect();
+        copies.sort_by(|one, other| (other.at_unix_ms, &other.name).cmp(&(one.at_unix_ms, &one.name)));
+        copies
+    }
+
+    /// Where such a copy is.
+    #[must_use]
+    pub fn path_of_kept(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What is in one of them, by its name or its path, to be read; nothing where there is no such copy. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn view_of_kept(self: &Arc<Self>, which: &str) -> Result<Option<StateView>, StateError> {
+        let copies = self.kept_copies();
+        let Some(kept) = copies.into_iter().find(|copy| copy.name == which || copy.path == Path::new(which)) else {
+            return Ok(None);
+        };
+        // It stays as it is, whatever form it comes from.
+        let copy = self.copy_of_kept(&kept.name)?;
+        let log = log_of(&kept.path);
+        if log.exists() {
+            fs::copy(&log, log_of(&copy)).map_err(|error| written(&log, &error))?;
+        }
+        let settings = Settings { durable: false, ..self.live.settings().clone() };
+        let shelf = Shelf::temporary(copy, settings, true);
+        Ok(Some(StateView { state: self.clone(), which: Mutex::new(Which::Scratch(Arc::new(shelf))), schema: None }))
     }
 
     /// By which name a copy of that moment is kept.
@@ -431,6 +481,23 @@ impl StateView {
         *lock(&self.which) = Which::Live;
     }
 
+    /// Has it do something.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub async fn request(&self, request: Request) -> Result<Reply, StateError> {
+        let shelf = self.shelf();
+        shelf.request(request).await
+    }
+
+    /// As [`State::all`]. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn all(&self) -> Result<(About, Vec<Encoded>), StateError> {
+        all_on(&self.shelf())
+    }
+
     fn shelf(&self) -> Arc<Shelf> {
         match &*lock(&self.which) {
             Which::Live => self.state.live.clone(),
@@ -469,6 +536,21 @@ impl StateView {
         let shelf = self.shelf();
         shelf.call(Undecoded { operation, params, schema: self.schema }).await
     }
+}
+
+fn all_on(shelf: &Shelf) -> Result<(About, Vec<Encoded>), StateError> {
+    if !shelf.exists() {
+        return Ok((About::default(), Vec::new()));
+    }
+    // Nobody else has the file meanwhile.
+    shelf.with(|file| {
+        let about = match file.apply(&[&Request::About]).pop() {
+            Some(Ok(Reply::About(about))) => about,
+            Some(Err(error)) => return Err(error),
+            Some(Ok(_)) | None => About::default(),
+        };
+        Ok((about, file.pairs()?))
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
