@@ -170,6 +170,13 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
         eprintln!("not once more: {error}");
         std::process::exit(6);
     }
+    if mode == "ready-once-told" {
+        // It says that it is there, and goes on once somebody has said so.
+        std::fs::write("/data/waits", "").unwrap_or_else(|error| panic!("{error}"));
+        while !std::path::Path::new("/data/told").exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
     match mode {
         "never-ready" | "fork-and-exit" => sleep_for_ever(),
         "exit-after-welcome" => std::process::exit(4),

@@ -603,6 +603,50 @@ fn an_operator_changes_limits_while_the_daemon_runs() {
     daemon.stop_and_expect_no_orphans();
 }
 
+/// What is said while a changed package is tried is said of what has its place then, too: its process runs already, and is held to it when
+/// calls go there.
+#[test]
+fn a_limit_that_is_said_while_a_package_is_tried_holds_for_its_process() {
+    let package = |mode: &str| {
+        let limits = json!({"memory_mib": 256, "pids": 40, "start_timeout_seconds": 600});
+        hostile(mode).with("limits", limits)
+    };
+    let daemon = Daemon::start(DaemonOptions::with([package("tame")]).configuration("watch = false\n"));
+    expect_echo(&daemon, "hostile");
+    let before = daemon.status("hostile");
+    let data = daemon.path().join("state/data/hostile");
+    package("ready-once-told").write(&daemon.plugins(), daemon.marker());
+    let resources =
+        || daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known")["limits"]["resources"].clone();
+    let is_controlled = controlled(&daemon);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| daemon.operate("rescan", &json!({})).expect("it looks"));
+        wait_for("a process that is tried", || data.join("waits").exists().then_some(()));
+        let said = json!({"plugin": "hostile", "memory_mib": 128, "cpu_percent": 70, "pids": 20});
+        daemon.operate("limit", &said).expect("the kernel allows it");
+        assert_eq!(daemon.status("hostile").process_id(), before.process_id(), "it serves still");
+        if is_controlled {
+            assert_eq!(read(&leaf(&daemon, "hostile"), "memory.max"), (128 << 20).to_string(), "what serves");
+        }
+        fs::write(data.join("told"), "").expect("it is ours");
+        assert_eq!(looks.join().expect("it looks")["changed"], json!(["hostile 0.1.0"]));
+    });
+    expect_echo(&daemon, "hostile");
+    let now = daemon.status("hostile");
+    assert!(before.generation < now.generation && before.process_id() != now.process_id(), "{now:?}");
+    for (limit, value) in [("memory_mib", 128), ("cpu_percent", 70), ("pids", 20)] {
+        assert_eq!(resources()[limit], json!({"value": value, "by": "operator"}), "{limit}");
+    }
+    if is_controlled {
+        let leaf = leaf(&daemon, "hostile");
+        let kernel = ["memory.max", "cpu.max", "pids.max"].map(|file| read(&leaf, file));
+        assert_eq!(kernel, [(128 << 20).to_string(), "70000 100000".into(), "21".into()], "of the one that was tried");
+    } else {
+        eprintln!("SKIPPED: limits of a running process: plugins' cgroups have no controllers on this host");
+    }
+    daemon.stop_and_expect_no_orphans();
+}
+
 /// What is said about limits follows from what the host has.
 #[test]
 fn guarantees_say_what_holds_here() {
