@@ -17,7 +17,7 @@ use crate::attend::Attendant;
 use crate::failure::Failure;
 use crate::output::{Output, print};
 use crate::permissions;
-use crate::plugins::show;
+use crate::plugins::{show, target, with};
 use crate::screen::{Cell, Screen, Tone, counted, one_line};
 
 /// `palisade state …`
@@ -26,15 +26,14 @@ pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failur
         State::Show { plugin, key, prefix, after } => {
             #[derive(Serialize)]
             struct Show<'a> {
-                plugin: &'a str,
                 #[serde(skip_serializing_if = "Option::is_none")]
                 key: Option<&'a str>,
                 prefix: &'a str,
                 #[serde(skip_serializing_if = "Option::is_none")]
                 after: Option<&'a str>,
             }
-            let shown = Show { plugin, key: key.as_deref(), prefix, after: after.as_deref() };
-            let answer = context.operate("state_show", &shown).await?;
+            let shown = Show { key: key.as_deref(), prefix, after: after.as_deref() };
+            let answer = context.operate("state_show", &with(plugin, shown)).await?;
             show(context, &answer, |answer, screen| text(&answer.decode()?, key.is_some(), screen))
         }
         State::Export { plugin } => export(context, plugin).await,
@@ -75,11 +74,11 @@ struct End {
 /// Pair by pair, so that none of it is held for longer than it takes to print it. What fails prints no whole document.
 async fn export(context: &Context, plugin: &str) -> Result<(), Failure> {
     let mut attendant = Attendant::new(&context.screen, &context.interrupts, "waiting for the daemon");
-    let params = json!({ "plugin": plugin });
-    let started = context.client.request(SUPERVISOR_ID, "state_export").params(&params).items::<Raw>();
+    let of = target(plugin);
+    let started = context.client.request(SUPERVISOR_ID, "state_export").params(&of).items::<Raw>();
     let mut items: Items<Raw> = attendant.wait(started, || Ok(())).await??;
     let mut output = Output::new();
-    let head = json!({ "palisade_state": 1, "plugin": plugin }).to_string();
+    let head = json!({ "palisade_state": 1, "plugin": of.plugin }).to_string();
     let mut before = format!("{},\"pairs\":[\n", head.trim_end_matches('}'));
     let mut any = false;
     while let Some(pair) = attendant.wait(items.next(), || Ok(())).await? {
@@ -145,7 +144,7 @@ async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Fail
     let file = spooled.as_ref().map_or(file, |spooled| &spooled.0);
     // The daemon stands elsewhere.
     let path = std::path::absolute(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-    let answer = context.operate("state_import", &json!({ "plugin": plugin, "path": path })).await?;
+    let answer = context.operate("state_import", &with(plugin, json!({ "path": path }))).await?;
     show(context, &answer, |answer, _| {
         let StateChange { id, before, keys } = answer.decode()?;
         Ok(format!("{} keeps {} now, after {before}\n", one_line(&id), counted(keys, "key")))
@@ -154,7 +153,7 @@ async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Fail
 
 async fn reset(context: &Context, plugin: &str, yes: bool) -> Result<(), Failure> {
     if !yes {
-        let state: admin::State = context.operate("state_show", &json!({ "plugin": plugin })).await?.decode()?;
+        let state: admin::State = context.operate("state_show", &target(plugin)).await?.decode()?;
         let name = one_line(&state.id);
         if !permissions::can_ask(context) {
             return Err(Failure::usage(format!("{name} would lose {}", counted(state.keys, "key")))
@@ -167,6 +166,6 @@ async fn reset(context: &Context, plugin: &str, yes: bool) -> Result<(), Failure
             return print("nothing was done\n");
         }
     }
-    let answer = context.operate("state_reset", &json!({ "plugin": plugin })).await?;
+    let answer = context.operate("state_reset", &target(plugin)).await?;
     show(context, &answer, |_, _| Ok(String::new()))
 }
