@@ -341,16 +341,21 @@ fn database(forgets: Option<&str>) -> Check {
 
 /// That the package in the folder of a plugin is not used. What kept it from that may be over, which nothing looks at unasked.
 fn passed_over(id: &PluginId, version: &Version, passed_over: PassedOver) -> Check {
-    let PassedOver { digest, reason, .. } = passed_over;
-    let what = match digest.get(..12) {
-        Some(short) => format!("the package {short} in its folder is not used"),
-        None => "there is no package in its folder that can be used".to_owned(),
+    let PassedOver { digest, reason, version: beside, .. } = passed_over;
+    let what = match (&beside, digest.get(..12)) {
+        (Some(beside), _) => format!("{beside} beside it is not used"),
+        (None, Some(short)) => format!("the package {short} in its folder is not used"),
+        (None, None) => "there is no package in its folder that can be used".to_owned(),
+    };
+    let hint = match &beside {
+        Some(beside) => format!("`palisade status {id}@{beside}` says what it waits for"),
+        None => format!("see `palisade status {id}`; `palisade reload {id}` tries what is in its folder again"),
     };
     Check {
         name: "package",
         state: Outcome::Warn,
         summary: format!("{id} {version} goes on as it was, and {what}: {reason}"),
-        hint: Some(format!("see `palisade status {id}`; `palisade reload {id}` tries what is in its folder again")),
+        hint: Some(hint),
     }
 }
 

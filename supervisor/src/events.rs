@@ -39,6 +39,12 @@ pub struct Event {
     /// The version before, for `package_changed`, where it is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_version: Option<String>,
+    /// The digest of the package that it has now, for `package_changed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// That of the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_digest: Option<String>,
     /// The package that is not used, for `package_kept` and `package_rolled_back`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
@@ -171,6 +177,8 @@ impl Event {
             from: None,
             to: None,
             from_version: None,
+            digest: None,
+            from_digest: None,
             refused: None,
             connection: None,
             reason: None,

@@ -438,11 +438,12 @@ impl Packages {
         self.around.bus.publish(Event { refused: Some(refused), ..event });
     }
 
-    /// Tells that a plugin has another package, and of which version the one before was.
-    fn tell_changed(&self, before: &Version, now: &Handle) {
+    /// Tells that a plugin has another package, and which the one before was.
+    fn tell_changed(&self, before: &Handle, now: &Handle) {
         let event = event(EventKind::PackageChanged, now.id(), now.version(), None);
-        let from_version = (before != now.version()).then(|| before.to_string());
-        self.around.bus.publish(Event { from_version, ..event });
+        let from_version = (before.version() != now.version()).then(|| before.version().to_string());
+        let (digest, from_digest) = (digest_of(now), digest_of(before));
+        self.around.bus.publish(Event { from_version, digest, from_digest, ..event });
     }
 
     /// Tells in which state a plugin is that has come into a place: nothing was told of it until here, and nothing is told from here on of
@@ -465,17 +466,20 @@ fn event(kind: EventKind, id: &PluginId, version: &Version, reason: Option<Strin
     event
 }
 
+/// The digest of the package of a plugin, if there is a copy of it.
+fn digest_of(handle: &Handle) -> Option<String> {
+    handle.blueprint().snapshot().ok().map(|snapshot| snapshot.digest)
+}
+
 /// The package of a plugin, as one that is not used.
 fn refused(handle: &Handle) -> Refused {
-    let digest = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-    Refused { version: handle.version().to_string(), digest }
+    Refused { version: handle.version().to_string(), digest: digest_of(handle).unwrap_or_default() }
 }
 
 /// Ends a plugin that nobody is sent to any more.
 async fn end(handle: &Handle, task: Option<JoinHandle<()>>) {
-    let digest = |handle: &Handle| handle.blueprint().snapshot().ok().map(|snapshot| snapshot.digest);
     let why = match handle.successor() {
-        Some(successor) if digest(&successor) == digest(handle) => StopWhy::Replaced,
+        Some(successor) if digest_of(&successor) == digest_of(handle) => StopWhy::Replaced,
         Some(_) => StopWhy::Exchanged,
         None if handle.blueprint().on_trial.load(Ordering::Relaxed) => StopWhy::Dropped,
         None => StopWhy::Removed,
@@ -495,19 +499,12 @@ fn no_room(path: &Path, error: &io::Error) -> ErrorBody {
     ErrorBody::new(ErrorCode::ResourceExhausted, message)
 }
 
-/// The version that is meant: a whole version means just that one; where there are several, it has to be said which.
+/// The version that is meant: where there are several, it has to be said which.
 fn the_one(registry: &Registry, plugin: &str, version: Option<&str>) -> Result<Handle, ErrorBody> {
     let handle = registry.find_any(plugin, version)?;
     let id = handle.id();
     let there: Vec<_> = registry.versions(id).map(|(version, _)| version.to_string()).collect();
-    let whole = version.and_then(|text| Version::parse(text).ok());
     match there.as_slice() {
-        // Another one that would do for a call is not the one that is meant here.
-        _ if whole.as_ref().is_some_and(|whole| whole != handle.version()) => {
-            let message = format!("there is no version {} of {id}", version.unwrap_or_default());
-            let hint = format!("there is {}", there.join(", "));
-            Err(ErrorBody::new(ErrorCode::VersionNotFound, message).with_hint(hint))
-        }
         [first, _, ..] if version.is_none() => {
             let message = format!("there are several versions of {id}: {}", there.join(", "));
             let hint = format!("say which, as in {id}@{first}");

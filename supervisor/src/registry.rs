@@ -351,6 +351,12 @@ impl Offer for Live {
     }
 }
 
+fn not_there(id: &str, version: &Version, versions: &BTreeMap<Version, Handle>) -> ErrorBody {
+    let there = versions.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let message = format!("there is no version {version} of {id}");
+    ErrorBody::new(ErrorCode::VersionNotFound, message).with_hint(format!("there is {there}"))
+}
+
 /// Every version of every plugin.
 #[derive(Debug, Default, Clone)]
 pub struct Registry {
@@ -431,16 +437,17 @@ impl Registry {
         self.choose(id, versions, specifier, true)
     }
 
-    /// The same for an operator, who also sees what is disabled; an enabled version that fits goes before. A whole version that is there
-    /// means just that one: what concerns one version must not come to another.
+    /// The same for an operator, who also sees what is disabled; an enabled version that fits goes before. A whole version means just that
+    /// one: what concerns one version must not come to another.
     ///
     /// # Errors
     /// As [`Registry::find`], but for `unavailable` and `consent_required`.
     pub fn find_any(&self, id: &str, specifier: Option<&str>) -> Result<&Handle, ErrorBody> {
         let versions = self.plugins.get(id).ok_or_else(|| self.unknown(id))?;
         let whole = specifier.and_then(|text| Version::parse(text).ok());
-        if let Some(exactly) = whole.and_then(|version| versions.get(&version)) {
-            return Ok(exactly);
+        if let Some(whole) = whole {
+            let lost = || self.lost(id, Some(&Specifier::exactly(&whole)));
+            return versions.get(&whole).ok_or_else(|| lost().unwrap_or_else(|| not_there(id, &whole, versions)));
         }
         self.choose(id, versions, specifier, true).or_else(|_| self.choose(id, versions, specifier, false))
     }

@@ -254,7 +254,9 @@ fn a_running_plugin_is_asked_first() {
     assert_eq!((&undone["applied"], generation(&daemon)), (&json!("accepted"), first));
     // It is asked nothing where nothing changes for it.
     let same = configure(&daemon, &json!({"set": {"name": "nobody"}})).expect("it is the default");
-    assert_eq!(same["applied"], "nothing_runs");
+    assert_eq!((&same["applied"], &same["places"]), (&json!("accepted"), &json!(["/name"])), "{same}");
+    let same = configure(&daemon, &json!({"set": {"name": "nobody"}})).expect("it was said");
+    assert_eq!((&same["applied"], &same["places"]), (&json!("unchanged"), &json!([])), "{same}");
     daemon.stop_and_expect_no_orphans();
 
     let daemon = saying("refuse");
@@ -285,6 +287,50 @@ fn a_running_plugin_is_asked_first() {
     wait_for("the fault of an answer", || daemon.log().contains("which no offer has").then_some(()));
     // One that was started before the change was noted is asked as well, says the same, and ends for it.
     wait_for("a process that has it", || (told(&daemon)["name"] == "x").then_some(()));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What a process does of a configuration that it is asked about, or started with, says nothing of its package: that is not taken back, as
+/// others are.
+#[test]
+fn a_configuration_that_a_package_in_probation_cannot_bear_does_not_take_it_back() {
+    let crashing = || configurable("tame").environment("HOSTILE_CONFIGURE", "crash");
+    let others = ["first", "second"];
+    let other = |id: &str, description: &str| {
+        Package::hostile(id, "tame").with("description", json!(description)).with("restart", json!("never"))
+    };
+    let [first, second] = others.map(|id| other(id, "before"));
+    let daemon = Daemon::start(DaemonOptions::with([crashing(), first, second]).configuration("watch = false\n"));
+    assert_eq!(told(&daemon)["name"], "nobody");
+    others.iter().for_each(|id| expect_echo(&daemon, id));
+    crashing().with("description", json!("after")).write(&daemon.plugins(), daemon.marker());
+    others.iter().for_each(|id| drop(other(id, "after").write(&daemon.plugins(), daemon.marker())));
+    let found = daemon.operate("rescan", &json!({})).expect("it looks");
+    assert_eq!(found["changed"], json!(["first 0.1.0", "hostile 0.1.0", "second 0.1.0"]), "{found}");
+    let digest =
+        || daemon.operate("info", &json!({"plugin": "hostile"})).expect("it is known")["snapshot"]["digest"].clone();
+    let after = digest();
+    let changed = configure(&daemon, &json!({"set": {"name": "x"}})).expect("another process has it");
+    expect_text(&changed["notes"].to_string(), "ended when it was offered it, and was started again");
+    let refused = error(configure(&daemon, &json!({"set": {"exit": true}})), ErrorCode::ConfigurationInvalid);
+    expect_text(&refused.message, "does not start with it, and goes on as it was");
+    // Whoever sees that a process of these has failed has seen what there was before, and done what follows from it before the second.
+    for id in others {
+        error(daemon.agent().call(id, "abort", &json!(null)), ErrorCode::Crashed);
+        wait_for("the package before", || {
+            let status = daemon.operate("status", &json!({ "plugin": id })).expect("it is known");
+            status["passed_over"].is_object().then_some(())
+        });
+    }
+    let status = daemon.operate("status", &json!({"plugin": "hostile"})).expect("it is known");
+    assert_eq!((digest(), &status["passed_over"]), (after, &Value::Null), "{status}");
+    assert_eq!(told(&daemon)["name"], "x");
+    // What it does itself counts as ever.
+    error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
+    wait_for("the package before", || {
+        let status = daemon.operate("status", &json!({"plugin": "hostile"})).expect("it is known");
+        status["passed_over"].is_object().then_some(())
+    });
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -28,6 +28,7 @@ mod neighbours;
 mod operations;
 mod packages;
 mod permissions;
+mod plans;
 mod power;
 mod python;
 mod registry;

@@ -794,6 +794,11 @@ fn every_operation_answers_what_the_page_says() {
     }
     let confirmed = json!({"plugin": "newer", "to_version": "2.0.0", "major": true});
     ask::<admin::Updates>(page, &daemon, "updates", "update", &confirmed);
+    // And goes.
+    ask::<admin::Reloads>(page, &daemon, "reloads", "rollback", &of("newer"));
+    let serves = ask::<admin::PluginStatus>(page, &daemon, "a status", "status", &of("newer"));
+    assert_eq!((&serves["version"], &serves["passed_over"]["version"]), (&json!("1.1.0"), &json!("2.0.0")), "{serves}");
+    ask::<admin::Listing>(page, &daemon, "a listing", "list", &json!({}));
 
     ask::<admin::DaemonStatus>(page, &daemon, "a daemon", "status", &json!({}));
     let report = ask::<Value>(page, &daemon, "a report", "doctor", &json!({}));

@@ -381,7 +381,7 @@ fn pings_while_a_call_works() {
 fn log_lines() {
     with_plugin(async |client| {
         client.call::<()>(PLUGIN, "log", json!({"message": "a line"})).await.expect("it logs");
-        let query = LogQuery { plugin: Some(PLUGIN), lines: Some(100), follow: true, level: None };
+        let query = LogQuery { plugin: Some(PLUGIN), lines: Some(100), follow: true, ..LogQuery::default() };
         let mut lines = client.admin().logs(&query).await.expect("the log can be read");
         let mut found: Vec<LogLine> = Vec::new();
         while found.len() < 3 {
@@ -416,7 +416,7 @@ fn host_calls() {
 
 /// Waits for the line that the plugin prints when its input has ended.
 async fn expect_goodbye(client: &Client, generation: u64) {
-    let query = LogQuery { plugin: Some(PLUGIN), lines: Some(100), follow: true, level: None };
+    let query = LogQuery { plugin: Some(PLUGIN), lines: Some(100), follow: true, ..LogQuery::default() };
     let mut lines = client.admin().logs(&query).await.expect("the log can be read");
     loop {
         let line = lines.next().await.expect("the log goes on").expect("it is a line");

@@ -126,6 +126,8 @@ fn expect_kept(bad: &Package, told: &str) {
     let asked = daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
     assert_eq!((&asked["reloads"][0]["reloaded"], &asked["reloads"][0]["digest"]), (&json!(false), &good), "{asked}");
     expect_text(asked["reloads"][0]["reason"].as_str().expect("a sentence"), told);
+    let last = trail(&daemon).pop().expect("it was done");
+    assert!(last.starts_with("uid:") && last.ends_with(" pass_over"), "by whom it was asked for: {last}");
     // What was mended serves.
     hostile("tame").with("description", json!("mended")).write(&daemon.plugins(), daemon.marker());
     assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
@@ -385,7 +387,11 @@ fn an_operator_returns_to_what_served_before() {
     assert_eq!(versions, ["0.2.0", "0.1.0"], "{told}");
     assert_eq!(told[1]["digest"], first);
     let plan = daemon.operate("reload", &json!({"plugin": "hostile", "dry_run": true})).expect("it is there");
-    assert_eq!(plan["reloads"][0]["steps"], json!(["stage", "start", "switch", "drain", "probation"]), "{plan}");
+    assert_eq!(
+        plan["reloads"][0]["steps"],
+        json!(["stage", "verify", "start", "hello", "initialize", "self_test", "switch", "drain", "stop", "probation"]),
+        "{plan}"
+    );
     assert_eq!(plan["reloads"][0]["reloaded"], json!(false));
     let returned =
         daemon.operate("rollback", &json!({"plugin": "hostile", "to": told[1]["number"]})).expect("it is kept");
@@ -704,6 +710,7 @@ fn an_installed_version_that_fails_soon_after_takes_no_calls_any_more() {
         status["passed_over"]["reason"].as_str().expect("a sentence"),
         "it failed soon after it began to serve",
     );
+    assert_eq!(status["passed_over"]["version"], "1.1.0", "it does not lie in the folder of the one before");
     let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()));
     assert_eq!(installed(&daemon), ["1.0.0 true", "1.1.0 false"]);
     expect_echo(&daemon, "guest");
@@ -750,7 +757,20 @@ fn an_exclusive_plugin_stops_before_the_new_one_starts() {
     expect_echo(&daemon, "hostile");
     let good = digest(&daemon);
     let plan = daemon.operate("reload", &json!({"plugin": "hostile", "dry_run": true})).expect("it is there");
-    assert_eq!(plan["reloads"][0]["steps"], json!(["stage", "hold", "start", "switch", "probation"]), "{plan}");
+    let steps = [
+        "stage",
+        "verify",
+        "hold",
+        "drain",
+        "stop",
+        "start",
+        "hello",
+        "initialize",
+        "self_test",
+        "switch",
+        "probation",
+    ];
+    assert_eq!(plan["reloads"][0]["steps"], json!(steps), "{plan}");
     let process = process::identity(daemon.process_of("hostile")).expect("it runs");
     exclusive("never-ready").write(&daemon.plugins(), daemon.marker());
     std::thread::scope(|scope| {

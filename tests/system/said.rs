@@ -270,10 +270,13 @@ fn the_states_that_are_told_are_those_of_what_serves() {
     assert!(!failures.is_empty() && failures.iter().all(|line| line.contains("trial=true")), "{failures:?}");
     assert!(!log.contains("to=failed"), "{log}");
     // One that serves is told of once, also as another version.
+    let before = digest();
     change(&daemon, "new");
     assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
     let told = until("package_changed");
     assert_eq!((kinds(&told), &told[0]["from_version"]), (vec![json!("package_changed")], &Value::Null), "{told:?}");
+    assert_eq!((&told[0]["from_digest"], &told[0]["digest"]), (&before, &digest()), "{told:?}");
+    assert_ne!(told[0]["from_digest"], told[0]["digest"]);
     let next = hostile("tame").with("version", json!("0.2.0")).environment("HOSTILE_VERSION", "0.2.0");
     next.write(&daemon.plugins(), daemon.marker());
     assert_eq!(rescan(&daemon)["added"], json!(["hostile 0.2.0"]));
@@ -303,6 +306,31 @@ fn the_states_that_are_told_are_those_of_what_serves() {
     }
     let failed: Vec<_> = all.iter().filter(|event| event["kind"] == "generation_failed").collect();
     assert_eq!(failed.len(), 1, "that of what served: {failed:?}");
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// What ends so that another package can take its place is told so, whatever becomes of that.
+#[test]
+fn what_ends_for_another_package_is_not_said_to_be_restarted() {
+    const WHY: &str = "stopped so that another package can take its place";
+    let exclusive = |behaviour: &str| {
+        hostile(behaviour).with("exclusive", json!(true)).with("limits", json!({"start_timeout_seconds": 2}))
+    };
+    let daemon = serving(&exclusive("tame"));
+    let mut watcher = daemon.agent();
+    let events = follow(&mut watcher);
+    for (behaviour, kind) in [("tame", "package_changed"), ("exit-at-once", "package_kept")] {
+        exclusive(behaviour).with("description", json!("new")).write(&daemon.plugins(), daemon.marker());
+        rescan(&daemon);
+        let told = events_until(&mut watcher, events, |event| event["kind"] == kind);
+        let stopping: Vec<_> = told.iter().filter(|event| event["to"] == "stopping").collect();
+        assert!(!stopping.is_empty() && stopping.iter().all(|event| event["reason"] == WHY), "{told:?}");
+        assert!(!format!("{told:?}").contains("restarted"), "{told:?}");
+    }
+    assert!(!daemon.log().contains("to be restarted"), "{}", daemon.log());
+    // An operator's restart is one.
+    operate(&daemon, "restart");
+    events_until(&mut watcher, events, |event| event["reason"] == "stopped to be restarted");
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -919,7 +919,9 @@ fn an_operator_returns_from_an_update_with_the_state() {
         let aside = back["state"]["aside"].as_str().expect("it is named");
         assert!(std::path::Path::new(aside).exists() && back["state"]["at_unix_ms"].is_u64(), "{back}");
         assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.0.0".to_owned(), json!(1)));
-        expect_text(&status(&daemon, "guest")["passed_over"]["reason"].to_string(), " has returned to 1.0.0; what was");
+        let passed = status(&daemon, "guest")["passed_over"].clone();
+        expect_text(&passed["reason"].to_string(), " has returned to 1.0.0; what was");
+        assert_eq!(passed["version"], "1.1.0", "it lies elsewhere: {passed}");
         let trail = daemon.operate("audit", &json!({"plugin": "guest"})).expect("there is one");
         let last = trail["entries"].as_array().and_then(|entries| entries.last()).expect("something was done");
         assert_eq!((&last["what"], last["who"] == "palisade"), (&json!("rollback"), false), "{last}");

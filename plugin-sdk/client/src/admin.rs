@@ -83,6 +83,9 @@ pub struct LogQuery<'a> {
     /// Of which plugin; absent: of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<&'a str>,
+    /// A version of it, which has to be there; the plugin in all its versions is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<&'a str>,
     /// How many of the latest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lines: Option<u32>,
@@ -419,16 +422,21 @@ impl<'a> Admin<'a> {
     ///
     /// # Errors
     /// Any [`CallError`].
-    pub async fn secrets(&self, plugin: &str) -> Result<Secrets, CallError> {
-        self.request("secret_list", &Target::from(plugin)).call().await
+    pub async fn secrets(&self, target: impl Into<Target<'a>>) -> Result<Secrets, CallError> {
+        self.request("secret_list", &target.into()).call().await
     }
 
     /// Sets a secret that a plugin asks for. Of what the client needs to send it nothing is left in memory afterwards.
     ///
     /// # Errors
     /// Any [`CallError`]; `invalid_params` for a name that the plugin does not ask for.
-    pub async fn set_secret(&self, plugin: &str, name: &str, value: &str) -> Result<SecretChange, CallError> {
-        let params = secret_params(plugin, name, value)?;
+    pub async fn set_secret(
+        &self,
+        target: impl Into<Target<'a>>,
+        name: &str,
+        value: &str,
+    ) -> Result<SecretChange, CallError> {
+        let params = secret_params(target, name, value)?;
         self.client.request(SUPERVISOR_ID, "secret_set").params(params).secret().call().await
     }
 
@@ -436,13 +444,14 @@ impl<'a> Admin<'a> {
     ///
     /// # Errors
     /// Any [`CallError`]; `resource_not_found` where it is not set.
-    pub async fn remove_secret(&self, plugin: &str, name: &str) -> Result<SecretChange, CallError> {
+    pub async fn remove_secret(&self, target: impl Into<Target<'a>>, name: &str) -> Result<SecretChange, CallError> {
         #[derive(Serialize)]
         struct Remove<'a> {
-            plugin: &'a str,
+            #[serde(flatten)]
+            target: Target<'a>,
             name: &'a str,
         }
-        self.request("secret_remove", &Remove { plugin, name }).call().await
+        self.request("secret_remove", &Remove { target: target.into(), name }).call().await
     }
 
     /// What a plugin keeps, in short; with `key` that one with its value, else the keys that begin with `prefix` and come after `after`. With
@@ -452,7 +461,7 @@ impl<'a> Admin<'a> {
     /// Any [`CallError`]; `resource_not_found` for a key or a copy that there is not.
     pub async fn state(
         &self,
-        plugin: &str,
+        target: impl Into<Target<'a>>,
         key: Option<&str>,
         prefix: &str,
         after: Option<&str>,
@@ -460,7 +469,8 @@ impl<'a> Admin<'a> {
     ) -> Result<State, CallError> {
         #[derive(Serialize)]
         struct Show<'a> {
-            plugin: &'a str,
+            #[serde(flatten)]
+            target: Target<'a>,
             #[serde(skip_serializing_if = "Option::is_none")]
             key: Option<&'a str>,
             prefix: &'a str,
@@ -469,42 +479,48 @@ impl<'a> Admin<'a> {
             #[serde(skip_serializing_if = "Option::is_none")]
             from: Option<&'a str>,
         }
-        self.request("state_show", &Show { plugin, key, prefix, after, from }).call().await
+        self.request("state_show", &Show { target: target.into(), key, prefix, after, from }).call().await
     }
 
     /// All that a plugin keeps, pair by pair; or with `from` what it kept once, as of [`Self::state`].
     ///
     /// # Errors
     /// Any [`CallError`].
-    pub async fn export_state(&self, plugin: &str, from: Option<&str>) -> Result<Items<StatePair>, CallError> {
+    pub async fn export_state(
+        &self,
+        target: impl Into<Target<'a>>,
+        from: Option<&'a str>,
+    ) -> Result<Items<StatePair>, CallError> {
         #[derive(Serialize)]
         struct Export<'a> {
-            plugin: &'a str,
+            #[serde(flatten)]
+            target: Target<'a>,
             #[serde(skip_serializing_if = "Option::is_none")]
             from: Option<&'a str>,
         }
-        self.request("state_export", &Export { plugin, from }).items().await
+        self.request("state_export", &Export { target: target.into(), from }).items().await
     }
 
     /// Has a plugin keep what a file says, and nothing else: an export, which the supervisor reads.
     ///
     /// # Errors
     /// Any [`CallError`]; `invalid_params` for a file that is none, and nothing is changed.
-    pub async fn import_state(&self, plugin: &str, path: &str) -> Result<StateChange, CallError> {
+    pub async fn import_state(&self, target: impl Into<Target<'a>>, path: &str) -> Result<StateChange, CallError> {
         #[derive(Serialize)]
         struct Import<'a> {
-            plugin: &'a str,
+            #[serde(flatten)]
+            target: Target<'a>,
             path: &'a str,
         }
-        self.request("state_import", &Import { plugin, path }).call().await
+        self.request("state_import", &Import { target: target.into(), path }).call().await
     }
 
     /// Has a plugin keep nothing any more.
     ///
     /// # Errors
     /// Any [`CallError`].
-    pub async fn reset_state(&self, plugin: &str) -> Result<StateChange, CallError> {
-        self.request("state_reset", &Target::from(plugin)).call().await
+    pub async fn reset_state(&self, target: impl Into<Target<'a>>) -> Result<StateChange, CallError> {
+        self.request("state_reset", &target.into()).call().await
     }
 
     /// Has a newer version take calls that is there and waits; or installs one of a plugin, or of each that was installed, from where it came or, of one, from elsewhere. Of `plugin` the highest
@@ -579,41 +595,43 @@ impl<'a> Admin<'a> {
     ///
     /// # Errors
     /// Any [`CallError`].
-    pub async fn reload(&self, plugin: Option<&str>, dry_run: bool) -> Result<Reloads, CallError> {
+    pub async fn reload(&self, target: Option<Target<'a>>, dry_run: bool) -> Result<Reloads, CallError> {
         #[derive(Serialize)]
         struct Reload<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            plugin: Option<&'a str>,
+            #[serde(flatten)]
+            target: Option<Target<'a>>,
             dry_run: bool,
         }
-        self.request("reload", &Reload { plugin, dry_run }).call().await
+        self.request("reload", &Reload { target, dry_run }).call().await
     }
 
     /// The packages of a plugin that served before.
     ///
     /// # Errors
     /// Any [`CallError`].
-    pub async fn backups(&self, plugin: &str) -> Result<Backups, CallError> {
-        #[derive(Serialize)]
-        struct Of<'a> {
-            plugin: &'a str,
-        }
-        self.request("backups", &Of { plugin }).call().await
+    pub async fn backups(&self, target: impl Into<Target<'a>>) -> Result<Backups, CallError> {
+        self.request("backups", &target.into()).call().await
     }
 
     /// Returns to one of them: to the last, or to that of this number; if asked for, with what the plugin kept then.
     ///
     /// # Errors
     /// Any [`CallError`].
-    pub async fn rollback(&self, plugin: &str, to: Option<u64>, with_state: bool) -> Result<Reloads, CallError> {
+    pub async fn rollback(
+        &self,
+        target: impl Into<Target<'a>>,
+        to: Option<u64>,
+        with_state: bool,
+    ) -> Result<Reloads, CallError> {
         #[derive(Serialize)]
         struct Rollback<'a> {
-            plugin: &'a str,
+            #[serde(flatten)]
+            target: Target<'a>,
             #[serde(skip_serializing_if = "Option::is_none")]
             to: Option<u64>,
             with_state: bool,
         }
-        self.request("rollback", &Rollback { plugin, to, with_state }).call().await
+        self.request("rollback", &Rollback { target: target.into(), to, with_state }).call().await
     }
 
     /// Log lines, as they were written. Endless when they are followed.
@@ -701,6 +719,9 @@ pub struct PluginSummary {
     pub passed_over: Option<PassedOver>,
     /// `discovered`, `loaded`, `initialized`, `active`, `paused`, `stopping`, `stopped`, `failed` or `unloaded`.
     pub state: String,
+    /// Why it is in this state or is held, where that is not plain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// When it entered the state, in milliseconds since the epoch.
     pub since_unix_ms: u64,
     /// The process that has the route, or is on its way to it.
@@ -1307,6 +1328,9 @@ pub struct Kept {
 pub struct PassedOver {
     /// The digest of its snapshot.
     pub digest: String,
+    /// Its version, where it does not lie in the folder of what serves, but is that of a newer version beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Why: a sentence.
     pub reason: String,
     /// Since when, in milliseconds since the epoch.
@@ -1358,8 +1382,11 @@ pub struct Reloaded {
     pub version: String,
     /// The digest of the snapshot that it runs from.
     pub digest: String,
-    /// The steps: `stage`, `start`, `switch`, `drain`, `probation`.
+    /// The steps, in their order: `stage`, `verify`, `rehearse`, `hold`, `keep`, `start`, `hello`, `initialize`, `self_test`, `switch`, `drain`,
+    /// `stop`, `probation`. None where nothing is done.
     pub steps: Vec<String>,
+    /// What takes steps back where a later one fails, by step: `drop`, `release`, `put_back`, `switch_back`.
+    pub undo: BTreeMap<String, String>,
     /// Why the package is not tried before it takes calls: `old_is_unused`, `old_is_paused`, `new_is_unused`, `nothing_to_return_to`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub untried: Option<String>,
@@ -1371,9 +1398,13 @@ pub struct Reloaded {
     /// What became of the plugin's state, where that was exchanged as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<ExchangedState>,
-    /// Why the package is not the plugin's, where it was to be.
+    /// Why the package is not the plugin's, or would not be, where it was to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether that is because an operator has returned from the package in its folder, which is not tried unless somebody names the plugin.
+    pub returned: bool,
+    /// What else there is to know of a plan: sentences.
+    pub notes: Vec<String>,
 }
 
 /// A state that was put in the place of another one.
@@ -1471,6 +1502,9 @@ pub struct Audit<'a> {
     /// Of this plugin, which need not be there any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<&'a str>,
+    /// A version of it, which has to be there; the plugin in all its versions is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<&'a str>,
     /// Since then, in milliseconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since_unix_ms: Option<u64>,
@@ -1768,6 +1802,12 @@ pub struct Event {
     /// Of `package_changed`: the version before, where it is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_version: Option<String>,
+    /// Of `package_changed`: the digest of the package that it has now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Of `package_changed`: that of the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_digest: Option<String>,
     /// Of `package_kept` and `package_rolled_back`: the package that is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
@@ -1836,16 +1876,22 @@ pub struct Configuration {
 ///
 /// # Errors
 /// [`CallError::Invalid`]
-pub fn secret_params(plugin: &str, name: &str, value: &str) -> Result<Raw, CallError> {
+pub fn secret_params<'a>(target: impl Into<Target<'a>>, name: &str, value: &str) -> Result<Raw, CallError> {
+    // Not `flatten`: what is written of it then is copied once more.
     #[derive(Serialize)]
     struct Set<'a> {
-        plugin: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        plugin: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        version: Option<&'a str>,
         name: &'a str,
         value: &'a str,
     }
-    // Room for the names of three fields and the lengths of three texts, so that it does not grow and leave what it had behind.
-    let mut params = Zeroizing::new(Vec::with_capacity(64 + plugin.len() + name.len() + value.len()));
-    palisade_protocol::encode_value(&mut params, &Set { plugin, name, value })
+    let Target { plugin, version } = target.into();
+    let named = plugin.map_or(0, str::len) + version.map_or(0, str::len) + name.len();
+    // Room for the names of four fields and the lengths of four texts, so that it does not grow and leave what it had behind.
+    let mut params = Zeroizing::new(Vec::with_capacity(80 + named + value.len()));
+    palisade_protocol::encode_value(&mut params, &Set { plugin, version, name, value })
         .map_err(|error| CallError::invalid(error.to_string()))?;
     Ok(Raw::new(Bytes::from_owner(params)))
 }
@@ -1992,7 +2038,7 @@ pub struct ConfigurationChange {
     pub configuration: Value,
     /// The places that were changed.
     pub places: Vec<String>,
-    /// How: `nothing_runs`, `accepted` or `restarted`.
+    /// How: `unchanged`, `nothing_runs`, `accepted` or `restarted`.
     pub applied: String,
     /// What there is to know about it: sentences.
     pub notes: Vec<String>,

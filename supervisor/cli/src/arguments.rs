@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Show what happens to plugins, as it happens
     Events {
-        /// Of this plugin alone
+        /// Of this plugin alone, PLUGIN or PLUGIN@VERSION of a version that is there
         plugin: Option<String>,
         /// Follow; events are always followed
         #[arg(short, long)]
@@ -218,7 +218,7 @@ pub(crate) enum Command {
     Rescan,
     /// Give a plugin the package in its folder, once a process of it is active
     Reload {
-        /// Which
+        /// PLUGIN or PLUGIN@VERSION
         #[arg(required_unless_present = "all")]
         plugin: Option<String>,
         /// All that take calls, those that others depend on first
@@ -230,12 +230,12 @@ pub(crate) enum Command {
     },
     /// Show the packages of a plugin that served before
     Backups {
-        /// Which
+        /// PLUGIN or PLUGIN@VERSION
         plugin: String,
     },
     /// Return to a package of a plugin that served before
     Rollback {
-        /// Which
+        /// PLUGIN or PLUGIN@VERSION
         plugin: String,
         /// To that of this number; otherwise to the last
         #[arg(long, value_name = "NUMBER")]
@@ -329,19 +329,19 @@ pub(crate) struct Config {
 pub(crate) enum Secret {
     /// Set a secret that a plugin asks for; it is read from stdin, and from a terminal without showing it
     Set {
-        /// Which plugin
+        /// PLUGIN, or PLUGIN@VERSION of a version that is there: all have it in common
         plugin: String,
         /// What plugin.json calls the secret
         name: String,
     },
     /// Show which secrets a plugin asks for, and which are set
     List {
-        /// Which plugin
+        /// PLUGIN, or PLUGIN@VERSION of a version that is there: all have it in common
         plugin: String,
     },
     /// Remove a secret
     Remove {
-        /// Which plugin
+        /// PLUGIN, or PLUGIN@VERSION of a version that is there: all have it in common
         plugin: String,
         /// Which secret
         name: String,
@@ -352,7 +352,7 @@ pub(crate) enum Secret {
 pub(crate) enum State {
     /// Show which keys there are, or what stands under one
     Show {
-        /// Which plugin
+        /// PLUGIN, or PLUGIN@VERSION of a version that is there: all have it in common
         plugin: String,
         /// This key, with its value
         key: Option<String>,
@@ -368,7 +368,7 @@ pub(crate) enum State {
     },
     /// Print all of it as JSON
     Export {
-        /// Which plugin
+        /// PLUGIN, or PLUGIN@VERSION of a version that is there: all have it in common
         plugin: String,
         /// What it kept once: a copy that `palisade backups` lists, by its name or path
         #[arg(long, value_name = "COPY")]
@@ -376,14 +376,14 @@ pub(crate) enum State {
     },
     /// Have a plugin keep what an export says, and nothing else
     Import {
-        /// Which plugin
+        /// PLUGIN, or PLUGIN@VERSION of a version that is there: all have it in common
         plugin: String,
         /// The export, which the daemon reads; `-` is stdin
         file: PathBuf,
     },
     /// Have a plugin keep nothing any more
     Reset {
-        /// Which plugin
+        /// PLUGIN, or PLUGIN@VERSION of a version that is there: all have it in common
         plugin: String,
         /// Without being asked
         #[arg(long, short)]
@@ -477,7 +477,7 @@ pub(crate) struct Pack {
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Of this plugin alone
+    /// Of this plugin alone, PLUGIN or PLUGIN@VERSION of a version that is there
     pub(crate) plugin: Option<String>,
     /// Go on with new lines as they come
     #[arg(short, long)]

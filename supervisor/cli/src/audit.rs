@@ -6,12 +6,13 @@ use crate::failure::Failure;
 use crate::plugins::show;
 use crate::screen::{Cell, Screen, Tone};
 use crate::times::stamp;
-use crate::{Context, arguments};
+use crate::{Context, arguments, arguments::split_target};
 
 /// `palisade audit [PLUGIN] [--since WHEN] [--before NUMBER] [--limit N]`
 pub(crate) async fn audit(context: &Context, which: &arguments::Audit) -> Result<(), Failure> {
     let arguments::Audit { plugin, since, before, limit } = which;
-    let wanted = Audit { plugin: plugin.as_deref(), since_unix_ms: *since, before: *before, limit: *limit };
+    let (plugin, version) = plugin.as_deref().map(split_target).unzip();
+    let wanted = Audit { plugin, version: version.flatten(), since_unix_ms: *since, before: *before, limit: *limit };
     let answer = context.operate("audit", &wanted).await?;
     show(context, &answer, |answer, screen| Ok(text(&answer.decode()?, screen)))
 }

@@ -11,6 +11,7 @@ use crate::arguments;
 use crate::attend::Attendant;
 use crate::failure::Failure;
 use crate::output::{Output, Reader};
+use crate::plugins::{Target, target};
 use crate::screen::{Screen, Tone, harmless, one_line};
 use crate::times::stamp;
 use crate::value::{self, Layout};
@@ -19,15 +20,19 @@ use crate::value::{self, Layout};
 pub(crate) async fn logs(context: &Context, logs: &arguments::Logs) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Query<'a> {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        plugin: Option<&'a str>,
+        #[serde(flatten)]
+        of: Option<Target<'a>>,
         lines: u32,
         follow: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         level: Option<&'a str>,
     }
-    let query =
-        Query { plugin: logs.plugin.as_deref(), lines: logs.lines, follow: logs.follow, level: logs.level.as_deref() };
+    let query = Query {
+        of: logs.plugin.as_deref().map(target),
+        lines: logs.lines,
+        follow: logs.follow,
+        level: logs.level.as_deref(),
+    };
     follow(context, "logs", &query, |item, screen| Ok(log_text(&item.decode()?, screen))).await
 }
 
@@ -35,10 +40,11 @@ pub(crate) async fn logs(context: &Context, logs: &arguments::Logs) -> Result<()
 pub(crate) async fn events(context: &Context, plugin: Option<&str>) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Query<'a> {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        plugin: Option<&'a str>,
+        #[serde(flatten)]
+        of: Option<Target<'a>>,
     }
-    follow(context, "events", &Query { plugin }, |item, screen| Ok(event_text(&item.decode()?, screen))).await
+    follow(context, "events", &Query { of: plugin.map(target) }, |item, screen| Ok(event_text(&item.decode()?, screen)))
+        .await
 }
 
 /// Prints an operation's items until it ends or the user has seen enough.
@@ -142,8 +148,13 @@ fn event_text(event: &Event, screen: &Screen) -> String {
         let tone = |state: &str| screen.tone(&one_line(state), Tone::of_state(state));
         text += &format!(" {} → {}", tone(from), tone(to));
     }
-    if let Some(before) = &event.from_version {
-        text += &format!(" from {}", one_line(before));
+    let short = |digest: &String| one_line(digest.get(..12).unwrap_or(digest));
+    let before = [event.from_version.as_ref().map(|before| one_line(before)), event.from_digest.as_ref().map(short)];
+    if before.iter().any(Option::is_some) {
+        text += &format!(" from {}", before.into_iter().flatten().collect::<Vec<_>>().join(" "));
+    }
+    if let Some(digest) = &event.digest {
+        text += &format!(" to {}", short(digest));
     }
     if let Some(Refused { version, digest }) = &event.refused {
         let digest = digest.get(..12).unwrap_or(digest);
@@ -207,6 +218,12 @@ mod tests {
         assert_eq!(
             event_text(&event, &Screen::plain()),
             "1970-01-01T00:00:00.000Z echo 1.1.0 package_changed from 1.0.0"
+        );
+        let event =
+            Event { from_digest: Some("0123456789abcdef".into()), digest: Some("fedcba9876543210".into()), ..event };
+        assert_eq!(
+            event_text(&event, &Screen::plain()),
+            "1970-01-01T00:00:00.000Z echo 1.1.0 package_changed from 1.0.0 0123456789ab to fedcba987654"
         );
         let event: Event = serde_json::from_value(json!({"kind": "daemon_started"})).unwrap();
         assert_eq!(event_text(&event, &Screen::plain()), "1970-01-01T00:00:00.000Z daemon_started");

@@ -1,8 +1,8 @@
 //! `list`, `status`, `info`, and the commands that change what a plugin does.
 
 use palisade_client::admin::{
-    Change, DaemonStatus, Deprecation, Held, Listing, Need, Offer, Origin, PassedOver, PluginInfo, PluginStatus,
-    Probation, Trial,
+    self, Change, DaemonStatus, Deprecation, Held, Listing, Need, Offer, Origin, PassedOver, PluginInfo, PluginStatus,
+    PluginSummary, Probation, Trial,
 };
 use palisade_client::{CallError, Raw};
 use palisade_protocol::{ActionInfo, ErrorCode, GuaranteeState, StreamInfo, StreamKind};
@@ -53,6 +53,26 @@ pub(crate) fn target(target: &str) -> Target<'_> {
     Target { plugin, version, force: false }
 }
 
+/// The same for the client's own operations.
+pub(crate) fn of(target: &str) -> admin::Target<'_> {
+    let (plugin, version) = split_target(target);
+    admin::Target { plugin: Some(plugin), version }
+}
+
+/// What an operation is asked for by, besides the plugin.
+#[derive(Serialize)]
+pub(crate) struct With<'a, P> {
+    #[serde(flatten)]
+    target: Target<'a>,
+    #[serde(flatten)]
+    more: P,
+}
+
+/// Parameters of an operation on a plugin.
+pub(crate) fn with<P: Serialize>(plugin: &str, more: P) -> With<'_, P> {
+    With { target: target(plugin), more }
+}
+
 /// Prints the answer as it came, or as people read it.
 pub(crate) fn show(
     context: &Context,
@@ -93,12 +113,13 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
                 since(plugin.since_unix_ms).into(),
                 plugin.calls_in_flight.to_string().into(),
                 plugin.restarts.to_string().into(),
-                match (&plugin.lacks, &plugin.passed_over, &plugin.update) {
+                match (&plugin.lacks, &plugin.passed_over, &plugin.update, why(plugin)) {
                     (Some(lacking), ..) if plugin.enabled => Cell::new(format!("lacks {lacking}"), Tone::Careful),
-                    (_, Some(passed), _) => Cell::new(passed_over(&plugin.id, passed), Tone::Careful),
-                    (_, _, Some(newer)) => {
+                    (_, Some(passed), ..) => Cell::new(passed_over(&plugin.id, passed), Tone::Careful),
+                    (_, _, Some(newer), _) => {
                         Cell::new(format!("{newer} waits: palisade update --check {}", plugin.id), Tone::Careful)
                     }
+                    (_, _, _, Some(why)) => Cell::new(why, Tone::Careful),
                     _ => plugin.description.as_ref().unwrap_or(&plugin.name).into(),
                 },
             ]
@@ -107,13 +128,21 @@ fn listing_text(listing: &Listing, screen: &Screen) -> String {
     screen.fitting_table(&["PLUGIN", "VERSION", "STATE", "SINCE", "BUSY", "RESTARTS", "DESCRIPTION"], &rows)
 }
 
+/// Why it takes no calls, where it has failed or waits.
+fn why(plugin: &PluginSummary) -> Option<&String> {
+    plugin.reason.as_ref().filter(|_| plugin.enabled && (plugin.held || plugin.state == "failed"))
+}
+
 /// A package as people tell it from others.
 fn package(version: &str, digest: &str) -> String {
     format!("{} {}", one_line(version), one_line(digest.get(..12).unwrap_or(digest)))
 }
 
-/// That the package in its folder is not used, and why, after what to do about it.
+/// That a package is not used, and why, after what to do about it.
 fn passed_over(id: &str, passed: &PassedOver) -> String {
+    if let Some(version) = &passed.version {
+        return format!("{version} beside it is not used (palisade status {id}@{version}): {}", passed.reason);
+    }
     let what = match passed.digest.get(..12) {
         Some(short) => format!("{short} in its folder is not used"),
         None => "no package in its folder".to_owned(),
@@ -244,15 +273,24 @@ fn status_text(status: &PluginStatus, screen: &Screen) -> String {
     if let Some(why) = &status.misconfigured {
         fields.prose("config", &screen.tone(&one_line(why), Tone::Careful));
     }
-    if let Some(PassedOver { digest, reason, at_unix_ms }) = &status.passed_over {
-        let digest = if digest.is_empty() { "none" } else { digest.get(..12).unwrap_or(digest) };
-        let digest = one_line(digest);
-        let text = format!(
-            "its folder has {digest} since {}, which is not used: {}; `palisade reload {}` tries it again",
-            stamp(*at_unix_ms),
-            one_line(reason),
-            one_line(&status.id)
-        );
+    if let Some(PassedOver { digest, version, reason, at_unix_ms }) = &status.passed_over {
+        let (id, since, reason) = (one_line(&status.id), stamp(*at_unix_ms), one_line(reason));
+        let text = match (version, digest.get(..12)) {
+            (Some(version), _) => {
+                let what = package(version, digest);
+                let version = one_line(version);
+                format!(
+                    "{what} beside it is not used since {since}: {reason}; `palisade status {id}@{version}` says more"
+                )
+            }
+            (None, None) => format!(
+                "its folder has none that can be used since {since}: {reason}; `palisade reload {id}` tries it again"
+            ),
+            (None, Some(short)) => format!(
+                "its folder has {}, which is not used since {since}: {reason}; `palisade reload {id}` tries it again",
+                one_line(short)
+            ),
+        };
         fields.prose("package", &screen.tone(&text, Tone::Careful));
     }
     if let Some(Trial { version, digest, since_unix_ms }) = &status.trial {
@@ -710,6 +748,46 @@ mod tests {
         }
     }
 
+    /// What is said of a package names where it lies: beside what serves, or in its folder.
+    #[test]
+    fn a_package_that_is_not_used_is_said_to_be_where_it_lies() {
+        let told = |passed: PassedOver| {
+            let status = PluginStatus { passed_over: Some(passed.clone()), ..failed() };
+            let text = status_text(&status, &Screen::plain());
+            let line = text.lines().find(|line| line.contains("package")).expect("it is said").trim().to_owned();
+            (line, passed_over("echo", &passed))
+        };
+        let passed = PassedOver {
+            digest: "0123456789abcdef".into(),
+            version: Some("2.0.0".into()),
+            reason: "it crashed".into(),
+            at_unix_ms: 1_795_202_857_123,
+        };
+        let since = stamp(passed.at_unix_ms);
+        assert_eq!(
+            told(passed.clone()),
+            (
+                format!(
+                    "package  2.0.0 0123456789ab beside it is not used since {since}: it crashed; `palisade status echo@2.0.0` says more"
+                ),
+                "2.0.0 beside it is not used (palisade status echo@2.0.0): it crashed".to_owned()
+            )
+        );
+        let again = "it crashed; `palisade reload echo` tries it again";
+        let here = PassedOver { version: None, ..passed };
+        assert_eq!(
+            told(here.clone()),
+            (
+                format!("package  its folder has 0123456789ab, which is not used since {since}: {again}"),
+                "0123456789ab in its folder is not used (palisade reload echo): it crashed".to_owned()
+            )
+        );
+        assert_eq!(
+            told(PassedOver { digest: String::new(), ..here }).0,
+            format!("package  its folder has none that can be used since {since}: {again}")
+        );
+    }
+
     #[test]
     fn a_status_is_readable_without_colours() {
         insta::assert_snapshot!(status_text(&failed(), &Screen::plain()), @r"
@@ -869,6 +947,7 @@ mod tests {
                     state: "discovered".into(),
                     enabled: true,
                     name: "Calculator".into(),
+                    reason: Some("stopped after being idle".into()),
                     restarts: 12,
                     ..PluginSummary::default()
                 },
@@ -897,6 +976,7 @@ mod tests {
                     name: "Weather".into(),
                     enabled: true,
                     held: true,
+                    reason: Some("updates wait".into()),
                     ..PluginSummary::default()
                 },
             ],
@@ -908,7 +988,7 @@ mod tests {
         calculator  0.1.0    discovered                         0     12        Calculator
         guest       2.0.0    awaits consent, deprecated         0     0         lacks other ^1, which is not there
         weather     1.0.0    active                             0     0         1.1.0 waits: palisade update --check weather
-        weather     1.1.0    held                               0     0         Weather
+        weather     1.1.0    held                               0     0         updates wait
         ");
     }
 

@@ -17,7 +17,7 @@ use crate::arguments::Secret;
 use crate::attend::Attendant;
 use crate::failure::Failure;
 use crate::output::print;
-use crate::plugins::show;
+use crate::plugins::{of, show, target, with};
 use crate::screen::{Cell, Screen, Tone, one_line};
 use crate::times::stamp;
 use crate::{Context, patiently, value};
@@ -30,11 +30,11 @@ pub(crate) async fn secret(context: &Context, secret: &Secret) -> Result<(), Fai
     match secret {
         Secret::Set { plugin, name } => set(context, plugin, name).await,
         Secret::List { plugin } => {
-            let answer = context.operate("secret_list", &json!({ "plugin": plugin })).await?;
+            let answer = context.operate("secret_list", &target(plugin)).await?;
             show(context, &answer, |answer, screen| Ok(list_text(&answer.decode()?, screen)))
         }
         Secret::Remove { plugin, name } => {
-            let answer = context.operate("secret_remove", &json!({ "plugin": plugin, "name": name })).await?;
+            let answer = context.operate("secret_remove", &with(plugin, &json!({ "name": name }))).await?;
             told(context, &answer)
         }
     }
@@ -42,7 +42,7 @@ pub(crate) async fn secret(context: &Context, secret: &Secret) -> Result<(), Fai
 
 async fn set(context: &Context, plugin: &str, name: &str) -> Result<(), Failure> {
     let text = given(context, plugin, name).await?;
-    let params = secret_params(plugin, name, &text)?;
+    let params = secret_params(of(plugin), name, &text)?;
     drop(text);
     let mut attendant = Attendant::new(&context.screen, &context.interrupts, "waiting for the daemon");
     let request = || context.client.request(SUPERVISOR_ID, "secret_set").params(&params).secret();

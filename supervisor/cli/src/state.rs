@@ -17,7 +17,7 @@ use crate::attend::Attendant;
 use crate::failure::Failure;
 use crate::output::{Output, print};
 use crate::permissions;
-use crate::plugins::show;
+use crate::plugins::{show, target, with};
 use crate::screen::{Cell, Screen, Tone, counted, one_line};
 
 /// `palisade state …`
@@ -26,7 +26,6 @@ pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failur
         State::Show { plugin, key, prefix, after, from } => {
             #[derive(Serialize)]
             struct Show<'a> {
-                plugin: &'a str,
                 #[serde(skip_serializing_if = "Option::is_none")]
                 key: Option<&'a str>,
                 prefix: &'a str,
@@ -36,8 +35,8 @@ pub(crate) async fn state(context: &Context, state: &State) -> Result<(), Failur
                 from: Option<&'a str>,
             }
             let (after, from) = (after.as_deref(), from.as_deref());
-            let shown = Show { plugin, key: key.as_deref(), prefix, after, from };
-            let answer = context.operate("state_show", &shown).await?;
+            let shown = Show { key: key.as_deref(), prefix, after, from };
+            let answer = context.operate("state_show", &with(plugin, shown)).await?;
             let asked = match (key, prefix.is_empty() && after.is_none()) {
                 (Some(_), _) => Asked::One,
                 (None, true) => Asked::All,
@@ -104,16 +103,15 @@ struct End {
 async fn export(context: &Context, plugin: &str, from: Option<&str>) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Export<'a> {
-        plugin: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         from: Option<&'a str>,
     }
     let mut attendant = Attendant::new(&context.screen, &context.interrupts, "waiting for the daemon");
-    let export = Export { plugin, from };
-    let started = context.client.request(SUPERVISOR_ID, "state_export").params(&export).items::<Raw>();
+    let of = with(plugin, Export { from });
+    let started = context.client.request(SUPERVISOR_ID, "state_export").params(&of).items::<Raw>();
     let mut items: Items<Raw> = attendant.wait(started, || Ok(())).await??;
     let mut output = Output::new();
-    let head = json!({ "palisade_state": 1, "plugin": plugin }).to_string();
+    let head = json!({ "palisade_state": 1, "plugin": target(plugin).plugin }).to_string();
     // One document a line is what `--json` promises; else each pair has a line of its own.
     let line = if context.json { "" } else { "\n" };
     let mut before = format!("{},\"pairs\":[{line}", head.trim_end_matches('}'));
@@ -189,7 +187,7 @@ async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Fail
     let file = spooled.as_ref().map_or(file, |spooled| &spooled.0);
     // The daemon stands elsewhere.
     let path = std::path::absolute(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-    let answer = context.operate("state_import", &json!({ "plugin": plugin, "path": path })).await;
+    let answer = context.operate("state_import", &with(plugin, json!({ "path": path }))).await;
     let answer = answer.map_err(|failure| match &spooled {
         Some(_) => failure.naming(&path.to_string_lossy(), "stdin"),
         None => failure,
@@ -202,7 +200,7 @@ async fn import(context: &Context, plugin: &str, file: &Path) -> Result<(), Fail
 
 async fn reset(context: &Context, plugin: &str, yes: bool) -> Result<(), Failure> {
     if !yes {
-        let state: admin::State = context.operate("state_show", &json!({ "plugin": plugin })).await?.decode()?;
+        let state: admin::State = context.operate("state_show", &target(plugin)).await?.decode()?;
         let name = one_line(&state.id);
         if !permissions::can_ask(context) {
             return Err(Failure::usage(format!("{name} would lose {}", counted(state.keys, "key")))
@@ -215,6 +213,6 @@ async fn reset(context: &Context, plugin: &str, yes: bool) -> Result<(), Failure
             return print("nothing was done\n");
         }
     }
-    let answer = context.operate("state_reset", &json!({ "plugin": plugin })).await?;
+    let answer = context.operate("state_reset", &target(plugin)).await?;
     show(context, &answer, |_, _| Ok(String::new()))
 }

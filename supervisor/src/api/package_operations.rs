@@ -6,7 +6,7 @@ use palisade_protocol::{ErrorBody, ErrorCode, ValueLimits};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::service::{NoParams, Service, StatusParams, Which, parameters, value};
+use super::service::{NoParams, Service, StatusParams, Which, parameters, value, versions_have_a_plugin};
 use crate::model::search::Said;
 use crate::packages::configure::Change;
 use crate::packages::consent::{self, Grant, Revocation};
@@ -79,14 +79,9 @@ struct ConfigureParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OfPlugin {
-    plugin: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct StateShowParams {
     plugin: String,
+    version: Option<String>,
     key: Option<String>,
     #[serde(default)]
     prefix: String,
@@ -98,6 +93,7 @@ struct StateShowParams {
 #[serde(deny_unknown_fields)]
 struct StateImportParams {
     plugin: String,
+    version: Option<String>,
     path: String,
 }
 
@@ -105,6 +101,7 @@ struct StateImportParams {
 #[serde(deny_unknown_fields)]
 struct SecretParams {
     plugin: String,
+    version: Option<String>,
     name: String,
 }
 
@@ -112,6 +109,7 @@ struct SecretParams {
 #[serde(deny_unknown_fields)]
 struct SetSecretParams {
     plugin: String,
+    version: Option<String>,
     name: String,
     value: Secret,
 }
@@ -179,20 +177,16 @@ struct UpdateParams {
 #[serde(deny_unknown_fields)]
 struct ReloadParams {
     plugin: Option<String>,
+    version: Option<String>,
     #[serde(default)]
     dry_run: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct BackupsParams {
-    plugin: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RollbackParams {
     plugin: String,
+    version: Option<String>,
     to: Option<u64>,
     #[serde(default)]
     with_state: bool,
@@ -202,6 +196,7 @@ struct RollbackParams {
 #[serde(deny_unknown_fields)]
 struct AuditParams {
     plugin: Option<String>,
+    version: Option<String>,
     since_unix_ms: Option<u64>,
     before: Option<u64>,
     limit: Option<u64>,
@@ -314,30 +309,34 @@ impl Service {
                 value(&to_its_end(async move { packages.configure(change, &who).await }).await?)
             }
             "secret_list" => {
-                let OfPlugin { plugin } = parameters(params)?;
+                let plugin = self.as_a_whole(parameters(params)?)?;
                 value(&self.packages()?.secrets(&plugin).await?)
             }
             "secret_set" => {
-                let SetSecretParams { plugin, name, value: secret } = secret_parameters(params)?;
+                let SetSecretParams { plugin, version, name, value: secret } = secret_parameters(params)?;
+                let plugin = self.as_a_whole(Which { plugin, version })?;
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.set_secret(&plugin, &name, secret, &who).await }).await?)
             }
             "secret_remove" => {
-                let SecretParams { plugin, name } = parameters(params)?;
+                let SecretParams { plugin, version, name } = parameters(params)?;
+                let plugin = self.as_a_whole(Which { plugin, version })?;
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.remove_secret(&plugin, &name, &who).await }).await?)
             }
             "state_show" => {
-                let StateShowParams { plugin, key, prefix, after, from } = parameters(params)?;
+                let StateShowParams { plugin, version, key, prefix, after, from } = parameters(params)?;
+                let plugin = self.as_a_whole(Which { plugin, version })?;
                 value(&self.packages()?.kept(&plugin, key, prefix, after, from).await?)
             }
             "state_import" => {
-                let StateImportParams { plugin, path } = parameters(params)?;
+                let StateImportParams { plugin, version, path } = parameters(params)?;
+                let plugin = self.as_a_whole(Which { plugin, version })?;
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.import(&plugin, &path, &who).await }).await?)
             }
             "state_reset" => {
-                let OfPlugin { plugin } = parameters(params)?;
+                let plugin = self.as_a_whole(parameters(params)?)?;
                 let packages = self.changeable()?;
                 value(&to_its_end(async move { packages.forget_kept(&plugin, &who).await }).await?)
             }
@@ -347,24 +346,35 @@ impl Service {
                 value(&to_its_end(async move { packages.rescan(Trusting::Nothing).await }).await?)
             }
             "reload" => {
-                let ReloadParams { plugin, dry_run } = parameters(params)?;
+                let ReloadParams { plugin, version, dry_run } = parameters(params)?;
+                versions_have_a_plugin(plugin.as_deref(), version.as_deref())?;
                 let packages = self.changeable()?;
-                let work = async move { packages.reloads(plugin.as_deref(), dry_run, &who).await };
+                let work =
+                    async move { packages.reloads((plugin.as_deref(), version.as_deref()), dry_run, &who).await };
                 value(&to_its_end(work).await?)
             }
             "backups" => {
-                let BackupsParams { plugin } = parameters(params)?;
-                let backups = self.packages()?.backups(&plugin).await?;
-                let states = self.packages()?.kept_states(&plugin, &backups).await?;
+                let Which { plugin, version } = parameters(params)?;
+                let backups = self.packages()?.backups(&plugin, version.as_deref()).await?;
+                let states = self.packages()?.kept_states(&plugin, version.as_deref(), &backups).await?;
                 Ok(json!({ "backups": value(&backups)?, "states": value(&states)? }))
             }
             "rollback" => {
-                let RollbackParams { plugin, to, with_state } = parameters(params)?;
+                let RollbackParams { plugin, version, to, with_state } = parameters(params)?;
                 let packages = self.changeable()?;
-                value(&to_its_end(async move { packages.rollback(&plugin, to, with_state, &who).await }).await?)
+                let work = async move { packages.rollback((&plugin, version.as_deref()), to, with_state, &who).await };
+                value(&to_its_end(work).await?)
             }
             "audit" => {
-                let AuditParams { plugin, since_unix_ms, before, limit } = parameters(params)?;
+                let AuditParams { plugin, version, since_unix_ms, before, limit } = parameters(params)?;
+                versions_have_a_plugin(plugin.as_deref(), version.as_deref())?;
+                let plugin = plugin.map(|plugin| self.as_a_whole(Which { plugin, version })).transpose();
+                let plugin = plugin.map_err(|error| match error.code {
+                    ErrorCode::PluginNotFound => {
+                        error.with_hint("without a version, what was done with plugins that are gone is shown as well")
+                    }
+                    _ => error,
+                })?;
                 value(&self.packages()?.trail(plugin, since_unix_ms, before, limit).await?)
             }
             _ => {
@@ -418,7 +428,7 @@ fn secret_parameters(params: &[u8]) -> Result<SetSecretParams, ErrorBody> {
         rmp_serde::decode::Error::Uncategorized(message) | rmp_serde::decode::Error::Syntax(message) => {
             invalid(message)
         }
-        _ => invalid("they are `plugin`, `name` and `value`, each a text".to_owned()),
+        _ => invalid("they are `plugin`, `version`, `name` and `value`, each a text".to_owned()),
     })
 }
 

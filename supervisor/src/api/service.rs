@@ -119,10 +119,16 @@ pub const ACTIONS: &[Row] = &[
     (
         "logs",
         "What plugins said.",
-        &[PLUGIN_OPTIONAL, ("lines", "integer", false), ("follow", "boolean", false), ("level", "string", false)],
+        &[
+            PLUGIN_OPTIONAL,
+            VERSION,
+            ("lines", "integer", false),
+            ("follow", "boolean", false),
+            ("level", "string", false),
+        ],
         true,
     ),
-    ("events", "What happens, from now on.", &[PLUGIN_OPTIONAL, ("follow", "boolean", false)], true),
+    ("events", "What happens, from now on.", &[PLUGIN_OPTIONAL, VERSION, ("follow", "boolean", false)], true),
     ("doctor", "What this host can do, and what is wrong.", &[], false),
     ("version", "The daemon's version.", &[], false),
     (
@@ -206,19 +212,20 @@ pub const ACTIONS: &[Row] = &[
         &[PLUGIN, VERSION, ("set", "object", false), ("unset", "array", false), ("undo", "boolean", false)],
         false,
     ),
-    ("secret_list", "Which secrets a plugin asks for, and which are set.", &[PLUGIN], false),
+    ("secret_list", "Which secrets a plugin asks for, and which are set.", &[PLUGIN, VERSION], false),
     (
         "secret_set",
         "Sets a secret that a plugin asks for.",
-        &[PLUGIN, ("name", "string", true), ("value", "string", true)],
+        &[PLUGIN, VERSION, ("name", "string", true), ("value", "string", true)],
         false,
     ),
-    ("secret_remove", "Removes a secret of a plugin.", &[PLUGIN, ("name", "string", true)], false),
+    ("secret_remove", "Removes a secret of a plugin.", &[PLUGIN, VERSION, ("name", "string", true)], false),
     (
         "state_show",
         "What a plugin keeps, in short, or one key of it.",
         &[
             PLUGIN,
+            VERSION,
             ("key", "string", false),
             ("prefix", "string", false),
             ("after", "string", false),
@@ -226,26 +233,26 @@ pub const ACTIONS: &[Row] = &[
         ],
         false,
     ),
-    ("state_export", "All that a plugin keeps, or kept.", &[PLUGIN, ("from", "string", false)], true),
+    ("state_export", "All that a plugin keeps, or kept.", &[PLUGIN, VERSION, ("from", "string", false)], true),
     (
         "state_import",
         "Has a plugin keep what an export says, and nothing else.",
-        &[PLUGIN, ("path", "string", true)],
+        &[PLUGIN, VERSION, ("path", "string", true)],
         false,
     ),
-    ("state_reset", "Has a plugin keep nothing any more.", &[PLUGIN], false),
+    ("state_reset", "Has a plugin keep nothing any more.", &[PLUGIN, VERSION], false),
     ("rescan", "Looks into the plugin directories again, and reads everything.", &[], false),
     (
         "reload",
         "Gives a plugin, or all, the package in its folder, once a process of it is active.",
-        &[PLUGIN_OPTIONAL, ("dry_run", "boolean", false)],
+        &[PLUGIN_OPTIONAL, VERSION, ("dry_run", "boolean", false)],
         false,
     ),
-    ("backups", "The packages of a plugin that served before, and copies of what it kept.", &[PLUGIN], false),
+    ("backups", "The packages of a plugin that served before, and copies of what it kept.", &[PLUGIN, VERSION], false),
     (
         "rollback",
         "Returns to a package that served before.",
-        &[PLUGIN, ("to", "integer", false), ("with_state", "boolean", false)],
+        &[PLUGIN, VERSION, ("to", "integer", false), ("with_state", "boolean", false)],
         false,
     ),
     (
@@ -253,6 +260,7 @@ pub const ACTIONS: &[Row] = &[
         "What was done with plugins, by whom and why, the oldest first.",
         &[
             PLUGIN_OPTIONAL,
+            VERSION,
             ("since_unix_ms", "integer", false),
             ("before", "integer", false),
             ("limit", "integer", false),
@@ -348,6 +356,7 @@ struct LimitParams {
 #[serde(deny_unknown_fields)]
 struct LogsParams {
     plugin: Option<String>,
+    version: Option<String>,
     lines: Option<usize>,
     #[serde(default)]
     follow: bool,
@@ -358,6 +367,7 @@ struct LogsParams {
 #[serde(deny_unknown_fields)]
 struct ExportParams {
     plugin: String,
+    version: Option<String>,
     from: Option<String>,
 }
 
@@ -365,6 +375,7 @@ struct ExportParams {
 #[serde(deny_unknown_fields)]
 struct EventsParams {
     plugin: Option<String>,
+    version: Option<String>,
     /// Accepted for symmetry with `logs`; events that have passed are not kept.
     #[serde(default)]
     #[expect(dead_code, reason = "part of the operation's parameters")]
@@ -524,7 +535,9 @@ impl Service {
 
     /// One item for each pair.
     async fn export(&self, params: ExportParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
-        let exported = self.packages()?.export(&params.plugin, params.from).await?;
+        let ExportParams { plugin, version, from } = params;
+        let plugin = self.as_a_whole(Which { plugin, version })?;
+        let exported = self.packages()?.export(&plugin, from).await?;
         items.open();
         for pair in &exported.pairs {
             items.send(keeping::pair(pair)).await?;
@@ -699,7 +712,7 @@ impl Service {
     }
 
     async fn logs(&self, params: LogsParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
-        let plugin = self.known(params.plugin.as_deref())?;
+        let plugin = self.known(params.plugin.as_deref(), params.version.as_deref())?;
         let wanted = |line: &Line| {
             plugin.as_ref().is_none_or(|plugin| *plugin == line.plugin)
                 && params.level.is_none_or(|level| level <= line.level)
@@ -732,7 +745,7 @@ impl Service {
     }
 
     async fn events(&self, params: EventsParams, items: &mut impl Items) -> Result<Value, ErrorBody> {
-        let plugin = self.known(params.plugin.as_deref())?;
+        let plugin = self.known(params.plugin.as_deref(), params.version.as_deref())?;
         let mut live = self.bus.subscribe();
         let mut ended = self.ended.subscribe();
         items.open();
@@ -750,9 +763,18 @@ impl Service {
         }
     }
 
-    /// The id of a plugin that there is, if one was named.
-    fn known(&self, plugin: Option<&str>) -> Result<Option<PluginId>, ErrorBody> {
-        plugin.map(|plugin| self.find(plugin, None).map(|handle| handle.id().clone())).transpose()
+    /// The id of a plugin that there is, if one was named; if with a version, that is there as well.
+    fn known(&self, plugin: Option<&str>, version: Option<&str>) -> Result<Option<PluginId>, ErrorBody> {
+        versions_have_a_plugin(plugin, version)?;
+        plugin.map(|plugin| self.find(plugin, version).map(|handle| handle.id().clone())).transpose()
+    }
+
+    /// What is asked of a plugin that all its versions have in common: one that is named has to be there.
+    pub(super) fn as_a_whole(&self, Which { plugin, version }: Which) -> Result<String, ErrorBody> {
+        if version.is_some() {
+            self.find(&plugin, version.as_deref())?;
+        }
+        Ok(plugin)
     }
 
     /// Ends all plugins at once; `stop_plugins` then has nothing left to wait for.
@@ -789,6 +811,16 @@ impl Service {
             }
         }
         packages.all_departed().await;
+    }
+}
+
+/// A version by itself names nothing.
+pub(super) fn versions_have_a_plugin(plugin: Option<&str>, version: Option<&str>) -> Result<(), ErrorBody> {
+    match (plugin, version) {
+        (None, Some(_)) => {
+            Err(ErrorBody::new(ErrorCode::InvalidParams, "`version` is one of a `plugin`, and none is named"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -155,7 +155,10 @@ pub enum Event {
     StopAsked {
         why: StopWhy,
     },
-    RestartAsked,
+    /// Another process, once those that are there are gone, which are told why.
+    RestartAsked {
+        why: StopWhy,
+    },
     PauseAsked,
     ResumeAsked,
     /// Forgive what it did, and forget it.
@@ -215,7 +218,7 @@ impl Event {
             Self::Begin
             | Self::StartAsked
             | Self::StopAsked { .. }
-            | Self::RestartAsked
+            | Self::RestartAsked { .. }
             | Self::PauseAsked
             | Self::ResumeAsked
             | Self::ResetAsked

@@ -4,34 +4,48 @@
 //! first. Up to the switch nobody notices a failure; after it the one before is made to serve again.
 //!
 //! Invariant: what was begun of any plan, and then taken back, leaves what there was at the beginning. The tests hold every plan to it.
-//! Elsewhere: performed by `packages::reload`.
+//! What is only shown beforehand comes from what is performed: both begin with [`Known`].
+//! Elsewhere: performed by `packages::reload`; what is known is found out there as well.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 /// One step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// The package is copied into the store, and the copy is checked.
+    /// The package is copied into the store.
     Stage,
+    /// The copy is checked: it is what was looked at, and holds what is required of it.
+    Verify,
     /// A process of it starts beside the one that serves, brings a copy of the state into its own form, has to become active, and ends.
     Rehearse,
-    /// What serves ends the calls that it has, within its drain timeout, and stops; calls that come wait within their deadlines.
+    /// Calls that come wait within their deadlines, until one of the two has them.
     Hold,
     /// A copy of the state is kept, with the package that is in use still; where it is returned to one before, that one's state is used.
     Keep,
-    /// A process of it starts beside the one that serves, if that was not held, and has to become active and find itself well.
+    /// A process of it starts, beside the one that serves if that was not held.
     Start,
+    /// It says what it is.
+    Hello,
+    /// It takes its configuration, brings the state into its own form where that is another, and is ready.
+    Initialize,
+    /// It finds itself well, is active, and lacks nothing that others depend on.
+    SelfTest,
     /// Calls go to the new one from here on, those that wait for the old one too.
     Switch,
-    /// The old one ends the calls that it has, within its drain timeout, and stops.
+    /// The old one ends the calls that it has, within its drain timeout.
     Drain,
+    /// The old one stops.
+    Stop,
     /// A failure of the new one leads back to the old one for some time.
     Probation,
 }
 
 /// What is done to take a step back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Undo {
     /// The process that was started beside ends.
     Drop,
@@ -71,6 +85,77 @@ pub enum Manner {
     Restoring,
 }
 
+impl Manner {
+    /// How a package is tried: where another state `is_restored` with it, by the forms of the state, and where one of the two `is_exclusive`.
+    #[must_use]
+    pub fn new(is_restored: bool, fit: Fit, is_exclusive: bool) -> Self {
+        match (is_restored, fit, is_exclusive) {
+            (true, _, _) => Self::Restoring,
+            (false, Fit::Older { .. }, _) => Self::Migrating,
+            (false, Fit::Same | Fit::Newer { .. }, true) => Self::Exclusive,
+            (false, Fit::Same | Fit::Newer { .. }, false) => Self::Beside,
+        }
+    }
+}
+
+/// How the form that a state has goes with the one that a package knows. What has none counts as 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It is that, or there is none.
+    Same,
+    /// The package has to bring it into its own.
+    Older {
+        /// What it has,
+        stored: u32,
+        /// and is to have.
+        known: u32,
+    },
+    /// No process of the package starts with it.
+    Newer {
+        /// What it has,
+        stored: u32,
+        /// and the package knows.
+        known: u32,
+    },
+}
+
+impl Fit {
+    /// That of a state whose form was said to be `stored`, with a package that says `known`.
+    #[must_use]
+    pub fn new(stored: Option<u32>, known: Option<u32>) -> Self {
+        let known = known.unwrap_or(0);
+        match stored {
+            Some(stored) if stored < known => Self::Older { stored, known },
+            Some(stored) if known < stored => Self::Newer { stored, known },
+            Some(_) | None => Self::Same,
+        }
+    }
+}
+
+/// What the package does that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Old {
+    /// It takes calls.
+    Serves,
+    /// It takes none: it is disabled, stopped or has failed, or waits for consent.
+    IsUnused,
+    /// It takes calls, and stands still.
+    IsPaused,
+}
+
+/// What is known of a plugin and of the package that it is to have, before anything is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// What the one does that is there,
+    pub old: Old,
+    /// and whether there is a copy of it, to return to.
+    pub has_copy: bool,
+    /// Whether the new one would take calls: nothing has to be said about it first, and it has what it needs.
+    pub is_usable: bool,
+    /// How it is tried.
+    pub manner: Manner,
+}
+
 /// The steps of one reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
@@ -82,19 +167,54 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What follows from what is known.
+    #[must_use]
+    pub fn of(Known { old, has_copy, is_usable, manner }: Known) -> Self {
+        let untried = match old {
+            Old::IsPaused => Some(Untried::OldIsPaused),
+            Old::IsUnused => Some(Untried::OldIsUnused),
+            Old::Serves if !has_copy => Some(Untried::NothingToReturnTo),
+            Old::Serves if !is_usable => Some(Untried::NewIsUnused),
+            Old::Serves => None,
+        };
+        Self::new(untried, manner)
+    }
+
     /// The plan for a plugin that is tried first, or of which it is known why it is not.
     #[must_use]
     pub fn new(untried: Option<Untried>, manner: Manner) -> Self {
-        use Step::{Drain, Hold, Keep, Probation, Rehearse, Stage, Start, Switch};
+        use Step::{
+            Drain, Hello, Hold, Initialize, Keep, Probation, Rehearse, SelfTest, Stage, Start, Stop, Switch, Verify,
+        };
         let steps: &[Step] = match (untried, manner) {
-            (None, Manner::Beside) => &[Stage, Start, Switch, Drain, Probation],
-            (None, Manner::Exclusive) => &[Stage, Hold, Start, Switch, Probation],
-            (None, Manner::Migrating) => &[Stage, Rehearse, Hold, Keep, Start, Switch, Probation],
-            (None, Manner::Restoring) => &[Stage, Hold, Keep, Start, Switch, Probation],
+            (None, Manner::Beside) => {
+                &[Stage, Verify, Start, Hello, Initialize, SelfTest, Switch, Drain, Stop, Probation]
+            }
+            (None, Manner::Exclusive) => {
+                &[Stage, Verify, Hold, Drain, Stop, Start, Hello, Initialize, SelfTest, Switch, Probation]
+            }
+            (None, Manner::Migrating) => &[
+                Stage, Verify, Rehearse, Hold, Drain, Stop, Keep, Start, Hello, Initialize, SelfTest, Switch, Probation,
+            ],
+            (None, Manner::Restoring) => {
+                &[Stage, Verify, Hold, Drain, Stop, Keep, Start, Hello, Initialize, SelfTest, Switch, Probation]
+            }
             (Some(Untried::NewIsUnused | Untried::OldIsPaused), _) => &[],
-            (Some(Untried::OldIsUnused | Untried::NothingToReturnTo), _) => &[Switch, Drain],
+            (Some(Untried::OldIsUnused | Untried::NothingToReturnTo), _) => &[Switch, Drain, Stop],
         };
         Self { steps, untried }
+    }
+
+    /// A plan by which nothing is done.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { steps: &[], untried: None }
+    }
+
+    /// By which of its steps something is taken back where a later one fails, and what that is.
+    #[must_use]
+    pub fn undoes(&self) -> BTreeMap<Step, Undo> {
+        self.steps.iter().filter_map(|step| Some((*step, step.undo()?))).collect()
     }
 
     /// What takes the first so many steps back, the last of which may have been done in part, unless that is the switch. In this order.
@@ -144,7 +264,15 @@ impl Step {
             Self::Hold => Some(Undo::Release),
             Self::Keep => Some(Undo::PutBack),
             Self::Switch => Some(Undo::SwitchBack),
-            Self::Stage | Self::Rehearse | Self::Drain | Self::Probation => None,
+            Self::Stage
+            | Self::Verify
+            | Self::Rehearse
+            | Self::Hello
+            | Self::Initialize
+            | Self::SelfTest
+            | Self::Drain
+            | Self::Stop
+            | Self::Probation => None,
         }
     }
 }
@@ -159,20 +287,25 @@ mod tests {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     struct World {
         old_serves: bool,
+        /// Calls that come wait.
+        is_held: bool,
         old_runs: bool,
         new_runs: bool,
         /// Whose form the state has.
         state_is_new: bool,
     }
 
-    const BEGINNING: World = World { old_serves: true, old_runs: true, new_runs: false, state_is_new: false };
+    const BEGINNING: World =
+        World { old_serves: true, is_held: false, old_runs: true, new_runs: false, state_is_new: false };
 
     impl World {
         fn step(&mut self, step: Step, manner: Manner) {
             let changes_state = matches!(manner, Manner::Migrating | Manner::Restoring);
             match step {
-                Step::Stage | Step::Rehearse | Step::Keep | Step::Probation => {}
-                Step::Hold => self.old_runs = false,
+                Step::Stage | Step::Verify | Step::Rehearse | Step::Probation => {}
+                Step::Keep => assert!(!self.old_runs, "nobody uses the state"),
+                Step::Hello | Step::Initialize | Step::SelfTest => assert!(self.new_runs, "there is a process"),
+                Step::Hold => self.is_held = true,
                 Step::Start => {
                     assert!(manner == Manner::Beside || !self.old_runs, "no two run that must not");
                     self.new_runs = true;
@@ -180,10 +313,11 @@ mod tests {
                 }
                 Step::Switch => {
                     self.new_runs = true;
-                    self.old_serves = false;
+                    (self.old_serves, self.is_held) = (false, false);
                 }
-                Step::Drain => {
-                    assert!(!self.old_serves, "what serves is not drained");
+                Step::Drain => assert!(!self.old_serves || self.is_held, "nothing new comes to what is drained"),
+                Step::Stop => {
+                    assert!(!self.old_serves || self.is_held, "what serves is not stopped");
                     self.old_runs = false;
                 }
             }
@@ -197,7 +331,7 @@ mod tests {
                 }
                 Undo::Release => {
                     assert!(!self.new_runs && !self.state_is_new, "it finds what it left");
-                    self.old_runs = true;
+                    (self.old_runs, self.is_held) = (true, false);
                 }
                 Undo::PutBack => {
                     assert!(!self.new_runs, "nobody uses it");
@@ -225,7 +359,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_begun_and_taken_back_is_as_if_it_had_never_been(
-            untried in untried(), manner in manner(), begun in 0..10_usize,
+            untried in untried(), manner in manner(), begun in 0..14_usize,
         ) {
             let plan = Plan::new(untried, manner);
             let mut world = BEGINNING;
@@ -240,7 +374,8 @@ mod tests {
             Plan::new(untried, manner).steps.iter().for_each(|step| world.step(*step, manner));
             world.state_is_new = false;
             let waits = matches!(untried, Some(Untried::NewIsUnused | Untried::OldIsPaused));
-            prop_assert_eq!(world, if waits { BEGINNING } else { World { old_serves: false, old_runs: false, new_runs: true, state_is_new: false } });
+            let done = World { old_serves: false, is_held: false, old_runs: false, new_runs: true, state_is_new: false };
+            prop_assert_eq!(world, if waits { BEGINNING } else { done });
         }
     }
 
@@ -265,7 +400,58 @@ mod tests {
         for manner in [Manner::Beside, Manner::Exclusive, Manner::Migrating, Manner::Restoring] {
             let steps = Plan::new(None, manner).steps;
             let place = |wanted| steps.iter().position(|step| *step == wanted).unwrap();
-            assert!(place(Step::Stage) < place(Step::Start) && place(Step::Start) < place(Step::Switch));
+            let order =
+                [Step::Stage, Step::Verify, Step::Start, Step::Hello, Step::Initialize, Step::SelfTest, Step::Switch];
+            assert!(order.map(place).is_sorted(), "{steps:?}");
+            assert!(place(Step::Drain) < place(Step::Stop) && steps.last() == Some(&Step::Probation), "{steps:?}");
         }
+    }
+
+    #[test]
+    fn what_is_done_follows_from_what_is_known() {
+        let known =
+            |old, has_copy, is_usable| Plan::of(Known { old, has_copy, is_usable, manner: Manner::Beside }).untried;
+        for (old, has_copy, is_usable, untried) in [
+            (Old::Serves, true, true, None),
+            (Old::Serves, true, false, Some(Untried::NewIsUnused)),
+            (Old::Serves, false, true, Some(Untried::NothingToReturnTo)),
+            (Old::Serves, false, false, Some(Untried::NothingToReturnTo)),
+            (Old::IsUnused, true, true, Some(Untried::OldIsUnused)),
+            (Old::IsUnused, false, false, Some(Untried::OldIsUnused)),
+            (Old::IsPaused, true, true, Some(Untried::OldIsPaused)),
+        ] {
+            assert_eq!(known(old, has_copy, is_usable), untried, "{old:?} {has_copy} {is_usable}");
+        }
+        for (stored, says, is_exclusive, manner) in [
+            (None, None, false, Manner::Beside),
+            (None, Some(2), false, Manner::Beside),
+            (Some(2), Some(2), true, Manner::Exclusive),
+            (Some(1), Some(2), true, Manner::Migrating),
+            (Some(0), Some(1), false, Manner::Migrating),
+            // It is tried, and fails.
+            (Some(3), Some(2), false, Manner::Beside),
+            (Some(1), None, true, Manner::Exclusive),
+        ] {
+            let fit = Fit::new(stored, says);
+            assert_eq!(Manner::new(false, fit, is_exclusive), manner, "{stored:?} {says:?}");
+            assert_eq!(Manner::new(true, fit, is_exclusive), Manner::Restoring);
+        }
+        assert_eq!(Fit::new(Some(3), Some(2)), Fit::Newer { stored: 3, known: 2 });
+        assert_eq!(Fit::new(Some(1), None), Fit::Newer { stored: 1, known: 0 });
+        assert_eq!(Fit::new(Some(1), Some(2)), Fit::Older { stored: 1, known: 2 });
+    }
+
+    #[test]
+    fn what_is_taken_back_is_said_beforehand() {
+        for manner in [Manner::Beside, Manner::Exclusive, Manner::Migrating, Manner::Restoring] {
+            let plan = Plan::new(None, manner);
+            let undoes = plan.undoes();
+            for (place, step) in plan.steps.iter().enumerate() {
+                // Whatever is done where it fails at the end of a step was said of that or of one before.
+                let said = |undo: &Undo| plan.steps[..=place].iter().any(|step| undoes.get(step) == Some(undo));
+                assert!(plan.undo(place + 1).iter().all(said), "{manner:?}, after {step:?}");
+            }
+        }
+        assert!(Plan::nothing().undoes().is_empty());
     }
 }

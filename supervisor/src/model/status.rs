@@ -152,10 +152,25 @@ pub struct PluginStatus {
 pub struct PassedOver {
     /// The digest of its snapshot.
     pub digest: String,
+    /// Its version, where it does not lie in the folder of what serves, but is that of a newer version beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
     /// Why: a sentence.
     pub reason: String,
     /// Since when.
     pub at_unix_ms: u64,
+}
+
+impl PassedOver {
+    /// One in the folder of what serves.
+    pub fn new(digest: String, reason: String, at_unix_ms: u64) -> Self {
+        Self { digest, version: None, reason, at_unix_ms }
+    }
+
+    /// Whether it lies in the folder of what serves.
+    pub fn is_in_its_folder(&self) -> bool {
+        self.version.is_none()
+    }
 }
 
 /// A package that is being tried, while the one before serves.
@@ -165,6 +180,18 @@ pub struct Trial {
     /// The digest of its snapshot.
     pub digest: String,
     pub since_unix_ms: u64,
+    #[serde(skip)]
+    pub lies: Lies,
+}
+
+/// Where a package lies that is being tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lies {
+    /// In the folder of what serves.
+    InItsFolder,
+    /// Elsewhere: in that of another version, or in the store alone.
+    #[default]
+    Elsewhere,
 }
 
 /// Until when a failure leads back, and to what.
@@ -222,6 +249,9 @@ pub struct PluginSummary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed_over: Option<PassedOver>,
     pub state: PluginState,
+    /// Why it is in this state or is held, where that is not plain: a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     pub since_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,

@@ -20,7 +20,7 @@ use crate::events::{EventKind, unix_ms};
 use crate::model::ids::PluginId;
 use crate::model::reload_plan::{Manner, Untried};
 use crate::model::specifier::Specifier;
-use crate::model::status::PassedOver;
+use crate::model::status::{Lies, PassedOver};
 use crate::model::updates::{By, Decision, Held, Kind, Offer, Policy, Present, Said, is_next};
 use crate::plugin::handle::{Handle, Updating};
 use crate::registry::Registry;
@@ -518,7 +518,7 @@ impl Packages {
         }
         snapshot = self.stage(&prepared.found, &snapshot).await?;
         let manner = self.manner(old, &prepared.found, None).await;
-        let _trying = old.tries(update.version().clone(), snapshot.digest.clone());
+        let _trying = old.tries(update.version().clone(), snapshot.digest.clone(), Lies::Elsewhere);
         let done = if manner == Manner::Exclusive {
             self.run_alone(prepared, &snapshot, old, manner).await
         } else {
@@ -545,11 +545,7 @@ impl Packages {
     /// Notes that the package of an update is not tried again before it changes.
     pub(super) async fn note_bad_update(&self, what: &str, update: &Handle, reason: String, who: &str) {
         let Ok(snapshot) = update.blueprint().snapshot() else { return };
-        let now = PassedOver {
-            digest: snapshot.digest.clone(),
-            reason: reason.clone(),
-            at_unix_ms: unix_ms(SystemTime::now()),
-        };
+        let now = PassedOver::new(snapshot.digest.clone(), reason.clone(), unix_ms(SystemTime::now()));
         lock(&self.acceptance).fail(update.id(), snapshot.digest, By::Failed, reason);
         // Nothing has to stand in for it: another version serves.
         self.note_bad(what, update, &now, ("", who)).await;

@@ -103,7 +103,7 @@ pub struct Reconfigured {
     pub configuration: Value,
     /// The places that were changed.
     pub places: Vec<String>,
-    /// How it came about: `nothing_runs`, `accepted` or `restarted`.
+    /// How it came about.
     pub applied: Applied,
     /// What there is to know about it: sentences.
     pub notes: Vec<String>,
@@ -113,9 +113,11 @@ pub struct Reconfigured {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Applied {
-    /// Nothing of it is there that would run, or it had this configuration.
+    /// It was said already, and nothing was done.
+    Unchanged,
+    /// Nothing of it runs.
     NothingRuns,
-    /// What serves goes on with it.
+    /// What serves goes on with it, as it can, or as it had this already.
     Accepted,
     /// Another process serves.
     Restarted,
@@ -219,6 +221,7 @@ impl Packages {
             notes: Vec::new(),
         };
         if answer.places.is_empty() && undone.is_none() {
+            answer.applied = Applied::Unchanged;
             return Ok(answer);
         }
         if manifest.configuration_schema.is_none() && undone.is_none() {
@@ -314,7 +317,8 @@ impl Packages {
         let Ok(registry) = self.registry() else { return };
         for (version, handle) in registry.versions(id).filter(|(_, handle)| handle.is_in_use()) {
             let Ok(holds) = handle.blueprint().configured() else { continue };
-            if handle.state() == PluginState::Failed {
+            // Users see that it has failed until the next process has said what it is; that one may have what it had before.
+            if handle.state() == PluginState::Failed && handle.standing().await == Standing::Absent {
                 // It may have failed for what was wrong with it.
                 notes.push(format!("{id} {version} had failed, and is tried again"));
                 if let Err(error) = handle.operate(Operation::Reset).await {
@@ -338,7 +342,7 @@ async fn bring(handle: &Handle, wanted: &Arc<Value>, notes: &mut Vec<String>) ->
     }
     match standing {
         Standing::Absent | Standing::Starting => Ok(Applied::NothingRuns),
-        Standing::Serving(Some(has)) if has == *wanted => Ok(Applied::NothingRuns),
+        Standing::Serving(Some(has)) if has == *wanted => Ok(Applied::Accepted),
         Standing::Paused => {
             let message = format!("{id} {version} is paused, and cannot be asked");
             let error = ErrorBody::new(ErrorCode::Unavailable, message);

@@ -217,7 +217,7 @@ impl Gathered {
                     && there.manifest.id == **before
                     && !others.contains(&version_of(&there))
                 {
-                    let passed_over = Some(PassedOver { digest: digest_now, reason, at_unix_ms });
+                    let passed_over = Some(PassedOver::new(digest_now, reason, at_unix_ms));
                     *found = Found { path: found.path.clone(), passed_over, ..there };
                     *snapshot = Ok(copy);
                 }
@@ -235,7 +235,7 @@ impl Gathered {
                         && (version_of(&before) == version_of(found) || !others.contains(&version_of(&before)))
                     {
                         let (reason, at_unix_ms) = (failure.message.clone(), unix_ms(SystemTime::now()));
-                        let passed_over = Some(PassedOver { digest: String::new(), reason, at_unix_ms });
+                        let passed_over = Some(PassedOver::new(String::new(), reason, at_unix_ms));
                         *found = Found { path: found.path.clone(), passed_over, ..before };
                         *snapshot = Ok(copy);
                     }
@@ -264,7 +264,7 @@ impl Gathered {
                         tracing::warn!(plugin = %is.0, version = %is.1, "it would be there twice, and the failed package is tried again");
                         continue;
                     }
-                    let passed_over = PassedOver { digest: now.digest.clone(), reason, at_unix_ms };
+                    let passed_over = PassedOver::new(now.digest.clone(), reason, at_unix_ms);
                     *found = Found { path: found.path.clone(), passed_over: Some(passed_over), ..before };
                     *snapshot = Ok(copy);
                 }
@@ -297,7 +297,7 @@ impl Gathered {
                     continue;
                 }
                 let (reason, at_unix_ms) = (rejected.reason.clone(), unix_ms(SystemTime::now()));
-                let passed_over = Some(PassedOver { digest: String::new(), reason, at_unix_ms });
+                let passed_over = Some(PassedOver::new(String::new(), reason, at_unix_ms));
                 self.staged.push((Found { path: rejected.path.clone(), passed_over, ..before }, Ok(copy)));
             }
         }

@@ -19,14 +19,14 @@ use tokio::sync::watch;
 
 use super::prepare::{Prepared, Staged};
 use super::reload::{Kept, OURSELVES, UnderWay, Uses, is_of, overtaken, paused};
-use super::rescan::{Followed, GoesOn, Rescanned, Scope, Trusting};
+use super::rescan::{Followed, GoesOn, Rescanned, Scope, Trusting, name};
 use super::{Packages, lock};
 use crate::events::{EventKind, Refused, unix_ms};
 use crate::model::generation::Outlook;
 use crate::model::ids::PluginId;
 use crate::model::reload_plan::Untried;
 use crate::model::specifier::Specifier;
-use crate::model::status::{PassedOver, PluginState};
+use crate::model::status::{Lies, PassedOver, PluginState};
 use crate::plugin::handle::Handle;
 use crate::registry::{Found, Registry};
 use crate::store::Snapshot;
@@ -57,6 +57,8 @@ enum Becomes {
     Present,
     /// Nothing, for now.
     Nothing,
+    /// The same, as it is only asked what would be.
+    WouldBeTried,
     /// It waits, for this reason.
     Waiting(ErrorBody),
     /// It is being tried.
@@ -102,6 +104,10 @@ impl Packages {
             let Ok(snapshot) = snapshot else { continue };
             match becomes {
                 Becomes::Present | Becomes::Nothing => {}
+                Becomes::WouldBeTried => {
+                    let reason = format!("its folder has {id} {version} now, which is tried beside it first");
+                    newcomers.kept.push(GoesOn { plugin: name(old), reason });
+                }
                 Becomes::Waiting(error) => {
                     let waits = self.stay(old, (&found, &snapshot.digest), &error);
                     newcomers.kept.push(waits);
@@ -132,7 +138,7 @@ impl Packages {
             return Ok(Becomes::Present);
         }
         if is_dry {
-            return Ok(Becomes::Nothing);
+            return Ok(Becomes::WouldBeTried);
         }
         if let Some(over) = self.is_being_reloaded(old.id(), &snapshot.digest) {
             return Ok(Becomes::UnderWay(over));
@@ -170,11 +176,11 @@ impl Packages {
             tracing::warn!(plugin = %old.id(), newcomer = %id, %version, %reason, "what served goes on");
             let refused = Refused { version: version.to_string(), digest: digest.to_owned() };
             let at_unix_ms = unix_ms(SystemTime::now());
-            let passed = PassedOver { digest: digest.to_owned(), reason: reason.clone(), at_unix_ms };
+            let passed = PassedOver::new(digest.to_owned(), reason.clone(), at_unix_ms);
             old.blueprint().pass_over(Some(passed));
             self.tell_refused(EventKind::PackageKept, old, refused, reason.clone());
         }
-        GoesOn { plugin: format!("{} {}", old.id(), old.version()), reason }
+        GoesOn { plugin: name(old), reason }
     }
 
     /// Tries a newcomer beside the plugin in whose folder it lies, and has it come and the other one leave if it is good.
@@ -232,7 +238,7 @@ impl Packages {
     ) -> Result<(), Kept> {
         let snapshot = self.stage(&prepared.found, &snapshot).await?;
         let candidate = self.beside(prepared, &snapshot, old, Uses::Copy).await;
-        let done = self.attempt(&candidate, old, given_up).await;
+        let done = self.attempt(&candidate, old, Lies::InItsFolder, given_up).await;
         // It was a trial, and what it has written went into a copy.
         candidate.end().await;
         done
@@ -250,7 +256,7 @@ impl Packages {
         if let (Kept::Bad(_), Ok(instead)) = (kept, old.blueprint().snapshot()) {
             let at_unix_ms = unix_ms(SystemTime::now());
             let reason = not_used(found, &error.message);
-            let now = PassedOver { digest: digest.to_owned(), reason, at_unix_ms };
+            let now = PassedOver::new(digest.to_owned(), reason, at_unix_ms);
             self.note_bad("pass_over", old, &now, (&instead.digest, OURSELVES)).await;
         }
         if error.code == ErrorCode::ConsentRequired {

@@ -14,7 +14,7 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use tokio::time::Instant;
 
-use super::reload::{Exchanged, OURSELVES, Reloaded, Reloads, UNTRIED, neither, now_ms, overtaken};
+use super::reload::{Exchanged, OURSELVES, Reloaded, Reloads, UNTRIED, neither, now_ms, overtaken, returned_to};
 use super::rescan::{Scope, Trusting};
 use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};
@@ -170,7 +170,7 @@ impl Packages {
                 .with_hint(format!("`palisade rollback {id}` returns to it with what there is now")));
         }
         let at_unix_ms = state.as_deref().and_then(State::moment_of);
-        let reason = format!("{who} has returned to {}", old.version());
+        let reason = returned_to(who, &old.version().to_string());
         let aside = self.put_aside(new, &old, state, reason, who).await?;
         lock(&self.probations).remove(new.id());
         let plan = Plan::new(Some(Untried::OldIsUnused), Manner::Beside);
@@ -213,9 +213,8 @@ impl Packages {
         let digest = blueprint.snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
         tracing::warn!(plugin = %id, %version, %reason, "it takes no calls any more; the version before does");
         old.blueprint().pass_over(Some(PassedOver {
-            digest,
-            reason: reason.clone(),
-            at_unix_ms: unix_ms(SystemTime::now()),
+            version: Some(version.clone()),
+            ..PassedOver::new(digest, reason.clone(), now_ms())
         }));
         self.tell_refused(EventKind::PackageRolledBack, old, refused(new), reason);
         Ok(())
@@ -489,7 +488,7 @@ impl Packages {
             reason += &kept_in(self.restore(new, state).await?.as_deref());
         }
         let bad = new.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-        let now = PassedOver { digest: bad, reason, at_unix_ms: now_ms() };
+        let now = PassedOver::new(bad, reason, now_ms());
         // What lies in its folder may be a third one.
         let passed_over = match new.blueprint().passed_over() {
             Some(there) => PassedOver { reason: neither(&there.reason, &now.digest, &now.reason), ..there },

@@ -11,7 +11,7 @@
 //! Elsewhere: the steps are `model::reload_plan`'s; what has changed is found by `rescan`; what fails soon after is taken back by `probation`, and an
 //! operator's return is `rollback`'s.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,14 +27,14 @@ use super::alone::Alone;
 use super::departure::Departure;
 use super::install::Taken;
 use super::prepare::Prepared;
-use super::rescan::{Only, Scope, Trusting};
+use super::rescan::{Followed, Only, Rescanned, Scope, Trusting, name};
 use super::{Packages, lock, run};
 use crate::events::{EventKind, Refused, unix_ms};
-use crate::model::generation::Outlook;
+use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
-use crate::model::reload_plan::{Manner, Plan, Step, Undo, Untried};
+use crate::model::reload_plan::{Fit, Known, Manner, Old, Plan, Step, Undo, Untried};
 use crate::model::specifier::Specifier;
-use crate::model::status::{PassedOver, PluginState};
+use crate::model::status::{self, PassedOver, PluginState};
 use crate::plugin::admission;
 use crate::plugin::configuration::Configuration;
 use crate::plugin::handle::{Command, Handle, Operation};
@@ -68,7 +68,7 @@ pub(super) struct Wanted {
 
 /// What becomes of the package that served until now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Old {
+enum Before {
     /// Another one has its place.
     Goes,
     /// It is there beside a newer version, which has the calls of whoever takes both.
@@ -149,6 +149,8 @@ pub struct Reloaded {
     pub digest: String,
     /// the steps, done or to be done,
     pub steps: &'static [Step],
+    /// what takes those of them back that leave something, where a later one fails,
+    pub undo: BTreeMap<Step, Undo>,
     /// why it is not tried first, where it is not,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub untried: Option<Untried>,
@@ -163,6 +165,10 @@ pub struct Reloaded {
     /// Why not, if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether that is because an operator has returned from the package in its folder: it is not tried unless somebody names the plugin.
+    pub returned: bool,
+    /// What else there is to know of a plan: sentences.
+    pub notes: Vec<String>,
 }
 
 /// A state that was put in the place of another one.
@@ -222,52 +228,57 @@ impl Packages {
     /// How that package would come to serve.
     pub(super) async fn plan(&self, old: &Handle, prepared: &Prepared, state: Option<&String>) -> Plan {
         let found = &prepared.found;
-        let manner = self.manner(old, found, state).await;
         let idle = matches!(old.state(), PluginState::Failed | PluginState::Unloaded);
-        let untried = if old.state() == PluginState::Paused && old.is_in_use() {
-            Some(Untried::OldIsPaused)
+        let now = if old.state() == PluginState::Paused && old.is_in_use() {
+            Old::IsPaused
         } else if idle || old.is_stopped() || !old.is_in_use() {
-            Some(Untried::OldIsUnused)
-        } else if old.blueprint().snapshot().map_or(true, |snapshot| snapshot.is_presumed) {
-            Some(Untried::NothingToReturnTo)
-        } else if self.decide(&found.manifest, prepared.evidence.clone()).is_awaited()
-            || self.lacks(found)
-            || Configuration::new(self.configured(&found.manifest.id)).unfit(&found.manifest).is_some()
-        {
-            Some(Untried::NewIsUnused)
+            Old::IsUnused
         } else {
-            None
+            Old::Serves
         };
-        Plan::new(untried, manner)
+        Plan::of(Known {
+            old: now,
+            has_copy: self.has_copy(old).await,
+            is_usable: !self.decide(&found.manifest, prepared.evidence.clone()).is_awaited()
+                && !self.lacks(found)
+                && Configuration::new(self.configured(&found.manifest.id)).unfit(&found.manifest).is_none(),
+            manner: self.manner(old, found, state).await,
+        })
     }
 
     /// How it is to be tried.
     pub(super) async fn manner(&self, old: &Handle, found: &Found, state: Option<&String>) -> Manner {
-        if state.is_some() {
-            return Manner::Restoring;
-        }
+        let is_exclusive = old.blueprint().manifest.exclusive || found.manifest.exclusive;
+        Manner::new(state.is_some(), self.fit(found).await, is_exclusive)
+    }
+
+    /// How the form of what the plugin keeps goes with that package.
+    async fn fit(&self, found: &Found) -> Fit {
         let of = self.around.states.of(&found.manifest.id);
         let stored = run(move || of.stored_schema()).await;
         // What cannot be read is told to whoever asks for it.
-        let stored = stored.ok().and_then(Result::ok).flatten();
-        if stored.is_some_and(|stored| stored < found.manifest.state_schema.unwrap_or(0)) {
-            Manner::Migrating
-        } else if old.blueprint().manifest.exclusive || found.manifest.exclusive {
-            Manner::Exclusive
-        } else {
-            Manner::Beside
+        Fit::new(stored.ok().and_then(Result::ok).flatten(), found.manifest.state_schema)
+    }
+
+    /// Whether there is a copy of its package, be it from an earlier daemon.
+    async fn has_copy(&self, old: &Handle) -> bool {
+        let Ok(snapshot) = old.blueprint().snapshot() else { return false };
+        if !snapshot.is_presumed {
+            return true;
         }
+        let store = self.around.store.clone();
+        run(move || store.take(&snapshot.digest).is_ok()).await.unwrap_or(false)
     }
 
     pub(super) fn lacks(&self, found: &Found) -> bool {
         self.live.now().is_some_and(|registry| registry.lacking(&found.manifest).is_some())
     }
 
-    /// Whether that package is exchanged at once: what is there takes no calls, or cannot be returned to.
-    pub(super) async fn is_exchanged_at_once(&self, old: &Handle, prepared: &Prepared) -> bool {
+    /// How that package is exchanged at once, if it is: what is there takes no calls, or cannot be returned to.
+    pub(super) async fn exchange_at_once(&self, old: &Handle, prepared: &Prepared) -> Option<Plan> {
         self.hold_copy(old).await;
         let plan = self.plan(old, prepared, None).await;
-        matches!(plan.untried, Some(Untried::OldIsUnused | Untried::NothingToReturnTo))
+        matches!(plan.untried, Some(Untried::OldIsUnused | Untried::NothingToReturnTo)).then_some(plan)
     }
 
     /// Whether that package is on its way to serve already.
@@ -333,7 +344,7 @@ impl Packages {
             // Known now, and not before: another may have been on its way into the folder.
             let in_folder = in_folder(&old).filter(|in_folder| *in_folder != digest);
             let at_unix_ms = now_ms();
-            let passed_over = in_folder.map(|digest| PassedOver { digest, reason: reason.clone(), at_unix_ms });
+            let passed_over = in_folder.map(|digest| PassedOver::new(digest, reason.clone(), at_unix_ms));
             prepared.found.passed_over =
                 passed_over.clone().or_else(|| old.blueprint().passed_over().filter(|there| there.digest.is_empty()));
             let bad = |now: PassedOver| (now.digest, Bad { at_unix_ms, reason, instead: digest.clone() });
@@ -351,7 +362,7 @@ impl Packages {
             && is_left
         {
             let (digest, reason) = (digest.clone(), error.message.clone());
-            old.blueprint().pass_over(Some(PassedOver { digest, reason, at_unix_ms: now_ms() }));
+            old.blueprint().pass_over(Some(PassedOver::new(digest, reason, now_ms())));
         }
         drop(turn);
         let is_return = returned.is_some();
@@ -375,18 +386,14 @@ impl Packages {
         } else if let Err(kept) = &done {
             let error = kept.error();
             tracing::warn!(plugin = %id, reason = %error.message, "its changed package does not serve; what served goes on");
-            let now = PassedOver {
-                digest: digest.clone(),
-                reason: error.message.clone(),
-                at_unix_ms: unix_ms(SystemTime::now()),
-            };
+            let now = PassedOver::new(digest.clone(), error.message.clone(), now_ms());
             if kept.error().code == ErrorCode::ConsentRequired && !(waited && waits) {
                 self.note_awaiting(&id, &digest, &error.message).await;
             }
             // What was to be returned to does not lie in the folder.
             if !is_return {
                 if let (Kept::Bad(_), Ok(instead)) = (kept, old.blueprint().snapshot()) {
-                    self.note_bad("pass_over", &old, &now, (&instead.digest, OURSELVES)).await;
+                    self.note_bad("pass_over", &old, &now, (&instead.digest, &who)).await;
                 }
                 old.blueprint().pass_over(Some(now));
             }
@@ -415,6 +422,7 @@ impl Packages {
         let digest = snapshot.digest.clone();
         let plan = self.plan(old, &prepared, restored.as_ref()).await;
         let is_beside = !plan.steps.contains(&Step::Hold);
+        let lies = if returned.is_some() { status::Lies::Elsewhere } else { status::Lies::InItsFolder };
         let state = self.around.states.of(old.id());
         // What the state was, and where that is which was written since the package served that is returned to.
         let (mut held, mut aside) = (None, None);
@@ -425,18 +433,25 @@ impl Packages {
             return Err(paused(old));
         }
         let mut prepared = Some(prepared);
+        let mut copied: Option<Snapshot> = None;
         let mut candidate: Option<Candidate> = None;
         let (mut done, mut kept) = (None, None);
         for (place, step) in plan.steps.iter().enumerate() {
             let result = match step {
                 Step::Stage => match &prepared {
-                    Some(prepared) => self.stage(&prepared.found, &snapshot).await.map(|staged| snapshot = staged),
+                    Some(prepared) => self.copy(&prepared.found, &snapshot).await.map(|copy| copied = Some(copy)),
                     None => Ok(()),
+                },
+                Step::Verify => match (&prepared, copied.take()) {
+                    (Some(prepared), Some(copy)) => {
+                        self.verify(&prepared.found, &snapshot, copy).await.map(|checked| snapshot = checked)
+                    }
+                    _ => Ok(()),
                 },
                 Step::Rehearse => match &prepared {
                     Some(prepared) => {
                         let rehearsing = self.beside(prepared.clone(), &snapshot, old, Uses::Copy).await;
-                        let done = self.attempt(&rehearsing, old, &mut given_up).await;
+                        let done = self.attempt(&rehearsing, old, lies, &mut given_up).await;
                         rehearsing.end().await;
                         done
                     }
@@ -456,8 +471,8 @@ impl Packages {
                         candidate = Some(self.beside(prepared, &snapshot, old, uses).await);
                     }
                     match &candidate {
-                        Some(candidate) => match self.attempt(candidate, old, &mut given_up).await {
-                            Ok(()) => self.still_does(old, &candidate.handle, Old::Goes).map_err(Kept::ForNow),
+                        Some(candidate) => match self.attempt(candidate, old, lies, &mut given_up).await {
+                            Ok(()) => self.still_does(old, &candidate.handle, Before::Goes).map_err(Kept::ForNow),
                             Err(kept) => Err(kept),
                         },
                         None => Err(overtaken(old)),
@@ -480,8 +495,10 @@ impl Packages {
                         }
                     }
                 }
-                // That goes on by itself, and is waited for by whoever wants to.
-                Step::Drain => Ok(()),
+                // Its start has waited for them.
+                Step::Hello | Step::Initialize | Step::SelfTest => Ok(()),
+                // Of what is held, that was waited for. After the switch it goes on by itself, and is waited for by whoever wants to.
+                Step::Drain | Step::Stop => Ok(()),
                 Step::Probation => {
                     if let Some((new, _)) = &done {
                         if kept.is_none() {
@@ -525,7 +542,7 @@ impl Packages {
 
     /// Whether those that depend on the plugin can go on with the new package: it is of a version that they take, and has every action that it had.
     /// Where the package before stays, it is for those that do not take the new one.
-    fn still_does(&self, old: &Handle, new: &Handle, there: Old) -> Result<(), ErrorBody> {
+    fn still_does(&self, old: &Handle, new: &Handle, there: Before) -> Result<(), ErrorBody> {
         let Ok(registry) = self.registry() else { return Ok(()) };
         let (id, before, after) = (old.id(), old.version(), new.version());
         let others = || registry.versions(id).filter(|(there, handle)| *there != before && handle.is_in_use());
@@ -537,8 +554,8 @@ impl Packages {
         for dependant in registry.all().filter(|handle| handle.id() != id && handle.is_in_use()) {
             let Some(wanted) = dependant.blueprint().manifest.dependencies.get(id) else { continue };
             let has_another = match there {
-                Old::Goes => others().any(|(there, _)| wanted.version.matches(there)),
-                Old::Stays => !wanted.version.matches(after),
+                Before::Goes => others().any(|(there, _)| wanted.version.matches(there)),
+                Before::Stays => !wanted.version.matches(after),
             };
             if wanted.optional || !wanted.version.matches(before) || has_another {
                 continue;
@@ -557,17 +574,26 @@ impl Packages {
 
     /// Says why a package cannot be used before somebody has done something about it. If that is to consent, it can be asked about.
     pub(super) async fn let_wait(&self, prepared: Prepared, snapshot: &Snapshot, old: &Handle) -> ErrorBody {
-        let lacking =
-            self.live.now().and_then(|registry| registry.lacking(&prepared.found.manifest)).unwrap_or_default();
+        let handle = self.inspected(Prepared { snapshot: Ok(snapshot.clone()), ..prepared }, old).await;
+        if handle.awaits_consent() { self.ask_about(&handle) } else { self.waits_for(&handle, old.id()) }
+    }
+
+    /// Makes a plugin of a package, only to look at it.
+    async fn inspected(&self, prepared: Prepared, old: &Handle) -> Handle {
         let live = self.live_state(&prepared);
-        let (handle, task) = self.make_apart(Prepared { snapshot: Ok(snapshot.clone()), ..prepared }, live);
+        let (handle, task) = self.make_apart(prepared, live);
         handle.carry_over(old);
-        // It is only looked at.
         super::end(&handle, Some(task)).await;
-        let (id, blueprint) = (handle.id().clone(), handle.blueprint());
-        let again = format!("then `palisade reload {}` has it tried", old.id());
+        handle
+    }
+
+    /// Why a plugin takes no calls before somebody has done something about it.
+    fn waits_for(&self, handle: &Handle, of: &PluginId) -> ErrorBody {
+        let (id, blueprint) = (handle.id(), handle.blueprint());
+        let lacking = self.live.now().and_then(|registry| registry.lacking(&blueprint.manifest)).unwrap_or_default();
+        let again = format!("then `palisade reload {of}` has it tried");
         if handle.awaits_consent() {
-            return self.ask_about(&handle);
+            return ErrorBody::new(ErrorCode::ConsentRequired, blueprint.awaits());
         }
         if let Some(unfit) = blueprint.misconfigured() {
             return ErrorBody::new(ErrorCode::ConfigurationInvalid, unfit)
@@ -583,10 +609,11 @@ impl Packages {
         &self,
         candidate: &Candidate,
         old: &Handle,
+        lies: status::Lies,
         given_up: &mut watch::Receiver<bool>,
     ) -> Result<(), Kept> {
         let digest = candidate.handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
-        let _trying = old.tries(candidate.handle.version().clone(), digest);
+        let _trying = old.tries(candidate.handle.version().clone(), digest, lies);
         tokio::select! {
             done = start(candidate) => done.map_err(|kept| self.asked_about(candidate, kept)),
             () = is_set(given_up) => {
@@ -673,24 +700,37 @@ impl Packages {
 
     /// Copies the package, and checks the copy.
     pub(super) async fn stage(&self, found: &Found, snapshot: &Snapshot) -> Result<Snapshot, Kept> {
+        let copy = self.copy(found, snapshot).await?;
+        self.verify(found, snapshot, copy).await
+    }
+
+    /// Copies the package, unless that was done.
+    async fn copy(&self, found: &Found, snapshot: &Snapshot) -> Result<Snapshot, Kept> {
         if !snapshot.is_presumed {
             return Ok(snapshot.clone());
         }
-        let (store, host, path) = (self.around.store.clone(), self.around.host.clone(), found.path.clone());
-        let manifest = found.manifest.clone();
-        let admitted =
-            run(move || admission::admit(&store, &host.rules, &path, &manifest)).await.map_err(Kept::ForNow)?;
-        match admitted {
-            Ok(admitted) if admitted.snapshot.digest == snapshot.digest => Ok(admitted.snapshot),
-            Ok(_) => {
-                let message = format!("{} changes while it is looked at", found.path.display());
-                Err(Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message)))
-            }
-            Err(failure) => {
-                let error = ErrorBody::new(failure.code.unwrap_or(ErrorCode::ResourceExhausted), failure.message);
-                Err(if failure.outlook == Outlook::Lasting { Kept::Bad(error) } else { Kept::ForNow(error) })
-            }
+        let (store, path) = (self.around.store.clone(), found.path.clone());
+        run(move || admission::copy(&store, &path)).await.map_err(Kept::ForNow)?.map_err(not_admitted)
+    }
+
+    /// Checks the copy, unless there was one that was checked.
+    async fn verify(&self, found: &Found, snapshot: &Snapshot, copy: Snapshot) -> Result<Snapshot, Kept> {
+        if !snapshot.is_presumed {
+            return Ok(copy);
         }
+        let (host, path, manifest) = (self.around.host.clone(), found.path.clone(), found.manifest.clone());
+        let (copy, checked) = run(move || {
+            let checked = admission::vouch(&copy, &host.rules, &path, &manifest);
+            (copy, checked)
+        })
+        .await
+        .map_err(Kept::ForNow)?;
+        checked.map_err(not_admitted)?;
+        if copy.digest != snapshot.digest {
+            let message = format!("{} changes while it is looked at", found.path.display());
+            return Err(Kept::ForNow(ErrorBody::new(ErrorCode::Unavailable, message)));
+        }
+        Ok(copy)
     }
 
     /// Makes a plugin of the package, which takes no calls and has no process yet.
@@ -785,7 +825,7 @@ impl Packages {
         self.weigh(&next, &id);
         self.live.replace(next);
         let departure = self.leave(old.clone(), old_task, Some(&new));
-        self.tell_changed(&version, &new);
+        self.tell_changed(old, &new);
         self.tell_state(old.state(), &new);
         self.write_acceptance().await;
         // One that was tried runs already.
@@ -836,7 +876,7 @@ impl Packages {
         }
         let candidate = self.beside(prepared.clone(), &taken.snapshot, old, Uses::Copy).await;
         candidate.handle.set_enabled(taken.enabled);
-        let _trying = old.tries(version.clone(), taken.snapshot.digest.clone());
+        let _trying = old.tries(version.clone(), taken.snapshot.digest.clone(), status::Lies::Elsewhere);
         match start(&candidate).await {
             // Others take its calls until somebody has said something about it.
             Err(_) if candidate.handle.awaits_consent() => {}
@@ -846,7 +886,7 @@ impl Packages {
             }
             Ok(()) if force => {}
             Ok(()) => {
-                if let Err(error) = self.still_does(old, &candidate.handle, Old::Stays) {
+                if let Err(error) = self.still_does(old, &candidate.handle, Before::Stays) {
                     candidate.end().await;
                     return Err(error);
                 }
@@ -903,13 +943,13 @@ impl Packages {
     /// `plugin_not_found`; `resource_exhausted` where there is no thread to look with.
     pub async fn reloads(
         self: &Arc<Self>,
-        plugin: Option<&str>,
+        (plugin, version): (Option<&str>, Option<&str>),
         is_dry: bool,
         who: &str,
     ) -> Result<Reloads, ErrorBody> {
         let registry = self.registry()?;
         let handles: Vec<Handle> = match plugin {
-            Some(plugin) => vec![registry.find_any(plugin, None)?.clone()],
+            Some(plugin) => vec![registry.find_any(plugin, version)?.clone()],
             None => registry.start_order().into_iter().flatten().filter(Handle::is_in_use).collect(),
         };
         let mut reloads = Vec::new();
@@ -929,48 +969,96 @@ impl Packages {
             }
             let followed = self.follow(Trusting::Nothing, &Scope::Everything, Some(&only)).await?;
             if is_dry {
-                for wanted in &followed.wanted {
-                    let plan = self.plan(&wanted.old, &wanted.prepared, None).await;
-                    let told = self.told(&wanted.old, plan, false, None);
-                    let digest = wanted.prepared.snapshot.as_ref().map(|snapshot| snapshot.digest.clone());
-                    let version = wanted.prepared.found.manifest.version.to_string();
-                    reloads.push(Reloaded { version, digest: digest.unwrap_or_default(), ..told });
-                }
+                reloads.push(self.foretold(&old, &followed).await);
                 continue;
             }
-            let source = &old.blueprint().source;
-            let rejected = followed.rescanned.rejected.iter().find(|one| one.path == *source);
-            let rejected = rejected.map(|one| one.reason.clone());
-            let mut plans = Vec::new();
-            for one in &followed.wanted {
-                plans.push(self.plan(&one.old, &one.prepared, None).await);
-            }
-            let rescanned = self.settle(followed).await;
-            let plan =
-                plans.into_iter().next().unwrap_or_else(|| Plan::new(Some(Untried::OldIsUnused), Manner::Beside));
-            let kept = rescanned.kept.into_iter().next().map(|kept| kept.reason);
-            let registry = self.registry()?;
-            match registry.find_any(old.id().as_str(), None) {
-                Ok(now) => {
-                    let passed_over = || now.blueprint().passed_over().map(|passed| passed.reason);
-                    let kept = kept.or_else(passed_over).or(rejected);
-                    reloads.push(self.told(now, plan, kept.is_none() && !now.is(&old), kept));
-                }
-                Err(error) if plugin.is_some() => {
-                    // Another plugin has the folder.
-                    if let Some(now) = registry.all().find(|now| now.blueprint().source == *source) {
-                        reloads.push(self.told(now, plan, true, None));
-                        continue;
-                    }
-                    let why = rejected.map(|why| format!("; what is in its folder is not used: {why}"));
-                    let message = format!("{}{}", error.message, why.unwrap_or_default());
-                    return Err(ErrorBody { message, ..error });
-                }
+            match self.followed(&old, followed).await {
+                Ok(told) => reloads.push(told),
+                Err(error) if plugin.is_some() => return Err(error),
                 // It has gone meanwhile.
                 Err(_) => {}
             }
         }
         Ok(Reloads { reloads })
+    }
+
+    /// Does what is to be done of a plugin that was looked at by itself, and tells what came of it.
+    ///
+    /// # Errors
+    /// It is not there any more.
+    async fn followed(self: &Arc<Self>, old: &Handle, followed: Followed) -> Result<Reloaded, ErrorBody> {
+        let why_rejected = why_rejected(old, &followed);
+        let exchanged = followed.exchanged.iter().find(|(other, _)| other.is(old)).map(|(_, plan)| plan.clone());
+        let plan = match followed.wanted.iter().find(|one| one.old.is(old)) {
+            Some(one) => self.plan(&one.old, &one.prepared, None).await,
+            None => exchanged.unwrap_or_else(Plan::nothing),
+        };
+        let rescanned = self.settle(followed).await;
+        let kept = rescanned.kept.into_iter().find(|kept| kept.plugin == name(old)).map(|kept| kept.reason);
+        let mut now = old.clone();
+        while let Some(next) = now.successor() {
+            now = next;
+        }
+        let registry = self.registry()?;
+        if !registry.versions(old.id()).any(|(_, there)| there.is(&now)) {
+            match registry.find_any(old.id().as_str(), Some(&old.version().to_string())) {
+                Ok(there) => now = there.clone(),
+                Err(error) => {
+                    // Another plugin has the folder.
+                    let source = &old.blueprint().source;
+                    if let Some(there) = registry.all().find(|one| one.blueprint().source == *source) {
+                        return Ok(self.told(there, plan, true, None));
+                    }
+                    let why = why_rejected.map(|why| format!("; what is in its folder is not used: {why}"));
+                    let message = format!("{}{}", error.message, why.unwrap_or_default());
+                    return Err(ErrorBody { message, ..error });
+                }
+            }
+        }
+        let reason = kept.or_else(|| why_passed_over(&now)).or(why_rejected);
+        let is_another = reason.is_none() && !now.is(old);
+        Ok(self.told(&now, plan, is_another, reason))
+    }
+
+    /// What would be done of it.
+    async fn foretold(&self, old: &Handle, followed: &Followed) -> Reloaded {
+        let Some(Wanted { prepared, .. }) = followed.wanted.iter().find(|one| one.old.is(old)) else {
+            let Rescanned { kept, removed, .. } = &followed.rescanned;
+            let kept = kept.iter().find(|kept| kept.plugin == name(old)).map(|kept| kept.reason.clone());
+            let gone = || removed.contains(&name(old)).then(|| "its folder is gone, and it ends with that".to_owned());
+            let reason = kept.or_else(gone).or_else(|| why_passed_over(old)).or_else(|| why_rejected(old, followed));
+            return self.told(old, Plan::nothing(), false, reason);
+        };
+        let plan = self.plan(old, prepared, None).await;
+        let Found { manifest, .. } = &prepared.found;
+        let digest = prepared.snapshot.as_ref().map(|snapshot| snapshot.digest.clone()).unwrap_or_default();
+        let mut reason = match plan.untried {
+            Some(Untried::NewIsUnused) => {
+                Some(self.waits_for(&self.inspected(prepared.clone(), old).await, old.id()).message)
+            }
+            Some(Untried::OldIsPaused) => Some(paused(old).error().message.clone()),
+            Some(Untried::OldIsUnused | Untried::NothingToReturnTo) | None => None,
+        };
+        let mut notes = Vec::new();
+        match self.fit(&prepared.found).await {
+            Fit::Newer { stored, known } => {
+                let why = format!(
+                    "what it keeps has schema {stored}, and {} knows schema {known}: it does not start with that",
+                    manifest.version
+                );
+                if plan.steps.contains(&Step::Start) { reason = reason.or(Some(why)) } else { notes.push(why) }
+            }
+            Fit::Older { stored, known } => notes.push(format!(
+                "what it keeps has schema {stored}, and {} is to bring it into schema {known}: whether it can shows when it does",
+                manifest.version
+            )),
+            Fit::Same => {}
+        }
+        if self.is_being_reloaded(&manifest.id, &digest).is_some() {
+            notes.push("it is being tried already, which is waited for".to_owned());
+        }
+        let version = manifest.version.to_string();
+        Reloaded { version, digest, notes, ..self.told(old, plan, false, reason) }
     }
 
     pub(super) fn told(&self, handle: &Handle, plan: Plan, reloaded: bool, reason: Option<String>) -> Reloaded {
@@ -979,11 +1067,14 @@ impl Packages {
             version: handle.version().to_string(),
             digest: handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default(),
             steps: plan.steps,
+            undo: plan.undoes(),
             untried: plan.untried,
             reloaded,
             idle: handle.idle(),
             state: None,
+            returned: reason.as_deref().is_some_and(is_return),
             reason,
+            notes: Vec::new(),
         }
     }
 }
@@ -999,11 +1090,36 @@ pub(super) enum Uses {
 
 /// The digest of what lies in its folder, if that is a package.
 fn in_folder(handle: &Handle) -> Option<String> {
-    match handle.blueprint().passed_over() {
+    match handle.blueprint().passed_over().filter(PassedOver::is_in_its_folder) {
         Some(passed_over) => Some(passed_over.digest),
         None => handle.blueprint().snapshot().ok().map(|snapshot| snapshot.digest),
     }
     .filter(|digest| !digest.is_empty())
+}
+
+/// Why the package in its folder is not used, which was looked at earlier.
+fn why_passed_over(handle: &Handle) -> Option<String> {
+    handle.blueprint().passed_over().filter(PassedOver::is_in_its_folder).map(|passed| passed.reason)
+}
+
+/// Why what lies in its folder is no package that could be used.
+fn why_rejected(handle: &Handle, followed: &Followed) -> Option<String> {
+    let source = &handle.blueprint().source;
+    followed.rescanned.rejected.iter().find(|one| one.path == *source).map(|one| one.reason.clone())
+}
+
+/// Between who has returned and to what.
+const RETURNED: &str = " has returned to ";
+
+/// Why a package is not used from which somebody has returned to that one.
+pub(super) fn returned_to(who: &str, before: &str) -> String {
+    format!("{who}{RETURNED}{before}")
+}
+
+/// Whether that is why it is not used: an operator's word, and no failure.
+fn is_return(reason: &str) -> bool {
+    let who = reason.split_once(RETURNED).and_then(|(who, _)| who.strip_prefix("uid:"));
+    who.is_some_and(|uid| !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Why a package is not used, and neither what served before it came.
@@ -1066,6 +1182,11 @@ pub(super) async fn start(candidate: &Candidate) -> Result<(), Kept> {
         || (error.code == ErrorCode::ResourceExhausted && error.fault == Fault::Host)
         || candidate.handle.is_stopped();
     Err(if not_its_fault { Kept::ForNow(error) } else { Kept::Bad(error) })
+}
+
+fn not_admitted(failure: LaunchFailure) -> Kept {
+    let error = ErrorBody::new(failure.code.unwrap_or(ErrorCode::ResourceExhausted), failure.message);
+    if failure.outlook == Outlook::Lasting { Kept::Bad(error) } else { Kept::ForNow(error) }
 }
 
 fn not_serving(old: &Handle, version: &Version, kept: &Kept) -> ErrorBody {

@@ -27,6 +27,7 @@ use super::{Gathered, Packages, lock, run};
 use crate::events::{EventKind, Refused, unix_ms};
 use crate::model::generation::{LaunchFailure, Outlook};
 use crate::model::ids::PluginId;
+use crate::model::reload_plan::Plan;
 use crate::model::status::PassedOver;
 use crate::model::updates::{By, Policy};
 use crate::plugin::handle::Handle;
@@ -107,6 +108,8 @@ pub(super) struct Followed {
     pub departures: Vec<Departure>,
     /// Those that are to be reloaded.
     pub wanted: Vec<Wanted>,
+    /// Those that were given another package at once, and how.
+    pub exchanged: Vec<(Handle, Plan)>,
     /// Those that are newer than what serves, and are to be tried.
     pub updates: Vec<Handle>,
     /// Those that are to be tried in whose folder another plugin is.
@@ -147,7 +150,7 @@ impl Packages {
     /// Has those reloaded that are to be, all at once, and waits for the end of the plugins that leave for what has changed; then takes away
     /// what they needed. Others may change something meanwhile. Not cancel safe.
     pub(super) async fn settle(self: &Arc<Self>, followed: Followed) -> Rescanned {
-        let Followed { mut rescanned, mut departures, wanted, updates, newcomers, under_way } = followed;
+        let Followed { mut rescanned, mut departures, wanted, exchanged: _, updates, newcomers, under_way } = followed;
         let mut comers = JoinSet::new();
         for newcomer in newcomers {
             let (packages, before) = (self.clone(), name(&newcomer.old));
@@ -362,8 +365,8 @@ impl Packages {
             }
             let being_reloaded = snapshot.as_ref().ok().and_then(|now| self.is_being_reloaded(&id, &now.digest));
             match being_reloaded {
-                Some(over) => under_way.push((id, over)),
-                None => {
+                Some(over) if !is_dry => under_way.push((id, over)),
+                Some(_) | None => {
                     other.push((found, snapshot));
                     olds.push((old, is_asked));
                 }
@@ -378,7 +381,11 @@ impl Packages {
         // Nothing has changed until everything is there for it.
         let prepared = self.prepare(other).await?;
         let (mut departures, mut wanted, mut freed) = (Vec::new(), Vec::new(), Vec::new());
-        if !is_dry {
+        let mut exchanged = Vec::new();
+        if is_dry {
+            let stays = |handle: &&Handle| !replaced.contains(&(handle.id().clone(), handle.version().clone()));
+            rescanned.removed.extend(gone.iter().filter(stays).map(name));
+        } else {
             *lock(&self.kept) = kept;
             next.set_rejected(rejected);
             let is_replaced = |handle: &Handle| replaced.contains(&(handle.id().clone(), handle.version().clone()));
@@ -416,18 +423,23 @@ impl Packages {
         let mut added = Vec::new();
         for (one, (old, is_asked)) in prepared.into_iter().zip(olds) {
             let (id, version) = key(&one.found);
-            if let (Some(old), Ok(_)) = (&old, &one.snapshot)
-                && (is_dry || is_asked || !self.is_exchanged_at_once(old, &one).await)
-            {
-                let who = only.map_or(OURSELVES, |only| &only.who).to_owned();
-                wanted.push(Wanted { old: old.clone(), prepared: one, state: None, who, returns: None });
+            if let (Some(old), Ok(_)) = (&old, &one.snapshot) {
+                let at_once = if is_dry || is_asked { None } else { self.exchange_at_once(old, &one).await };
+                let Some(plan) = at_once else {
+                    let who = only.map_or(OURSELVES, |only| &only.who).to_owned();
+                    wanted.push(Wanted { old: old.clone(), prepared: one, state: None, who, returns: None });
+                    continue;
+                };
+                exchanged.push((old.clone(), plan));
+            }
+            if is_dry {
                 continue;
             }
             let enabled = switched.get(&(id.clone(), version.clone())).copied();
             let enabled = enabled.unwrap_or(one.found.manifest.default_enabled)
                 && !lock(&self.unwritten).contains(&(id.clone(), version.clone()));
             // A daemon that stops would not know of it.
-            if is_dry || !self.around.store.is_open() {
+            if !self.around.store.is_open() {
                 break;
             }
             if let Err(reason) = &one.snapshot {
@@ -460,7 +472,7 @@ impl Packages {
             match old {
                 Some((task, old)) => {
                     departures.push(self.leave(old.clone(), task, Some(&handle)));
-                    self.tell_changed(old.version(), &handle);
+                    self.tell_changed(&old, &handle);
                     self.tell_state(old.state(), &handle);
                 }
                 None => {
@@ -483,7 +495,7 @@ impl Packages {
                 self.set_off(handle).await;
             }
         }
-        Ok(Followed { rescanned, departures, wanted, updates, newcomers, under_way })
+        Ok(Followed { rescanned, departures, wanted, exchanged, updates, newcomers, under_way })
     }
 
     /// Has what serves go on, where its folder has another version now that the pin excludes: then says so. One that has no copy of itself
@@ -503,11 +515,7 @@ impl Packages {
             old.blueprint().passed_over().is_some_and(|passed| passed.digest == digest && passed.reason == reason);
         if !is_known && !is_dry {
             let at_unix_ms = unix_ms(SystemTime::now());
-            old.blueprint().pass_over(Some(PassedOver {
-                digest: digest.to_owned(),
-                reason: reason.clone(),
-                at_unix_ms,
-            }));
+            old.blueprint().pass_over(Some(PassedOver::new(digest.to_owned(), reason.clone(), at_unix_ms)));
             let refused = Refused { version: version.to_string(), digest: digest.to_owned() };
             self.tell_refused(EventKind::PackageKept, old, refused, reason.clone());
         }
@@ -645,7 +653,7 @@ fn key(found: &Found) -> (PluginId, Version) {
     (found.manifest.id.clone(), found.manifest.version.clone())
 }
 
-fn name(handle: &Handle) -> String {
+pub(super) fn name(handle: &Handle) -> String {
     format!("{} {}", handle.id(), handle.version())
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Serialize;
 
-use super::reload::{Exchanged, Reloaded, Reloads, Switched, Wanted, short};
+use super::reload::{Exchanged, Reloaded, Reloads, Switched, Wanted, returned_to, short};
 use super::{Packages, lock, refused, run};
 use crate::events::EventKind;
 use crate::model::ids::PluginId;
@@ -156,13 +156,13 @@ impl Packages {
         Ok(kept)
     }
 
-    /// The packages of a plugin that served before, the youngest first.
+    /// The packages of a plugin that served before, the youngest first; whether one serves now is said of the version.
     ///
     /// # Errors
-    /// `plugin_not_found`; `resource_exhausted` where they cannot be looked up.
-    pub async fn backups(&self, plugin: &str) -> Result<Vec<Before>, ErrorBody> {
+    /// `plugin_not_found`, `version_not_found`; `resource_exhausted` where they cannot be looked up.
+    pub async fn backups(&self, plugin: &str, version: Option<&str>) -> Result<Vec<Before>, ErrorBody> {
         let registry = self.registry()?;
-        let handle = registry.find_any(plugin, None)?;
+        let handle = registry.find_any(plugin, version)?;
         let serves = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
         let (database, id) = (self.database.clone(), handle.id().clone());
         let all = run(move || database.backups(&id)).await?;
@@ -186,8 +186,13 @@ impl Packages {
     ///
     /// # Errors
     /// `plugin_not_found`; `resource_exhausted` where there is no thread to look with.
-    pub async fn kept_states(&self, plugin: &str, backups: &[Before]) -> Result<Vec<KeptState>, ErrorBody> {
-        let state = self.around.states.of(self.registry()?.find_any(plugin, None)?.id());
+    pub async fn kept_states(
+        &self,
+        plugin: &str,
+        version: Option<&str>,
+        backups: &[Before],
+    ) -> Result<Vec<KeptState>, ErrorBody> {
+        let state = self.around.states.of(self.registry()?.find_any(plugin, version)?.id());
         let copies = run(move || state.kept_copies()).await?;
         let told = |KeptCopy { name, path, at_unix_ms, bytes }: KeptCopy| {
             let backup = backups.iter().find(|backup| backup.state.as_ref() == Some(&name)).map(|backup| backup.number);
@@ -203,22 +208,22 @@ impl Packages {
         copies.into_iter().find(KeptCopy::is_aside).map(|copy| copy.path)
     }
 
-    /// Returns to a package that served before: to the last one, or to that of this number.
+    /// Returns from a version of a plugin to a package that served before: to the last one, or to that of this number.
     ///
     /// Not cancel safe.
     ///
     /// # Errors
-    /// `plugin_not_found`; `invalid_params` where there is none, or it is not kept any more; whatever it fails with, while what served goes
+    /// `plugin_not_found`, `version_not_found`; `invalid_params` where there is none, or it is not kept any more; whatever it fails with, while what served goes
     /// on.
     pub async fn rollback(
         self: &Arc<Self>,
-        plugin: &str,
+        (plugin, version): (&str, Option<&str>),
         to: Option<u64>,
         with_state: bool,
         who: &str,
     ) -> Result<Reloads, ErrorBody> {
-        let all = self.backups(plugin).await?;
-        let old = self.registry()?.find_any(plugin, None)?.clone();
+        let all = self.backups(plugin, version).await?;
+        let old = self.registry()?.find_any(plugin, version)?.clone();
         let id = old.id().clone();
         // What served last stands beside it, whatever its folder had before.
         if to.is_none()
@@ -266,7 +271,7 @@ impl Packages {
             let message = format!("backup {} of {id} cannot be used: {error}", wanted.number);
             ErrorBody::new(ErrorCode::InvalidParams, message)
         })?;
-        let reason = format!("{who} has returned to {} {}", wanted.version, short(&wanted.digest));
+        let reason = returned_to(who, &format!("{} {}", wanted.version, short(&wanted.digest)));
         let found = Found { path: old.blueprint().source.clone(), ..found };
         let prepared = self.prepare_one((found, Ok(snapshot.clone())), None).await?;
         let plan = self.plan(&old, &prepared, state.as_ref()).await;

@@ -269,7 +269,7 @@ impl Actor {
                     let message = format!("{} was stopped meanwhile", self.shared.blueprint.manifest.id);
                     let _ = reply.send(Err(ErrorBody::new(ErrorCode::Unavailable, message)));
                 } else {
-                    self.operate(Operation::Restart, reply);
+                    self.operate_as(Operation::Restart, StopWhy::Held, reply);
                 }
             }
             Command::Reconfigure(configuration, reply) => {
@@ -396,6 +396,11 @@ impl Actor {
     }
 
     fn operate(&mut self, operation: Operation, reply: oneshot::Sender<Result<(), ErrorBody>>) {
+        self.operate_as(operation, StopWhy::Restart, reply);
+    }
+
+    /// The same; of a restart, what ends is told that it is for this.
+    fn operate_as(&mut self, operation: Operation, restart: StopWhy, reply: oneshot::Sender<Result<(), ErrorBody>>) {
         self.waiters.retain(|waiter| !waiter.reply.is_closed());
         if self.waiters.len() >= WAITERS_MAX {
             let message = format!("{WAITERS_MAX} operations wait for {} already", self.shared.blueprint.manifest.id);
@@ -415,7 +420,7 @@ impl Actor {
         let event = match operation {
             Operation::Start => Event::StartAsked,
             Operation::Stop { why, .. } => Event::StopAsked { why },
-            Operation::Restart => Event::RestartAsked,
+            Operation::Restart => Event::RestartAsked { why: restart },
             Operation::Pause => Event::PauseAsked,
             Operation::Resume => Event::ResumeAsked,
             Operation::Reset => Event::ResetAsked,
@@ -557,7 +562,9 @@ impl Actor {
                         tracing::warn!(plugin = %id, %generation, reason = %dossier.reason, calls = dossier.calls_in_flight, "a generation failed");
                     }
                     self.shared.board().last_failure = Some(dossier);
-                    self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                    if !ended.of_a_proposal {
+                        self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                    }
                     self.surroundings.stirred.notify_one();
                 }
                 if let Reason::InitializationFailed { why: InitFailure::Unagreed { error } } = &ended.reason {
@@ -655,7 +662,7 @@ impl Actor {
             Event::Begin => self.machine.desired() == Desired::Running && matches!(state, State::Resting { .. }),
             Event::Tick => matches!(state, State::Failed { next: Next::RestartAt(_), .. }),
             Event::StartAsked => self.machine.generation().is_none(),
-            Event::RestartAsked => true,
+            Event::RestartAsked { .. } => true,
             Event::CallWaiting => {
                 let may_start = match state {
                     State::Resting { .. } | State::Stopping { .. } => true,
@@ -680,7 +687,7 @@ impl Actor {
                 let begin = *event == Event::Begin || self.withheld.as_ref().is_some_and(|withheld| withheld.begin);
                 self.withheld = changes.map(|changes| Withheld { begin, changes });
             }
-            Event::StartAsked | Event::RestartAsked => {
+            Event::StartAsked | Event::RestartAsked { .. } => {
                 if let Some(waiter) = self.waiters.pop() {
                     let _ = waiter.reply.send(Err(needs::refusal(&blueprint.manifest, &lacking)));
                 }

@@ -40,8 +40,15 @@ impl Admitted {
 /// # Errors
 /// Why it is not used.
 pub fn admit(store: &Store, rules: &Rules, source: &Path, manifest: &Manifest) -> Result<Admitted, LaunchFailure> {
-    let snapshot = store.stage(source).map_err(|error| not_copied(&error))?;
-    look(snapshot, rules, source, manifest)
+    look(copy(store, source)?, rules, source, manifest)
+}
+
+/// Copies the package at `source`, which has to be checked before it is used. Blocks.
+///
+/// # Errors
+/// Why there is no copy.
+pub fn copy(store: &Store, source: &Path) -> Result<Snapshot, LaunchFailure> {
+    store.stage(source).map_err(|error| not_copied(&error))
 }
 
 /// Looks again at the copy at `place`, which was made of `source` and is installed. Blocks.

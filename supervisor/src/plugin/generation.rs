@@ -162,6 +162,9 @@ pub struct Ended {
     pub dossier: Option<Dossier>,
     /// Calls that another generation may have.
     pub returned: Vec<Arc<Call>>,
+    /// It was being asked about a configuration that does not hold yet, or was started with one and did not become active: what it failed
+    /// of says nothing of its package.
+    pub of_a_proposal: bool,
 }
 
 /// What others may read of a running generation at any time.
@@ -278,6 +281,7 @@ pub fn start(
     let task = Task {
         blueprint,
         number,
+        is_given: given.is_some(),
         given,
         offer: None,
         voice,
@@ -333,6 +337,8 @@ struct Task {
     number: Generation,
     /// What it is to be configured with, if not as its blueprint has it.
     given: Option<Arc<Value>>,
+    /// Whether it was configured as somebody has proposed.
+    is_given: bool,
     /// The offer that is not answered.
     offer: Option<Offer>,
     voice: Voice,

@@ -22,7 +22,9 @@ use crate::events::unix_ms;
 use crate::model::generation::StopWhy;
 use crate::model::guarantee::not_enforced;
 use crate::model::ids::{Generation, PluginId};
-use crate::model::status::{Deprecation, Dossier, PluginInfo, PluginState, PluginStatus, Probation, Trial};
+use crate::model::status::{
+    Deprecation, Dossier, Lies, PassedOver, PluginInfo, PluginState, PluginStatus, Probation, Trial,
+};
 use crate::model::updates::{By, Held, Offer};
 use crate::process::REFUSALS_TOLD_WITHIN;
 
@@ -394,14 +396,23 @@ impl Handle {
     }
 
     /// Says that another package is being tried beside it, until what is returned is dropped.
-    pub(crate) fn tries(&self, version: semver::Version, digest: String) -> Trying {
-        let trial = Trial { version, digest, since_unix_ms: unix_ms(SystemTime::now()) };
+    pub(crate) fn tries(&self, version: semver::Version, digest: String, lies: Lies) -> Trying {
+        let trial = Trial { version, digest, since_unix_ms: unix_ms(SystemTime::now()), lies };
         *self.trial() = Some(trial.clone());
         Trying { beside: self.clone(), trial }
     }
 
     fn trial(&self) -> MutexGuard<'_, Option<Trial>> {
         self.shared.trial.lock().expect("nothing panics while it holds this")
+    }
+
+    /// The package that is not used. What lay in its folder does not any more where another one from there is being tried.
+    fn passed_over(&self) -> Option<PassedOver> {
+        let passed_over = self.shared.blueprint.passed_over()?;
+        let is_gone = self.trial().as_ref().is_some_and(|trial| {
+            trial.lies == Lies::InItsFolder && passed_over.is_in_its_folder() && trial.digest != passed_over.digest
+        });
+        (!is_gone).then_some(passed_over)
     }
 
     /// Says what it is taken back for if it fails, or that it is not any more.
@@ -646,7 +657,7 @@ impl Handle {
             deprecated: self.deprecated(),
             held,
             update: offered,
-            passed_over: self.shared.blueprint.passed_over(),
+            passed_over: self.passed_over(),
             trial: self.trial().clone(),
             probation: self.probation(),
             state_aside: None,
@@ -680,6 +691,7 @@ impl Handle {
     #[must_use]
     pub fn summary(&self) -> crate::model::status::PluginSummary {
         let manifest = &self.shared.blueprint.manifest;
+        let Updating { held, offered } = self.updating();
         let board = self.shared.board();
         crate::model::status::PluginSummary {
             id: manifest.id.clone(),
@@ -690,9 +702,10 @@ impl Handle {
             lacks: self.shared.blueprint.lacking(),
             deprecated: self.deprecated().is_some(),
             held: self.is_held(),
-            update: self.updating().offered.map(|offer| offer.version),
-            passed_over: self.shared.blueprint.passed_over(),
+            update: offered.map(|offer| offer.version),
+            passed_over: self.passed_over(),
             state: board.state,
+            reason: held.map(|held| held.reason).or_else(|| board.reason.clone()),
             since_unix_ms: unix_ms(board.since),
             generation: board.generation,
             restarts: board.restarts,

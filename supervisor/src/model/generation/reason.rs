@@ -19,6 +19,8 @@ pub enum StopWhy {
     Withdrawn,
     /// An operator's restart.
     Restart,
+    /// Another package is to have its plugin's calls, and cannot while it runs.
+    Held,
     Idle,
     /// Its successor has the route.
     Replaced,
@@ -43,6 +45,7 @@ impl fmt::Display for StopWhy {
             Self::Operator => f.write_str("stopped by the operator"),
             Self::Withdrawn => f.write_str("what it was granted was taken back"),
             Self::Restart => f.write_str("stopped to be restarted"),
+            Self::Held => f.write_str("stopped so that another package can take its place"),
             Self::Idle => f.write_str("stopped after being idle"),
             Self::Replaced => f.write_str("replaced by its successor"),
             Self::Exchanged => f.write_str("another package took its place"),
@@ -182,6 +185,7 @@ pub(super) fn reason_of(why: StopWhy) -> Reason {
         StopWhy::Operator
         | StopWhy::Withdrawn
         | StopWhy::Restart
+        | StopWhy::Held
         | StopWhy::Idle
         | StopWhy::Replaced
         | StopWhy::Exchanged

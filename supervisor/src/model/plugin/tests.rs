@@ -140,10 +140,10 @@ fn a_stopped_plugin_stays_stopped_until_it_is_started() {
 fn a_restart_waits_for_the_old_process_and_counts_for_nothing() {
     let mut bench = Bench::serving();
     for n in 1..20 {
-        let why = StopWhy::Restart;
+        let why = if n % 2 == 0 { StopWhy::Held } else { StopWhy::Restart };
         let generation = Generation(n);
         assert_eq!(
-            bench.step(Event::RestartAsked),
+            bench.step(Event::RestartAsked { why }),
             [Action::SetRoute(None), Action::StopGeneration { generation, why }]
         );
         assert_eq!(bench.step(Event::CallWaiting), [], "calls wait for the next one");
@@ -519,12 +519,15 @@ impl World {
                 self.alive.remove(generation);
             }
             Event::StopAsked { .. } => self.stopped = true,
-            Event::StartAsked | Event::RestartAsked => self.stopped = false,
+            Event::StartAsked | Event::RestartAsked { .. } => self.stopped = false,
             _ => {}
         }
-        if before.is_quarantined() && matches!(event, Event::StartAsked | Event::RestartAsked)
+        if before.is_quarantined() && matches!(event, Event::StartAsked | Event::RestartAsked { .. })
             || matches!(event, Event::ResetAsked)
-            || matches!((before.state(), &event), (State::Failed { .. }, Event::StartAsked | Event::RestartAsked))
+            || matches!(
+                (before.state(), &event),
+                (State::Failed { .. }, Event::StartAsked | Event::RestartAsked { .. })
+            )
         {
             self.automatic.clear();
         }
@@ -586,7 +589,7 @@ fn event(code: u8, which: usize, world: &World) -> Event {
         0 => Event::Begin,
         1 => Event::StartAsked,
         2 => Event::StopAsked { why: StopWhy::Operator },
-        3 => Event::RestartAsked,
+        3 => Event::RestartAsked { why: StopWhy::Restart },
         4 => Event::PauseAsked,
         5 => Event::ResumeAsked,
         6 => Event::ResetAsked,

@@ -28,7 +28,7 @@ pub(super) fn step(
             actions.push(Action::RefuseWaiting(Refusal::Unloaded));
             return stop(context, actions, state, Then::Rest, StopWhy::Unload);
         }
-        (_, Event::StartAsked | Event::RestartAsked) if context.desired == Desired::Unloaded => {
+        (_, Event::StartAsked | Event::RestartAsked { .. }) if context.desired == Desired::Unloaded => {
             actions.push(Action::Decline(Decline::Unloaded));
             return state;
         }
@@ -54,7 +54,7 @@ pub(super) fn step(
                 | State::Unloaded => stop(context, actions, state, Then::Rest, why),
             };
         }
-        (_, Event::StartAsked | Event::RestartAsked) => context.desired = wanted(&context.settings),
+        (_, Event::StartAsked | Event::RestartAsked { .. }) => context.desired = wanted(&context.settings),
         (_, Event::ResetAsked) => context.history = History::default(),
         _ => {}
     }
@@ -81,7 +81,7 @@ fn resting(
     let seen = if last.is_some() { PluginState::Stopped } else { PluginState::Discovered };
     match event {
         Event::Begin if context.desired == Desired::Running => start(context, actions, seen),
-        Event::StartAsked | Event::RestartAsked => start(context, actions, seen),
+        Event::StartAsked | Event::RestartAsked { .. } => start(context, actions, seen),
         Event::CallWaiting => match (context.desired, last) {
             (Desired::Stopped | Desired::Unloaded, last) => {
                 actions.push(Action::RefuseWaiting(Refusal::Stopped));
@@ -134,8 +134,8 @@ fn starting(
     now: Instant,
 ) -> State {
     match event {
-        Event::RestartAsked => {
-            return stop(context, actions, State::Starting { candidate, from }, Then::Start, StopWhy::Restart);
+        Event::RestartAsked { why } => {
+            return stop(context, actions, State::Starting { candidate, from }, Then::Start, why);
         }
         // A candidate that was being tried is all there is now. Without it, a fresh one is needed.
         Event::CandidateDropAsked if candidate.promote == Promote::WhenAsked => {
@@ -241,8 +241,8 @@ fn serving(
 ) -> State {
     match event {
         Event::StartAsked if serving.mode != Mode::Active => actions.push(Action::Decline(Decline::Paused)),
-        Event::RestartAsked => {
-            return stop(context, actions, serving.state(), Then::Start, StopWhy::Restart);
+        Event::RestartAsked { why } => {
+            return stop(context, actions, serving.state(), Then::Start, why);
         }
         Event::PauseAsked => {
             if serving.mode == Mode::Active {
@@ -388,7 +388,8 @@ fn ending(context: &mut Context, actions: &mut Vec<Action>, serving: Generation,
     let stay = State::Ending { generation: serving };
     match event {
         // The operator does not wait for the verdict.
-        Event::StartAsked | Event::RestartAsked => stop(context, actions, stay, Then::Start, StopWhy::Restart),
+        Event::StartAsked => stop(context, actions, stay, Then::Start, StopWhy::Restart),
+        Event::RestartAsked { why } => stop(context, actions, stay, Then::Start, why),
         Event::GenerationGone { generation, reason, stable_for, jitter } if generation == serving => {
             judge(context, actions, End { reason, stable_for, jitter }, now)
         }
@@ -422,7 +423,7 @@ fn ending(context: &mut Context, actions: &mut Vec<Action>, serving: Generation,
 
 fn stopping(context: &mut Context, actions: &mut Vec<Action>, then: Then, why: StopWhy, event: Event) -> State {
     let then = match event {
-        Event::StartAsked | Event::RestartAsked => Then::Start,
+        Event::StartAsked | Event::RestartAsked { .. } => Then::Start,
         Event::CallWaiting => match context.desired {
             Desired::OnDemand | Desired::Running => Then::Start,
             Desired::Stopped => {
@@ -471,7 +472,7 @@ fn failed(
     now: Instant,
 ) -> State {
     match event {
-        Event::StartAsked | Event::RestartAsked => {
+        Event::StartAsked | Event::RestartAsked { .. } => {
             // An operator who starts it has looked at it, so what it did before is forgiven.
             context.history.reset();
             return start(context, actions, PluginState::Failed);
@@ -527,7 +528,7 @@ fn unloaded(actions: &mut Vec<Action>, event: Event) -> State {
     match event {
         Event::CallWaiting => actions.push(Action::RefuseWaiting(Refusal::Unloaded)),
         Event::StartAsked
-        | Event::RestartAsked
+        | Event::RestartAsked { .. }
         | Event::PauseAsked
         | Event::ResumeAsked
         | Event::ResetAsked
@@ -660,6 +661,7 @@ fn stop(context: &mut Context, actions: &mut Vec<Action>, state: State, then: Th
             StopWhy::Operator
             | StopWhy::Withdrawn
             | StopWhy::Restart
+            | StopWhy::Held
             | StopWhy::Idle
             | StopWhy::Replaced
             | StopWhy::Exchanged

@@ -65,7 +65,8 @@ impl Task {
         }
         self.gauge.in_flight.store(0, Ordering::Relaxed);
         let stable_for = self.machine.active_for(now);
-        self.tell(Told::Ended(Box::new(Ended { reason, stable_for, dossier, returned }))).await;
+        let of_a_proposal = self.offer.is_some() || (self.is_given && stable_for.is_zero());
+        self.tell(Told::Ended(Box::new(Ended { reason, stable_for, dossier, returned, of_a_proposal }))).await;
     }
 }
 
@@ -107,7 +108,13 @@ fn call_error(
         (
             _,
             Reason::Stopped {
-                why: StopWhy::Exchanged | StopWhy::Replaced | StopWhy::Dropped | StopWhy::Removed | StopWhy::Withdrawn,
+                why:
+                    StopWhy::Held
+                    | StopWhy::Exchanged
+                    | StopWhy::Replaced
+                    | StopWhy::Dropped
+                    | StopWhy::Removed
+                    | StopWhy::Withdrawn,
             },
         ) => error,
         (ErrorCode::Unavailable, _) => error.with_hint(format!("`palisade start {plugin}` starts it again")),
