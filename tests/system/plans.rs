@@ -60,13 +60,19 @@ fn what_is_planned_is_what_is_done() {
         assert_eq!(done[field], planned[field], "{field}");
     }
     assert_eq!((&done["reloaded"], digest(&daemon)), (&json!(true), planned["digest"].clone()));
-    // What was never copied is exchanged.
+    // What takes no calls is exchanged.
     daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it runs");
+    hostile("tame").with("description", json!("third")).write(&daemon.plugins(), daemon.marker());
     let planned = plan(&daemon);
     assert_eq!(
         (&planned["steps"], &planned["untried"]),
         (&json!(["switch", "drain", "stop"]), &json!("old_is_unused"))
     );
+    let done = reload(&daemon, json!({"plugin": "hostile"})).remove(0);
+    for field in ["steps", "undo", "digest", "untried"] {
+        assert_eq!(done[field], planned[field], "{field}");
+    }
+    assert_eq!(done["reloaded"], json!(true), "{done}");
     daemon.stop_and_expect_no_orphans();
 }
 

@@ -711,6 +711,8 @@ fn an_installed_version_that_fails_soon_after_takes_no_calls_any_more() {
         "it failed soon after it began to serve",
     );
     assert_eq!(status["passed_over"]["version"], "1.1.0", "it does not lie in the folder of the one before");
+    let report = daemon.operate("doctor", &json!({})).expect("it looks")["checks"].to_string();
+    expect_text(&report, "guest 1.0.0 goes on as it was, and 1.1.0 beside it is not used: it failed soon after");
     let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()));
     assert_eq!(installed(&daemon), ["1.0.0 true", "1.1.0 false"]);
     expect_echo(&daemon, "guest");
