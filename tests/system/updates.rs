@@ -512,8 +512,10 @@ fn a_daemon_that_is_killed_in_a_probation_is_followed_by_one_that_goes_on_with_i
                 let [name] = names.as_slice() else { panic!("{names:?}") };
                 fs::rename(kept.join(name), kept.join(name.replace("aside-", "undo-"))).expect("it is ours");
             }
-            let daemon =
-                killed(Daemon::start(DaemonOptions::with([]).folder(folder).configuration(&quiet(LONG))), LONG);
+            let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(&quiet(LONG)));
+            // Also where it was asked to end.
+            let folder = if by_operator { daemon.stop() } else { daemon.kill_nine() };
+            let daemon = Daemon::start(DaemonOptions::with([]).folder(folder).configuration(&quiet(LONG)));
             let now = status(&daemon, "guest");
             assert_eq!(
                 (&now["version"], &now["probation"]["version"], &now["probation"]["digest"]),
@@ -678,6 +680,25 @@ fn what_was_put_aside_is_named_and_can_be_read() {
     let refused = daemon.operate("state_show", &json!({"plugin": "guest", "from": since, "key": "other"}));
     let hint = error(refused, ErrorCode::ResourceNotFound).hint.unwrap_or_default();
     expect_text(&hint, &format!("`palisade state show guest --from {since}` lists the keys"));
+    daemon.stop_and_expect_no_orphans();
+}
+
+/// Where there is nothing to try it beside, as the version before has no process, the state is kept all the same before it is brought over.
+#[test]
+fn an_update_that_is_not_tried_first_is_taken_back_with_the_state_as_well() {
+    let daemon = Daemon::start(unwatched(LONG));
+    place(&daemon, "before", &in_form("1.0.0", 1));
+    rescan(&daemon);
+    assert_eq!(serving(&daemon, "guest"), "1.0.0");
+    ask(&daemon, "guest", &[put("a", &json!(1))]);
+    daemon.operate("stop", &json!({"plugin": "guest"})).expect("it runs");
+    place(&daemon, "after", &in_form("1.1.0", 2));
+    rescan(&daemon);
+    assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.1.0".to_owned(), json!(2)));
+    let daemon = killed(daemon, LONG);
+    error(daemon.agent().call("guest", "abort", &json!(null)), ErrorCode::Crashed);
+    wait_for("the version before", || (status(&daemon, "guest")["version"] == "1.0.0").then_some(()));
+    assert_eq!((serving(&daemon, "guest"), kept(&daemon)), ("1.0.0".to_owned(), json!(1)));
     daemon.stop_and_expect_no_orphans();
 }
 

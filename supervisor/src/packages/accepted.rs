@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 
+use super::alone::Alone;
 use super::reload::{Candidate, Kept, OURSELVES, Uses, overtaken, paused, start};
 use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};
@@ -567,8 +568,13 @@ impl Packages {
         let registry = self.registry().ok().filter(|registry| self.around.store.is_open() && is_there(registry));
         let detail = old.map(|old| format!("after {}", old.version())).unwrap_or_default();
         // What leads back is known with it, and which copy of the state then.
+        let copied = match (&candidate, old) {
+            (None, Some(old)) if registry.is_some() => self.copy_before(old, update).await.map_err(Kept::ForNow)?,
+            _ => None,
+        };
         let alone = candidate.as_ref().and_then(|candidate| candidate.alone.as_ref());
-        let (state, kept_in) = alone.map(|alone| (alone.kept_name(), alone.kept_in())).unwrap_or_default();
+        let state = alone.map_or_else(|| copied.clone(), Alone::kept_name);
+        let kept_in = state.as_ref().map(|state| self.kept_in(&id, state));
         let digest = update.blueprint().snapshot().ok().map(|snapshot| snapshot.digest);
         let probation = old.zip(digest).and_then(|(old, digest)| self.probation_after(old, (&version, digest), state));
         let told = detail.clone() + &kept_in.map(|kept_in| format!("; {kept_in}")).unwrap_or_default();
@@ -584,11 +590,14 @@ impl Packages {
                 if let Some(candidate) = candidate {
                     candidate.end().await;
                 }
+                if let Some(copied) = copied {
+                    self.drop_copy(&id, copied).await;
+                }
                 return Err(accepted.err().map_or_else(|| overtaken(update), Kept::ForNow));
             }
         };
         let mut next = Registry::clone(&registry);
-        let (mut before, mut state) = (old.cloned(), None);
+        let (mut before, mut state) = (old.cloned(), copied);
         let new = match candidate {
             Some(mut candidate) => {
                 let mut alone = candidate.alone.take();

@@ -8,12 +8,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use palisade_protocol::ErrorBody;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
 use super::prepare::Prepared;
-use super::reload::{Candidate, Kept, Uses, keep_state, overtaken, put_back, start};
+use super::reload::{Candidate, Kept, Uses, keep_state, now_ms, overtaken, put_back, start};
 use super::{Packages, run};
+use crate::model::ids::PluginId;
 use crate::model::reload_plan::Manner;
 use crate::plugin::handle::Handle;
 use crate::registry::Registry;
@@ -54,12 +56,6 @@ impl Alone {
     /// daemon puts it back.
     pub(super) fn kept_name(&self) -> Option<String> {
         self.held.as_deref().map(aside_name_of)
-    }
-
-    /// And where that is, as it goes on from what is done.
-    pub(super) fn kept_in(&self) -> Option<String> {
-        let path = self.state.path_of_kept(&self.kept_name()?);
-        Some(format!("what it kept before is kept in {}", path.display()))
     }
 
     /// Gives the copy that name; returns it.
@@ -117,6 +113,34 @@ impl Packages {
                 if awaits { Ok(None) } else { Err(kept) }
             }
         }
+    }
+
+    /// Keeps a copy of the state as the version before can use it, which has no process, where the newer one brings it into another form with its
+    /// first; returns its name.
+    pub(super) async fn copy_before(&self, old: &Handle, new: &Handle) -> Result<Option<String>, ErrorBody> {
+        let [before, after] = [old, new].map(|handle| handle.blueprint().manifest.state_schema);
+        if before.unwrap_or(0) == after.unwrap_or(0) {
+            return Ok(None);
+        }
+        let state = self.around.states.of(old.id());
+        let copied = run(move || state.copy_aside(now_ms())).await?;
+        copied.map_err(|error| crate::state::error_body(&error))
+    }
+
+    /// Has that copy not stay, as nothing was done.
+    pub(super) async fn drop_copy(&self, id: &PluginId, name: String) {
+        let state = self.around.states.of(id);
+        let dropped =
+            run(move || state.drop_aside(&state.path_of_kept(&name)).map_err(|error| error.to_string())).await;
+        if let Err(error) = dropped.map_err(|error| error.message).flatten() {
+            tracing::warn!(plugin = %id, %error, "a copy of its state stays");
+        }
+    }
+
+    /// Where a copy is that is kept of what was before, as it goes on from what is done.
+    pub(super) fn kept_in(&self, id: &PluginId, name: &str) -> String {
+        let path = self.around.states.of(id).path_of_kept(name);
+        format!("what it kept before is kept in {}", path.display())
     }
 
     /// Puts the version before into the registry as it is from now on. The caller has it be the registry that holds, and calls

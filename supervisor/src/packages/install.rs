@@ -150,7 +150,8 @@ impl Packages {
             installed_by: who.to_owned(),
         };
         let alone = tried.as_ref().and_then(|(candidate, _)| candidate.alone.as_ref());
-        let kept_in = alone.and_then(Alone::kept_in).map(|kept_in| format!("; {kept_in}")).unwrap_or_default();
+        let kept_in = alone.and_then(Alone::kept_name).map(|name| format!("; {}", self.kept_in(&id, &name)));
+        let kept_in = kept_in.unwrap_or_default();
         let detail = format!("{} from {}{kept_in}", answer.digest, written.source);
         let entry = self.entry("install", who, &id, &version, detail);
         let (path, database) = (self.record_of(&id, &version), self.database.clone());

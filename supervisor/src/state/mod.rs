@@ -289,6 +289,21 @@ impl State {
         Ok(Some(name))
     }
 
+    /// Keeps a copy of what is there now aside, and returns its name; nothing where there is no state. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError`]; then there is no copy, or the next daemon puts it back.
+    pub fn copy_aside(&self, now_unix_ms: u64) -> Result<Option<String>, StateError> {
+        if !self.exists() {
+            return Ok(None);
+        }
+        let held = self.hold_copy(now_unix_ms)?;
+        match self.keep_aside(&held) {
+            Ok(()) => Ok(Some(aside_name_of(&held))),
+            Err(error) => remove_file_set(&held).map_err(|error| written(&held, &error)).and(Err(error)),
+        }
+    }
+
     /// Keeps such a copy [aside](Self::replace_with), where the youngest stay, by [its name](aside_name_of). Blocks.
     ///
     /// # Errors
