@@ -317,14 +317,15 @@ impl Packages {
         let Ok(registry) = self.registry() else { return };
         for (version, handle) in registry.versions(id).filter(|(_, handle)| handle.is_in_use()) {
             let Ok(holds) = handle.blueprint().configured() else { continue };
-            // Users see that it has failed until the next process has said what it is; that one may have what it had before.
-            if handle.state() == PluginState::Failed && handle.standing().await == Standing::Absent {
+            if handle.state() == PluginState::Failed {
                 // It may have failed for what was wrong with it.
                 notes.push(format!("{id} {version} had failed, and is tried again"));
                 if let Err(error) = handle.operate(Operation::Reset).await {
                     notes.push(error.message);
                 }
-            } else if let Err(error) = bring(handle, &holds, notes).await {
+            }
+            // It also counts as failed until the next process has said what it is, which may have what there was before.
+            if let Err(error) = bring(handle, &holds, notes).await {
                 notes.push(format!("{id} {version} runs with what it had before: {}", error.message));
             }
         }
