@@ -928,6 +928,18 @@ fn a_folder_with_another_id_is_another_plugin() {
     let mut watcher = daemon.agent();
     let events = follow(&mut watcher);
     put_into_its_folder(&daemon, &Package::hostile("other", "tame"));
+    // What would be is said, and is not so yet.
+    let would_be = |then: &str| {
+        let foretold = daemon.operate("reload", &json!({"plugin": "hostile", "dry_run": true})).expect("it is there");
+        let reason = &foretold["reloads"][0]["reason"];
+        assert_eq!(*reason, json!(format!("its folder has other 0.1.0 now, {then}")), "{foretold}");
+        assert_eq!(foretold["reloads"][0]["reloaded"], json!(false), "{foretold}");
+        error(daemon.agent().call("other", "echo", &json!(1)), ErrorCode::PluginNotFound);
+    };
+    would_be("which is tried beside it first");
+    daemon.operate("stop", &json!({"plugin": "hostile"})).expect("it can be stopped");
+    would_be("and it ends with that");
+    daemon.operate("start", &json!({"plugin": "hostile"})).expect("it is there");
     let found = rescan(&daemon);
     assert_eq!((&found["added"], &found["removed"]), (&json!(["other 0.1.0"]), &json!(["hostile 0.1.0"])), "{found}");
     assert_eq!(found["kept"], json!([]), "{found}");

@@ -96,7 +96,12 @@ impl Packages {
                 Ok(snapshot) => self.becomes(registry, old, (&found, snapshot), is_dry).await?,
             };
             if let Becomes::Present = becomes {
-                lock(&self.awaiting).remove(&id);
+                if is_dry {
+                    let reason = format!("its folder has {id} {version} now, and it ends with that");
+                    newcomers.kept.push(GoesOn { plugin: name(old), reason });
+                } else {
+                    lock(&self.awaiting).remove(&id);
+                }
                 staged.push((found, snapshot));
                 continue;
             }
