@@ -1,5 +1,7 @@
 //! `palisade doctor`: what this host can do for plugins, what is wrong, and what to do about it.
 
+use std::path::Path;
+
 use semver::Version;
 use serde::Serialize;
 
@@ -189,12 +191,16 @@ pub fn report(
             ),
         });
     }
-    for rejected in registry.rejected() {
+    // Of what something else goes on for that is told below.
+    let is_told = |path: &Path| {
+        registry.all().any(|one| one.blueprint().source == path && one.blueprint().passed_over().is_some())
+    };
+    for rejected in registry.rejected().iter().filter(|rejected| !is_told(&rejected.path)) {
         checks.push(Check {
             name: "package",
             state: Outcome::Warn,
             summary: format!("{}: {}", rejected.path.display(), rejected.reason),
-            hint: Some("correct it, then restart the daemon".to_owned()),
+            hint: Some("correct it; `palisade rescan` has it looked at, if that is not noticed".to_owned()),
         });
     }
     for handle in registry.all().filter(|handle| handle.is_enabled() && !handle.is_held()) {

@@ -50,7 +50,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, Fault};
 use semver::Version;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -496,7 +496,13 @@ async fn end(handle: &Handle, task: Option<JoinHandle<()>>) {
 
 fn no_room(path: &Path, error: &io::Error) -> ErrorBody {
     let message = format!("{} cannot be changed: {error}{}", path.display(), tree::not_written(error));
-    ErrorBody::new(ErrorCode::ResourceExhausted, message)
+    unwritten(&message)
+}
+
+/// What could not be written, or for which there is no room: no plugin is at fault, and it may be otherwise later.
+fn unwritten(error: &impl ToString) -> ErrorBody {
+    let error = ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string());
+    ErrorBody { fault: Fault::Host, retryable: true, ..error }
 }
 
 /// The version that is meant: where there are several, it has to be said which.

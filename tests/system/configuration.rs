@@ -395,6 +395,9 @@ fn the_ticker_ticks_on_while_its_interval_is_changed() {
     assert_eq!(status, Some(0));
     expect_text(&shown, "/interval_ms");
     expect_text(&shown, "palisade config");
+    let (status, _, told) = palisade(&["config", "ticker", "interval_ms"]);
+    assert_eq!(status, Some(2), "{told}");
+    expect_text(&told, "what is to be set is given as `key=value`");
     let (status, _, told) = palisade(&["config", "ticker", "interval_ms=9"]);
     assert_eq!(status, Some(4));
     expect_text(&told, "/interval_ms: 9 is less than the minimum of 10");

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use palisade_protocol::{Call, ErrorBody, ErrorCode, Kind};
+use palisade_protocol::{Call, ErrorBody, ErrorCode, Fault, Kind};
 use palisade_tests::command::{built, command};
 use palisade_tests::daemon::{Daemon, DaemonOptions, wait_for};
 use palisade_tests::package::Package;
@@ -550,7 +550,9 @@ fn what_is_taken_back_is_gone_whatever_can_be_written_down() {
     expect_text(&ran.stderr, told);
     assert_eq!(reads(&daemon, &path), "ENOENT");
     let wanted = json!({"plugin": "guest", "permissions": [format!("file_read:{path}")]});
-    error(daemon.operate("grant", &wanted), ErrorCode::ResourceExhausted);
+    let refused = daemon.operate("grant", &wanted).expect_err("it cannot be written down");
+    let whose = (refused.code, refused.fault, refused.retryable);
+    assert_eq!(whose, (ErrorCode::ResourceExhausted, Fault::Host, true), "{refused}");
     assert_eq!(reads(&daemon, &path), "ENOENT");
 
     let ran = palisade(&daemon.socket(), &["disable", "guest"]);

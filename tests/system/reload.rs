@@ -591,7 +591,9 @@ fn what_asks_for_a_new_permission_waits_for_it_beside_what_serves() {
     expect_tried(&daemon, "hostile");
     expect_echo(&daemon, "hostile");
     expect_waiting(&daemon, "waits for its operator's consent to file_read:/srv");
-    let granted = daemon.operate("grant", &json!({"plugin": "hostile"})).expect("it is asked about");
+    // As `palisade grant` names it.
+    let waiting = json!({"plugin": "hostile", "version": "=0.1.0"});
+    let granted = daemon.operate("grant", &waiting).expect("it is asked about");
     assert_eq!(granted["awaits_consent"], false);
     assert_ne!(digest(&daemon), good, "it was tried at once");
     assert_eq!(passed_over(&daemon), Value::Null);
@@ -620,6 +622,14 @@ fn what_asks_for_a_new_permission_waits_for_it_beside_what_serves() {
     asking("tame", &["/srv", "/opt"]).write(&daemon.plugins(), daemon.marker());
     rescan(&daemon);
     assert_eq!(daemon.operate("pending", &json!({})).expect("there is a list")["plugins"], json!([]));
+    expect_echo(&daemon, "hostile");
+    // Of another version than the one that serves, it is that version which is asked about.
+    let newer = asking("tame", &["/srv", "/home"]).with("version", json!("0.1.1"));
+    newer.environment("HOSTILE_VERSION", "0.1.1").write(&daemon.plugins(), daemon.marker());
+    expect_waiting(&daemon, "waits for its operator's consent to file_read:/home");
+    let waiting = json!({"plugin": "hostile", "version": "=0.1.1"});
+    let granted = daemon.operate("grant", &waiting).expect("it is asked about");
+    assert_eq!((&granted["version"], &granted["awaits_consent"]), (&json!("0.1.1"), &json!(false)), "{granted}");
     expect_echo(&daemon, "hostile");
     daemon.stop_and_expect_no_orphans();
 }
@@ -846,24 +856,53 @@ fn what_cannot_migrate_the_state_does_not_come_to_serve() {
     daemon.stop_and_expect_no_orphans();
 }
 
-/// One that migrates the state and fails soon after is taken back with what was kept before; what was written since is put aside.
+/// One that migrates the state and fails soon after is taken back with what was kept before; what was written since is put aside. So it is where
+/// a daemon was killed meanwhile, unless the time is over by then.
 #[test]
 fn what_migrates_the_state_into_nonsense_is_taken_back_with_the_state() {
+    let again = |daemon: Daemon, seconds: u32| {
+        let configuration = format!("watch = false\n[reload]\nprobation_seconds = {seconds}\n");
+        Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration(&configuration))
+    };
+    let probation = |daemon: &Daemon| {
+        let status = daemon.operate("status", &json!({"plugin": "hostile"})).expect("it is known");
+        status["probation"].clone()
+    };
+    for is_killed in [false, true] {
+        let mut daemon = keeping_one("");
+        let good = digest(&daemon);
+        migrating().write(&daemon.plugins(), daemon.marker());
+        assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+        assert_eq!(kept_state(&daemon), "two");
+        ask(&daemon, "hostile", &[put("a", &json!("nonsense"))]);
+        if is_killed {
+            let before = probation(&daemon);
+            daemon = again(daemon, 300);
+            // It brings the state over once more, as it does at every start.
+            assert_eq!(kept_state(&daemon), "two");
+            let now = wait_for("its probation", || Some(probation(&daemon)).filter(|now| !now.is_null()));
+            assert_eq!((&now["digest"], &now["state"]), (&json!(good), &before["state"]), "{now}");
+        }
+        error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
+        let back = wait_for("the package before", || Some(passed_over(&daemon)).filter(|passed| !passed.is_null()));
+        assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")));
+        let reason = back["reason"].as_str().expect("a sentence");
+        expect_text(reason, "it failed soon after it began to serve");
+        let aside = reason.split("what was written since is kept in ").nth(1).expect("it is named");
+        assert!(std::path::Path::new(aside).exists(), "{reason}");
+        let daemon = again(daemon, 300);
+        assert_eq!((digest(&daemon), kept_state(&daemon)), (good, json!("one")));
+        daemon.stop_and_expect_no_orphans();
+    }
     let daemon = keeping_one("");
-    let good = digest(&daemon);
     migrating().write(&daemon.plugins(), daemon.marker());
     assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
+    let bad = digest(&daemon);
+    let daemon = again(daemon, 1);
     assert_eq!(kept_state(&daemon), "two");
-    ask(&daemon, "hostile", &[put("a", &json!("nonsense"))]);
+    wait_for("the end of its probation", || probation(&daemon).is_null().then_some(()));
     error(daemon.agent().call("hostile", "abort", &json!(null)), ErrorCode::Crashed);
-    let back = wait_for("the package before", || Some(passed_over(&daemon)).filter(|passed| !passed.is_null()));
-    assert_eq!((digest(&daemon), kept_state(&daemon)), (good.clone(), json!("one")));
-    let reason = back["reason"].as_str().expect("a sentence");
-    expect_text(reason, "it failed soon after it began to serve");
-    let aside = reason.split("what was written since is kept in ").nth(1).expect("it is named");
-    assert!(std::path::Path::new(aside).exists(), "{reason}");
-    let daemon = Daemon::start(DaemonOptions::with([]).folder(daemon.kill_nine()).configuration("watch = false\n"));
-    assert_eq!((digest(&daemon), kept_state(&daemon)), (good, json!("one")));
+    assert_eq!((kept_state(&daemon), digest(&daemon), passed_over(&daemon)), (json!("two"), bad, Value::Null));
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -874,13 +913,29 @@ fn a_rollback_over_a_migration_brings_the_state_back() {
     let good = digest(&daemon);
     migrating().write(&daemon.plugins(), daemon.marker());
     assert_eq!(rescan(&daemon)["changed"], json!(["hostile 0.1.0"]));
-    let done = daemon.operate("rollback", &json!({"plugin": "hostile"})).expect("there is one");
+    let of = json!({"plugin": "hostile"});
+    daemon.operate("pause", &of).expect("it runs");
+    let refused = error(daemon.operate("rollback", &of), ErrorCode::Unavailable);
+    expect_text(&refused.message, "is paused, and keeps the package that it has");
+    daemon.operate("resume", &of).expect("it is paused");
+    let done = daemon.operate("rollback", &of).expect("there is one");
     assert_eq!(done["reloads"][0]["digest"], good);
     assert_eq!(kept_state(&daemon), "one");
-    // By name the migration is made again.
-    let done = daemon.operate("reload", &json!({"plugin": "hostile"})).expect("it is there");
-    assert_eq!(done["reloads"][0]["reloaded"], true, "{done}");
-    assert_eq!(kept_state(&daemon), "two");
+    // By name the migration is made again. So it is of one that takes no calls, which has them again then.
+    for (no_more, again) in [("stop", "start"), ("disable", "enable")] {
+        let done = daemon.operate("reload", &of).expect("it is there");
+        assert_eq!(done["reloads"][0]["reloaded"], true, "{done}");
+        assert_eq!(kept_state(&daemon), "two");
+        daemon.operate(no_more, &of).expect("it is there");
+        let done = daemon.operate("rollback", &of).expect("there is one");
+        assert_eq!((&done["reloads"][0]["digest"], &done["reloads"][0]["idle"].is_null()), (&json!(good), &false));
+        let aside = done["reloads"][0]["state"]["aside"].as_str().expect("it is named").to_owned();
+        assert!(std::path::Path::new(&aside).exists(), "{done}");
+        let backups = daemon.operate("backups", &of).expect("it is there")["backups"].clone();
+        assert_eq!(backups[0]["with_state"], true, "{no_more}: {backups}");
+        daemon.operate(again, &of).expect("it is there");
+        assert_eq!(kept_state(&daemon), "one", "{no_more}");
+    }
     daemon.stop_and_expect_no_orphans();
 }
 
@@ -1217,10 +1272,16 @@ fn a_package_for_which_there_is_no_room_is_tried_again() {
     rescan(&daemon);
     let disk = Disk::of(&daemon);
     let new = hostile("tame").with("description", json!("x".repeat(400)));
-    new.write(&daemon.plugins(), daemon.marker());
+    let folder = new.write(&daemon.plugins(), daemon.marker());
+    for (name, kib) in [("a-part", 512), ("the-rest", 2048)] {
+        std::fs::write(folder.join(name), vec![kib as u8 | 1; kib << 10]).expect("it is ours");
+    }
+    let copied = || std::fs::read_dir(disk.state.join("store/files")).expect("it is there").count();
+    let before = copied();
     // That it had failed could be written down.
     disk.leave(1 << 20);
     let found = rescan(&daemon);
+    wait_for("the room that was taken for a part of it", || (copied() == before).then_some(()));
     expect_text(found["kept"][0]["reason"].as_str().expect("a sentence"), "No space left on device");
     assert_eq!(passed_over(&daemon)["reason"], found["kept"][0]["reason"]);
     expect_echo(&daemon, "hostile");

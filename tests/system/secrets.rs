@@ -389,6 +389,11 @@ fn the_command_line_sets_shows_and_removes_secrets() {
     // Never an argument.
     let ran = run(&["secret", "set", "guest", "key", "value"]);
     assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+    let ran = run(&["secret", "set", "guest", "key=in plain sight"]);
+    assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+    expect_text(&ran.stderr, "a secret is no argument");
+    expect_text(&ran.stderr, "`palisade secret set guest key` reads it from stdin");
+    assert!(!ran.stderr.contains("sight"), "{}", ran.stderr);
     assert_eq!(get(&daemon, "key"), Ok(json!("as it is")));
     let listed = run(&["secret", "list", "guest"]);
     expect_text(&listed.stdout, "granted");

@@ -123,7 +123,7 @@ fn who_asks_sees_what_becomes_of_a_changed_package() {
         expect_text(&show(&["status", "hostile"]), &format!("a new package (0.1.0 {tried}) is being tried since"));
         working("second").write(&daemon.plugins(), daemon.marker());
         assert_eq!(rescan()["changed"], json!(["hostile 0.1.0"]));
-        expect_text(&looks.join().expect("it looks")["kept"].to_string(), "was changed again before it served");
+        expect_text(&looks.join().expect("it looks")["kept"].to_string(), "was wanted before this one served");
     });
     let second = digest(&daemon);
     let probation = status(&daemon)["probation"].clone();

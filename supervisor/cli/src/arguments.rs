@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use palisaded::model::trust::{KeyName, Method, Policy};
 
 use crate::limits;
-use crate::params::{Assignment, assignment};
+use crate::params::{Assignment, assignment, setting};
 use crate::times::{duration, moment_or_ago};
 
 /// Calls plugins, and looks after them.
@@ -312,7 +312,7 @@ pub(crate) struct Config {
     /// PLUGIN or PLUGIN@VERSION, by whose schema values are typed and checked
     pub(crate) plugin: String,
     /// What to set: `interval_ms=500`, `server.port=80`, `/a.b/c=text`; typed by the plugin's schema, and `key:=JSON` is JSON in any case
-    #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
+    #[arg(value_name = "KEY=VALUE", value_parser = setting)]
     pub(crate) assignments: Vec<Assignment>,
     /// Take back what was set there, so that palisade.toml or the default holds again
     #[arg(long, value_name = "KEY")]

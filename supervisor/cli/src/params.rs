@@ -31,6 +31,14 @@ pub(crate) struct Assignment {
     is_json: bool,
 }
 
+/// The same of a configuration.
+pub(crate) fn setting(text: &str) -> Result<Assignment, String> {
+    if !text.contains('=') {
+        return Err("what is to be set is given as `key=value`; without any, what is set is shown".into());
+    }
+    assignment(text)
+}
+
 /// Reads `key=value` as clap hands it over.
 pub(crate) fn assignment(text: &str) -> Result<Assignment, String> {
     let Some((key, value)) = text.split_once('=') else {

@@ -41,6 +41,16 @@ pub(crate) async fn secret(context: &Context, secret: &Secret) -> Result<(), Fai
 }
 
 async fn set(context: &Context, plugin: &str, name: &str) -> Result<(), Failure> {
+    if let Some((name, _)) = name.split_once('=') {
+        // It is not said again.
+        let message = "a secret is no argument, which others can see, and which a shell remembers".to_owned();
+        let hint = format!(
+            "`palisade secret set {} {}` reads it from stdin; better take another one than what stood there",
+            one_line(plugin),
+            one_line(name)
+        );
+        return Err(Failure::usage(message).with_hint(hint));
+    }
     let text = given(context, plugin, name).await?;
     let params = secret_params(of(plugin), name, &text)?;
     drop(text);

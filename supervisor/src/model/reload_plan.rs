@@ -200,6 +200,10 @@ impl Plan {
                 &[Stage, Verify, Hold, Drain, Stop, Keep, Start, Hello, Initialize, SelfTest, Switch, Probation]
             }
             (Some(Untried::NewIsUnused | Untried::OldIsPaused), _) => &[],
+            // Nobody uses the state when it is exchanged.
+            (Some(Untried::OldIsUnused | Untried::NothingToReturnTo), Manner::Restoring) => {
+                &[Hold, Drain, Stop, Keep, Switch]
+            }
             (Some(Untried::OldIsUnused | Untried::NothingToReturnTo), _) => &[Switch, Drain, Stop],
         };
         Self { steps, untried }

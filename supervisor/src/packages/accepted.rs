@@ -329,7 +329,7 @@ impl Packages {
     ) -> Result<(), ErrorBody> {
         let database = self.database.clone();
         let noted = run(move || database.accept(&entry, probation.as_ref())).await?;
-        noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        noted.map_err(|error| super::unwritten(&error))?;
         self.has_accepted(id, version);
         Ok(())
     }

@@ -160,7 +160,7 @@ impl Packages {
         let (id, database) = (handle.id().clone(), self.database.clone());
         let manifest = &handle.blueprint().manifest;
         let changes = run(move || database.configured_of(&id)).await?;
-        let changes = changes.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        let changes = changes.map_err(|error| super::unwritten(&error))?;
         let of = handle.blueprint().configuration.of();
         let said = of.said();
         let (configuration, unfit) = match handle.blueprint().configuration.now(manifest) {
@@ -270,7 +270,7 @@ impl Packages {
         }
         let (database, of) = (self.database.clone(), id.clone());
         let changes = run(move || database.configured_of(&of)).await?;
-        let changes = changes.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        let changes = changes.map_err(|error| super::unwritten(&error))?;
         configured::last(&changes).cloned().ok_or_else(|| {
             let message = format!("no change of the configuration of {id} is left that could be taken back");
             ErrorBody::new(ErrorCode::InvalidParams, message)
@@ -296,7 +296,7 @@ impl Packages {
             Some(number) => database.unconfigure(number, &entry),
             None => database.configure(&before, &after, &entry).map(drop),
         });
-        noted.await?.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))
+        noted.await?.map_err(|error| super::unwritten(&error))
     }
 
     /// Has those serve with what holds that were brought to something else.

@@ -24,6 +24,7 @@ use crate::model::permission::consent::{
 };
 use crate::model::permission::grants::{Grants, NAMES};
 use crate::model::permission::item::Item;
+use crate::model::specifier::Specifier;
 use crate::model::status::{PluginState, quoted};
 use crate::plugin::handle::{Handle, Operation};
 use crate::registry::{Found, Registry};
@@ -470,7 +471,8 @@ impl Packages {
     ) -> Result<Handle, ErrorBody> {
         let id = self.known(registry, plugin)?.id().clone();
         let waiting = lock(&self.awaiting).get(&id).cloned();
-        let named = waiting.as_ref().filter(|one| Some(one.version().to_string().as_str()) == version);
+        let wanted = version.and_then(|version| Specifier::parse(version).ok());
+        let named = waiting.as_ref().filter(|one| wanted.as_ref().is_some_and(|wanted| wanted.matches(one.version())));
         let handle = match (version, named) {
             (Some(_), Some(waiting)) => waiting.clone(),
             (Some(_), None) => the_one(registry, plugin, version)?,
@@ -676,7 +678,7 @@ pub(super) fn found_of(handle: &Handle) -> Found {
 }
 
 fn not_written(error: DatabaseError) -> ErrorBody {
-    ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string())
+    super::unwritten(&error)
 }
 
 /// The versions of a plugin that run.

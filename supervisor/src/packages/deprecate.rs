@@ -82,7 +82,7 @@ impl Packages {
         let deprecation = (!undo).then(|| Deprecation { at_unix_ms, by: who.to_owned(), reason: reason.clone() });
         let (database, noted) = (self.database.clone(), deprecation.clone());
         let noted = run(move || database.deprecate(noted.as_ref(), &entry)).await?;
-        noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        noted.map_err(|error| super::unwritten(&error))?;
         let of = (id.clone(), version.clone());
         match deprecation {
             Some(deprecation) => drop(lock(&self.deprecations.0).insert(of, deprecation)),

@@ -44,6 +44,8 @@ pub struct Gathered {
     pub(super) switched: Switched,
     /// Snapshots that nobody runs, and that are kept all the same: what is installed can be used again when what is required is otherwise.
     pub(super) kept: Vec<Snapshot>,
+    /// The packages in whose folders others serve that have brought the state over, and may be on probation still.
+    before: Vec<(Found, Snapshot)>,
 }
 
 /// When it is looked.
@@ -91,7 +93,7 @@ impl Packages {
     /// When there is no thread to be had.
     pub async fn begin(&self, gathered: Gathered) -> io::Result<()> {
         // Nobody has used anything yet: what cannot be looked at fails, and says so.
-        let Gathered { directories: _, staged, rejected, unseen: _, switched, kept } = gathered;
+        let Gathered { directories: _, staged, rejected, unseen: _, switched, kept, before } = gathered;
         *lock(&self.kept) = kept;
         self.hold_backups().await;
         self.know_serving().await;
@@ -117,6 +119,7 @@ impl Packages {
         let Some(registry) = self.live.now() else { return Ok(()) };
         self.agree_to_what_is_left(&registry).await;
         self.go_on_with_probations(&registry).await;
+        self.go_on_with_exchanged(&registry, before).await;
         let registry = self.live.now().unwrap_or(registry);
         for handle in registry.all().filter(|handle| handle.is_enabled()) {
             if let Some(lacking) = handle.blueprint().lacking() {
@@ -146,7 +149,7 @@ impl Gathered {
     /// What was found in the plugin directories, with what is installed and what an operator has said. Blocks.
     pub(super) fn of(looked: Looked, switched: Switched, records: &Path, store: &Store, rules: &Rules) -> Self {
         let Looked { staged, rejected, unseen } = looked;
-        let mut gathered = Self { directories: Vec::new(), staged, rejected, unseen, switched, kept: Vec::new() };
+        let mut gathered = Self { staged, rejected, unseen, switched, ..Self::default() };
         gathered.add_installed(records, store, rules);
         gathered
     }
@@ -257,7 +260,12 @@ impl Gathered {
             let Some(kept) = kept.reduce(Result::or) else { continue };
             match kept {
                 // It serves already: what the plugin keeps has been brought into its form, and nobody else may use that.
-                Ok((before, _)) if reason == UNTRIED && has_form_of(states, found, &before) => {}
+                Ok((before, copy)) if reason == UNTRIED && has_form_of(states, found, &before) => {
+                    let (was, is) = (version_of(found), version_of(&before));
+                    if was == is || !others.contains(&is) {
+                        self.before.push((Found { path: found.path.clone(), ..before }, copy));
+                    }
+                }
                 Ok((before, copy)) if before.manifest.id == found.manifest.id => {
                     let (was, is) = (version_of(found), version_of(&before));
                     if was != is && others.contains(&is) {

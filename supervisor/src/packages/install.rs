@@ -170,7 +170,7 @@ impl Packages {
             database.installed(&entry, probation.as_ref()).map_err(|error| {
                 // It is as if it had never been.
                 let _ = fs::remove_file(&path);
-                ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string())
+                super::unwritten(&error)
             })
         })
         .await??;

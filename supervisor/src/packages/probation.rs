@@ -318,6 +318,40 @@ impl Packages {
         }
     }
 
+    /// The same with those that have taken the place of another package in its folder and have brought the state over, by when that was; nobody
+    /// but the one before could use the copy of the state that was kept with it.
+    pub(super) async fn go_on_with_exchanged(&self, registry: &Registry, before: Vec<(Found, Snapshot)>) {
+        for (found, snapshot) in before {
+            let is_it = |handle: &&Handle| {
+                *handle.id() == found.manifest.id && handle.blueprint().source == found.path && handle.is_enabled()
+            };
+            let Some(new) = registry.all().find(is_it).cloned() else { continue };
+            let (database, id, digest) = (self.database.clone(), new.id().clone(), snapshot.digest.clone());
+            let backups = run(move || database.backups(&id).map_err(|error| error.to_string())).await;
+            let backups = backups.map_err(|error| error.message).flatten().unwrap_or_else(|error| {
+                tracing::error!(plugin = %new.id(), %error, "what served before is not known, and a failure does not lead back to it");
+                Vec::new()
+            });
+            let kept = backups.into_iter().find(|one| one.digest == digest);
+            let Some((at_unix_ms, state)) = kept.and_then(|one| Some((one.at_unix_ms, one.state?))) else { continue };
+            let all = self.around.config.reload_of(new.id()).probation();
+            let lasts = all.saturating_sub(Duration::from_millis(now_ms().saturating_sub(at_unix_ms)));
+            if lasts.is_zero() {
+                continue;
+            }
+            match self.prepare_one((found, Ok(snapshot)), None).await {
+                Ok(prepared) => {
+                    let old = self.inspected(prepared, &new).await;
+                    tracing::info!(plugin = %new.id(), version = %new.version(), before = %old.version(), "it is still on probation");
+                    self.look_at_for(lasts, &old, &new, Some(state));
+                }
+                Err(error) => {
+                    tracing::error!(plugin = %new.id(), error = error.message, "{NOT_RETURNED}, should it fail");
+                }
+            }
+        }
+    }
+
     /// Has the next daemon know that it is being taken back, and why; or that it goes on.
     async fn end_probation(&self, new: &Handle, ending: Option<(&str, &str)>) {
         let Ok(snapshot) = new.blueprint().snapshot() else { return };

@@ -30,14 +30,14 @@ use super::prepare::Prepared;
 use super::rescan::{Followed, Only, Rescanned, Scope, Trusting, name};
 use super::{Packages, lock, run};
 use crate::events::{EventKind, Refused, unix_ms};
-use crate::model::generation::{LaunchFailure, Outlook};
+use crate::model::generation::{LaunchFailure, Outlook, StopWhy};
 use crate::model::ids::PluginId;
 use crate::model::reload_plan::{Fit, Known, Manner, Old, Plan, Step, Undo, Untried};
 use crate::model::specifier::Specifier;
 use crate::model::status::{self, PassedOver, PluginState};
 use crate::plugin::admission;
 use crate::plugin::configuration::Configuration;
-use crate::plugin::handle::{Command, Handle, Operation};
+use crate::plugin::handle::{Command, Handle, Operation, Standing};
 use crate::plugin::limiting;
 use crate::registry::{Found, Registry};
 use crate::state::State;
@@ -430,7 +430,7 @@ impl Packages {
             return Err(Kept::ForNow(self.let_wait(prepared, &snapshot, old).await));
         }
         if plan.untried == Some(Untried::OldIsPaused) {
-            return Err(paused(old));
+            return Err(if returned.is_some() { still_paused(old) } else { paused(old) });
         }
         let mut prepared = Some(prepared);
         let mut copied: Option<Snapshot> = None;
@@ -457,6 +457,7 @@ impl Packages {
                     }
                     None => Ok(()),
                 },
+                Step::Hold if plan.untried == Some(Untried::OldIsUnused) => self.hold_unused(old).await,
                 Step::Hold => self.hold(old).await,
                 Step::Keep => match keep_state(&state, restored.clone()).await {
                     Ok((before, since)) => {
@@ -533,7 +534,7 @@ impl Packages {
         }
         let Some((new, departure)) = done else { return Err(overtaken(old)) };
         lock(&self.awaiting).remove(new.id());
-        if !plan.steps.contains(&Step::Probation) {
+        if !plan.steps.contains(&Step::Probation) && kept.is_none() {
             self.remember_backup(old, &new, (who, returned)).await;
         }
         self.hold_backups().await;
@@ -579,7 +580,7 @@ impl Packages {
     }
 
     /// Makes a plugin of a package, only to look at it.
-    async fn inspected(&self, prepared: Prepared, old: &Handle) -> Handle {
+    pub(super) async fn inspected(&self, prepared: Prepared, old: &Handle) -> Handle {
         let live = self.live_state(&prepared);
         let (handle, task) = self.make_apart(prepared, live);
         handle.carry_over(old);
@@ -710,7 +711,12 @@ impl Packages {
             return Ok(snapshot.clone());
         }
         let (store, path) = (self.around.store.clone(), found.path.clone());
-        run(move || admission::copy(&store, &path)).await.map_err(Kept::ForNow)?.map_err(not_admitted)
+        let copied = run(move || admission::copy(&store, &path)).await.map_err(Kept::ForNow)?;
+        copied.map_err(|failure| {
+            // What was copied of it is needed by nobody.
+            self.sweep(None);
+            not_admitted(failure)
+        })
     }
 
     /// Checks the copy, unless there was one that was checked.
@@ -768,6 +774,26 @@ impl Packages {
                 Err(done.err().map_or_else(|| overtaken(old), Kept::ForNow))
             }
         }
+    }
+
+    /// Has what takes no calls have no process, and whoever starts it wait.
+    async fn hold_unused(&self, old: &Handle) -> Result<(), Kept> {
+        old.blueprint().gate.close();
+        let ended = match old.is_stopped() {
+            true => old.operate(Operation::Stop { force: false, why: StopWhy::Operator }).await,
+            false => Ok(()),
+        };
+        let ended = match ended {
+            Ok(()) if old.standing().await != Standing::Absent => {
+                let message = format!("a process of {} has not ended yet", old.id());
+                Err(ErrorBody::new(ErrorCode::Unavailable, message))
+            }
+            ended => ended,
+        };
+        ended.map_err(|error| {
+            old.blueprint().gate.open();
+            Kept::ForNow(error)
+        })
     }
 
     /// Notes what served before, where that is all that has to be known of it.
@@ -964,7 +990,7 @@ impl Packages {
             if !is_dry && plugin.is_some() {
                 let (database, id) = (self.database.clone(), old.id().clone());
                 let forgiven = run(move || database.forgive(&id, None)).await?;
-                forgiven.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+                forgiven.map_err(|error| super::unwritten(&error))?;
                 self.forgive_updates(old.id());
             }
             let followed = self.follow(Trusting::Nothing, &Scope::Everything, Some(&only)).await?;
@@ -1053,6 +1079,9 @@ impl Packages {
                 manifest.version
             )),
             Fit::Same => {}
+        }
+        if let Some(failed) = old.blueprint().passed_over().filter(|passed| passed.digest == digest) {
+            notes.push(format!("it was not used before: {}", failed.reason));
         }
         if self.is_being_reloaded(&manifest.id, &digest).is_some() {
             notes.push("it is being tried already, which is waited for".to_owned());
@@ -1208,7 +1237,7 @@ pub(super) fn overtaken(old: &Handle) -> Kept {
 
 /// It was given up while it was tried.
 fn given_up_error(old: &Handle) -> Kept {
-    let message = format!("the package of {} was changed again before it served", old.id());
+    let message = format!("another package of {} was wanted before this one served", old.id());
     Kept::GivenUp(ErrorBody::new(ErrorCode::Unavailable, message))
 }
 
@@ -1221,6 +1250,13 @@ async fn is_set(now: &mut watch::Receiver<bool>) {
 }
 
 /// Its operator has it stand still, so nothing takes its place.
+/// The same of what an operator wants to return from.
+fn still_paused(old: &Handle) -> Kept {
+    let id = old.id();
+    let error = ErrorBody::new(ErrorCode::Unavailable, format!("{id} is paused, and keeps the package that it has"));
+    Kept::ForNow(ErrorBody { retryable: false, ..error }.with_hint(format!("`palisade resume {id}`, and then again")))
+}
+
 pub(super) fn paused(old: &Handle) -> Kept {
     let id = old.id();
     let error = ErrorBody::new(ErrorCode::Unavailable, format!("{id} {PAUSED}"));

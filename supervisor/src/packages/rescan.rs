@@ -239,7 +239,7 @@ impl Packages {
         self.note_serving().await;
         let _one_change = self.changing.lock().await;
         let registry = self.registry()?;
-        let Gathered { directories: _, mut staged, mut rejected, unseen: partly, switched, kept } = self
+        let Gathered { mut staged, mut rejected, unseen: partly, switched, kept, .. } = self
             .look_again(
                 trusting,
                 present(scope, &registry),
@@ -252,6 +252,13 @@ impl Packages {
         let is_in_the_place =
             |found: &Found| registry.all().any(|one| is_meant(one.id()) && one.blueprint().source == found.path);
         staged.retain(|(found, _)| is_meant(&found.manifest.id) || is_in_the_place(found));
+        if staged
+            .iter()
+            .any(|(_, snapshot)| snapshot.as_ref().is_err_and(|failure| failure.outlook != Outlook::Lasting))
+        {
+            // What was copied of it is needed by nobody.
+            self.sweep(None);
+        }
         // What has left a folder does not come back for one in which there is no package.
         staged.retain(|(found, _)| {
             let is_in_its_place = found.passed_over.as_ref().is_some_and(|passed| passed.digest.is_empty());

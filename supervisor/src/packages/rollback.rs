@@ -166,7 +166,7 @@ impl Packages {
         let serves = handle.blueprint().snapshot().map(|snapshot| snapshot.digest).unwrap_or_default();
         let (database, id) = (self.database.clone(), handle.id().clone());
         let all = run(move || database.backups(&id)).await?;
-        let all = all.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+        let all = all.map_err(|error| super::unwritten(&error))?;
         let told = |Backup { number, at_unix_ms, version, digest, reason, bytes, state, schema }| Before {
             number,
             at_unix_ms,

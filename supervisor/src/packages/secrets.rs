@@ -88,7 +88,7 @@ impl Packages {
         drop(registry);
         let (database, of) = (self.database.clone(), id.clone());
         let set = run(move || database.secrets_of(&of)).await?;
-        for one in set.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))? {
+        for one in set.map_err(|error| super::unwritten(&error))? {
             let status = all.entry(one.name.clone()).or_insert_with(|| unnamed(&one.name));
             (status.set, status.at_unix_ms, status.by) = (true, Some(one.at_unix_ms), Some(one.who));
         }

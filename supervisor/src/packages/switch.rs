@@ -1,6 +1,6 @@
 //! How a version is enabled and disabled.
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::ErrorBody;
 
 use super::prepare::Prepared;
 use super::remove::dependants;
@@ -43,7 +43,7 @@ impl Packages {
             // What somebody wants to take no calls takes none, whatever there is no room for.
             Err(error) if !enabled => Some(error),
             noted => {
-                noted.map_err(|error| ErrorBody::new(ErrorCode::ResourceExhausted, error.to_string()))?;
+                noted.map_err(|error| super::unwritten(&error))?;
                 lock(&self.unwritten).remove(&(id.clone(), version.clone()));
                 if enabled {
                     // Who says so of this one wants it to serve.

@@ -59,18 +59,26 @@ fn invalid(detail: impl Into<String>) -> StateError {
     StateError::Invalid(detail.into())
 }
 
+/// So many fields a map may have: more than any of them knows.
+const FIELDS_MAX: usize = 16;
+
 /// The fields of a map.
 struct Fields<'a>(Vec<(&'a str, &'a [u8])>);
 
 impl<'a> Fields<'a> {
     /// `bytes` are one value that was checked. Nothing at all counts as none.
     fn of(bytes: &'a [u8], place: &str) -> Result<Self, StateError> {
+        let few = || invalid(format!("{place} are not a map with few fields"));
         let (count, mut rest) = match bytes {
             [] | [0xc0] => return Ok(Self(Vec::new())),
             [marker @ 0x80..=0x8f, rest @ ..] => (usize::from(marker & 0x0f), rest),
             [0xde, high, low, rest @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), rest),
-            _ => return Err(invalid(format!("{place} are not a map with few fields"))),
+            [0xdf, 0, 0, high, low, rest @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+            _ => return Err(few()),
         };
+        if FIELDS_MAX < count {
+            return Err(few());
+        }
         let mut fields: Vec<(&str, &[u8])> = Vec::new();
         for _ in 0..count {
             let (name, value);

@@ -233,12 +233,19 @@ async fn what_makes_no_sense_is_named_and_does_nothing() {
         assert_eq!(error_body(&error).code, palisade_protocol::ErrorCode::InvalidParams);
     }
     let view = bench.view("one");
-    for garbage in [&[0x81][..], &[0xc1], &[0xdf, 0xff, 0xff, 0xff, 0xff], &[0x82, 0xa1, b'a', 0xc0, 0xa1, b'a', 0xc0]]
-    {
+    let many: Vec<u8> = [0xde, 0, 17].into_iter().chain((0..17).flat_map(|one| [0xa1, b'a' + one, 0xc0])).collect();
+    let twice = [0x82, 0xa1, b'a', 0xc0, 0xa1, b'a', 0xc0];
+    for garbage in [&[0x81][..], &[0xc1], &[0xdf, 0xff, 0xff, 0xff, 0xff], &twice, &many] {
         let error = view.call(Operation::Put, garbage.to_vec()).await.unwrap_err();
         assert!(matches!(error, StateError::Invalid(_)), "{error}");
     }
     assert!(!bench.file("one").exists());
+    // A map may say its length at any length.
+    for head in [&[0x82][..], &[0xde, 0, 2], &[0xdf, 0, 0, 0, 2]] {
+        let put = [head, b"\xa3key\xa1a\xa5value\x07"].concat();
+        bench.view("other").call(Operation::Put, put).await.unwrap();
+    }
+    assert_eq!(bench.get("other", "a").await, 7);
 }
 
 /// Bytes are kept as they are, which JSON cannot say.
