@@ -550,16 +550,19 @@ fn what_is_taken_back_is_gone_whatever_can_be_written_down() {
     expect_text(&ran.stderr, told);
     assert_eq!(reads(&daemon, &path), "ENOENT");
     let wanted = json!({"plugin": "guest", "permissions": [format!("file_read:{path}")]});
-    let refused = daemon.operate("grant", &wanted).expect_err("it cannot be written down");
-    let whose = (refused.code, refused.fault, refused.retryable);
-    assert_eq!(whose, (ErrorCode::ResourceExhausted, Fault::Host, true), "{refused}");
+    let is_not_written = |outcome: Result<Value, ErrorBody>| {
+        let refused = outcome.expect_err("it cannot be written down");
+        let whose = (refused.code, refused.fault, refused.retryable);
+        assert_eq!(whose, (ErrorCode::ResourceExhausted, Fault::Host, true), "{refused}");
+    };
+    is_not_written(daemon.operate("grant", &wanted));
     assert_eq!(reads(&daemon, &path), "ENOENT");
 
     let ran = palisade(&daemon.socket(), &["disable", "guest"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     expect_text(&ran.stderr, told);
     error(call(&daemon), ErrorCode::Unavailable);
-    error(daemon.operate("enable", &json!({"plugin": "guest"})), ErrorCode::ResourceExhausted);
+    is_not_written(daemon.operate("enable", &json!({"plugin": "guest"})));
     error(call(&daemon), ErrorCode::Unavailable);
 
     let forgotten = daemon.operate("revoke", &json!({"plugin": "guest", "forget": true})).expect("it is forgotten");
