@@ -174,6 +174,7 @@ fn start(wire: &mut Wire, mode: &str, id: &str) -> Life {
         // It says that it is there, and goes on once somebody has said so.
         std::fs::write("/data/waits", "").unwrap_or_else(|error| panic!("{error}"));
         while !std::path::Path::new("/data/told").exists() {
+            // A pause before it looks again.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
