@@ -446,14 +446,15 @@ pub(crate) fn kill_while(
     daemon: &Daemon,
     mut agent: Agent,
     step: usize,
-    begin: impl FnOnce(&mut Agent) -> u64 + Send,
+    begin: impl FnOnce(&mut Agent) -> u64,
     ends: impl Fn(u64, &Received) -> bool + Sync,
 ) -> Option<bool> {
     let traced = Traced::unless_skipped(daemon.pid())?;
+    // It stands still until its steps are looked at, and what it has done of its own accord before this was said ends none of it.
+    let id = begin(&mut agent);
     let over = AtomicBool::new(false);
     Some(std::thread::scope(|scope| {
         scope.spawn(|| {
-            let id = begin(&mut agent);
             while let Ok(Next::Frame(frame)) = agent.next(BOUND) {
                 if ends(id, &frame) {
                     over.store(true, Ordering::SeqCst);

@@ -241,6 +241,9 @@ impl Packages {
         }));
         let probation = Probation { new: new.clone(), old: old.clone(), snapshot, until, failures, state };
         let before = lock(&self.probations).insert(new.id().clone(), probation);
+        if let Some(before) = before.as_ref().filter(|before| !before.new.is(new)) {
+            before.new.put_on_probation(None);
+        }
         self.stirred.notify_one();
         before
     }
@@ -402,6 +405,10 @@ impl Packages {
                     (new.clone(), old.clone(), (snapshot.clone(), state.clone()), reason)
                 }));
                 let goes_on = !has_failed && Instant::now() < probation.until;
+                if !goes_on {
+                    // What is said of it is what holds: from here on no failure leads back.
+                    probation.new.put_on_probation(None);
+                }
                 if !goes_on && !has_failed {
                     over.push(probation.new.clone());
                 }

@@ -253,7 +253,9 @@ impl Packages {
         self.deprecations.forget_all(id);
         self.forget_acceptance(id);
         lock(&self.serving).retain(|(of, _), _| of != id);
-        lock(&self.probations).remove(id);
+        if let Some(over) = lock(&self.probations).remove(id) {
+            over.new.put_on_probation(None);
+        }
         // What served before is kept no longer.
         self.hold_backups().await;
         Ok(gone)
