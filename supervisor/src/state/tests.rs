@@ -233,7 +233,8 @@ async fn what_makes_no_sense_is_named_and_does_nothing() {
         assert_eq!(error_body(&error).code, palisade_protocol::ErrorCode::InvalidParams);
     }
     let view = bench.view("one");
-    let many: Vec<u8> = [0xde, 0, 17].into_iter().chain((0..17).flat_map(|one| [0xa1, b'a' + one, 0xc0])).collect();
+    let others: Vec<u8> = (0..15).flat_map(|one| [0xa1, b'a' + one, 0xc0]).collect();
+    let many = [&[0xde, 0, 17][..], b"\xa3key\xa1a\xa5value\x07", &others].concat();
     let twice = [0x82, 0xa1, b'a', 0xc0, 0xa1, b'a', 0xc0];
     for garbage in [&[0x81][..], &[0xc1], &[0xdf, 0xff, 0xff, 0xff, 0xff], &twice, &many] {
         let error = view.call(Operation::Put, garbage.to_vec()).await.unwrap_err();
