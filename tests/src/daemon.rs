@@ -368,6 +368,8 @@ pub struct Daemon {
     marker: String,
     seen: HashSet<Identity>,
     cgroups: HashSet<PathBuf>,
+    /// Whether it was killed in the middle of something.
+    is_cut: AtomicBool,
 }
 
 /// The user that daemons run as, if not ours.
@@ -610,7 +612,8 @@ impl Daemon {
         if let Some(go) = process.stdin.take() {
             map_every_user(process.id(), go);
         }
-        let mut daemon = Self { process, folder: Some(folder), marker, seen: HashSet::new(), cgroups: HashSet::new() };
+        let (seen, cgroups) = (HashSet::new(), HashSet::new());
+        let mut daemon = Self { process, folder: Some(folder), marker, seen, cgroups, is_cut: AtomicBool::new(false) };
         let ended = wait_for("an answer on the daemon's socket", || {
             if let Some(status) = daemon.process.try_wait().expect("it is our child") {
                 return Some(Some(status));
@@ -904,6 +907,11 @@ impl Daemon {
         self.expect_end_by(Signal::SIGKILL)
     }
 
+    /// Says that it was killed, or is to be, in the middle of something.
+    pub fn is_to_be_cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+
     /// Expects that it aborts, that all it started dies with it, and returns its folder for the next daemon.
     ///
     /// # Panics
@@ -916,8 +924,12 @@ impl Daemon {
         let status = self.wait();
         assert_eq!(status.signal(), Some(signal as i32));
         self.expect_no_process_left();
-        // Its launchers clear away in its place.
-        wait_for("the end of its cgroups", || self.cgroups.iter().all(|cgroup| !cgroup.exists()).then_some(()));
+        // Its launchers clear away in its place. Where it was to begin one there is none, and the next daemon on the same state does.
+        let is_left = |cgroup: &PathBuf| match fs::read_to_string(cgroup.join("cgroup.procs")) {
+            Ok(processes) => !self.is_cut.load(Ordering::Relaxed) || !processes.is_empty(),
+            Err(_) => cgroup.exists(),
+        };
+        wait_for("the end of its cgroups", || (!self.cgroups.iter().any(is_left)).then_some(()));
         self.folder.take().expect("a daemon has its folder until its end")
     }
 

@@ -450,6 +450,7 @@ pub(crate) fn kill_while(
     ends: impl Fn(u64, &Received) -> bool + Sync,
 ) -> Option<bool> {
     let traced = Traced::unless_skipped(daemon.pid())?;
+    daemon.is_to_be_cut();
     // It stands still until its steps are looked at, and what it has done of its own accord before this was said ends none of it.
     let id = begin(&mut agent);
     let over = AtomicBool::new(false);
