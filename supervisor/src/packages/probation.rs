@@ -14,7 +14,8 @@ use palisade_protocol::{ErrorBody, ErrorCode};
 use semver::Version;
 use tokio::time::Instant;
 
-use super::reload::{Exchanged, OURSELVES, Reloaded, Reloads, UNTRIED, neither, now_ms, overtaken, returned_to};
+use super::asked::{Exchanged, Reloaded, Reloads, returned_to};
+use super::reload::{OURSELVES, UNTRIED, neither, now_ms, overtaken};
 use super::rescan::{Scope, Trusting};
 use super::{Packages, lock, refused, run};
 use crate::events::{EventKind, unix_ms};

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use palisade_protocol::{ErrorBody, ErrorCode};
 use serde::Serialize;
 
-use super::reload::{Exchanged, Reloaded, Reloads, Switched, Wanted, returned_to, short};
+use super::asked::{Exchanged, Reloaded, Reloads, returned_to};
+use super::reload::{Switched, Wanted, short};
 use super::{Packages, lock, refused, run};
 use crate::events::EventKind;
 use crate::model::ids::PluginId;
