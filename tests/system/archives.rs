@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use palisade_protocol::{ErrorBody, ErrorCode};
+use palisade_protocol::{ErrorBody, ErrorCode, Fault};
 use palisade_tests::daemon::{Daemon, DaemonOptions, other_user};
 use palisade_tests::package::{Entry, Package};
 use serde_json::{Value, json};
@@ -260,7 +260,9 @@ fn an_installation_for_which_there_is_no_room() {
     let fails = |from: &Path, free: u64, words: &str| {
         let before = known();
         disk.leave(free);
-        let refused = error(daemon.operate("install", &json!({ "path": from })), ErrorCode::ResourceExhausted);
+        let refused = daemon.operate("install", &json!({ "path": from })).expect_err("there is no room");
+        let whose = (refused.code, refused.fault, refused.retryable);
+        assert_eq!(whose, (ErrorCode::ResourceExhausted, Fault::Host, true), "{refused}");
         expect_text(&refused.message, words);
         assert_eq!(known(), before, "{words}");
     };

@@ -284,15 +284,17 @@ fn with_mistakes(source: &Path, mistakes: Vec<(Option<String>, String)>) -> Erro
 }
 
 fn not_stored(error: &StoreError) -> ErrorBody {
-    let code = if let StoreError::Closing = error { ErrorCode::Unavailable } else { ErrorCode::ResourceExhausted };
-    ErrorBody::new(code, error.to_string())
+    match error {
+        StoreError::Closing => ErrorBody::new(ErrorCode::Unavailable, error.to_string()),
+        _ => super::unwritten(error),
+    }
 }
 
 fn not_unpacked(source: &Path, error: &ArchiveError) -> ErrorBody {
     let message = format!("{} {error}", source.display());
     match error {
         ArchiveError::Read(_) => ErrorBody::new(ErrorCode::InvalidParams, message),
-        ArchiveError::Write { .. } => ErrorBody::new(ErrorCode::ResourceExhausted, message),
+        ArchiveError::Write { .. } => super::unwritten(&message),
         ArchiveError::GivenUp => ErrorBody::new(ErrorCode::Unavailable, message),
         _ => unusable(message),
     }
